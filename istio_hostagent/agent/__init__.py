@@ -1,0 +1,1 @@
+"""The resident loop: joins pure decisions to ports."""

@@ -1,0 +1,163 @@
+"""The configuration as one frozen value, and the facts about the host that it is built against.
+
+Not here: the names of keys (`settings`), how a value is written (`fields`), and which file says
+what (`build`).
+A `Config` is complete: nothing in it means "default later", no text stands for a number, no comma
+list is left.
+"""
+
+import enum
+from dataclasses import dataclass, field
+from datetime import timedelta
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True)
+class PortSet:
+    """All TCP ports, or the inclusive ranges that were written, ascending and not merged.
+
+    An entry whose two ends are equal was written as a single port: it *names* that port (design
+    invariant 2).
+    """
+
+    is_all: bool = False
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def named(self) -> frozenset[int]:
+        """The ports written one by one; `*` and ranges name none."""
+        return frozenset(first for first, last in self.ranges if first == last)
+
+    def __bool__(self) -> bool:
+        """False when not one port is meant."""
+        return self.is_all or bool(self.ranges)
+
+
+@dataclass(frozen=True)
+class CidrSet:
+    """All destinations, or the networks that were written, host bits cleared, in their order."""
+
+    is_all: bool = False
+    networks: tuple[Network, ...] = ()
+
+    @property
+    def named(self) -> frozenset[Address]:
+        """The addresses written as /32 or /128; wider networks and `*` name none."""
+        return frozenset(
+            n.network_address for n in self.networks if n.prefixlen == n.max_prefixlen
+        )
+
+    def __bool__(self) -> bool:
+        """False when no destination is meant."""
+        return self.is_all or bool(self.networks)
+
+
+@dataclass(frozen=True)
+class Redirection:
+    """Which TCP connections of this host go through the proxy. Empty sets capture nothing."""
+
+    # False: the operator has rules of their own (ISTIO_CUSTOM_IP_TABLES=true), ours are taken out
+    is_managed: bool = True
+    outbound: CidrSet = CidrSet()
+    outbound_exclude: CidrSet = CidrSet()
+    outbound_ports: PortSet = PortSet()  # captured whatever the address
+    outbound_ports_exclude: PortSet = PortSet()  # never captured, beats everything else
+    inbound: PortSet = PortSet()
+    inbound_exclude: PortSet = PortSet()
+    outbound_capture_port: int = 15001
+    inbound_capture_port: int = 15006
+    tunnel_port: int = 15008  # reaches the proxy directly, never redirected
+
+
+@dataclass(frozen=True)
+class IdentitySettings:
+    """Who this host is, and where and how it gets a certificate that says so."""
+
+    ca_host: str
+    ca_port: int
+    # the name the CA's certificate must carry; differs from ca_host when dialled by address
+    server_name: str
+    trust_domain: str
+    namespace: str
+    service_account: str
+    cluster_id: str
+    token_file: Path
+    root_file: Path  # trusted for the CA connection until the CA hands out roots of its own
+    output_dir: Path
+    ttl: timedelta
+    grace_ratio: float = 0.5  # renew when this part of the life is left
+    headers: tuple[tuple[str, str], ...] = ()  # further gRPC metadata, names in lower case
+
+    @property
+    def spiffe_id(self) -> str:
+        """The one URI SAN that our certificate must carry."""
+        return f"spiffe://{self.trust_domain}/ns/{self.namespace}/sa/{self.service_account}"
+
+
+class ProxyKind(enum.Enum):
+    """Which program carries the captured traffic.
+
+    AUTO means pilot-agent where it is installed, else Envoy.
+    """
+
+    AUTO = "auto"
+    PILOT_AGENT = "pilot-agent"
+    ENVOY = "envoy"
+
+
+class Mtls(enum.Enum):
+    """What the inbound side accepts: mutual TLS only, or plain text as well."""
+
+    PERMISSIVE = "permissive"
+    STRICT = "strict"
+
+
+@dataclass(frozen=True)
+class ProxySettings:
+    """How the proxy is found, started and looked at."""
+
+    kind: ProxyKind = ProxyKind.AUTO
+    envoy: Path | None = None  # ISTIO_HOSTAGENT_ENVOY: this binary and no other
+    bin_base: Path = Path("/usr/local/bin")
+    mesh: CidrSet = CidrSet()  # destinations reached with mutual TLS (envoy mode)
+    mtls: Mtls = Mtls.PERMISSIVE
+    admin_port: int = 15000  # loopback only
+    status_port: int = 15021
+    concurrency: int = 2
+    log_level: str = "warning"
+    has_access_log: bool = False  # one line for each connection on standard output
+    agent_flags: tuple[str, ...] = ()  # further arguments of pilot-agent
+    instance_ip: Address | None = None  # ISTIO_SVC_IP; None: the first global address of the host
+    workload_name: str = ""  # POD_NAME; empty: the host's short name
+    environment: tuple[
+        tuple[str, str], ...
+    ] = ()  # every key of the files, for pilot-agent (its start script exports all)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything the agent needs to know from the files."""
+
+    redirection: Redirection
+    identity: IdentitySettings
+    proxy: ProxySettings
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What was found on the machine; an argument, so that a test gets the same result anywhere."""
+
+    proxy_uid: int
+    proxy_gid: int
+    ssh_ports: tuple[int, ...] = (22,)  # where sshd listens; 22 where that is unknown
+    addresses: tuple[
+        Address, ...
+    ] = ()  # own addresses that are neither loopback nor link-local, kernel order
+    has_ipv6: bool = True  # the kernel has an IPv6 stack and ::1 is usable
+    hostname: str = "localhost"  # short name
+    state_dir: Path = field(default=Path("/var/lib/istio-hostagent"))
+    runtime_dir: Path = field(default=Path("/run/istio-hostagent"))

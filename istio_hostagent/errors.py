@@ -1,0 +1,161 @@
+"""The error family: one class per party that must act, each with a stable name and an exit status.
+
+Not here: the decision what the loop does about an error (that is the caller's) and exceptions of
+libraries (they stop in `host`).
+`code` is documented in istio-hostagent(8) and is never renamed. Exit statuses are those of
+sysexits.h where one fits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing wrong with an input file. `line` counts from 1; 0 means the file as a whole."""
+
+    file: str
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        """`file:line:
+
+        message`, the form that editors understand; without the line where there is none.
+        """
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{where}: {self.message}"
+
+
+class HostAgentError(Exception):
+    """Base of everything raised on purpose.
+
+    `hint` is one sentence that says what to do, or empty.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_status: ClassVar[int] = 70
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        """Keep `message` (one line, no full stop) and `hint` apart; both can be shown."""
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigInvalid(HostAgentError):
+    """The files cannot become a `Config`; the operator edits them. Carries every problem."""
+
+    code = "config-invalid"
+    exit_status = 78
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        """Take at least one problem; the message is the first one and the number of the others."""
+        self.problems = tuple(sorted(problems))
+        others = len(self.problems) - 1
+        more = f" (and {others} more)" if others else ""
+        super().__init__(f"{self.problems[0]}{more}")
+
+
+class HostUnsupported(HostAgentError):
+    """The host lacks something that no retry brings: a kernel feature, a user, a binary."""
+
+    code = "host-unsupported"
+    exit_status = 69
+
+
+class NotPermitted(HostAgentError):
+    """A capability or a file right is missing; the message names it."""
+
+    code = "not-permitted"
+    exit_status = 77
+
+
+class AgentRunning(HostAgentError):
+    """The verb would work behind the back of the agent that controls this network namespace."""
+
+    code = "agent-running"
+    exit_status = 75
+
+
+class AgentUnreachable(HostAgentError):
+    """No agent runs in this network namespace, or it did not answer in time."""
+
+    code = "agent-unreachable"
+    exit_status = 75
+
+
+class CertificateRefused(HostAgentError):
+    """The CA answered and said no; only an operator can change that."""
+
+    code = "certificate-refused"
+    exit_status = 77
+
+
+class CertificateUntrusted(HostAgentError):
+    """The CA's answer does not fit our key, name or roots; the held certificate stays."""
+
+    code = "certificate-untrusted"
+    exit_status = 77
+
+
+class AuthorityUnavailable(HostAgentError):
+    """No answer from the CA: time-out, connection, overload. Worth another try."""
+
+    code = "authority-unavailable"
+    exit_status = 75
+
+
+class KernelBusy(HostAgentError):
+    """A dump was interrupted or a lock is held; try again at once, a bounded number of times."""
+
+    code = "kernel-busy"
+    exit_status = 75
+
+
+class ApplyRejected(HostAgentError):
+    """The kernel refused a transaction; nothing changed. `step` is the message it refused."""
+
+    code = "apply-rejected"
+    exit_status = 75
+
+    def __init__(self, message: str, *, step: str, errno: int, hint: str = "") -> None:
+        """Keep the refused step and the errno beside the sentence."""
+        super().__init__(message, hint=hint)
+        self.step = step
+        self.errno = errno
+
+
+class StillDrifted(HostAgentError):
+    """The rules went in and the check afterwards found a difference.
+
+    `drifts` holds one line for each.
+    """
+
+    code = "still-drifted"
+    exit_status = 75
+
+    def __init__(self, drifts: Sequence[str], *, hint: str = "") -> None:
+        """Take at least one line; the message is the first one and the number of the others."""
+        self.drifts = tuple(drifts)
+        others = len(self.drifts) - 1
+        more = f" (and {others} more)" if others else ""
+        super().__init__(f"after apply still different: {self.drifts[0]}{more}", hint=hint)
+
+
+class ChildFailed(HostAgentError):
+    """A process we started ended or never became ready. `tail` holds its last lines of output."""
+
+    code = "child-failed"
+    exit_status = 75
+
+    def __init__(
+        self, name: str, outcome: str, tail: Sequence[str] = (), *, hint: str = ""
+    ) -> None:
+        """`outcome` says how it ended in words, for example `exited with status 1`."""
+        self.name = name
+        self.outcome = outcome
+        self.tail = tuple(tail)
+        last = f": {self.tail[-1]}" if self.tail else ""
+        super().__init__(f"{name} {outcome}{last}", hint=hint)

@@ -133,6 +133,8 @@ class ProxySettings:
     agent_flags: tuple[str, ...] = ()  # further arguments of pilot-agent
     instance_ip: Address | None = None  # ISTIO_SVC_IP; None: the first global address of the host
     workload_name: str = ""  # POD_NAME; empty: the host's short name
+    discovery_address: str = "istiod.istio-system.svc:15012"  # host:port of the control plane
+    service_cluster: str = "rawvm"  # ISTIO_SERVICE: what this host serves, for telemetry
     environment: tuple[
         tuple[str, str], ...
     ] = ()  # every key of the files, for pilot-agent (its start script exports all)
@@ -161,3 +163,20 @@ class HostFacts:
     hostname: str = "localhost"  # short name
     state_dir: Path = field(default=Path("/var/lib/istio-hostagent"))
     runtime_dir: Path = field(default=Path("/run/istio-hostagent"))
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whether only root can change what a path leads to; if not, `detail` names the weak part."""
+
+    is_root_only: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One environment file as it was read. `data` is None where the file does not exist."""
+
+    file: str
+    data: bytes | None
+    trust: Trust

@@ -1,0 +1,199 @@
+"""From layers of environment files to one complete `Config`, or to every problem in the way.
+
+Here is what needs several keys or several files to decide: fallbacks, names made from addresses,
+ports that collide, what is handed to pilot-agent. Not here: how a file is read (`envfile`), who
+set what (`layers`), how a value is written (`fields`), which keys there are (`settings`,
+`foreign`).
+
+`Outcome.config` is None exactly when there is a problem. Values of secrets are in no message and
+in no `Value`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from ..errors import Problem
+from . import explain, foreign, model, settings, spelling
+from . import layers as layering
+from . import reader as reading
+
+Value = explain.Value
+
+# execve(2): no string of arguments or environment may be longer (MAX_ARG_STRLEN, 32 pages of 4
+# KiB).
+MAX_ENVIRONMENT_STRING = 131072
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of the files; `values` has each key of the table and each other key set.
+
+    Problems and warnings are sorted by file and line.
+    """
+
+    config: model.Config | None
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+    values: tuple[explain.Value, ...]
+
+
+def build_config(layers: Sequence[model.Layer], facts: model.HostFacts) -> Outcome:
+    """Combine the layers hostagent.env, cluster.env, sidecar.env; the later wins."""
+    found = layering.collect(layers)
+    reader = reading.Reader(found)
+    redirection = _build_redirection(reader)
+    identity = _build_identity(reader)
+    proxy = _build_proxy(reader)
+    _check_listeners(reader, facts)
+    _check_foreign(reader)
+    config = model.Config(redirection, identity, proxy)
+    values = explain.explain(reader, server_name=identity.server_name)
+    problems = tuple(sorted(set(found.problems)))
+    warnings = tuple(sorted(set(found.warnings)))
+    return Outcome(None if problems else config, problems, warnings, values)
+
+
+def _build_redirection(reader: reading.Reader) -> model.Redirection:
+    # Read for their problems: the one mode that is supported needs no field.
+    reader.read(settings.INTERCEPTION_MODE)
+    reader.read(settings.META_INTERCEPTION_MODE)
+    exclude = {
+        *reader.read(settings.LOCAL_EXCLUDE_PORTS).ranges,
+        *reader.read(settings.INBOUND_EXCLUDE_PORTS).ranges,
+    }
+    return model.Redirection(
+        is_managed=not reader.read(settings.CUSTOM_RULES),
+        outbound=reader.read(settings.SERVICE_CIDR),
+        outbound_exclude=reader.read(settings.SERVICE_EXCLUDE_CIDR),
+        outbound_ports=reader.read(settings.OUTBOUND_PORTS),
+        outbound_ports_exclude=reader.read(settings.OUTBOUND_PORTS_EXCLUDE),
+        inbound=reader.read(settings.INBOUND_PORTS),
+        inbound_exclude=model.PortSet(ranges=tuple(sorted(exclude))),
+        outbound_capture_port=reader.read(settings.ENVOY_PORT),
+        inbound_capture_port=reader.read(settings.INBOUND_CAPTURE_PORT),
+        tunnel_port=reader.read(settings.INBOUND_TUNNEL_PORT),
+    )
+
+
+def _build_identity(reader: reading.Reader) -> model.IdentitySettings:
+    ca_host, ca_port = reader.read(settings.CA_ADDR)
+    server_name = reader.read(settings.ISTIOD_SAN)
+    if not server_name:
+        is_elsewhere = "localhost" in ca_host or _is_address(ca_host)
+        namespace = reader.read(settings.SYSTEM_NAMESPACE)
+        server_name = f"istiod.{namespace}.svc" if is_elsewhere else ca_host
+    return model.IdentitySettings(
+        ca_host=ca_host,
+        ca_port=ca_port,
+        server_name=server_name,
+        trust_domain=reader.read(settings.TRUST_DOMAIN),
+        namespace=reader.read(settings.NAMESPACE),
+        service_account=reader.read(settings.SERVICE_ACCOUNT),
+        cluster_id=reader.read(settings.CLUSTER_ID),
+        token_file=reader.read(settings.TOKEN_FILE),
+        root_file=reader.read(settings.CA_ROOT_CA),
+        output_dir=reader.read(settings.OUTPUT_CERTS),
+        ttl=reader.read(settings.SECRET_TTL),
+        grace_ratio=reader.read(settings.GRACE_RATIO),
+        headers=_read_headers(reader),
+    )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_headers(reader: reading.Reader) -> tuple[tuple[str, str], ...]:
+    headers = []
+    for key in sorted(reader.history):
+        name = key.removeprefix(settings.CA_HEADER.key).lower()
+        origin = reader.find(key)
+        if not key.startswith(settings.CA_HEADER.key) or origin is None or not name:
+            continue
+        try:
+            headers.append((name, settings.CA_HEADER.parse(origin.value)))
+        except ValueError as error:
+            reader.refuse(key, origin, str(error))
+    return tuple(headers)
+
+
+def _build_proxy(reader: reading.Reader) -> model.ProxySettings:
+    reader.read(settings.PROV_CERT)
+    host, port = reader.read(settings.PILOT_ADDRESS)
+    return model.ProxySettings(
+        kind=reader.read(settings.PROXY),
+        envoy=reader.read(settings.ENVOY),
+        bin_base=reader.read(settings.BIN_BASE),
+        mesh=reader.read(settings.MESH_CIDR),
+        mtls=reader.read(settings.MTLS),
+        admin_port=reader.read(settings.ADMIN_PORT),
+        status_port=reader.read(settings.STATUS_PORT),
+        concurrency=reader.read(settings.CONCURRENCY),
+        log_level=reader.read(settings.LOG_LEVEL),
+        has_access_log=reader.read(settings.ACCESS_LOG),
+        agent_flags=reader.read(settings.AGENT_FLAGS),
+        instance_ip=reader.read(settings.SVC_IP),
+        workload_name=reader.read(settings.POD_NAME),
+        discovery_address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        service_cluster=reader.read(settings.SERVICE),
+        environment=_build_environment(reader),
+    )
+
+
+def _build_environment(reader: reading.Reader) -> tuple[tuple[str, str], ...]:
+    environment = []
+    for key, sets in sorted(reader.history.items()):
+        if key.startswith(settings.OWN_PREFIX):
+            continue
+        value = sets[-1].value
+        if len(f"{key}={value}".encode()) < MAX_ENVIRONMENT_STRING:
+            environment.append((key, value))
+        elif key not in settings.KEYS:
+            reader.warn(sets[-1], f"{key} is too long to be handed on to pilot-agent")
+    return tuple(environment)
+
+
+def _check_listeners(reader: reading.Reader, facts: model.HostFacts) -> None:
+    """Refuse ports on which two listeners would meet, or on which sshd listens."""
+    users: dict[int, str] = {}
+    for row in settings.LISTENERS:
+        port = reader.read(row)
+        key = row.key
+        if reader.find(key) is None:
+            key = settings.FALLBACKS.get(key, key)
+        origin = reader.find(key)
+        if port in facts.ssh_ports and origin:
+            reader.refuse(key, origin, f"{port} is the port on which sshd listens")
+        if port not in users:
+            users[port] = key
+            continue
+        other = reader.find(users[port])
+        if origin:
+            where = f" ({other.file}:{other.line})" if other else ""
+            reader.refuse(key, origin, f"{port} is the port of {users[port]}{where} already")
+        elif other:
+            reader.refuse(users[port], other, f"{port} is the port of {row.key} already")
+
+
+def _check_foreign(reader: reading.Reader) -> None:
+    """Refuse guarded keys from the wrong file; say which keys are without effect or unknown."""
+    known = settings.KEYS | foreign.PASSED.keys() | foreign.INERT.keys()
+    speller: spelling.Speller | None = None
+    for key, sets in reader.history.items():
+        origin = sets[-1]
+        text = origin.value.strip()
+        if foreign.is_guarded(key, text) and not origin.trust.is_root_only:
+            reader.refuse_untrusted(key, origin)
+        reason = foreign.INERT.get(key)
+        if reason and text and text not in foreign.AGREES.get(key, ()):
+            reader.warn(origin, f"{key} is known, has no effect here, because {reason}")
+        if key not in known and not foreign.find_family(key):
+            speller = speller or spelling.Speller(known)
+            suggestion = speller.suggest(key)
+            hint = f"; did you mean {suggestion}?" if suggestion else ""
+            reader.warn(origin, f"{key} is not a known key{hint}")

@@ -1,0 +1,403 @@
+"""Kinds of values: one `parse_*` each, from the text behind `KEY=` to a typed value.
+
+Not here: which key has which kind (`settings`). Each function takes any text, ignores blanks
+around the value and around the items of a list, and raises `ValueError` with one sentence that an
+operator can act on. The empty text is a value only where a function says so. Text of the operator
+is shown in messages shortened and escaped; functions for secrets show none.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from ipaddress import (
+    AddressValueError,
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+)
+from pathlib import Path
+from typing import TypeVar
+
+from . import model
+
+_Choice = TypeVar("_Choice")
+
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_MICROSECONDS = {
+    "ns": 1e-3, "us": 1, "µs": 1, "μs": 1, "ms": 1e3, "s": 1e6, "m": 6e7, "h": 3.6e9,
+}  # fmt: skip
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_KUBERNETES_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
+_TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,253}[a-z0-9])?")
+_PRINTABLE = re.compile(r"[ -~]*")
+# What Envoy's --log-level takes (envoy docs, operations/cli).
+_LOG_LEVELS = ("trace", "debug", "info", "warning", "warn", "error", "critical", "off")
+MAX_TTL = timedelta(days=90)  # istiod's default limit (MAX_WORKLOAD_CERT_TTL); it refuses more
+
+
+def show(text: str) -> str:
+    """Text as it may stand in a message: quoted, escaped, at most 40 characters of it."""
+    return repr(text if len(text) <= 40 else text[:40] + "…")
+
+
+def parse_text(text: str) -> str:
+    """Any text on one line, empty included.
+
+    >>> parse_text(" Kubernetes ")
+    'Kubernetes'
+    """
+    text = text.strip()
+    if not text.isprintable():
+        raise ValueError("a control character or line end is inside the value")
+    return text
+
+
+def parse_bool(text: str) -> bool:
+    """One of true, yes, 1, false, no, 0 in any case.
+
+    Istio takes anything else for false without a word; we do not.
+
+    >>> parse_bool("True"), parse_bool("0")
+    (True, False)
+    """
+    truth = _TRUTH.get(text.strip().lower())
+    if truth is None:
+        raise ValueError(f"{show(text)} is neither true nor false")
+    return truth
+
+
+def parse_number(text: str, *, lowest: int, highest: int, what: str) -> int:
+    """A decimal number between two bounds, both included; `what` names it in the message."""
+    text = text.strip()
+    # int() takes more than this: signs, underscores and the digits of every script.
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else -1
+    if lowest <= number <= highest:
+        return number
+    raise ValueError(f"{show(text)} is not {what} between {lowest} and {highest}")
+
+
+def parse_port(text: str) -> int:
+    """One TCP port, 1 to 65535."""
+    return parse_number(text, lowest=1, highest=65535, what="a port")
+
+
+def parse_count(text: str) -> int:
+    """A small count, 1 to 1024."""
+    return parse_number(text, lowest=1, highest=1024, what="a number")
+
+
+def _items(text: str) -> Iterator[str]:
+    return (item for part in text.split(",") if (item := part.strip()))
+
+
+def parse_port_list(text: str) -> model.PortSet:
+    """Ports and ranges (`a:b` or `a-b`) between commas, in ascending order.
+
+    Empty items are dropped, the empty text is no port at all.
+
+    >>> parse_port_list("8000-8010, 80,,443:443").ranges
+    ((80, 80), (443, 443), (8000, 8010))
+    """
+    ranges = set()
+    for item in _items(text):
+        if item == "*":
+            raise ValueError("`*` is not possible here: write the ports")
+        first, separator, last = item.replace("-", ":", 1).partition(":")
+        low = parse_port(first)
+        high = parse_port(last) if separator else low
+        if low > high:
+            raise ValueError(f"the range {show(item)} ends before it begins")
+        ranges.add((low, high))
+    return model.PortSet(ranges=tuple(sorted(ranges)))
+
+
+def parse_port_set(text: str) -> model.PortSet:
+    """As `parse_port_list`, or `*` alone for every port."""
+    if text.strip() == "*":
+        return model.PortSet(is_all=True)
+    if "*" in _items(text):
+        raise ValueError("`*` means every port and stands alone")
+    return parse_port_list(text)
+
+
+def parse_cidr_list(text: str) -> model.CidrSet:
+    """Networks and addresses of both families between commas.
+
+    Host bits are cleared, repetitions and empty items dropped. An address without a prefix length
+    is a /32 or /128. The empty text is no destination at all.
+
+    >>> [str(network) for network in parse_cidr_list("10.1.2.3/8, fd00::1").networks]
+    ['10.0.0.0/8', 'fd00::1/128']
+    """
+    if "*" in text and "*" in _items(text):
+        raise ValueError("`*` is not possible here: write the networks")
+    # A dictionary keeps the order and looks at the cheap key only: hashing networks costs more
+    # than making them.
+    found: dict[tuple[int, int, int], model.Network] = {}
+    for item in _items(text):
+        version, address, length = _read_network(item)
+        key = (version, address, length)
+        if key not in found:
+            network = IPv4Network if version == 4 else IPv6Network
+            found[key] = network((address, length))
+    return model.CidrSet(networks=tuple(found.values()))
+
+
+def parse_cidr_set(text: str) -> model.CidrSet:
+    """As `parse_cidr_list`, or `*` alone for every destination."""
+    if text.strip() == "*":
+        return model.CidrSet(is_all=True)
+    if "*" in text and "*" in _items(text):
+        raise ValueError("`*` means every destination and stands alone")
+    return parse_cidr_list(text)
+
+
+def _read_network(item: str) -> tuple[int, int, int]:
+    """The version, the address with its host bits cleared, and the prefix length of one item."""
+    address, separator, prefix = item.partition("/")
+    try:
+        version, number = (6, int(IPv6Address(address))) if ":" in address else _read_ipv4(address)
+    except AddressValueError:
+        raise ValueError(f"{show(item)} is not a network such as 10.0.0.0/8 or fd00::/8") from None
+    if "%" in address:
+        raise ValueError(f"{show(item)} has a zone, which has no place in a network")
+    bits = 32 if version == 4 else 128
+    length = bits
+    if separator:
+        length = int(prefix) if prefix.isascii() and prefix.isdigit() and len(prefix) < 4 else 999
+        if length > bits:
+            raise ValueError(f"the prefix length of {show(item)} is not a number up to {bits}")
+    host_bits = bits - length
+    return version, number >> host_bits << host_bits, length
+
+
+def _read_ipv4(address: str) -> tuple[int, int]:
+    return 4, int(IPv4Address(address))
+
+
+def parse_address(text: str) -> model.Address | None:
+    """One address of either family; the empty text is none."""
+    text = text.strip()
+    if not text:
+        return None
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise ValueError(f"{show(text)} is not one IP address") from None
+    if isinstance(address, IPv6Address) and address.scope_id:
+        raise ValueError(f"{show(text)} is a link-local address, which other hosts cannot use")
+    return address
+
+
+def parse_duration(text: str) -> timedelta:
+    """A length of time above zero as Go writes it: `24h`, `1h30m`, `90s`, `1.5h`.
+
+    The notation is that of ParseDuration in Go's package time.
+
+    >>> parse_duration("1h30m").total_seconds()
+    5400.0
+    """
+    text = text.strip()
+    position = 0
+    total = 0.0
+    if len(text) <= 64:
+        while part := _DURATION_PART.match(text, position):
+            total += float(part[1]) * _MICROSECONDS[part[2]]
+            position = part.end()
+    if not text or position != len(text):
+        raise ValueError(f"{show(text)} is not a duration such as 24h or 1h30m")
+    try:
+        duration = timedelta(microseconds=total)
+    except OverflowError:
+        raise ValueError(f"{show(text)} is longer than can be counted") from None
+    if not duration:
+        raise ValueError(f"{show(text)} is no time at all")
+    return duration
+
+
+def parse_ttl(text: str) -> timedelta:
+    """The life of a certificate: a duration from one second to 90 days."""
+    ttl = parse_duration(text)
+    if not timedelta(seconds=1) <= ttl <= MAX_TTL:
+        raise ValueError(
+            f"{show(text)} is not between 1s and 2160h (90 days), which is what istiod grants"
+        )
+    return ttl
+
+
+def parse_ratio(text: str) -> float:
+    """A fraction between 0 and 1, both excluded."""
+    text = text.strip()
+    try:
+        ratio = float(text) if len(text) <= 32 else 0.0
+    except ValueError:
+        ratio = 0.0
+    if 0.0 < ratio < 1.0:
+        return ratio
+    raise ValueError(f"{show(text)} is not a fraction between 0 and 1, such as 0.5")
+
+
+def parse_host(text: str) -> str:
+    """A DNS name or an IP address without a port; the address comes back in its shortest form."""
+    text = text.strip()
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        if (
+            len(text) <= 253
+            and _HOST.fullmatch(text)
+            and not text.rstrip(".").replace(".", "").isdigit()
+        ):
+            return text
+    raise ValueError(f"{show(text)} is neither a host name nor an address")
+
+
+def parse_host_port(text: str) -> tuple[str, int]:
+    """`host:port`, `address:port` or `[IPv6 address]:port`.
+
+    >>> parse_host_port("[fd00::1]:15012")
+    ('fd00::1', 15012)
+    """
+    text = text.strip()
+    if "://" in text:
+        raise ValueError(f"{show(text)} must be host:port, without a scheme")
+    host, separator, port = text.rpartition(":")
+    if not separator:
+        raise ValueError(f"{show(text)} has no port: write host:port")
+    if host.startswith("[") and host.endswith("]"):
+        inner = host[1:-1]
+        if ":" not in inner:
+            raise ValueError(f"{show(text)} has brackets around something that is no IPv6 address")
+        return parse_host(inner), parse_port(port)
+    if ":" in host:
+        raise ValueError(f"{show(text)} must be host:port, or [address]:port for IPv6")
+    return parse_host(host), parse_port(port)
+
+
+def parse_ca_address(text: str) -> tuple[str, int]:
+    """As `parse_host_port`, but not istiod's plain-text port: the CA is asked over TLS only."""
+    host, port = parse_host_port(text)
+    if port == 15010:
+        raise ValueError(
+            "port 15010 speaks plain text: the CA is asked over TLS only, on port 15012"
+        )
+    return host, port
+
+
+def parse_path(text: str) -> Path:
+    """A path; `./etc/certs` and `etc/certs` mean `/etc/certs`, since Istio's agent runs in `/`.
+
+    >>> str(parse_path("./etc/certs/"))
+    '/etc/certs'
+    """
+    text = parse_text(text)
+    path = Path("/", text)
+    if not text or ".." in path.parts:
+        raise ValueError(f"{show(text)} is not a path without `..`")
+    return path
+
+
+def parse_optional_path(text: str) -> Path | None:
+    """As `parse_path`; the empty text is none."""
+    return parse_path(text) if text.strip() else None
+
+
+def parse_root_file(text: str) -> Path:
+    """As `parse_path`; `SYSTEM` is the store of the operating system, where Debian keeps it."""
+    if text.strip() == "SYSTEM":
+        return Path("/etc/ssl/certs/ca-certificates.crt")
+    return parse_path(text)
+
+
+def parse_kubernetes_name(text: str) -> str:
+    """The name of a namespace or service account: lower-case letters, digits, `-` and `.`."""
+    text = text.strip()
+    if _KUBERNETES_NAME.fullmatch(text):
+        return text
+    raise ValueError(f"{show(text)} is not a name of lower-case letters, digits, '-' and '.'")
+
+
+def parse_namespace(text: str) -> str:
+    """The name of a namespace: one DNS label of lower-case letters, digits and `-`."""
+    name = parse_kubernetes_name(text)
+    if len(name) > 63 or "." in name:
+        raise ValueError(
+            f"{show(text)} is not a namespace: it has a dot or more than 63 characters"
+        )
+    return name
+
+
+def parse_optional_host(text: str) -> str:
+    """As `parse_host`, or empty."""
+    return parse_host(text) if text.strip() else ""
+
+
+def parse_trust_domain(text: str) -> str:
+    """A trust domain of SPIFFE: at most 255 lower-case letters, digits, `.`, `-` and `_`."""
+    text = text.strip()
+    if _TRUST_DOMAIN.fullmatch(text):
+        return text
+    raise ValueError(f"{show(text)} is not a trust domain such as cluster.local")
+
+
+def parse_interception_mode(text: str) -> str:
+    """REDIRECT; TPROXY is known and refused.
+
+    Doing REDIRECT instead would hide client addresses without a word.
+    """
+    mode = text.strip().upper()
+    if mode == "REDIRECT":
+        return mode
+    if mode == "TPROXY":
+        raise ValueError(
+            "TPROXY is not supported yet: remove the line, or set REDIRECT, which hides client "
+            "addresses"
+        )
+    raise ValueError(f"{show(text)} is not REDIRECT")
+
+
+def parse_log_level(text: str) -> str:
+    """A log level of Envoy."""
+    level = text.strip().lower()
+    if level in _LOG_LEVELS:
+        return level
+    raise ValueError(f"{show(text)} is not one of {', '.join(_LOG_LEVELS)}")
+
+
+def parse_words(text: str) -> tuple[str, ...]:
+    """Words between blanks, as Istio's start script splits them; quotes have no meaning inside."""
+    return tuple(parse_text(text).split())
+
+
+def parse_header(text: str) -> str:
+    """The value of a gRPC header, which no message shows.
+
+    Printable ASCII: `ASCII-Value` of the specification of gRPC over HTTP/2.
+    """
+    if not _PRINTABLE.fullmatch(text):
+        raise ValueError("a header value must be printable ASCII on one line")
+    return text
+
+
+def parse_header_text(text: str) -> str:
+    """One line of printable ASCII that is sent as a header and is no secret, empty included."""
+    text = text.strip()
+    if not _PRINTABLE.fullmatch(text):
+        raise ValueError(f"{show(text)} is not printable ASCII on one line")
+    return text
+
+
+def parser_of(choices: dict[str, _Choice]) -> Callable[[str], _Choice]:
+    """Make a parser that takes one of the given words, in any case."""
+
+    def parse(text: str) -> _Choice:
+        try:
+            return choices[text.strip().lower()]
+        except KeyError:
+            raise ValueError(f"{show(text)} is not one of {', '.join(choices)}") from None
+
+    return parse

@@ -1,0 +1,76 @@
+"""Typed access to what the files set: a value, its stand-in or its default.
+
+Not here: which values a `Config` is made of (`build`). Reading the same key twice gives the same
+value and the same problem.
+"""
+
+from typing import TypeVar
+
+from ..errors import Problem
+from . import layers, settings
+
+T = TypeVar("T")
+
+
+class Reader:
+    """Reads one set of layers; in place of a value that has a problem it gives the default."""
+
+    def __init__(self, found: layers.Collected) -> None:
+        """Read what `layers.collect` found, and add to its problems and warnings."""
+        self.history = found.history
+        self.problems = found.problems
+        self.warnings = found.warnings
+        self.refused: set[str] = set()
+
+    def find(self, key: str) -> layers.Origin | None:
+        """The assignment that counts, unless its text is empty, which means the default."""
+        sets = self.history.get(key)
+        return sets[-1] if sets and sets[-1].value.strip() else None
+
+    def render_default(self, setting: settings.Setting[object]) -> str:
+        """The text of the default, with the values of the keys that it names."""
+        text, mark, rest = setting.default.partition("<")
+        while mark:
+            key, _, rest = rest.partition(">")
+            row = next(row for row in settings.SETTINGS if row.key == key)
+            self.read(row)  # a refused value must not spoil the default made from it
+            origin = None if key in self.refused else self.find(key)
+            text += origin.value.strip() if origin else row.default
+            literal, mark, rest = rest.partition("<")
+            text += literal
+        return text
+
+    def read(self, setting: settings.Setting[T]) -> T:
+        """The value of one key, else of the key that stands in for it, else the default."""
+        key, is_guarded = setting.key, setting.is_guarded
+        origin = self.find(key)
+        stand_in = settings.FALLBACKS.get(key)
+        if origin is None and stand_in is not None:
+            # A key and its stand-in are of one kind, so the row of the first reads both.
+            key, origin = stand_in, self.find(stand_in)
+        default = setting.parse(self.render_default(setting))
+        if origin is None:
+            return default
+        try:
+            value = setting.parse(origin.value)
+        except ValueError as error:
+            self.refuse(key, origin, str(error))
+            return default
+        if is_guarded and not origin.trust.is_root_only and value != default:
+            self.refuse_untrusted(key, origin)
+            return default
+        return value
+
+    def refuse(self, key: str, origin: layers.Origin, message: str) -> None:
+        """Record a problem of `key` at the line that set it."""
+        self.refused.add(key)
+        self.problems.append(Problem(origin.file, origin.line, f"{key}: {message}"))
+
+    def refuse_untrusted(self, key: str, origin: layers.Origin) -> None:
+        """Record that `key` may not be set by this file."""
+        message = f"counts only from a file that only root can write; {origin.trust.detail}"
+        self.refuse(key, origin, message)
+
+    def warn(self, origin: layers.Origin, message: str) -> None:
+        """Record a warning at the line of an assignment."""
+        layers.warn(self.warnings, Problem(origin.file, origin.line, message))

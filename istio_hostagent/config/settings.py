@@ -1,0 +1,357 @@
+"""The table of keys that the agent acts on: name, kind of value, default, one line of help.
+
+One row drives parsing, the default, `etc/hostagent.env`, the manual page and `config --explain`.
+This is the only module, beside `foreign` (Istio's other keys), in which names of keys stand. A
+stand-in of `FALLBACKS` counts where its key is not set.
+
+In a default, `<KEY>` stands for the value of that key. An empty value means the default, for every
+key.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from . import fields, model
+
+T_co = TypeVar("T_co", covariant=True)
+
+OWN_PREFIX = "ISTIO_HOSTAGENT_"
+
+
+@dataclass(frozen=True)
+class Setting(Generic[T_co]):
+    """One key.
+
+    `is_guarded`: it names a command, user, binary or output path, and counts only from a file that
+    only root can write (design invariant 5).
+    """
+
+    key: str
+    parse: Callable[[str], T_co]
+    default: str
+    help: str
+    is_guarded: bool = False
+
+
+# Redirection
+CUSTOM_RULES = Setting(
+    "ISTIO_CUSTOM_IP_TABLES",
+    fields.parse_bool,
+    "false",
+    "Set to true when the redirection rules are your own: the agent then takes its rules out "
+    "and installs none.",
+)
+SERVICE_CIDR = Setting(
+    "ISTIO_SERVICE_CIDR",
+    fields.parse_cidr_set,
+    "",
+    "Destinations whose outbound TCP goes through the proxy: networks between commas, or * for "
+    "all. Empty: none.",
+)
+SERVICE_EXCLUDE_CIDR = Setting(
+    "ISTIO_SERVICE_EXCLUDE_CIDR",
+    fields.parse_cidr_list,
+    "",
+    "Destinations that never go through the proxy, although ISTIO_SERVICE_CIDR has them.",
+)
+OUTBOUND_PORTS = Setting(
+    "ISTIO_OUTBOUND_PORTS",
+    fields.parse_port_list,
+    "",
+    "Destination ports that go through the proxy whatever the address: ports and ranges (a:b) "
+    "between commas.",
+)
+OUTBOUND_PORTS_EXCLUDE = Setting(
+    "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE",
+    fields.parse_port_list,
+    "",
+    "Destination ports that never go through the proxy.",
+)
+INBOUND_PORTS = Setting(
+    "ISTIO_INBOUND_PORTS",
+    fields.parse_port_set,
+    "",
+    "Local ports whose inbound TCP goes through the proxy: ports and ranges between commas, or "
+    "* for all. Empty: none.",
+)
+LOCAL_EXCLUDE_PORTS = Setting(
+    "ISTIO_LOCAL_EXCLUDE_PORTS",
+    fields.parse_port_list,
+    "",
+    "Local ports left alone when ISTIO_INBOUND_PORTS is *.",
+)
+INBOUND_EXCLUDE_PORTS = Setting(
+    "ISTIO_INBOUND_EXCLUDE_PORTS",
+    fields.parse_port_list,
+    "",
+    "Added to ISTIO_LOCAL_EXCLUDE_PORTS. Istio documents this name and never reads it.",
+)
+INTERCEPTION_MODE = Setting(
+    "ISTIO_INBOUND_INTERCEPTION_MODE",
+    fields.parse_interception_mode,
+    "REDIRECT",
+    "How inbound connections reach the proxy. TPROXY is not supported yet and is refused.",
+)
+META_INTERCEPTION_MODE = Setting(
+    "ISTIO_META_INTERCEPTION_MODE",
+    fields.parse_interception_mode,
+    "REDIRECT",
+    "The interception mode as the control plane is told; it must be the one above.",
+)
+ENVOY_PORT = Setting(
+    "ENVOY_PORT", fields.parse_port, "15001", "Where captured outbound connections arrive."
+)
+INBOUND_CAPTURE_PORT = Setting(
+    "INBOUND_CAPTURE_PORT",
+    fields.parse_port,
+    "15006",
+    "Where captured inbound connections arrive.",
+)
+INBOUND_TUNNEL_PORT = Setting(
+    "INBOUND_TUNNEL_PORT",
+    fields.parse_port,
+    "15008",
+    "The proxy's tunnel port, which is never captured.",
+)
+
+# Identity
+SYSTEM_NAMESPACE = Setting(
+    "ISTIO_SYSTEM_NAMESPACE",
+    fields.parse_namespace,
+    "istio-system",
+    "The namespace of the control plane.",
+)
+CA_ADDR = Setting(
+    "CA_ADDR",
+    fields.parse_ca_address,
+    "istiod.<ISTIO_SYSTEM_NAMESPACE>.svc:15012",
+    "Where certificates are asked for: host:port, always over TLS.",
+)
+ISTIOD_SAN = Setting(
+    "ISTIOD_SAN",
+    fields.parse_optional_host,
+    "",
+    "The name that the CA's certificate must carry. Empty: the host of CA_ADDR, or"
+    " istiod.<ISTIO_SYSTEM_NAMESPACE>.svc where that is an address or has localhost in it.",
+)
+TRUST_DOMAIN = Setting(
+    "TRUST_DOMAIN",
+    fields.parse_trust_domain,
+    "cluster.local",
+    "The trust domain of this host's identity.",
+)
+NAMESPACE = Setting(
+    "ISTIO_NAMESPACE",
+    fields.parse_namespace,
+    "default",
+    "The namespace of this host's workload.",
+)
+POD_NAMESPACE = Setting(
+    "POD_NAMESPACE",
+    fields.parse_namespace,
+    "default",
+    "Used when ISTIO_NAMESPACE is not set.",
+)
+SERVICE_ACCOUNT = Setting(
+    "SERVICE_ACCOUNT",
+    fields.parse_kubernetes_name,
+    "default",
+    "The service account of this host's identity.",
+)
+CLUSTER_ID = Setting(
+    "ISTIO_META_CLUSTER_ID",
+    fields.parse_header_text,
+    "",
+    "The cluster this host belongs to, as the control plane names it.",
+)
+TOKEN_FILE = Setting(
+    "ISTIO_HOSTAGENT_TOKEN_FILE",
+    fields.parse_path,
+    "/var/run/secrets/tokens/istio-token",
+    "The bootstrap token, read at each use by user istio-proxy.",
+)
+PROV_CERT = Setting(
+    "PROV_CERT",
+    fields.parse_path,
+    "/etc/certs",
+    "The directory in which root-cert.pem was put for the first contact with the CA.",
+)
+CA_ROOT_CA = Setting(
+    "CA_ROOT_CA",
+    fields.parse_root_file,
+    "<PROV_CERT>/root-cert.pem",
+    "The roots trusted for the first contact with the CA: a PEM file, or SYSTEM for the "
+    "operating system's store.",
+)
+OUTPUT_CERTS = Setting(
+    "OUTPUT_CERTS",
+    fields.parse_path,
+    "/etc/certs",
+    "The directory that gets key.pem, cert-chain.pem and root-cert.pem.",
+    is_guarded=True,
+)
+CERTS_DIR = Setting(
+    "CERTS_DIR",
+    fields.parse_path,
+    "/etc/certs",
+    "Used when OUTPUT_CERTS is not set (the name in Istio 1.0).",
+    is_guarded=True,
+)
+SECRET_TTL = Setting(
+    "SECRET_TTL",
+    fields.parse_ttl,
+    "24h",
+    "The certificate life asked for, at most 2160h.",
+)
+GRACE_RATIO = Setting(
+    "SECRET_GRACE_PERIOD_RATIO",
+    fields.parse_ratio,
+    "0.5",
+    "The certificate is renewed when this fraction of its life is left.",
+)
+
+# Proxy
+PROXY = Setting(
+    "ISTIO_HOSTAGENT_PROXY",
+    fields.parser_of({kind.value: kind for kind in model.ProxyKind}),
+    "auto",
+    "The program that carries captured traffic: pilot-agent, envoy, or auto for pilot-agent "
+    "where it is installed.",
+)
+ENVOY = Setting(
+    "ISTIO_HOSTAGENT_ENVOY",
+    fields.parse_optional_path,
+    "",
+    "The Envoy binary. Empty: looked for in ISTIO_BIN_BASE, /usr/local/bin and /usr/bin.",
+    is_guarded=True,
+)
+BIN_BASE = Setting(
+    "ISTIO_BIN_BASE",
+    fields.parse_path,
+    "/usr/local/bin",
+    "The directory in which pilot-agent and envoy are looked for first.",
+    is_guarded=True,
+)
+MESH_CIDR = Setting(
+    "ISTIO_HOSTAGENT_MESH_CIDR",
+    fields.parse_cidr_set,
+    "",
+    "Mode envoy: destinations that are reached with mutual TLS. Empty: none, captured traffic "
+    "passes through as it is.",
+)
+MTLS = Setting(
+    "ISTIO_HOSTAGENT_MTLS",
+    fields.parser_of({mtls.value: mtls for mtls in model.Mtls}),
+    "permissive",
+    "Mode envoy: strict accepts mutual TLS only on captured ports, permissive takes plain "
+    "connections as well.",
+)
+ACCESS_LOG = Setting(
+    "ISTIO_HOSTAGENT_ACCESS_LOG",
+    fields.parse_bool,
+    "false",
+    "Mode envoy: true writes one line for each connection to the journal.",
+)
+ADMIN_PORT = Setting(
+    "ISTIO_HOSTAGENT_ADMIN_PORT",
+    fields.parse_port,
+    "15000",
+    "Mode envoy: the admin interface, on loopback only.",
+)
+STATUS_PORT = Setting(
+    "ISTIO_HOSTAGENT_STATUS_PORT",
+    fields.parse_port,
+    "15021",
+    "Where the proxy answers whether it is ready.",
+)
+ENVOY_STATUS_PORT = Setting(
+    "ENVOY_STATUS_PORT",
+    fields.parse_port,
+    "15021",
+    "Used when ISTIO_HOSTAGENT_STATUS_PORT is not set.",
+)
+CONCURRENCY = Setting(
+    "ISTIO_HOSTAGENT_CONCURRENCY",
+    fields.parse_count,
+    "2",
+    "Worker threads of the proxy.",
+)
+LOG_LEVEL = Setting(
+    "ISTIO_HOSTAGENT_LOG_LEVEL",
+    fields.parse_log_level,
+    "warning",
+    "Log level of the proxy.",
+)
+AGENT_FLAGS = Setting(
+    "ISTIO_AGENT_FLAGS",
+    fields.parse_words,
+    "",
+    "Further arguments of pilot-agent, split at blanks.",
+    is_guarded=True,
+)
+SVC_IP = Setting(
+    "ISTIO_SVC_IP",
+    fields.parse_address,
+    "",
+    "The address under which the control plane knows this host. Empty: the first global address.",
+)
+POD_NAME = Setting(
+    "POD_NAME",
+    fields.parse_optional_host,
+    "",
+    "The name under which the control plane knows this host. Empty: the short host name.",
+)
+SERVICE = Setting(
+    "ISTIO_SERVICE",
+    fields.parse_text,
+    "rawvm",
+    "The name of the service on this host, for pilot-agent.",
+)
+PILOT_PORT = Setting(
+    "ISTIO_PILOT_PORT",
+    fields.parse_port,
+    "15012",
+    "The port of the control plane, for pilot-agent, when PILOT_ADDRESS is not set.",
+)
+PILOT_ADDRESS = Setting(
+    "PILOT_ADDRESS",
+    fields.parse_host_port,
+    "istiod.<ISTIO_SYSTEM_NAMESPACE>.svc:<ISTIO_PILOT_PORT>",
+    "Where pilot-agent finds the control plane: host:port.",
+)
+
+SETTINGS: tuple[Setting[object], ...] = (
+    CUSTOM_RULES, SERVICE_CIDR, SERVICE_EXCLUDE_CIDR, OUTBOUND_PORTS, OUTBOUND_PORTS_EXCLUDE,
+    INBOUND_PORTS, LOCAL_EXCLUDE_PORTS, INBOUND_EXCLUDE_PORTS, INTERCEPTION_MODE,
+    META_INTERCEPTION_MODE, ENVOY_PORT, INBOUND_CAPTURE_PORT, INBOUND_TUNNEL_PORT,
+    SYSTEM_NAMESPACE, CA_ADDR, ISTIOD_SAN, TRUST_DOMAIN, NAMESPACE, POD_NAMESPACE,
+    SERVICE_ACCOUNT, CLUSTER_ID, TOKEN_FILE, PROV_CERT, CA_ROOT_CA, OUTPUT_CERTS, CERTS_DIR,
+    SECRET_TTL, GRACE_RATIO,
+    PROXY, ENVOY, BIN_BASE, MESH_CIDR, MTLS, ACCESS_LOG, ADMIN_PORT, STATUS_PORT,
+    ENVOY_STATUS_PORT, CONCURRENCY, LOG_LEVEL, AGENT_FLAGS, SVC_IP, POD_NAME, SERVICE,
+    PILOT_PORT, PILOT_ADDRESS,
+)  # fmt: skip
+
+# The key that stands in where the first one is not set; both are of one kind.
+FALLBACKS = {
+    NAMESPACE.key: POD_NAMESPACE.key,
+    OUTPUT_CERTS.key: CERTS_DIR.key,
+    STATUS_PORT.key: ENVOY_STATUS_PORT.key,
+}
+
+# Ports on which the proxy listens; no two may be equal.
+LISTENERS = (
+    ENVOY_PORT,
+    INBOUND_CAPTURE_PORT,
+    INBOUND_TUNNEL_PORT,
+    ADMIN_PORT,
+    STATUS_PORT,
+)
+
+KEYS = frozenset(row.key for row in SETTINGS)
+
+# A family: the rest of the key is the name of the header.
+CA_HEADER = Setting(
+    "CA_HEADER_", fields.parse_header, "", "A further header of requests to the CA."
+)

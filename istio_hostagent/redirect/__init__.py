@@ -1,4 +1,1 @@
-"""From `Config` to packet-filter rules, and from two rule sets to a plan.
-
-Pure: nothing here reaches the kernel.
-"""
+"""Which connections are captured: rules as values, and what has to change to get there. Pure."""

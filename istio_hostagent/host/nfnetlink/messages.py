@@ -1,0 +1,226 @@
+"""The messages of nf_tables: tables, chains, sets, elements and rules to bytes and back.
+
+Not here: sending them (`connection`) and putting them in order (`host.nftables`).
+Everything is of family inet. Source: include/uapi/linux/netfilter/nf_tables.h.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ...redirect import model
+from . import expressions, framing
+from .framing import be32, pack, pack_be32, pack_nested, pack_text
+
+NEWTABLE, GETTABLE, DELTABLE, NEWCHAIN, GETCHAIN = 0, 1, 2, 3, 4
+NEWRULE, GETRULE, NEWSET, GETSET = 6, 7, 9, 10
+NEWSETELEM, GETSETELEM, NEWGEN, GETGEN = 12, 13, 15, 16
+TABLE_DORMANT, TABLE_OWNER = 1, 2  # NFT_TABLE_F_*
+SET_INTERVAL, SET_EVAL = 0x4, 0x20  # NFT_SET_*
+_RECORDS = 4096  # at most, in a recording set
+_INTERVAL_END = 1  # NFT_SET_ELEM_INTERVAL_END
+_COMMENT = 0  # NFTNL_UDATA_RULE_COMMENT, the form in which nft keeps a comment
+# The length of an attribute is a 16-bit number; an element of 128 bits takes at most 40 bytes.
+_ELEMENTS_PER_MESSAGE = 1200
+
+KEY_TYPES = {"ipv4_addr": (7, 4), "ipv6_addr": (8, 16), "inet_service": (13, 2)}
+_KEY_NAMES = {number: (name, length) for name, (number, length) in KEY_TYPES.items()}
+# Of a set: table, name, flags, key type, key length, description, user data of nft, handle, and in
+# newer kernels back end name and number of elements. Anything else changes what the set does.
+_PLAIN_SET = frozenset((1, 2, 3, 4, 5, 9, 13, 16, 19, 20))
+
+
+class Message(NamedTuple):
+    """One part of a transaction. `step` says in words what it does, for errors."""
+
+    command: int
+    flags: int
+    body: bytes
+    step: str
+
+
+class TableHead(NamedTuple):
+    """A table without its content; `owner` is the port of the owner's socket, 0 if nobody's."""
+
+    name: str
+    flags: int
+    owner: int
+
+
+def new_table(name: str, *, is_owned: bool) -> Message:
+    """Make a table; owned means that only this socket may change it, and that it ends with it."""
+    body = pack_text(1, name) + pack_be32(2, TABLE_OWNER if is_owned else 0)
+    return Message(NEWTABLE, framing.NLM_F_CREATE, body, f"create table {name}")
+
+
+def delete_table(name: str) -> Message:
+    """Remove a table with all that is in it."""
+    return Message(DELTABLE, 0, pack_text(1, name), f"delete table {name}")
+
+
+def new_chain(table: str, name: str, hook: model.Hook | None) -> Message:
+    """Make an empty chain."""
+    body = pack_text(1, table) + pack_text(3, name)
+    if hook:
+        body += pack_nested(4, pack_be32(1, hook.number), pack_be32(2, hook.priority))
+        body += pack_be32(5, hook.policy) + pack_text(7, hook.kind)
+    return Message(NEWCHAIN, framing.NLM_F_CREATE, body, f"create chain {table} {name}")
+
+
+def new_rule(table: str, chain: str, rule: model.RuleState) -> Message:
+    """Append a rule to a chain."""
+    body = (
+        pack_text(1, table)
+        + pack_text(2, chain)
+        + pack(4, expressions.encode_expressions(rule.expressions))
+    )
+    if rule.comment:
+        comment = rule.comment.encode() + b"\0"
+        body += pack(7, bytes((_COMMENT, len(comment))) + comment)
+    flags = framing.NLM_F_CREATE | framing.NLM_F_APPEND
+    return Message(NEWRULE, flags, body, f"add rule to {table} {chain} ({rule.comment})")
+
+
+def new_set(table: str, named_set: model.NamedSet, number: int) -> Message:
+    """Make an empty interval set; `number` tells the sets of one transaction apart."""
+    key_type, length = KEY_TYPES[named_set.kind]
+    body = (
+        pack_text(1, table)
+        + pack_text(2, named_set.name)
+        + pack_be32(3, SET_INTERVAL)
+        + pack_be32(4, key_type)
+        + pack_be32(5, length)
+        + pack_be32(10, number)
+    )
+    return Message(NEWSET, framing.NLM_F_CREATE, body, f"create set {table} {named_set.name}")
+
+
+def new_recording_set(table: str, name: str, number: int, length: int) -> Message:
+    """Make a set that rules fill; a key is several values, each padded to four bytes."""
+    body = (
+        pack_text(1, table)
+        + pack_text(2, name)
+        + pack_be32(3, SET_EVAL)
+        + pack_be32(4, 0)
+        + pack_be32(5, length)
+        + pack_nested(9, pack_be32(1, _RECORDS))
+        + pack_be32(10, number)
+    )
+    return Message(NEWSET, framing.NLM_F_CREATE, body, f"create set {table} {name}")
+
+
+def read_keys(body: bytes) -> Iterator[bytes]:
+    """Read the answer to GETSETELEM as bytes."""
+    for kind, item in framing.iterate(framing.read(body).get(3, b"")):
+        if kind == 1:
+            yield framing.read(framing.read(item).get(1, b"")).get(1, b"")
+
+
+def new_elements(table: str, named_set: model.NamedSet, number: int) -> Iterator[Message]:
+    """Fill a set, as many messages as it takes."""
+    items = _encode_ranges(named_set.ranges, KEY_TYPES[named_set.kind][1])
+    head = pack_text(1, table) + pack_text(2, named_set.name)
+    step = f"fill set {table} {named_set.name}"
+    for start in range(0, len(items), _ELEMENTS_PER_MESSAGE):
+        content = pack(3, b"".join(items[start : start + _ELEMENTS_PER_MESSAGE]))
+        body = head + content + pack_be32(4, number)
+        yield Message(NEWSETELEM, framing.NLM_F_CREATE, body, step)
+
+
+def _encode_ranges(ranges: tuple[tuple[int, int], ...], length: int) -> list[bytes]:
+    """Give a start and an end for each range; one that reaches the last value has no end."""
+    limit = 1 << (8 * length)
+    padding = bytes(-length & 3)
+    key_length = 4 + length
+    size = 8 + length + len(padding)
+    head = struct.pack("=HHHHHH", 4 + size, 1, 4 + key_length, 1, key_length, 1)
+    end_head = struct.pack("=HHHHHH", 12 + size, 1, 4 + key_length, 1, key_length, 1)
+    end_tail = padding + pack_be32(3, _INTERVAL_END)
+    items = []
+    for first, last in ranges:
+        items.append(head + first.to_bytes(length, "big") + padding)
+        if last + 1 < limit:
+            items.append(end_head + (last + 1).to_bytes(length, "big") + end_tail)
+    return items
+
+
+def read_table(body: bytes) -> TableHead:
+    """Read the answer to GETTABLE."""
+    found = framing.read(body)
+    return TableHead(framing.text(found[1]), be32(found.get(2, b"")), be32(found.get(7, b"")))
+
+
+def read_chain(body: bytes) -> tuple[str, str, model.Hook | None]:
+    """Read the answer to GETCHAIN: table, name, hook."""
+    found = framing.read(body)
+    hook = None
+    if 4 in found:
+        place = framing.read(found[4])
+        priority = int.from_bytes(place.get(2, b""), "big", signed=True)
+        kind = framing.text(found.get(7, b""))
+        if 3 in place or 4 in place:  # bound to devices, or kept by hardware
+            kind += " on devices"
+        hook = model.Hook(kind, be32(place.get(1, b"")), priority, be32(found.get(5, b"\1")))
+    return framing.text(found[1]), framing.text(found[3]), hook
+
+
+def read_rule(body: bytes) -> tuple[str, model.RuleState]:
+    """Read the answer to GETRULE: chain and rule."""
+    found = framing.read(body)
+    rule = model.RuleState(
+        expressions.decode_expressions(found.get(4, b"")), _read_comment(found.get(7, b""))
+    )
+    return framing.text(found[2]), rule
+
+
+def _read_comment(data: bytes) -> str:
+    """Find the comment among type, length, value triples of one byte each."""
+    offset = 0
+    while offset + 2 <= len(data):
+        kind, length = data[offset], data[offset + 1]
+        if kind == _COMMENT:
+            return framing.text(data[offset + 2 : offset + 2 + length])
+        offset += 2 + length
+    return ""
+
+
+def read_set(body: bytes) -> tuple[str, str]:
+    """Read the answer to GETSET: name and kind. A kind of ours is a plain interval set."""
+    found = framing.read(body)
+    name, length = _KEY_NAMES.get(be32(found.get(4, b"")), ("", 0))
+    flags = be32(found.get(3, b""))
+    is_plain = flags == SET_INTERVAL and found.keys() <= _PLAIN_SET
+    if is_plain and length == be32(found.get(5, b"")):
+        return framing.text(found[2]), name
+    others = sorted(found.keys() - _PLAIN_SET)
+    kind = f"{name or 'key type ' + str(be32(found.get(4, b'')))} flags {flags}"
+    return framing.text(found[2]), f"{kind} attributes {others}" if others else kind
+
+
+def read_elements(body: bytes) -> Iterator[tuple[int, bool]]:
+    """Read the answer to GETSETELEM: value, and whether it ends an interval (then exclusive)."""
+    for kind, item in framing.iterate(framing.read(body).get(3, b"")):
+        if kind == 1:
+            # Key first, then flags: the order of every kernel so far; others go the slow way.
+            found = framing.read(item)
+            value = framing.read(found.get(1, b"")).get(1, b"")
+            is_end = bool(be32(found.get(3, b"")) & _INTERVAL_END)
+            yield int.from_bytes(value, "big"), is_end
+
+
+def to_ranges(elements: list[tuple[int, bool]], kind: str) -> tuple[tuple[int, int], ...]:
+    """Pair starts and ends; an end without a start (nft writes one at zero) counts for nothing."""
+    if kind not in KEY_TYPES:
+        return tuple((value, value) for value, is_end in sorted(elements) if not is_end)
+    ranges: list[tuple[int, int]] = []
+    start: int | None = None
+    # Where one interval ends and another starts, the end comes first.
+    for value, is_end in sorted(elements, key=lambda item: (item[0], not item[1])):
+        if is_end and start is not None:
+            ranges.append((start, value - 1))
+            start = None
+        elif not is_end:
+            start = value
+    if start is not None:
+        ranges.append((start, (1 << (8 * KEY_TYPES[kind][1])) - 1))
+    return tuple(ranges)

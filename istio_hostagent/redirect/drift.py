@@ -1,0 +1,119 @@
+"""Where the kernel differs from what we want, one line for each difference.
+
+Not here: what to do about it. Everything counts that decides about a packet: hook, type, priority
+and policy of chains, every rule in its order, every range of every set, and what is there in
+addition. Counters and the owner of a table do not count.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from . import expressions, model, nft, ranges
+
+_SHOWN = 3
+
+
+def find_drift(desired: model.Ruleset, observed: model.Observed) -> tuple[model.Drift, ...]:
+    """Give every difference; empty means equal. With an empty `desired` nothing may be there."""
+    there = {table.name: table for table in observed.tables}
+    found: list[model.Drift] = []
+    for table in desired.tables:
+        present = there.pop(table.name, None)
+        place = f"table inet {table.name}"
+        if present is None:
+            found.append(model.Drift(place, "the table", ""))
+        else:
+            state = expressions.compile_table(table, present.owner)
+            found += compare_tables(state, present)
+    found += (model.Drift(f"table inet {name}", "", "the table") for name in there)
+    for address in desired.loopback_addresses:
+        if address not in observed.loopback_addresses:
+            found.append(model.Drift("interface lo", f"address {address}", ""))
+    for address in observed.loopback_addresses:
+        if address not in desired.loopback_addresses:
+            found.append(model.Drift("interface lo", "", f"address {address}"))
+    return tuple(found)
+
+
+def compare_tables(state: model.TableState, present: model.TableState) -> tuple[model.Drift, ...]:
+    """Give every difference between two tables of one name."""
+    place = f"table inet {state.name}"
+    found: list[model.Drift] = []
+    if present.is_dormant:
+        found.append(model.Drift(place, "active", "dormant"))
+    if state.sets != present.sets:
+        found += _compare_sets(place, state.sets, present.sets)
+    if state.chains != present.chains:
+        found += _compare_chains(place, state.chains, present.chains)
+    return tuple(found)
+
+
+def _compare_sets(
+    place: str, desired: Sequence[model.NamedSet], observed: Sequence[model.NamedSet]
+) -> Iterator[model.Drift]:
+    there = {each.name: each for each in observed}
+    for one in desired:
+        other = there.pop(one.name, None)
+        where = f"{place} set {one.name}"
+        if other is None:
+            yield model.Drift(where, "the set", "")
+        elif one.kind != other.kind:
+            yield model.Drift(where, f"type {one.kind}", f"type {other.kind}")
+        elif one.ranges != other.ranges:
+            missing = ranges.subtract(one.ranges, ranges.merge(other.ranges))
+            surplus = ranges.subtract(ranges.merge(other.ranges), one.ranges)
+            if missing:
+                yield model.Drift(where, _summary(one.kind, missing), "")
+            if surplus:
+                yield model.Drift(where, "", _summary(one.kind, surplus))
+            if not missing and not surplus:
+                yield model.Drift(where, "merged ranges", "the same values, cut differently")
+    for name in there:
+        yield model.Drift(f"{place} set {name}", "", "the set")
+
+
+def _summary(kind: str, found: ranges.Ranges) -> str:
+    shown = ", ".join(nft.render_range(kind, *each) for each in found[:_SHOWN])
+    return f"{shown} and {len(found) - _SHOWN} more" if len(found) > _SHOWN else shown
+
+
+def _compare_chains(
+    place: str, desired: Sequence[model.ChainState], observed: Sequence[model.ChainState]
+) -> Iterator[model.Drift]:
+    there = {each.name: each for each in observed}
+    for one in desired:
+        other = there.pop(one.name, None)
+        where = f"{place} chain {one.name}"
+        if other is None:
+            yield model.Drift(where, "the chain", "")
+            continue
+        if one.hook != other.hook:
+            yield model.Drift(where, _hook(one.hook), _hook(other.hook))
+        if one.rules != other.rules:
+            yield from _compare_rules(where, one.rules, other.rules)
+    for name in there:
+        yield model.Drift(f"{place} chain {name}", "", "the chain")
+
+
+def _hook(hook: model.Hook | None) -> str:
+    return nft.render_hook(hook) if hook else "no hook"
+
+
+def _compare_rules(
+    place: str, desired: Sequence[model.RuleState], observed: Sequence[model.RuleState]
+) -> Iterator[model.Drift]:
+    """Name what differs between the equal rules at both ends; counted from 1."""
+    shorter = min(len(desired), len(observed))
+    start = 0
+    while start < shorter and desired[start] == observed[start]:
+        start += 1
+    end = 0
+    while end < shorter - start and desired[-1 - end] == observed[-1 - end]:
+        end += 1
+    left = desired[start : len(desired) - end]
+    right = observed[start : len(observed) - end]
+    for offset in range(max(len(left), len(right))):
+        yield model.Drift(
+            f"{place} rule {start + offset + 1}",
+            nft.render_rule(left[offset]) if offset < len(left) else "",
+            nft.render_rule(right[offset]) if offset < len(right) else "",
+        )

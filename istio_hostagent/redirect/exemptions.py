@@ -1,0 +1,121 @@
+"""What is never captured unless a key names it, and which sets follow for one configuration.
+
+Not here: rules (`policy`). What counts as naming (design invariant 2): a port written by itself,
+an address written as /32 or /128; `*` and ranges name nothing.
+"""
+
+from dataclasses import dataclass
+
+from ..config import model as config
+from . import ranges
+
+# Envoy's admin, readiness and metrics, pilot-agent's status: not the application's.
+OWN_PORTS = (15000, 15020, 15021, 15090)
+ALL_PORTS = ((0, 65535),)
+
+LOOPBACK_V4 = ((0x7F000000, 0x7FFFFFFF),)
+LOOPBACK_V6 = ((1, 1),)
+# The bases that Istio writes into its rules: the proxy reaches applications at these directly.
+LOCALHOST_V4 = 0x7F000001
+LOCALHOST_V6 = 1
+PASSTHROUGH_V4 = 0x7F000006  # 127.0.0.6
+PASSTHROUGH_V6 = 6  # ::6
+
+METADATA_V4 = 0xA9FEA9FE  # 169.254.169.254, on every large cloud
+METADATA_V6 = 0xFD000EC2000000000000000000000254  # fd00:ec2::254, Amazon
+_METADATA_V6_GOOGLE = 0xFD2000CE000000000000000000000254  # fd20:ce::254
+_PLATFORM_V4_AZURE = 0xA83F8110  # 168.63.129.16: DHCP, name service and health of an Azure machine
+
+NEVER_V4 = ranges.merge(
+    (
+        (0x00000000, 0x00FFFFFF),  # 0.0.0.0/8, this host
+        *LOOPBACK_V4,
+        (0xA9FE0000, 0xA9FEFFFF),  # 169.254.0.0/16, link-local: metadata services
+        (_PLATFORM_V4_AZURE, _PLATFORM_V4_AZURE),
+        (0xE0000000, 0xEFFFFFFF),  # 224.0.0.0/4, multicast
+        (0xFFFFFFFF, 0xFFFFFFFF),  # broadcast
+    )
+)
+NEVER_V6 = ranges.merge(
+    (
+        (0, 1),  # ::, ::1
+        (METADATA_V6, METADATA_V6),
+        (_METADATA_V6_GOOGLE, _METADATA_V6_GOOGLE),
+        (0xFE80 << 112, (0xFEC0 << 112) - 1),  # fe80::/10, link-local
+        (0xFF00 << 112, (1 << 128) - 1),  # ff00::/8, multicast
+    )
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """The outbound sets of one IP version, all merged."""
+
+    include: ranges.Ranges = ()
+    exclude: ranges.Ranges = ()
+    never: ranges.Ranges = ()  # the never-captured class without the named addresses
+    named_loopback: ranges.Ranges = ()  # loopback addresses that the operator lists one by one
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Every set that the rules, the guard and the promises of one configuration are made of."""
+
+    v4: Family
+    v6: Family
+    exempt_ports: ranges.Ranges  # outbound, before everything else
+    named_ports: ranges.Ranges  # outbound, captured whatever the address
+    ranged_ports: ranges.Ranges  # the same, except towards the never-captured class
+    inbound_exempt: ranges.Ranges
+    inbound: ranges.Ranges
+
+
+def build_sets(redirection: config.Redirection, facts: config.HostFacts) -> Sets:
+    """Work out the sets; those of IPv6 are empty on a host without it."""
+    return Sets(
+        v4=_build_family(redirection, 4),
+        v6=_build_family(redirection, 6) if facts.has_ipv6 else Family(),
+        exempt_ports=_merge_ports(redirection.outbound_ports_exclude),
+        named_ports=ranges.singles(redirection.outbound_ports.named),
+        ranged_ports=_ranged_ports(redirection.outbound_ports),
+        inbound_exempt=_inbound_exempt(redirection, facts),
+        inbound=_merge_ports(redirection.inbound),
+    )
+
+
+def _build_family(redirection: config.Redirection, version: int) -> Family:
+    never, loopback = (NEVER_V4, LOOPBACK_V4) if version == 4 else (NEVER_V6, LOOPBACK_V6)
+    exclude = _merge_networks(redirection.outbound_exclude, version)
+    named = ranges.singles(
+        int(address) for address in redirection.outbound.named if address.version == version
+    )
+    return Family(
+        include=_merge_networks(redirection.outbound, version),
+        exclude=exclude,
+        never=ranges.subtract(never, named),
+        named_loopback=ranges.subtract(ranges.intersect(named, loopback), exclude),
+    )
+
+
+def _merge_networks(cidrs: config.CidrSet, version: int) -> ranges.Ranges:
+    if cidrs.is_all:
+        return ((0, (1 << (32 if version == 4 else 128)) - 1),)
+    return ranges.networks(cidrs.networks, version)
+
+
+def _merge_ports(ports: config.PortSet) -> ranges.Ranges:
+    return ALL_PORTS if ports.is_all else ranges.merge(ports.ranges)
+
+
+def _ranged_ports(ports: config.PortSet) -> ranges.Ranges:
+    if ports.is_all:
+        return ALL_PORTS
+    return ranges.merge((first, last) for first, last in ports.ranges if first != last)
+
+
+def _inbound_exempt(redirection: config.Redirection, facts: config.HostFacts) -> ranges.Ranges:
+    """Exclusions, the tunnel port, and what is not the application's unless it is named."""
+    own = {redirection.outbound_capture_port, redirection.inbound_capture_port, *OWN_PORTS}
+    unnamed = (own | set(facts.ssh_ports)) - redirection.inbound.named
+    always = (*_merge_ports(redirection.inbound_exclude), (redirection.tunnel_port,) * 2)
+    return ranges.merge((*always, *((port, port) for port in unnamed)))

@@ -1,0 +1,143 @@
+"""Rules as the expressions that the nf_tables machine runs.
+
+Not here: bytes on the wire (`host.nfnetlink`) and words for people (`nft`).
+What is made here is what nft(8) makes of the same words, so that a listing that is loaded with it
+gives the same expressions. Numbers: include/uapi/linux/netfilter/nf_tables.h.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from . import model
+from .model import Action, Expr, Field, Operator
+
+DROP, JUMP, RETURN = 0, -3, -5  # NF_DROP, NFT_JUMP, NFT_RETURN
+EQ, NE = 0, 1  # NFT_CMP_EQ, NFT_CMP_NEQ
+LOOKUP_INVERTED = 1  # NFT_LOOKUP_F_INV
+REJECT_TCP_RST = 1  # NFT_REJECT_TCP_RST
+PORT_SPECIFIED = 2  # NF_NAT_RANGE_PROTO_SPECIFIED
+NETWORK_HEADER, TRANSPORT_HEADER = 1, 2  # NFT_PAYLOAD_*
+FLAGS_MASK = b"\x17"  # FIN, SYN, RST, ACK
+COUNTER = Expr("counter")
+
+_CODES = {Action.DROP: DROP, Action.RETURN: RETURN, Action.JUMP: JUMP}
+
+
+def _meta(key: int) -> Expr:
+    return Expr("meta", (("key", key), ("dreg", 1)))
+
+
+def _payload(base: int, offset: int, length: int) -> Expr:
+    return Expr("payload", (("dreg", 1), ("base", base), ("offset", offset), ("len", length)))
+
+
+def _compare(operator: int, data: bytes) -> Expr:
+    return Expr("cmp", (("sreg", 1), ("op", operator), ("data", data)))
+
+
+IS_IPV4 = (_meta(15), _compare(EQ, b"\x02"))  # NFT_META_NFPROTO is AF_INET
+IS_IPV6 = (_meta(15), _compare(EQ, b"\x0a"))
+IS_TCP = (_meta(16), _compare(EQ, b"\x06"))  # NFT_META_L4PROTO is IPPROTO_TCP
+
+
+class Load(NamedTuple):
+    """How a field gets into register 1: what must hold first, the expressions, the size there.
+
+    `order` is that of the number's bytes as in `int.to_bytes`, empty for text. The machine keeps
+    what is not of a packet in the order of the host.
+    """
+
+    condition: tuple[Expr, ...]
+    expressions: tuple[Expr, ...]
+    size: int
+    order: str = "big"
+
+
+_HOST_ORDER = "little" if struct.pack("=H", 1) == b"\1\0" else "big"
+_MASKED_FLAGS = Expr(
+    "bitwise", (("sreg", 1), ("dreg", 1), ("len", 1), ("mask", FLAGS_MASK), ("xor", b"\0"))
+)
+
+LOADS = {
+    Field.L4PROTO: Load((), (_meta(16),), 1),
+    Field.IIFNAME: Load((), (_meta(6),), 16, ""),
+    Field.OIFNAME: Load((), (_meta(7),), 16, ""),
+    Field.SKUID: Load((), (_meta(10),), 4, _HOST_ORDER),
+    Field.SKGID: Load((), (_meta(11),), 4, _HOST_ORDER),
+    Field.IP_SADDR: Load(IS_IPV4, (_payload(NETWORK_HEADER, 12, 4),), 4),
+    Field.IP_DADDR: Load(IS_IPV4, (_payload(NETWORK_HEADER, 16, 4),), 4),
+    Field.IP6_SADDR: Load(IS_IPV6, (_payload(NETWORK_HEADER, 8, 16),), 16),
+    Field.IP6_DADDR: Load(IS_IPV6, (_payload(NETWORK_HEADER, 24, 16),), 16),
+    Field.SPORT: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 0, 2),), 2),
+    Field.DPORT: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 2, 2),), 2),
+    Field.TCP_FLAGS: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 13, 1), _MASKED_FLAGS), 1),
+}
+
+
+def compile_table(table: model.Table, owner: model.Owner) -> model.TableState:
+    """Give the state that the kernel must show once the table is in."""
+    chains = tuple(
+        model.ChainState(chain.name, tuple(map(compile_rule, chain.rules)), chain.hook)
+        for chain in table.chains
+    )
+    return model.TableState(table.name, table.sets, chains, owner)
+
+
+def compile_rule(rule: model.Rule) -> model.RuleState:
+    """Turn conditions and verdict into expressions; each condition that others need comes once."""
+    done: list[tuple[Expr, ...]] = []
+    expressions: list[Expr] = []
+    if rule.verdict.action is Action.REJECT:  # nft puts it first where a reset needs it
+        done.append(IS_TCP)
+        expressions += IS_TCP
+    for match in rule.matches:
+        load = LOADS[match.field]
+        if load.condition and load.condition not in done:
+            done.append(load.condition)
+            expressions += load.condition
+        condition = (*load.expressions, _condition(match, load))
+        if condition not in done:
+            done.append(condition)
+            expressions += condition
+    return model.RuleState((*expressions, COUNTER, *_verdict(rule.verdict)), rule.comment)
+
+
+def _condition(match: model.Match, load: Load) -> Expr:
+    if match.operator is Operator.IN:
+        return Expr("lookup", (("set", match.value), ("sreg", 1)))
+    if match.operator is Operator.NOT_IN:
+        return Expr("lookup", (("set", match.value), ("sreg", 1), ("flags", LOOKUP_INVERTED)))
+    operator = EQ if match.operator is Operator.EQ else NE
+    return _compare(operator, encode_value(match.value, load))
+
+
+def encode_value(value: int | str, load: Load) -> bytes:
+    """Give a number or an interface name as it lies in the register."""
+    if isinstance(value, str):
+        return value.encode().ljust(load.size, b"\0")
+    return value.to_bytes(load.size, "little" if load.order == "little" else "big")
+
+
+def decode_value(data: bytes, load: Load) -> int | str:
+    """Read a number or an interface name from the register."""
+    if not load.order:
+        return data.rstrip(b"\0").decode(errors="backslashreplace")
+    return int.from_bytes(data, "little" if load.order == "little" else "big")
+
+
+def _verdict(verdict: model.Verdict) -> Iterator[Expr]:
+    if verdict.action is Action.REDIRECT:
+        port = int(verdict.target).to_bytes(2, "big")
+        yield Expr("immediate", (("dreg", 1), ("data", port)))
+        yield Expr("redir", (("proto_min", 1), ("proto_max", 1), ("flags", PORT_SPECIFIED)))
+    elif verdict.action is Action.REJECT:
+        yield Expr("reject", (("type", REJECT_TCP_RST),))
+    else:
+        attributes: tuple[tuple[str, int | str], ...] = (
+            ("dreg", 0),
+            ("verdict", _CODES[verdict.action]),
+        )
+        if verdict.action is Action.JUMP:
+            attributes += (("chain", verdict.target),)
+        yield Expr("immediate", attributes)

@@ -1,0 +1,218 @@
+"""Packet rules as values: what we want (`Ruleset`) and what the kernel holds (`Observed`).
+
+Not here: which rules Istio needs (`policy`), and how they look to the kernel (`expressions`) or to
+people (`nft`).
+Everything is frozen and compares by value. Addresses and ports are plain integers: ten thousand of
+them must stay cheap. Whatever lies in a table with one of our names is ours: the name is the mark.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import NamedTuple
+
+MAIN_TABLE = "istio_hostagent"
+GUARD_TABLE = "istio_guard"
+OUR_TABLES = (MAIN_TABLE, GUARD_TABLE)
+# On `lo`: the proxy binds it as the source of what it hands to applications (Istio's choice).
+PASSTHROUGH_ADDRESS = "::6/128"
+
+
+class Field(enum.Enum):
+    """What a rule may look at."""
+
+    L4PROTO = "meta l4proto"
+    IIFNAME = "iifname"
+    OIFNAME = "oifname"
+    SKUID = "meta skuid"
+    SKGID = "meta skgid"
+    IP_SADDR = "ip saddr"
+    IP_DADDR = "ip daddr"
+    IP6_SADDR = "ip6 saddr"
+    IP6_DADDR = "ip6 daddr"
+    SPORT = "tcp sport"
+    DPORT = "tcp dport"
+    # only the bits FIN, SYN, RST and ACK: what tells the first packet of a connection
+    TCP_FLAGS = "tcp flags"
+
+
+class Operator(enum.Enum):
+    """How a field is compared. IN and NOT_IN take the name of a set of the same table."""
+
+    EQ = "=="
+    NE = "!="
+    IN = "in"
+    NOT_IN = "not in"
+
+
+class Match(NamedTuple):
+    """One condition. The value is a number, an interface name, or the name of a set."""
+
+    field: Field
+    operator: Operator
+    value: int | str
+
+
+class Action(enum.Enum):
+    """What happens to a packet that meets all conditions of a rule."""
+
+    RETURN = "return"
+    JUMP = "jump"  # target: a chain of the same table
+    REDIRECT = "redirect"  # target: a local port
+    REJECT = "reject"  # with a TCP reset
+    DROP = "drop"
+
+
+class Verdict(NamedTuple):
+    """An action and the chain or port that it names."""
+
+    action: Action
+    target: int | str = ""
+
+
+class Rule(NamedTuple):
+    """All conditions, then the verdict. The comment says why the rule is there."""
+
+    matches: tuple[Match, ...]
+    verdict: Verdict
+    comment: str = ""
+
+
+class Hook(NamedTuple):
+    """Where a base chain is called: `number` is NF_INET_*; the policy accepts (1) or drops (0)."""
+
+    kind: str
+    number: int
+    priority: int
+    policy: int = 1
+
+
+class Chain(NamedTuple):
+    """Rules in order; with a hook the kernel calls the chain, without one a rule must."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    hook: Hook | None = None
+
+
+class SetKind(enum.Enum):
+    """What a set holds, in the words of nft."""
+
+    IPV4 = "ipv4_addr"
+    IPV6 = "ipv6_addr"
+    PORT = "inet_service"
+
+
+class NamedSet(NamedTuple):
+    """A set of intervals: inclusive, ascending, neither overlapping nor touching.
+
+    `kind` is a text other than those of `SetKind` only where somebody else made the set.
+    """
+
+    name: str
+    kind: str
+    ranges: tuple[tuple[int, int], ...]
+
+
+class Table(NamedTuple):
+    """One table of family inet. `may_be_owned`: a socket of ours may keep others' hands off it."""
+
+    name: str
+    sets: tuple[NamedSet, ...]
+    chains: tuple[Chain, ...]
+    may_be_owned: bool = False
+
+
+@dataclass(frozen=True)
+class Ruleset:
+    """Everything we want in the kernel. Empty: we want nothing there."""
+
+    tables: tuple[Table, ...] = ()
+    loopback_addresses: tuple[str, ...] = ()  # on `lo`, as `address/prefix length`
+
+
+class Expr(NamedTuple):
+    """One expression of the nf_tables machine.
+
+    Attributes that have their default value are left out, so that kernels which report more of
+    them still compare equal; an attribute or expression that we do not know appears under a name
+    that starts with `?` and equals nothing of ours.
+    """
+
+    name: str
+    attributes: tuple[tuple[str, int | str | bytes], ...] = ()
+
+
+class RuleState(NamedTuple):
+    """A rule as the kernel has it."""
+
+    expressions: tuple[Expr, ...]
+    comment: str = ""
+
+
+class ChainState(NamedTuple):
+    """A chain as the kernel has it."""
+
+    name: str
+    rules: tuple[RuleState, ...]
+    hook: Hook | None = None
+
+
+class Owner(enum.Enum):
+    """Whose table it is: nobody's, our socket's, or another socket's (NFT_TABLE_F_OWNER)."""
+
+    NOBODY = "nobody"
+    WE = "we"
+    OTHER = "other"
+
+
+class TableState(NamedTuple):
+    """A table as the kernel has it: sets and chains in order of name, rules in order."""
+
+    name: str
+    sets: tuple[NamedSet, ...]
+    chains: tuple[ChainState, ...]
+    owner: Owner = Owner.NOBODY
+    is_dormant: bool = False
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is there of ours."""
+
+    tables: tuple[TableState, ...] = ()
+    loopback_addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One transaction: tables in `write` are made or replaced as a whole, those in `delete` go.
+
+    False when there is nothing to do. `lines` shows the difference to people: `-` is there now,
+    `+` will be there.
+    """
+
+    write: tuple[TableState, ...] = ()
+    delete: tuple[str, ...] = ()
+    add_addresses: tuple[str, ...] = ()
+    delete_addresses: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether applying it would change anything."""
+        return bool(self.write or self.delete or self.add_addresses or self.delete_addresses)
+
+
+class Drift(NamedTuple):
+    """One difference: where, what is wanted there, and what is there. Empty: nothing."""
+
+    place: str
+    desired: str
+    observed: str
+
+    def __str__(self) -> str:
+        """One line that names the place and both sides."""
+        if not self.observed:
+            return f"{self.place}: missing: {self.desired}"
+        if not self.desired:
+            return f"{self.place}: not ours: {self.observed}"
+        return f"{self.place}: is {self.observed}, must be {self.desired}"

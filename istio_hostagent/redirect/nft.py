@@ -1,0 +1,168 @@
+"""Tables and rules in the words of nft(8): for people, for goldens, and for `nft -f`.
+
+Not here: how rules are made (`policy`, `expressions`). Whatever the kernel holds has a text, also
+what we would never write: expressions without words of their own appear in square brackets.
+"""
+
+import ipaddress
+from collections.abc import Iterator
+
+from . import expressions, model, ranges
+from .expressions import LOADS
+from .model import Expr, Field
+
+_HOOKS = {0: "prerouting", 1: "input", 2: "forward", 3: "output", 4: "postrouting"}
+_VERDICTS = {0: "drop", 1: "accept", -3: "jump", -4: "goto", -5: "return"}
+_FLAGS = {1: "fin", 2: "syn", 4: "rst", 8: "psh", 16: "ack", 32: "urg"}
+_FIELDS = {load.expressions: field for field, load in LOADS.items()}
+_BITS = {"ipv4_addr": 32, "ipv6_addr": 128}
+
+
+def render_nft(table: model.Table) -> str:
+    """Give the whole table for `nft -f`: it replaces a table of that name if there is one."""
+    state = expressions.compile_table(table, model.Owner.NOBODY)
+    name = table.name
+    return (
+        f"table inet {name} {{\n}}\ndelete table inet {name}\n"
+        + "\n".join(render_table(state))
+        + "\n"
+    )
+
+
+def render_table(table: model.TableState) -> Iterator[str]:
+    """Give the lines of `nft list table`, counters without their numbers."""
+    yield f"table inet {table.name} {{"
+    for named_set in table.sets:
+        yield f"\tset {named_set.name} {{"
+        yield f"\t\ttype {named_set.kind}"
+        yield "\t\tflags interval"
+        elements = [render_range(named_set.kind, *each) for each in named_set.ranges]
+        yield "\t\telements = { " + ",\n\t\t\t     ".join(elements) + " }"
+        yield "\t}"
+    for chain in table.chains:
+        yield f"\tchain {chain.name} {{"
+        if chain.hook:
+            yield f"\t\t{render_hook(chain.hook)}"
+        for rule in chain.rules:
+            yield f"\t\t{render_rule(rule)}"
+        yield "\t}"
+    yield "}"
+
+
+def render_hook(hook: model.Hook) -> str:
+    """Give the line that makes a chain a base chain."""
+    where = _HOOKS.get(hook.number, str(hook.number))
+    policy = "accept" if hook.policy else "drop"
+    return f"type {hook.kind} hook {where} priority {hook.priority}; policy {policy};"
+
+
+def render_range(kind: str, first: int, last: int) -> str:
+    """Give one interval: an address, a prefix, a port, or first-last."""
+    if kind not in _BITS:
+        return str(first) if first == last else f"{first}-{last}"
+    if first == last:
+        return _address(first, _BITS[kind])
+    blocks = ranges.to_cidrs(first, last, _BITS[kind])
+    if len(blocks) == 1:
+        return f"{_address(first, _BITS[kind])}/{blocks[0][1]}"
+    return f"{_address(first, _BITS[kind])}-{_address(last, _BITS[kind])}"
+
+
+def _address(value: int, bits: int) -> str:
+    made = ipaddress.IPv4Address(value) if bits == 32 else ipaddress.IPv6Address(value)
+    return str(made)
+
+
+def render_rule(rule: model.RuleState) -> str:
+    """Give one line: conditions, counter, verdict, comment."""
+    comment = f' comment "{rule.comment}"' if rule.comment else ""
+    return " ".join(_words(rule.expressions)) + comment
+
+
+def _words(sequence: tuple[Expr, ...]) -> Iterator[str]:
+    index = 0
+    while index < len(sequence):
+        text, used = _word(sequence[index:])
+        if text:
+            yield text
+        index += used
+
+
+def _word(rest: tuple[Expr, ...]) -> tuple[str, int]:
+    """Say what the first expressions mean, and how many they are."""
+    if _is_implied(rest):
+        return "", 2
+    for length in (2, 1):  # the longer load first: its beginning may be a load of its own
+        field = _FIELDS.get(rest[:length])
+        if field and len(rest) > length and (text := _comparison(field, rest[length])):
+            return text, length + 1
+    attributes = dict(rest[0].attributes)
+    if rest[0].name == "immediate" and "verdict" in attributes:
+        code, chain = attributes["verdict"], attributes.get("chain", "")
+        return f"{_VERDICTS.get(int(code), code)} {chain!s}".rstrip(), 1
+    if _is_redirect(rest):
+        port = attributes["data"]
+        number = int.from_bytes(port, "big") if isinstance(port, bytes) else port
+        return f"redirect to :{number}", 2
+    if rest[0] == Expr("reject", (("type", expressions.REJECT_TCP_RST),)):
+        return "reject with tcp reset", 1
+    if rest[0] == expressions.COUNTER:
+        return "counter", 1
+    return _unknown(rest[0]), 1
+
+
+def _is_implied(rest: tuple[Expr, ...]) -> bool:
+    """Whether the first two expressions are the condition that the words of the next one imply."""
+    return any(
+        rest[:2] == load.condition and rest[2 : 2 + len(load.expressions)] == load.expressions
+        for load in LOADS.values()
+        if load.condition
+    )
+
+
+def _is_redirect(rest: tuple[Expr, ...]) -> bool:
+    wanted = (("proto_min", 1), ("proto_max", 1), ("flags", expressions.PORT_SPECIFIED))
+    return (
+        rest[0].name == "immediate"
+        and [key for key, _ in rest[0].attributes] == ["dreg", "data"]
+        and rest[1:2] == (Expr("redir", wanted),)
+    )
+
+
+def _comparison(field: Field, condition: Expr) -> str:
+    attributes = dict(condition.attributes)
+    name = field.value
+    if field is Field.TCP_FLAGS:
+        name = "tcp flags & (fin | syn | rst | ack)"
+    if condition.name == "lookup" and set(attributes) <= {"set", "sreg", "flags"}:
+        is_inverted = attributes.get("flags", 0) == expressions.LOOKUP_INVERTED
+        return f"{name} {'!= ' if is_inverted else ''}@{attributes['set']!s}"
+    data = attributes.get("data")
+    if condition.name != "cmp" or not isinstance(data, bytes) or attributes["op"] not in (0, 1):
+        return ""
+    value = _value(field, expressions.decode_value(data, LOADS[field]))
+    if attributes["op"] == expressions.NE:
+        return f"{name} != {value}"
+    return f"{name} == {value}" if field is Field.TCP_FLAGS else f"{name} {value}"
+
+
+def _value(field: Field, value: int | str) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    if field is Field.L4PROTO:
+        return {6: "tcp", 17: "udp"}.get(value, str(value))
+    if field is Field.TCP_FLAGS:
+        return " | ".join(name for bit, name in _FLAGS.items() if value & bit) or "0x0"
+    if field in (Field.IP_SADDR, Field.IP_DADDR):
+        return _address(value, 32)
+    if field in (Field.IP6_SADDR, Field.IP6_DADDR):
+        return _address(value, 128)
+    return str(value)
+
+
+def _unknown(expression: Expr) -> str:
+    shown = (
+        f"{key}=0x{value.hex()}" if isinstance(value, bytes) else f"{key}={value}"
+        for key, value in expression.attributes
+    )
+    return f"[ {' '.join((expression.name, *shown))} ]"

@@ -1,0 +1,113 @@
+"""What has to change in the kernel: a function of what is desired and what is observed.
+
+Not here: doing it (`host.nftables`). A table is replaced as a whole or left alone; equal tables
+are left alone, so that applying twice touches nothing and counters survive.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from . import drift, expressions, model, nft
+
+# A set of ten thousand networks is shown by its first differences.
+_MAX_RANGES = 20
+
+
+def make_plan(desired: model.Ruleset, observed: model.Observed, *, owned: bool) -> model.Plan:
+    """Say which tables and addresses must change. `owned`: the main table must be our socket's."""
+    there = {table.name: table for table in observed.tables}
+    write: list[model.TableState] = []
+    lines: list[str] = []
+    for table in desired.tables:
+        owner = model.Owner.WE if owned and table.may_be_owned else model.Owner.NOBODY
+        state = expressions.compile_table(table, owner)
+        present = there.get(table.name)
+        if present and not _must_write(state, present):
+            continue
+        write.append(state)
+        lines += _difference(present, state)
+    wanted = {table.name for table in desired.tables}
+    delete = tuple(name for name in there if name not in wanted)
+    for name in delete:
+        lines += _difference(there[name], None)
+    here = observed.loopback_addresses
+    plan = model.Plan(
+        tuple(write),
+        delete,
+        tuple(a for a in desired.loopback_addresses if a not in here),
+        tuple(a for a in here if a not in desired.loopback_addresses),
+    )
+    lines += [f"+address {address} on lo" for address in plan.add_addresses]
+    lines += [f"-address {address} on lo" for address in plan.delete_addresses]
+    return model.Plan(
+        plan.write, plan.delete, plan.add_addresses, plan.delete_addresses, tuple(lines)
+    )
+
+
+def _must_write(state: model.TableState, present: model.TableState) -> bool:
+    """Whether anything differs. A table that another socket owns is its owner's to change."""
+    if state.owner is model.Owner.WE and present.owner is not model.Owner.WE:
+        return True
+    return bool(drift.compare_tables(state, present))
+
+
+def _difference(present: model.TableState | None, state: model.TableState | None) -> Iterator[str]:
+    """Show one table as a unified diff without line numbers."""
+    name = (state or present or model.TableState("", (), ())).name
+    yield f" table inet {name}"
+    if present and state and present.owner is not state.owner:
+        yield f"-owner {present.owner.value}"
+        yield f"+owner {state.owner.value}"
+    before, after = _parts(present), _parts(state)
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if old == new:
+            continue
+        yield f" {key}"
+        if isinstance(old or new, model.NamedSet):
+            yield from _set_difference(old, new)
+        else:
+            yield from _line_difference(_chain_lines(old), _chain_lines(new))
+
+
+def _parts(
+    table: model.TableState | None,
+) -> dict[str, model.NamedSet | model.ChainState]:
+    """Sets and chains by name, with the word in front by which the kernel keeps them apart."""
+    found: dict[str, model.NamedSet | model.ChainState] = {}
+    if table:
+        found.update({f"set {each.name}": each for each in table.sets})
+        found.update({f"chain {each.name}": each for each in table.chains})
+    return found
+
+
+def _chain_lines(chain: model.NamedSet | model.ChainState | None) -> list[str]:
+    if not isinstance(chain, model.ChainState):
+        return []
+    head = [nft.render_hook(chain.hook)] if chain.hook else []
+    return head + [nft.render_rule(rule) for rule in chain.rules]
+
+
+def _line_difference(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
+    """Leave out the equal lines at both ends; what lies between is all shown."""
+    start = 0
+    while start < min(len(before), len(after)) and before[start] == after[start]:
+        start += 1
+    end = 0
+    while end < min(len(before), len(after)) - start and before[-1 - end] == after[-1 - end]:
+        end += 1
+    yield from (f"-  {line}" for line in before[start : len(before) - end])
+    yield from (f"+  {line}" for line in after[start : len(after) - end])
+
+
+def _set_difference(
+    old: model.NamedSet | model.ChainState | None, new: model.NamedSet | model.ChainState | None
+) -> Iterator[str]:
+    for sign, one, other in (("-", old, new), ("+", new, old)):
+        if not isinstance(one, model.NamedSet):
+            continue
+        known = set(other.ranges) if isinstance(other, model.NamedSet) else set()
+        changed = [each for each in one.ranges if each not in known]
+        for each in changed[:_MAX_RANGES]:
+            yield f"{sign}  {nft.render_range(one.kind, *each)}"
+        if len(changed) > _MAX_RANGES:
+            yield f"{sign}  and {len(changed) - _MAX_RANGES} more"

@@ -1,0 +1,300 @@
+"""What a configuration promises about connections, each as one packet that can be sent.
+
+Not here: sending (`workers.probes`). Promises follow from the configuration alone, never from the
+rules: so a mistake of `policy` shows like one of anybody else. Only an observed difference breaks
+a promise; a host without a route or without IPv6 cannot show one, and says so.
+"""
+
+import enum
+import errno
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from ..config import model as config
+from . import exemptions, ranges, samples
+
+
+class Sender(enum.Enum):
+    """Whose connection it is."""
+
+    APPLICATION = "application"  # an ordinary user
+    ROOT = "root"
+    PROXY_USER = "proxy user"  # the proxy's uid, an ordinary group
+    PROXY_GROUP = "proxy group"  # an ordinary user, the proxy's gid
+    NEIGHBOUR = "neighbour"  # from outside, to this host
+
+
+class Promise(NamedTuple):
+    """One connection, and the proxy's port where it must arrive; 0: it is left alone."""
+
+    text: str
+    sender: Sender
+    destination: str
+    port: int
+    captured_at: int
+    proxy_ports: tuple[int, int]
+    source: str = ""  # to be bound to; empty: as the kernel chooses
+
+    def to_json(self) -> dict[str, object]:
+        """Give what the worker needs to know."""
+        return {
+            "sender": self.sender.value,
+            "destination": self.destination,
+            "port": self.port,
+            "source": self.source,
+        }
+
+
+class Outcome(NamedTuple):
+    """Where the packet was going once all address translation was done.
+
+    With `errno` it was never sent; with neither address nor errno nobody saw it.
+    """
+
+    address: str = ""
+    port: int = 0
+    errno: int = 0
+
+
+class State(enum.Enum):
+    """What came of a promise."""
+
+    KEPT = "kept"
+    BROKEN = "broken"
+    NOT_TESTABLE = "not testable"
+
+
+class Finding(NamedTuple):
+    """A promise and what came of it; the detail is a clause for people, empty when kept."""
+
+    promise: Promise
+    state: State
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """One line, for example `not testable: outbound 10.0.0.0/8 is captured: no route`."""
+        detail = f": {self.detail}" if self.detail else ""
+        return f"{self.state.value}: {self.promise.text}{detail}"
+
+
+_REASONS = {
+    errno.ENETUNREACH: "no route",
+    errno.EHOSTUNREACH: "no route",
+    errno.EAFNOSUPPORT: "no IPv6",
+    errno.EADDRNOTAVAIL: "no source address",
+    errno.EPERM: "not permitted",
+}
+
+
+def read_outcome(value: Mapping[str, object]) -> Outcome:
+    """Read the worker's JSON; raises ValueError if it is none."""
+    address, port = value.get("address", ""), value.get("port", 0)
+    code = value.get("errno", 0)
+    if not (isinstance(address, str) and isinstance(port, int) and isinstance(code, int)):
+        raise ValueError(f"not an outcome of a probe: {value!r}")
+    return Outcome(address, port, code)
+
+
+def judge(promise: Promise, outcome: Outcome) -> Finding:
+    """Say whether the promise was kept. Other people's address translation breaks nothing."""
+    if outcome.errno:
+        reason = _REASONS.get(outcome.errno, os.strerror(outcome.errno))
+        return Finding(promise, State.NOT_TESTABLE, reason)
+    if not outcome.address:
+        return Finding(promise, State.NOT_TESTABLE, "dropped before it could be seen")
+    is_unchanged = (outcome.address, outcome.port) == (promise.destination, promise.port)
+    if promise.captured_at:
+        is_kept = outcome.port == promise.captured_at and _is_local(promise, outcome)
+    else:
+        is_kept = is_unchanged or outcome.port not in promise.proxy_ports
+    if is_kept:
+        return Finding(promise, State.KEPT)
+    going = "unchanged" if is_unchanged else f"sent to {outcome.address} port {outcome.port}"
+    return Finding(promise, State.BROKEN, f"the connection was {going}")
+
+
+def _is_local(promise: Promise, outcome: Outcome) -> bool:
+    """An outbound connection is captured on loopback; an inbound one on any own address."""
+    if promise.sender is Sender.NEIGHBOUR:
+        return True
+    return outcome.address in ("127.0.0.1", "::1")
+
+
+def build_promises(
+    redirection: config.Redirection, facts: config.HostFacts
+) -> tuple[Promise, ...]:
+    """Give every promise once; none when the rules are not ours to make."""
+    if not redirection.is_managed:
+        return ()
+    sets = exemptions.build_sets(redirection, facts)
+    found: list[Promise] = []
+    for version in (4, 6) if facts.has_ipv6 else (4,):
+        chosen = samples.Destinations(redirection, facts, sets, version)
+        maker = _Maker(redirection, facts, sets, chosen)
+        found += maker.outbound()
+        found += maker.exempt()
+        found += maker.own()
+        found += maker.inbound()
+    return tuple({promise[1:]: promise for promise in reversed(found)}.values())[::-1]
+
+
+class _Maker:
+    """Makes the promises of one IP version."""
+
+    def __init__(
+        self,
+        redirection: config.Redirection,
+        facts: config.HostFacts,
+        sets: exemptions.Sets,
+        chosen: samples.Destinations,
+    ) -> None:
+        self._redirection = redirection
+        self._facts = facts
+        self._sets = sets
+        self._chosen = chosen
+        self._ports = (redirection.outbound_capture_port, redirection.inbound_capture_port)
+        listed = (*sets.named_ports, *sets.ranged_ports)
+        # One that no list mentions, so that the address alone decides.
+        self._port = _first_port(ranges.merge((*sets.exempt_ports, *listed)))
+        named_or_exempt = ranges.merge((*sets.exempt_ports, *sets.named_ports))
+        self._special_port = _first_port(named_or_exempt)
+
+    def _out(
+        self,
+        text: str,
+        address: int,
+        port: int,
+        captured_at: int,
+        sender: Sender = Sender.APPLICATION,
+        source: str = "",
+    ) -> Promise:
+        return Promise(
+            text, sender, self._chosen.text(address), port, captured_at, self._ports, source
+        )
+
+    def outbound(self) -> Iterator[Promise]:
+        """What lists of destinations and ports say."""
+        at = self._ports[0]
+        networks = [
+            n for n in self._redirection.outbound.networks if n.version == self._chosen.version
+        ]
+        excluded = [
+            n
+            for n in self._redirection.outbound_exclude.networks
+            if n.version == self._chosen.version
+        ]
+        if self._port:
+            for network in samples.spread(networks):
+                span = int(network.network_address), int(network.broadcast_address)
+                address = self._chosen.captured_in(*span)
+                if address is not None:
+                    yield self._out(f"outbound {network} is captured", address, self._port, at)
+            if self._redirection.outbound.is_all:
+                for address in self._chosen.captured():
+                    name = self._chosen.text(address)
+                    text = f"outbound {name} is captured, as everything is"
+                    yield self._out(text, address, self._port, at)
+            else:
+                for address in self._chosen.unlisted():
+                    text = f"outbound {self._chosen.text(address)}, not listed, is left alone"
+                    yield self._out(text, address, self._port, 0)
+            for first, last in self._chosen.family.named_loopback:
+                for address in sorted({first, last}):
+                    text = f"outbound {self._chosen.text(address)}, listed, is captured"
+                    yield self._out(text, address, self._port, at)
+        for network in samples.spread(excluded):
+            address = int(network.network_address)
+            address = min(address + 1, int(network.broadcast_address))
+            text = f"outbound {network} is excluded"
+            yield self._out(text, address, self._special_port or 80, 0)
+        yield from self._listed_ports()
+
+    def _listed_ports(self) -> Iterator[Promise]:
+        """Ports that are captured or exempt whatever the address."""
+        anywhere = [*self._chosen.unlisted(), *self._chosen.captured()][:1]
+        exempt = self._sets.exempt_ports
+        for address in anywhere:
+            listed = ranges.merge((*self._sets.named_ports, *self._sets.ranged_ports))
+            for port in samples.ends(ranges.subtract(listed, exempt)):
+                text = f"outbound port {port} is captured whatever the address"
+                yield self._out(text, address, port, self._ports[0])
+        for address in (self._chosen.captured() or anywhere)[:1]:
+            for port in samples.ends(exempt):
+                yield self._out(f"outbound port {port} is excluded", address, port, 0)
+
+    def exempt(self) -> Iterator[Promise]:
+        """Who is captured, who is not, and what is captured only if it is named."""
+        for address in self._chosen.captured()[:1] if self._port else []:
+            name = self._chosen.text(address)
+            at = self._ports[0]
+            text = f"outbound {name} is captured for root too"
+            yield self._out(text, address, self._port, at, Sender.ROOT)
+            for sender in (Sender.PROXY_USER, Sender.PROXY_GROUP):
+                text = f"outbound {name} is left alone for the {sender.value}"
+                yield self._out(text, address, self._port, 0, sender)
+        metadata = exemptions.METADATA_V4 if self._chosen.version == 4 else exemptions.METADATA_V6
+        if self._special_port and ranges.contains(self._chosen.family.never, metadata):
+            port = self._port or self._special_port
+            text = f"metadata service {self._chosen.text(metadata)} is left alone"
+            yield self._out(text, metadata, port, 0)
+
+    def own(self) -> Iterator[Promise]:
+        """Connections of this host to itself."""
+        is_v4 = self._chosen.version == 4
+        localhost = exemptions.LOCALHOST_V4 if is_v4 else exemptions.LOCALHOST_V6
+        passthrough = "127.0.0.6" if is_v4 else "::6"
+        port = self._special_port or 80
+        if not ranges.contains(self._chosen.family.named_loopback, localhost):
+            yield self._out("an application reaches localhost directly", localhost, port, 0)
+        text = "the proxy reaches localhost directly"
+        yield self._out(text, localhost, port, 0, Sender.PROXY_USER)
+        for address in self._chosen.own[:1]:
+            name = self._chosen.text(address)
+            text = f"an application reaches own address {name} directly"
+            yield self._out(text, address, port, 0)
+            text = f"what the proxy hands on from {passthrough} is left alone"
+            yield self._out(text, address, port, 0, Sender.PROXY_USER, passthrough)
+            tunnel = self._redirection.tunnel_port
+            text = f"the proxy's tunnel to own address {name} is left alone"
+            yield self._out(text, address, tunnel, 0, Sender.PROXY_USER)
+            if self._special_port:
+                for sender in (Sender.PROXY_USER, Sender.PROXY_GROUP):
+                    text = f"own address {name} is captured for the {sender.value}"
+                    yield self._out(text, address, port, self._ports[1], sender)
+
+    def inbound(self) -> Iterator[Promise]:
+        """Connections from outside."""
+        is_v4 = self._chosen.version == 4
+        localhost = exemptions.LOCALHOST_V4 if is_v4 else exemptions.LOCALHOST_V6
+        address = (*self._chosen.own, localhost)[0]
+        family = f"IPv{self._chosen.version}"
+        inbound, exempt = self._sets.inbound, self._sets.inbound_exempt
+        captured = ranges.subtract(inbound, exempt)
+        left = ranges.subtract(exemptions.ALL_PORTS, ranges.merge((*captured, (0, 0))))
+        for port in samples.ends(captured):
+            text = f"inbound port {port} is captured ({family})"
+            yield self._in(text, address, port, self._ports[1])
+        unlisted = ranges.subtract(left, exempt)
+        direct = {*samples.ends(exempt), *([_middle(unlisted)] if unlisted else [])}
+        for port in sorted(direct):
+            yield self._in(f"inbound port {port} is left alone ({family})", address, port, 0)
+
+    def _in(self, text: str, address: int, port: int, captured_at: int) -> Promise:
+        destination = self._chosen.text(address)
+        return Promise(text, Sender.NEIGHBOUR, destination, port, captured_at, self._ports)
+
+
+def _first_port(taken: Iterable[tuple[int, int]]) -> int:
+    """Give 80, 443 or the first other port that is not taken; 0 if all are."""
+    free = ranges.subtract(((1, 65535),), ranges.merge(taken))
+    for port in (80, 443):
+        if ranges.contains(free, port):
+            return port
+    return free[0][0] if free else 0
+
+
+def _middle(port_ranges: ranges.Ranges) -> int:
+    """Give a port within the widest range."""
+    first, last = max(port_ranges, key=lambda each: each[1] - each[0])
+    return (first + last) // 2

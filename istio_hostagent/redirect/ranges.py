@@ -1,0 +1,91 @@
+"""Arithmetic on inclusive integer ranges: the form in which sets of ports and addresses are kept.
+
+A result is always ascending, with neither overlapping nor touching ranges, which is what an
+interval set of the kernel needs.
+"""
+
+from collections.abc import Iterable
+
+from ..config import model as config
+
+Ranges = tuple[tuple[int, int], ...]
+
+
+def merge(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """Sort and join whatever overlaps or touches."""
+    joined: list[tuple[int, int]] = []
+    end = -2
+    for first, last in sorted(ranges):
+        if first > end + 1:
+            joined.append((first, last))
+            end = last
+        elif last > end:
+            joined[-1] = (joined[-1][0], last)
+            end = last
+    return tuple(joined)
+
+
+def subtract(ranges: Ranges, holes: Ranges) -> Ranges:
+    """Take `holes` out of `ranges`; both merged. The cost is linear in their number."""
+    left: list[tuple[int, int]] = []
+    index = 0
+    for first, last in ranges:
+        start = first
+        while index < len(holes) and holes[index][1] < start:
+            index += 1
+        following = index
+        while following < len(holes) and holes[following][0] <= last:
+            hole_first, hole_last = holes[following]
+            if hole_first > start:
+                left.append((start, hole_first - 1))
+            start = hole_last + 1
+            following += 1
+        index = max(index, following - 1)
+        if start <= last:
+            left.append((start, last))
+    return tuple(left)
+
+
+def intersect(ranges: Ranges, others: Ranges) -> Ranges:
+    """Keep what is in both; both merged."""
+    return subtract(ranges, subtract(ranges, others))
+
+
+def contains(ranges: Ranges, value: int) -> bool:
+    """Whether `value` lies in one of the merged ranges."""
+    low, high = 0, len(ranges)
+    while low < high:
+        middle = (low + high) // 2
+        if ranges[middle][1] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low < len(ranges) and ranges[low][0] <= value
+
+
+def singles(values: Iterable[int]) -> Ranges:
+    """Merge single values."""
+    return merge((value, value) for value in values)
+
+
+def networks(values: Iterable[config.Network], version: int) -> Ranges:
+    """Merge the networks of one IP version (4 or 6)."""
+    found = []
+    bits = 32 if version == 4 else 128
+    for network in values:
+        if network.version == version:
+            first = int(network.network_address)
+            found.append((first, first + (1 << (bits - network.prefixlen)) - 1))
+    return merge(found)
+
+
+def to_cidrs(first: int, last: int, bits: int) -> list[tuple[int, int]]:
+    """Cut one range into (first address, prefix length) blocks, fewest possible."""
+    blocks = []
+    while first <= last:
+        size = first & -first if first else 1 << bits
+        while size > last - first + 1:
+            size >>= 1
+        blocks.append((first, bits + 1 - size.bit_length()))
+        first += size
+    return blocks

@@ -1,0 +1,103 @@
+"""Which addresses and ports stand for a configuration when it is tried out.
+
+Not here: what is promised about them (`promises`). Every listed network and port range has its
+sample; of very many, a number spread evenly from the first to the last.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+from typing import TypeVar
+
+from ..config import model as config
+from . import exemptions, ranges
+
+MAX_SAMPLES = 200
+# Reserved for documentation: nobody's real destination, should a configuration capture everything.
+ELSEWHERE_V4 = 0xC6336401  # 198.51.100.1
+ELSEWHERE_V6 = 0x20010DB8000100000000000000000001  # 2001:db8:1::1
+
+_Item = TypeVar("_Item")
+
+
+def spread(items: Sequence[_Item]) -> list[_Item]:
+    """Give all of a few, and of many the first, the last and evenly some between."""
+    if len(items) <= MAX_SAMPLES:
+        return list(items)
+    step = (len(items) - 1) / (MAX_SAMPLES - 1)
+    return [items[round(index * step)] for index in range(MAX_SAMPLES)]
+
+
+def ends(port_ranges: ranges.Ranges) -> list[int]:
+    """Give the first and last port of each range; port 0 cannot be connected to."""
+    found = {max(port, 1) for each in spread(port_ranges) for port in each}
+    return sorted(found)
+
+
+class Destinations:
+    """Finds addresses of one IP version that a configuration treats alike."""
+
+    def __init__(
+        self,
+        redirection: config.Redirection,
+        facts: config.HostFacts,
+        sets: exemptions.Sets,
+        version: int,
+    ) -> None:
+        """Work out once what lies in nobody's way."""
+        self.version = version
+        self.bits = 32 if version == 4 else 128
+        self.family = sets.v4 if version == 4 else sets.v6
+        self.own = tuple(int(a) for a in facts.addresses if a.version == version)
+        loopback = exemptions.LOOPBACK_V4 if version == 4 else exemptions.LOOPBACK_V6
+        everything = ((0, (1 << self.bits) - 1),)
+        self.included = everything if redirection.outbound.is_all else self.family.include
+        # Not to be captured whatever is listed: what is excluded, never captured, or on `lo`.
+        self._spared = ranges.merge(
+            (
+                *self.family.exclude,
+                *self.family.never,
+                *ranges.singles(self.own),
+                *loopback,
+            )
+        )
+        self._reachable = tuple((a ^ 1, a ^ 1) for a in self.own)  # likely on the same link
+
+    def text(self, value: int) -> str:
+        """Write an address."""
+        if self.version == 4:
+            return str(ipaddress.IPv4Address(value))
+        return str(ipaddress.IPv6Address(value))
+
+    @property
+    def elsewhere(self) -> int:
+        """Give an address that is nobody's."""
+        return ELSEWHERE_V4 if self.version == 4 else ELSEWHERE_V6
+
+    def captured_in(self, first: int, last: int) -> int | None:
+        """Find an address of the range that is to be captured, if there is any."""
+        return self._choose(ranges.subtract(((first, last),), self._spared))
+
+    def captured(self) -> list[int]:
+        """Find some addresses to be captured: one with a likely route first, if `*` is listed."""
+        free = ranges.subtract(self.included, self._spared)
+        likely = ranges.intersect(free, ranges.merge(self._reachable))
+        elsewhere = ranges.intersect(free, ((self.elsewhere, self.elsewhere),))
+        found = (self._choose(each) for each in (likely, elsewhere, free))
+        return list(dict.fromkeys(address for address in found if address is not None))
+
+    def unlisted(self) -> list[int]:
+        """Find addresses that nothing lists: neither included, nor excluded, nor special."""
+        taken = ranges.merge((*self.included, *self._spared))
+        everything = ((1, (1 << self.bits) - 2),)
+        free = ranges.subtract(everything, taken)
+        likely = ranges.intersect(free, ranges.merge(self._reachable))
+        elsewhere = ranges.intersect(free, ((self.elsewhere, self.elsewhere),))
+        found = (self._choose(each) for each in (likely, elsewhere))
+        return [address for address in found if address is not None]
+
+    def _choose(self, free: ranges.Ranges) -> int | None:
+        """Take the second address of the first range: the first may be that of a network."""
+        if not free:
+            return None
+        first, last = free[0]
+        return min(first + 1, last)

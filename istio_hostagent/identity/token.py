@@ -1,0 +1,115 @@
+"""What a bootstrap token says about itself, and what is wrong with it, in one sentence.
+
+Not here: verification; only the CA can do that. istiod answers every refusal with the same text
+("request authenticate failure") and keeps the cause to its own log, so we look before the
+operator has to. No sentence holds the token or its signature.
+"""
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+# What istiod accepts unless told otherwise (TOKEN_AUDIENCES).
+AUDIENCE = "istio-ca"
+# istiod tolerates a start this far ahead (measured: +60 s accepted, +600 s refused).
+START_TOLERANCE = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The claims that decide, None or empty where the token has none (RFC 7519 4.1)."""
+
+    subject: str
+    audiences: tuple[str, ...]
+    is_audience_list: bool
+    not_before: datetime | None
+    expires: datetime | None
+
+
+def parse_claims(token: str) -> Claims:
+    """Return the claims of a JWT in compact form; raises ValueError with what it is instead."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        raise ValueError("is not a JWT (three parts joined by dots)")
+    try:
+        body = base64.b64decode(parts[1] + "=" * (-len(parts[1]) % 4), altchars=b"-_")
+        claims = json.loads(body)
+    except (binascii.Error, UnicodeError, ValueError, RecursionError) as error:
+        raise ValueError("is not a JWT (its middle part cannot be decoded)") from error
+    if not isinstance(claims, dict):
+        raise ValueError("is not a JWT (its middle part is no JSON object)")
+    audience = claims.get("aud", [])
+    audiences = audience if isinstance(audience, list) else [audience]
+    return Claims(
+        subject=_printable(str(claims.get("sub", ""))),
+        audiences=tuple(_printable(str(each)) for each in audiences),
+        is_audience_list=isinstance(audience, list),
+        not_before=_parse_moment(claims.get("nbf"), "nbf"),
+        expires=_parse_moment(claims.get("exp"), "exp"),
+    )
+
+
+def is_expired(token: str, now: datetime) -> bool:
+    """Whether the token says of itself that its time is over; False for what is no JWT."""
+    try:
+        expires = parse_claims(token).expires
+    except ValueError:
+        return False
+    return expires is not None and expires <= now
+
+
+def explain(token: str, now: datetime, *, audience: str = AUDIENCE) -> str:
+    """Say what is wrong with a token, or, if nothing meets the eye, what it claims.
+
+    The text continues a sentence that begins with the name of the token.
+    """
+    try:
+        claims = parse_claims(token)
+    except ValueError as error:
+        return str(error)
+    if claims.expires is not None and claims.expires <= now:
+        return f"expired on {_text(claims.expires)}, {_span(now - claims.expires)} ago"
+    if claims.not_before is not None and claims.not_before > now + START_TOLERANCE:
+        early = _span(claims.not_before - now)
+        return f"is valid only from {_text(claims.not_before)}, {early} ahead of this host's clock"
+    if audience not in claims.audiences:
+        stated = ", ".join(claims.audiences) or "nobody"
+        return f"is meant for {stated} (claim aud), not for {audience}"
+    if not claims.is_audience_list:
+        return "has an aud claim that is a text, which istiod refuses; it must be a list"
+    if claims.expires is None:
+        return "has no exp claim, without which istiod refuses it"
+    life = _span(claims.expires - now)
+    return (
+        f"looks right (subject {claims.subject}, valid for another {life}), so its issuer, its"
+        " signing key or the cluster id is not known to the CA"
+    )
+
+
+def _parse_moment(value: object, claim: str) -> datetime | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"is not a JWT (its {claim} claim is no number)")
+    try:
+        return datetime.fromtimestamp(value, UTC)
+    except (OverflowError, ValueError, OSError) as error:
+        raise ValueError(f"is not a JWT (its {claim} claim is no moment)") from error
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text[:100])
+
+
+def _text(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _span(span: timedelta) -> str:
+    seconds = int(span.total_seconds())
+    for name, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {name}"
+    return f"{seconds} seconds"

@@ -1,0 +1,95 @@
+"""The environment and the tree that pilot-agent of today's generation finds.
+
+Not here: older generations, and how a process is started.
+Always: it gets our certificate and asks no CA for one of its own, so the host has one identity. It
+learns this by finding three files below its working directory, plus PROV_CERT naming the same
+directory and an empty OUTPUT_CERTS (with a directory there it would write certificates itself).
+"""
+
+from ..config import model
+
+# Where it looks for certificates made by others; the path is fixed in its source.
+CREDENTIALS = "./var/run/secrets/workload-spiffe-credentials"
+
+# What it writes: the generated bootstrap and its sockets. Their parents stay root's, as our links
+# lie in them.
+DIRECTORIES = ("etc/istio/proxy", "var/run/secrets/workload-spiffe-uds")
+
+# Ours alone, or with a meaning for the one who starts it only.
+_NOT_PASSED_ON = ("ISTIO_HOSTAGENT_", "LD_")
+
+
+def build_links(config: model.Config) -> tuple[tuple[str, str], ...]:
+    """Return the links of the private tree: the operator's files, and our certificates.
+
+    The credentials are one link to a directory, not three to files: pilot-agent watches the
+    directory, and only there does it see the swap of `..data`.
+    """
+    return (
+        ("etc/istio/config/mesh", "/etc/istio/config/mesh"),
+        ("etc/istio/pod", "/etc/istio/pod"),
+        (
+            "var/lib/istio/envoy/envoy_bootstrap_tmpl.json",
+            "/var/lib/istio/envoy/envoy_bootstrap_tmpl.json",
+        ),
+        (CREDENTIALS.removeprefix("./"), str(config.identity.output_dir)),
+    )
+
+
+def build_environment(
+    config: model.Config, facts: model.HostFacts, directory: str
+) -> tuple[tuple[str, str], ...]:
+    """Return every key of the files and what Istio's start script adds, sorted by name."""
+    identity, proxy = config.identity, config.proxy
+    written = {
+        key: value for key, value in proxy.environment if not key.startswith(_NOT_PASSED_ON)
+    }
+    environment = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": directory,
+        # Otherwise it asks the metadata services of three clouds and waits up to 5 s for them.
+        "CLOUD_PLATFORM": "none",
+        # Without it, the root is looked for in places where an operator's own file would win.
+        "XDS_ROOT_CA": f"{CREDENTIALS}/root-cert.pem",
+        "CA_ADDR": _host_port(identity.ca_host, identity.ca_port),
+        **written,
+        "ENVOY_STATUS_PORT": str(proxy.status_port),
+        "POD_NAME": proxy.workload_name or facts.hostname,
+        "POD_NAMESPACE": identity.namespace,
+        "SERVICE_ACCOUNT": identity.service_account,
+        "TRUST_DOMAIN": identity.trust_domain,
+        "PROXY_CONFIG": _proxy_config(written, proxy),
+        "PROV_CERT": CREDENTIALS,
+        "OUTPUT_CERTS": "",
+    }
+    address = proxy.instance_ip or next(iter(facts.addresses), None)
+    if address is not None:
+        environment["INSTANCE_IP"] = str(address)
+    return tuple(sorted(environment.items()))
+
+
+def _proxy_config(written: dict[str, str], proxy: model.ProxySettings) -> str:
+    # As Istio's start script composes it: a control plane named by address is added to the
+    # operator's text, or stands alone; otherwise that text, or a default of two lines.
+    text = written.get("PROXY_CONFIG", "")
+    added = {}
+    if written.get("PILOT_ADDRESS") or written.get("ISTIO_PILOT_PORT"):
+        added["discoveryAddress"] = proxy.discovery_address
+    elif not text:
+        added["serviceCluster"] = proxy.service_cluster
+        policy = written.get("CONTROL_PLANE_AUTH_POLICY") or "MUTUAL_TLS"
+        added["controlPlaneAuthPolicy"] = policy
+    if proxy.envoy is not None:
+        added["binaryPath"] = str(proxy.envoy)
+    # A key that the operator wrote stays his; twice the same key is an error in YAML.
+    added = {key: value for key, value in added.items() if key not in text}
+    body = text.strip()
+    if body.startswith("{") and body.endswith("}"):
+        inside = [f'"{key}": "{value}"' for key, value in added.items()]
+        rest = body[1:-1].strip()
+        return "{" + ", ".join([*inside, rest] if rest else inside) + "}"
+    return "\n".join([*([body] if body else []), *(f"{k}: {v}" for k, v in added.items())]) + "\n"
+
+
+def _host_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,126 @@
+"""What to start, as values: argument lists, environments, users, and the directories they find.
+
+Not here: the bootstrap's contents (`bootstrap`), who starts a process, and when (`child`).
+Always: an environment is made from nothing, no value meets a shell, and no argument or variable
+carries a key or a token.
+"""
+
+from dataclasses import dataclass
+
+from ..config import model
+from . import pilot
+
+ENVOY = "envoy"
+PILOT_AGENT = "pilot-agent"
+
+# How long Envoy goes on with open connections after it was told to end.
+DRAIN_S = 5
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """A process to start, and what must lie in its working directory before.
+
+    `directory` is absolute, or empty where the working directory does not matter. `directories`
+    are relative to it and owned by the process's user with mode 0700. `links` are pairs (path
+    relative to `directory`, absolute target); a target need not exist. The parents of both belong
+    to root, readable by the process's group. `readiness_port` answers GET /healthz/ready with 200
+    on 127.0.0.1 once the process serves; 0 where there is none.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    user_uid: int
+    user_gid: int
+    directory: str = ""
+    readiness_port: int = 0
+    directories: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+
+
+def binary_candidates(proxy: model.ProxySettings, name: str) -> tuple[str, ...]:
+    """Return where the binary `name` (ENVOY or PILOT_AGENT) is looked for, first place first."""
+    if name == ENVOY and proxy.envoy is not None:
+        return (str(proxy.envoy),)
+    places = (str(proxy.bin_base), "/usr/local/bin", "/usr/bin")
+    return tuple(f"{place}/{name}" for place in dict.fromkeys(places))
+
+
+def envoy_spec(
+    config: model.Config, facts: model.HostFacts, envoy: str, bootstrap_file: str
+) -> ProcessSpec:
+    """Return Envoy with a bootstrap of ours; `envoy` and `bootstrap_file` are absolute paths."""
+    argv = [
+        *_envoy_argv(config.proxy, envoy, bootstrap_file),
+        "--concurrency",
+        str(config.proxy.concurrency),
+        "--drain-time-s",
+        str(DRAIN_S),
+        "--drain-strategy",
+        "immediate",
+    ]
+    if facts.addresses and all(address.version == 6 for address in facts.addresses):
+        argv += ["--local-address-ip-version", "v6"]
+    return ProcessSpec(
+        name=ENVOY,
+        argv=tuple(argv),
+        environment=(),
+        user_uid=facts.proxy_uid,
+        user_gid=facts.proxy_gid,
+        readiness_port=config.proxy.status_port,
+    )
+
+
+def validate_spec(
+    config: model.Config, facts: model.HostFacts, envoy: str, bootstrap_file: str
+) -> ProcessSpec:
+    """Return the run of Envoy that judges a bootstrap: status 0, or 1 and the reason on stderr.
+
+    It opens no port, and needs the files of `render_sds` in their place.
+    """
+    return ProcessSpec(
+        name="envoy (validation)",
+        argv=(*_envoy_argv(config.proxy, envoy, bootstrap_file), "--mode", "validate"),
+        environment=(),
+        user_uid=facts.proxy_uid,
+        user_gid=facts.proxy_gid,
+    )
+
+
+def pilot_agent_spec(
+    config: model.Config, facts: model.HostFacts, binary: str, directory: str
+) -> ProcessSpec:
+    """Return pilot-agent of today's generation with the certificate that we hold.
+
+    `directory` is an absolute path, private to it: everything that pilot-agent reads and writes is
+    named relative to its working directory.
+    """
+    return ProcessSpec(
+        name=PILOT_AGENT,
+        argv=(binary, "proxy", *config.proxy.agent_flags),
+        environment=pilot.build_environment(config, facts, directory),
+        user_uid=facts.proxy_uid,
+        user_gid=facts.proxy_gid,
+        directory=directory,
+        readiness_port=config.proxy.status_port,
+        directories=pilot.DIRECTORIES,
+        links=pilot.build_links(config),
+    )
+
+
+def _envoy_argv(proxy: model.ProxySettings, envoy: str, bootstrap_file: str) -> tuple[str, ...]:
+    # pilot-agent's notation: the general level first, then levels of components.
+    level, _, components = proxy.log_level.partition(",")
+    component_levels = ("--component-log-level", components) if components else ()
+    return (
+        envoy,
+        "-c",
+        bootstrap_file,
+        "-l",
+        level,
+        *component_levels,
+        "--disable-hot-restart",
+        # One field of ours is younger than the oldest Envoy in use (`listeners`).
+        "--allow-unknown-static-fields",
+    )

@@ -1,0 +1,219 @@
+"""The certificate part of the agent: what is held, when to ask again, and the worker that asks.
+
+The resident process never opens a key or talks to a CA; a worker that runs as istio-proxy does,
+and this part only keeps the dates it reports (design invariants 5 to 7).
+"""
+
+import logging
+import os
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from ..config import model
+from ..errors import HostAgentError
+from ..host import files, ports, processes
+from ..identity import model as identities
+from ..identity import schedule
+from . import fields, tasks
+
+logger = logging.getLogger(__name__)
+
+WORKER = "certificate"
+TIMEOUT_S = 20.0
+# What only an operator can mend is tried again this seldom, and at once when a credential changes.
+REFUSED_PAUSE_S = 300.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the worker said of the certificate on disk; instants are unix seconds."""
+
+    identity: str
+    serial: str
+    not_before: float
+    not_after: float
+    received: float
+
+    @property
+    def validity(self) -> identities.Validity:
+        """The same dates as the schedule wants them."""
+        return identities.Validity(
+            _date(self.not_before), _date(self.not_after), _date(self.received)
+        )
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why the last attempt gave no certificate."""
+
+    code: str
+    message: str
+    hint: str
+
+    @property
+    def text(self) -> str:
+        """The message, and what to do about it."""
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class CertificatePart:
+    """Keeps a fresh certificate on disk and knows until when it is good."""
+
+    def __init__(self, work: tasks.Tasks, clock: ports.Clock, facts: model.HostFacts) -> None:
+        """Start with nothing known: the first question is what lies on disk."""
+        self._work = work
+        self._clock = clock
+        self._facts = facts
+        self._settings: model.IdentitySettings | None = None
+        self._done: list[tasks.Done] = []
+        self.held: Report | None = None
+        self.trouble: Trouble | None = None
+        self.failures = 0
+        self.next_at = 0.0  # unix seconds
+        self.obtained = 0
+
+    def configure(self, settings: model.IdentitySettings) -> None:
+        """Take new settings; what is held for other ones counts no more."""
+        if settings != self._settings:
+            self._settings = settings
+            self.held = None
+            self.trouble = None
+            self.retry_now()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a certificate is held that has not lapsed."""
+        return self.held is not None and self._clock.now() < self.held.not_after
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether the worker runs."""
+        return self._work.is_running(WORKER)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to ask."""
+        return self._settings is not None and self._clock.now() >= self.next_at
+
+    def retry_now(self) -> None:
+        """Ask at once: a credential or a setting has changed."""
+        self.failures = 0
+        self.next_at = 0.0
+
+    def ask(self, *, done: tasks.Done | None = None, is_forced: bool = False) -> None:
+        """Start the worker; what is held is renewed if it is due, or `is_forced`."""
+        if done is not None:
+            self._done.append(done)
+        if self.is_asking or self._settings is None:
+            return
+        is_renewal = is_forced or self.is_held
+        store = os.path.join(str(self._facts.state_dir), "certs")
+        user = processes.User(self._facts.proxy_uid, self._facts.proxy_gid)
+        try:
+            files.make_directory(store, mode=0o755, owner=(user.uid, user.gid))
+        except OSError as error:
+            self._finish({"held": None, "error": {"code": "not-permitted", "message": str(error)}})
+            return
+        request = make_request(self._settings, "renew" if is_renewal else "ensure", store)
+        self._work.start_worker(
+            WORKER, request, user=user, timeout_s=TIMEOUT_S + 5.0, done=self._finish
+        )
+
+    def _finish(self, answer: Any) -> None:
+        if isinstance(answer, HostAgentError):
+            answer = {"error": {"code": answer.code, "message": answer.message, "hint": ""}}
+        now = self._clock.now()
+        held = answer.get("held")
+        if held is not None:
+            self.held = Report(
+                held["identity"],
+                held["serial"],
+                held["not_before"],
+                held["not_after"],
+                held["received"],
+            )
+        error = answer.get("error")
+        if error is None and self.held is not None:
+            self._accept(held, now)
+        else:
+            error = error or {"code": "child-failed", "message": "the worker gave no certificate"}
+            self._refuse(error, now)
+        waiting, self._done = self._done, []
+        for done in waiting:
+            done(answer)
+
+    def _accept(self, held: dict[str, Any], now: float) -> None:
+        assert self.held is not None and self._settings is not None
+        self.failures = 0
+        self.trouble = None
+        self.next_at = self._next(now)
+        if held.get("obtained"):
+            self.obtained += 1
+            logger.info(
+                "certificate obtained",
+                extra=fields.of(
+                    IDENTITY=self.held.identity,
+                    SERIAL=self.held.serial,
+                    VIA=held.get("via", ""),
+                    HELD_UNTIL=fields.moment(self.held.not_after),
+                    NEXT_TRY=fields.moment(self.next_at),
+                ),
+            )
+
+    def _refuse(self, error: dict[str, Any], now: float) -> None:
+        self.failures += 1
+        trouble = Trouble(error["code"], error["message"], error.get("hint", ""))
+        self.next_at = self._next(now)
+        if trouble.code == "certificate-refused":
+            self.next_at = max(self.next_at, now + REFUSED_PAUSE_S)
+            if self.held is not None:
+                self.next_at = min(self.next_at, max(now + 1.0, self.held.not_after))
+        if trouble != self.trouble or self.failures & (self.failures - 1) == 0:
+            logger.warning(
+                "no certificate; keeping what is held" if self.held else "no certificate",
+                extra=fields.of(
+                    CODE=trouble.code,
+                    DETAIL=trouble.message,
+                    HINT=trouble.hint,
+                    FAILURES=self.failures,
+                    NEXT_TRY=fields.moment(self.next_at),
+                ),
+            )
+        self.trouble = trouble
+
+    def _next(self, now: float) -> float:
+        assert self._settings is not None
+        jitter = int.from_bytes(os.urandom(4), "big") / 2**31 - 1.0
+        due = schedule.next_attempt(
+            self.held.validity if self.held is not None else None,
+            _date(now),
+            failures=self.failures,
+            jitter=jitter,
+            ratio=self._settings.grace_ratio,
+        )
+        return due.timestamp()
+
+
+def _date(unix_s: float) -> datetime:
+    return datetime.fromtimestamp(unix_s, timezone.utc)
+
+
+def make_request(settings: model.IdentitySettings, operation: str, store: str) -> dict[str, Any]:
+    """The certificate worker's request, without any secret in it."""
+    return {
+        "op": operation,
+        "ca_host": settings.ca_host,
+        "ca_port": settings.ca_port,
+        "server_name": settings.server_name,
+        "spiffe_id": settings.spiffe_id,
+        "cluster_id": settings.cluster_id,
+        "token_file": str(settings.token_file),
+        "root_file": str(settings.root_file),
+        "output_dir": str(settings.output_dir),
+        "store_dir": store,
+        "ttl_s": int(settings.ttl.total_seconds()),
+        "grace_ratio": settings.grace_ratio,
+        "headers": [list(header) for header in settings.headers],
+        "timeout_s": TIMEOUT_S,
+    }

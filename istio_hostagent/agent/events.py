@@ -1,0 +1,46 @@
+"""Everything that can happen to the agent, as frozen values; the loop has no other input."""
+
+from dataclasses import dataclass
+
+from ..host import control, nftables
+
+
+@dataclass(frozen=True)
+class FilesChanged:
+    """A watched file may have changed."""
+
+
+@dataclass(frozen=True)
+class KernelChanged:
+    """Somebody committed a change of nf_tables; `changes` say who."""
+
+    changes: tuple[nftables.Change, ...]
+
+
+@dataclass(frozen=True)
+class TaskEnded:
+    """A process started for a result has ended."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class ProxyEnded:
+    """The proxy has ended."""
+
+
+@dataclass(frozen=True)
+class Signalled:
+    """A signal arrived."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A verb of the command line wants an answer."""
+
+    caller: control.Caller
+
+
+Event = FilesChanged | KernelChanged | TaskEnded | ProxyEnded | Signalled | Asked

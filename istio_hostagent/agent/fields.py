@@ -1,0 +1,39 @@
+"""Names and forms of what is logged beside a message, in one place to be searched for."""
+
+import datetime
+from typing import Any
+
+NAMES = (
+    "ATTEMPT",
+    "CODE",
+    "COUNT",
+    "CULPRIT",
+    "DETAIL",
+    "FAILURES",
+    "FILE",
+    "HELD_UNTIL",
+    "HINT",
+    "IDENTITY",
+    "LINE",
+    "NEXT_TRY",
+    "OUTCOME",
+    "PROXY",
+    "PROXY_PID",
+    "SECONDS",
+    "SERIAL",
+    "VIA",
+)
+
+
+def of(**values: Any) -> dict[str, dict[str, Any]]:
+    """The `extra` argument of a logging call; only names of `NAMES`, empty values left out."""
+    unknown = values.keys() - set(NAMES)
+    if unknown:
+        raise KeyError(f"not a field name: {', '.join(sorted(unknown))}")
+    return {"fields": {name: value for name, value in values.items() if value not in ("", None)}}
+
+
+def moment(unix_s: float) -> str:
+    """An instant as people and programs read it: UTC, ISO 8601, whole seconds."""
+    when = datetime.datetime.fromtimestamp(unix_s, datetime.timezone.utc)
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,112 @@
+"""`verify`: our own read back, an independent decoder, and packets for every promise.
+
+The two workers run beside each other; the answer is complete when both have ended. The agent and
+the one-shot verb use the same code.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import model as config
+from ..errors import HostAgentError
+from ..host import ports
+from ..redirect import drift, model, policy, promises
+from . import proof, reconcile, tasks
+
+PROBES = "verify-probes"
+SECOND_READER = "second_reader"
+TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found. `drifts` and broken findings are differences; the rest is as promised."""
+
+    drifts: tuple[str, ...]
+    second_drifts: tuple[str, ...]
+    findings: tuple[promises.Finding, ...]
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing that was observed differs from what is promised."""
+        broken = proof.having(self.findings, promises.State.BROKEN)
+        return not (self.drifts or self.second_drifts or broken)
+
+    def to_json(self) -> dict[str, Any]:
+        """Version 1 of the machine-readable result; fields are only added."""
+        return {
+            "version": 1,
+            "in_place": self.is_good,
+            "differences": list(self.drifts),
+            "second_reader": list(self.second_drifts),
+            "kept": self._texts(promises.State.KEPT),
+            "broken": self._texts(promises.State.BROKEN),
+            "not_testable": self._texts(promises.State.NOT_TESTABLE),
+        }
+
+    def _texts(self, state: promises.State) -> list[str]:
+        return [
+            f"{finding.promise.text}: {finding.detail}" if finding.detail else finding.promise.text
+            for finding in proof.having(self.findings, state)
+        ]
+
+
+def desired_rules(settings: config.Config, facts: config.HostFacts) -> model.Ruleset:
+    """What this configuration wants in the kernel."""
+    return policy.build_ruleset(settings.redirection, facts)
+
+
+def start(
+    settings: config.Config,
+    facts: config.HostFacts,
+    kernel: ports.Kernel,
+    work: tasks.Tasks,
+    *,
+    done: Callable[[Verification], None],
+    failed: Callable[[HostAgentError], None],
+) -> None:
+    """Read back at once and start both workers; exactly one of the two callbacks is called.
+
+    Raises KernelBusy and NotPermitted from the read back.
+    """
+    desired = desired_rules(settings, facts)
+    drifts = tuple(str(difference) for difference in reconcile.find_drift(desired, kernel))
+    made = promises.build_promises(settings.redirection, facts)
+    answers: dict[str, Any] = {}
+
+    def collect(name: str, answer: Any) -> None:
+        answers[name] = answer
+        if len(answers) < 2:
+            return
+        for value in answers.values():
+            if isinstance(value, HostAgentError):
+                failed(value)
+                return
+        try:
+            second = drift.find_drift(desired, drift.observed_from_json(answers[SECOND_READER]))
+            findings = proof.judge(made, answers[PROBES])
+        except HostAgentError as error:
+            failed(error)
+            return
+        texts = tuple(str(difference) for difference in second)
+        done(Verification(drifts=drifts, second_drifts=texts, findings=findings))
+
+    if work.is_running(PROBES) or work.is_running(SECOND_READER):
+        failed(HostAgentError("another verification is under way"))
+        return
+    work.start_worker(
+        proof.WORKER,
+        proof.make_request(made, facts),
+        name=PROBES,
+        user=None,
+        timeout_s=TIMEOUT_S,
+        done=lambda answer: collect(PROBES, answer),
+    )
+    work.start_worker(
+        SECOND_READER,
+        {"tables": list(model.OUR_TABLES)},
+        user=None,
+        timeout_s=TIMEOUT_S,
+        done=lambda answer: collect(SECOND_READER, answer),
+    )

@@ -1,0 +1,38 @@
+"""Promises to the probe worker and its outcomes back to findings."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..config import model
+from ..errors import ChildFailed
+from ..redirect import promises
+
+WORKER = "probes"
+
+
+def make_request(made: Sequence[promises.Promise], facts: model.HostFacts) -> dict[str, Any]:
+    """What the worker needs: one packet for each promise, and who the proxy is."""
+    return {
+        "promises": [promise.to_json() for promise in made],
+        "proxy_uid": facts.proxy_uid,
+        "proxy_gid": facts.proxy_gid,
+    }
+
+
+def judge(made: Sequence[promises.Promise], answer: Any) -> tuple[promises.Finding, ...]:
+    """Judge every outcome; raises ChildFailed if the worker's answer does not fit the request."""
+    try:
+        outcomes = [promises.read_outcome(value) for value in answer["outcomes"]]
+        return tuple(
+            promises.judge(promise, outcome)
+            for promise, outcome in zip(made, outcomes, strict=True)
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ChildFailed(f"worker {WORKER}", f"gave a wrong answer: {error}") from error
+
+
+def having(
+    findings: Sequence[promises.Finding], state: promises.State
+) -> tuple[promises.Finding, ...]:
+    """The findings of one state."""
+    return tuple(finding for finding in findings if finding.state is state)

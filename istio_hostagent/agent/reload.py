@@ -1,0 +1,144 @@
+"""From the files on disk to the configuration in force, or the last accepted one and the reason.
+
+The texts that were accepted are kept in one file of the state directory (design invariant 3): a
+bad file, or an accepted file that is gone, never takes away what works. They are kept only once
+they have worked; before that a corrected or removed file counts at once.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..config import build, model
+from ..errors import Problem
+from ..host import files, layers, processes
+
+ACCEPTED = "accepted.json"
+HOSTAGENT_FILE = "hostagent.env"
+CLUSTER_FILE = "/var/lib/istio/envoy/cluster.env"
+SIDECAR_FILE = "/var/lib/istio/envoy/sidecar.env"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the files lie, in order of rising precedence."""
+
+    hostagent: str
+    cluster: str
+    sidecar: str
+
+    @property
+    def paths(self) -> tuple[str, str, str]:
+        """All three."""
+        return (self.hostagent, self.cluster, self.sidecar)
+
+
+def find_sources(environment: Mapping[str, str], config_dir: str) -> Sources:
+    """Apply ISTIO_CLUSTER_CONFIG and ISTIO_SIDECAR_CONFIG, as Istio's start script does."""
+    return Sources(
+        hostagent=os.path.join(config_dir, HOSTAGENT_FILE),
+        cluster=os.path.abspath(environment.get("ISTIO_CLUSTER_CONFIG") or CLUSTER_FILE),
+        sidecar=os.path.abspath(environment.get("ISTIO_SIDECAR_CONFIG") or SIDECAR_FILE),
+    )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the files came to. `config` is None when there is nothing to do or nothing usable.
+
+    `is_kept`: the files are bad or gone and `config` comes from the accepted texts.
+    `is_empty`: nobody has written a configuration yet; that is no problem.
+    """
+
+    config: model.Config | None
+    layers: tuple[model.Layer, ...]
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+    values: tuple[build.Value, ...]
+    is_kept: bool = False
+    is_empty: bool = False
+
+
+def load(sources: Sources, facts: model.HostFacts, accepted: Sequence[model.Layer]) -> Loaded:
+    """Read and judge the files; fall back on `accepted` (empty: there are none) as a whole."""
+    reader = processes.User(facts.proxy_uid, facts.proxy_gid)
+    found, problems = layers.read_layers(sources.paths, reader)
+    if not problems:
+        problems = _gone(found, accepted)
+    loaded = _judge(found, facts, problems)
+    if loaded.problems and accepted:
+        kept = _judge(tuple(accepted), facts, ())
+        return replace(kept, problems=loaded.problems, warnings=loaded.warnings, is_kept=True)
+    return loaded
+
+
+def _gone(found: Sequence[model.Layer], accepted: Sequence[model.Layer]) -> tuple[Problem, ...]:
+    missing = {layer.file for layer in found if layer.data is None}
+    message = "is gone; the text accepted before stays in force (systemctl stop leaves the mesh)"
+    return tuple(
+        Problem(layer.file, 0, message)
+        for layer in accepted
+        if layer.data is not None and layer.file in missing
+    )
+
+
+def _judge(
+    found: tuple[model.Layer, ...], facts: model.HostFacts, problems: tuple[Problem, ...]
+) -> Loaded:
+    outcome = build.build_config(found, facts)
+    problems = tuple(sorted({*problems, *outcome.problems}))
+    mesh_files = {layer.file for layer in found[1:]}
+    is_empty = not problems and not any(value.file in mesh_files for value in outcome.values)
+    return Loaded(
+        config=None if problems or is_empty else outcome.config,
+        layers=found,
+        problems=problems,
+        warnings=outcome.warnings,
+        values=outcome.values,
+        is_empty=is_empty,
+    )
+
+
+def refuse(kept: Loaded, refused: Loaded, reason: str) -> Loaded:
+    """The configuration before is in force again; say so until the files change."""
+    text = f"not kept, because with it {reason}"
+    changed = [
+        new.file
+        for new, old in zip(refused.layers, kept.layers, strict=True)
+        if new.data != old.data
+    ]
+    problems = tuple(Problem(file, 0, text) for file in changed)
+    return replace(kept, layers=refused.layers, problems=problems, is_kept=True)
+
+
+def save_accepted(state_dir: str, accepted: Sequence[model.Layer]) -> None:
+    """Keep these texts, whole or not at all; raises OSError."""
+    rows = [
+        {
+            "file": layer.file,
+            "text": None if layer.data is None else layer.data.decode("latin-1"),
+            "is_root_only": layer.trust.is_root_only,
+            "detail": layer.trust.detail,
+        }
+        for layer in accepted
+    ]
+    text = json.dumps({"version": 1, "layers": rows}, indent=1)
+    files.write_atomically(os.path.join(state_dir, ACCEPTED), text.encode())
+
+
+def load_accepted(state_dir: str, sources: Sources) -> tuple[model.Layer, ...]:
+    """The kept texts if they are of these files; an unreadable record counts as none."""
+    try:
+        record = json.loads(files.read_bounded(os.path.join(state_dir, ACCEPTED)))
+        found = tuple(
+            model.Layer(
+                row["file"],
+                None if row["text"] is None else row["text"].encode("latin-1"),
+                model.Trust(row["is_root_only"], row["detail"]),
+            )
+            for row in record["layers"]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+    return found if tuple(layer.file for layer in found) == sources.paths else ()

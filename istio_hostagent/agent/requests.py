@@ -1,0 +1,174 @@
+"""What the command line asks of the running agent, and when it gets its answer.
+
+Every request is one JSON object with a `verb`; every answer has `ok`, and `error` with `code`,
+`message` and `exit_status` where it is false. Reports have a `version`; fields are only added.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CertificateRefused, HostAgentError
+from ..host import control
+from . import inspection, join, readiness, reconcile, status
+
+if TYPE_CHECKING:
+    from . import loop
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING = 64
+
+
+class Requests:
+    """The callers that wait for something, and the verbs they may use."""
+
+    def __init__(self, agent: "loop.Agent") -> None:
+        """Serve this agent; the socket itself belongs to the composition root."""
+        self._agent = agent
+        self._joining: list[control.Caller] = []
+        self._settling: list[control.Caller] = []
+        self._verbs: dict[str, Callable[[control.Caller], None]] = {
+            "status": self._status,
+            "wait": self._wait,
+            "reload": self._reload,
+            "apply": self._apply,
+            "plan": self._plan,
+            "verify": self._verify,
+            "renew": self._renew,
+        }
+
+    def take(self, caller: control.Caller) -> None:
+        """Answer now or remember who asked."""
+        verb = caller.request.get("verb")
+        action = self._verbs.get(verb) if isinstance(verb, str) else None
+        if action is None:
+            message = "clean is refused while the agent runs (systemctl stop istio-hostagent)"
+            message = message if verb == "clean" else f"unknown verb {verb!r}"
+            caller.answer(refusal(HostAgentError(message)) | {"exit_status": 75})
+            return
+        try:
+            action(caller)
+        except HostAgentError as error:
+            caller.answer(refusal(error))
+
+    def _status(self, caller: control.Caller) -> None:
+        caller.answer({"ok": True, "status": status.report(self._agent)})
+
+    def _wait(self, caller: control.Caller) -> None:
+        if len(self._joining) >= MAX_WAITING:
+            self._joining.pop(0).answer(refusal(HostAgentError("too many callers wait")))
+        self._joining.append(caller)
+
+    def _reload(self, caller: control.Caller) -> None:
+        self._agent.reload()
+        self._settling.append(caller)
+
+    def _apply(self, caller: control.Caller) -> None:
+        self._agent.reload()
+        config = self._agent.loaded.config
+        if config is None:
+            caller.answer(self._not_usable())
+            return
+        if not self._agent.is_joined and not self._agent.situation().is_complete:
+            error = HostAgentError(
+                "the agent runs and this host has not joined: it installs the rules itself",
+                hint="istio-hostagent status says what it waits for",
+            )
+            caller.answer(refusal(error) | {"exit_status": 75})
+            return
+        part = self._agent.parts.redirection
+        done = reconcile.reconcile(part.desired, self._agent.parts.kernel)
+        caller.answer({"ok": True, "lines": list(done.lines)})
+
+    def _plan(self, caller: control.Caller) -> None:
+        loaded = self._agent.look()
+        if loaded.config is None:
+            caller.answer(self._not_usable())
+            return
+        wanted = inspection.desired_rules(loaded.config, self._agent.facts)
+        lines = reconcile.make_plan(wanted, self._agent.parts.kernel).lines
+        caller.answer({"ok": True, "lines": list(lines)})
+
+    def _verify(self, caller: control.Caller) -> None:
+        config = self._agent.config
+        if config is None:
+            caller.answer(self._not_usable())
+            return
+        agent = self._agent
+        inspection.start(
+            config,
+            agent.facts,
+            agent.parts.kernel,
+            agent.parts.work,
+            done=lambda result: caller.answer({"ok": True, "verification": result.to_json()}),
+            failed=lambda error: caller.answer(refusal(error)),
+        )
+
+    def _renew(self, caller: control.Caller) -> None:
+        part = self._agent.parts.certificate
+        if self._agent.config is None:
+            caller.answer(self._not_usable())
+            return
+
+        def finished(answer: Any) -> None:
+            if part.trouble is None and part.held is not None:
+                caller.answer({"ok": True, "certificate": status.certificate(part)})
+            else:
+                trouble = part.trouble
+                message = trouble.message if trouble else "no certificate"
+                error = CertificateRefused(message, hint=trouble.hint if trouble else "")
+                code = trouble.code if trouble else error.code
+                caller.answer(refusal(error) | {"code": code})
+
+        part.ask(done=finished, is_forced=True)
+
+    def _not_usable(self) -> dict[str, Any]:
+        loaded = self._agent.loaded
+        if loaded.problems:
+            message = "\n".join(str(problem) for problem in loaded.problems)
+        else:
+            message = f"no configuration yet: {self._agent.sources.cluster} is missing or empty"
+        return refusal(HostAgentError(message)) | {"exit_status": 78, "code": "config-invalid"}
+
+    def tell(self, report: readiness.Report) -> None:
+        """After each turn: answer those whose moment has come."""
+        if report.is_in_mesh and self._joining:
+            joined, self._joining = self._joining, []
+            for caller in joined:
+                caller.answer({"ok": True, "status": status.report(self._agent)})
+        situation = self._agent.situation()
+        is_settled = (
+            not situation.has_config
+            or situation.rules is join.Rules.PROVEN
+            or situation.is_proof_broken
+            or (not situation.is_joined and not situation.is_proving)
+            or self._agent.parts.redirection.trouble is not None
+        )
+        if is_settled and self._settling:
+            settled, self._settling = self._settling, []
+            problems = self._agent.loaded.problems
+            trouble = self._agent.parts.redirection.trouble
+            for caller in settled:
+                if problems:
+                    caller.answer(self._not_usable())
+                elif trouble is not None and situation.is_joined:
+                    caller.answer(refusal(trouble))
+                else:
+                    caller.answer({"ok": True, "summary": report.summary})
+
+    def close(self) -> None:
+        """The agent ends: everybody who still waits is told so."""
+        for caller in [*self._joining, *self._settling]:
+            caller.answer(refusal(HostAgentError("the agent is stopping")) | {"exit_status": 75})
+
+
+def refusal(error: HostAgentError) -> dict[str, Any]:
+    """The answer that says no, with the exit status the command line ends with."""
+    return {
+        "ok": False,
+        "code": error.code,
+        "message": error.message,
+        "hint": error.hint,
+        "exit_status": error.exit_status,
+    }

@@ -1,0 +1,90 @@
+"""The report behind `istio-hostagent status`: a documented, versioned JSON shape.
+
+Version 1: {"version", "pid", "in_control", "in_mesh", "joined", "summary",
+"configuration": {"state": "waiting|invalid|kept|accepted", "files", "problems", "warnings"},
+"redirection": {"state": "absent|installed|proven", "trouble", "repaired", "findings"},
+"certificate": {"state": "none|held|expired", "identity", "serial", "not_before", "not_after",
+"next_attempt", "failures", "trouble"}, "proxy": {"kind", "binary", "state", "bootstrap", "pid",
+"starts", "trouble"}}. Instants are unix seconds or null. Fields are added, never renamed.
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ..redirect import promises
+from . import certificate as certificates
+from . import readiness
+
+if TYPE_CHECKING:
+    from . import loop
+
+VERSION = 1
+
+
+def report(agent: "loop.Agent") -> dict[str, Any]:
+    """Everything a person or a program may want to know, as plain JSON values."""
+    words = readiness.describe(agent.knowledge())
+    part = agent.parts.redirection
+    proxy = agent.parts.proxy
+    return {
+        "version": VERSION,
+        "pid": os.getpid(),
+        "in_control": words.is_in_control or words.is_in_mesh,
+        "in_mesh": words.is_in_mesh,
+        "joined": agent.is_joined,
+        "summary": words.summary,
+        "configuration": _configuration(agent),
+        "redirection": {
+            "state": part.rules.value,
+            "trouble": str(part.trouble) if part.trouble is not None else "",
+            "repaired": part.repaired,
+            "findings": [
+                str(finding)
+                for finding in part.findings
+                if finding.state is not promises.State.KEPT
+            ],
+        },
+        "certificate": certificate(agent.parts.certificate),
+        "proxy": {
+            "kind": proxy.kind.value,
+            "binary": proxy.binary,
+            "state": proxy.child.state.value,
+            "bootstrap": proxy.bootstrap.value,
+            "pid": proxy.child.pid,
+            "starts": proxy.child.starts,
+            "trouble": proxy.trouble,
+        },
+    }
+
+
+def _configuration(agent: "loop.Agent") -> dict[str, Any]:
+    loaded = agent.loaded
+    state = "accepted" if loaded.config is not None else "waiting"
+    if loaded.is_kept:
+        state = "kept"
+    elif loaded.problems:
+        state = "invalid"
+    return {
+        "state": state,
+        "files": list(agent.sources.paths),
+        "problems": [str(problem) for problem in loaded.problems],
+        "warnings": [str(warning) for warning in loaded.warnings],
+    }
+
+
+def certificate(part: certificates.CertificatePart) -> dict[str, Any]:
+    """The certificate's part of the report."""
+    held = part.held
+    trouble = part.trouble
+    state = "none" if held is None else "held" if part.is_held else "expired"
+    return {
+        "state": state,
+        "identity": held.identity if held else "",
+        "serial": held.serial if held else "",
+        "not_before": held.not_before if held else None,
+        "not_after": held.not_after if held else None,
+        "next_attempt": part.next_at or None,
+        "failures": part.failures,
+        "obtained": part.obtained,
+        "trouble": trouble.text if trouble else "",
+    }

@@ -1,0 +1,92 @@
+"""Processes that are started for one result, with a deadline each, off the deciding thread.
+
+At most one of a name runs at a time. The callback that takes the result runs in the deciding
+thread, when the loop sees the process end.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import ChildFailed, HostAgentError
+from ..host import mailbox, ports, processes
+from . import events
+
+Done = Callable[[Any | HostAgentError], None]
+
+
+class Tasks:
+    """The running tasks, by name."""
+
+    def __init__(self, inbox: mailbox.Mailbox[events.Event], clock: ports.Clock) -> None:
+        """Start with none."""
+        self._inbox = inbox
+        self._clock = clock
+        self._running: dict[str, tuple[processes.Run, float, Done]] = {}
+
+    def is_running(self, name: str) -> bool:
+        """Whether a task of this name has not ended yet."""
+        return name in self._running
+
+    def start_worker(
+        self,
+        module: str,
+        request: object,
+        *,
+        user: processes.User | None,
+        timeout_s: float,
+        done: Done,
+        name: str = "",
+    ) -> None:
+        """Start a worker; `done` gets its answer, or the error that kept it from giving one.
+
+        The task is called after the module unless it has a `name` of its own.
+        """
+        try:
+            run: processes.Run = processes.Worker(module, request, user=user)
+        except OSError as error:
+            done(ChildFailed(f"worker {module}", f"cannot be started: {error}"))
+            return
+        self._add(name or module, run, timeout_s, done)
+
+    def start_program(
+        self, name: str, run: processes.Run, *, timeout_s: float, done: Done
+    ) -> None:
+        """Look after a program that was started for its output; `done` gets (status, output)."""
+        self._add(name, run, timeout_s, done)
+
+    def _add(self, name: str, run: processes.Run, timeout_s: float, done: Done) -> None:
+        self._running[name] = (run, self._clock.monotonic() + timeout_s, done)
+        ended = events.TaskEnded(name)
+        self._inbox.watch(run.child.descriptor, lambda: ended)
+
+    def deadline(self) -> float | None:
+        """When the next task is to be given up (monotonic seconds)."""
+        return min((deadline for _, deadline, _ in self._running.values()), default=None)
+
+    def tick(self) -> None:
+        """Give up the tasks whose time is over."""
+        now = self._clock.monotonic()
+        for name in [name for name, (_, due, _) in self._running.items() if due <= now]:
+            self.finish(name)
+
+    def finish(self, name: str) -> None:
+        """Take the result of an ended task, or end it, and hand the result on."""
+        run, _, done = self._running.pop(name)
+        self._inbox.forget(run.child.descriptor)
+        if isinstance(run, processes.Worker):
+            try:
+                result = run.result()
+            except HostAgentError as error:
+                result = error
+        else:
+            status = run.child.poll()
+            output = run.finish()
+            result = (status, output)
+        done(result)
+
+    def cancel(self) -> None:
+        """End every task without taking its result."""
+        for run, _, _ in self._running.values():
+            self._inbox.forget(run.child.descriptor)
+            run.finish()
+        self._running.clear()

@@ -1,0 +1,43 @@
+"""Ask the agent of this network namespace and turn its answer into output or an error."""
+
+from typing import Any
+
+from ..errors import AgentUnreachable, HostAgentError
+from ..host import control
+
+TIMEOUT_S = 60.0
+
+
+class Refused(HostAgentError):
+    """The agent said no; code and exit status are its own."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        """Take them from the answer."""
+        super().__init__(str(answer.get("message", "refused")), hint=str(answer.get("hint", "")))
+        self.code = str(answer.get("code", "error"))  # type: ignore[misc] # one error, one code
+        self.exit_status = int(answer.get("exit_status", 70))  # type: ignore[misc] # likewise
+
+
+def ask(
+    verb: str, *, timeout_s: float = TIMEOUT_S, is_patient: bool = False
+) -> dict[str, Any] | None:
+    """Return the answer to a verb, None if no agent runs here; raises Refused.
+
+    `is_patient`: wait as long for an agent to appear.
+    """
+    asking = control.ask_when_there if is_patient else control.ask
+    answer = asking({"verb": verb}, timeout_s)
+    if answer is not None and not answer.get("ok"):
+        raise Refused(answer)
+    return answer
+
+
+def demand(verb: str, *, timeout_s: float = TIMEOUT_S, is_patient: bool = False) -> dict[str, Any]:
+    """Like `ask`, for verbs that need an agent; raises AgentUnreachable without one."""
+    answer = ask(verb, timeout_s=timeout_s, is_patient=is_patient)
+    if answer is None:
+        raise AgentUnreachable(
+            "no agent runs in this network namespace",
+            hint="systemctl start istio-hostagent",
+        )
+    return answer

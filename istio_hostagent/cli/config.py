@@ -1,0 +1,65 @@
+"""Print the configuration that the files make; --explain says where every value comes from.
+
+Exit status: 0 if it can be used, 78 if not; then every problem is listed, with file and line.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+from ..agent import oneshot
+from ..config import build
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `config`."""
+    parser.add_argument("--explain", action="store_true", help="origin of every value, and more")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Print values to stdout, problems and warnings to stderr."""
+    loaded, _, sources = oneshot.load(os.environ)
+    if arguments.json:
+        print(json.dumps(_to_json(loaded.values, loaded.problems, loaded.warnings), indent=1))
+    else:
+        for value in loaded.values:
+            print(_line(value) if arguments.explain else f"{value.key}={value.text}")
+    for problem in loaded.problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if loaded.is_empty:
+        print(f"no configuration yet: {sources.cluster} is missing or empty", file=sys.stderr)
+    return 78 if loaded.config is None else 0
+
+
+def _line(value: build.Value) -> str:
+    origin = f"{value.file}:{value.line}" if value.file else "default"
+    words = [f"{value.key}={value.text}", f"  # {origin}"]
+    words += [
+        f", instead of {text!r} of {file}:{line}" if file else f", instead of {text!r}"
+        for file, line, text in value.overrides
+    ]
+    if value.status:
+        words.append(f"; {value.status}")
+    return "".join(words)
+
+
+def _to_json(values: object, problems: object, warnings: object) -> dict[str, object]:
+    return {
+        "version": 1,
+        "values": [
+            {
+                "key": value.key,
+                "text": value.text,
+                "file": value.file,
+                "line": value.line,
+                "status": value.status,
+            }
+            for value in values  # type: ignore[attr-defined] # a tuple of Value
+        ],
+        "problems": [str(problem) for problem in problems],  # type: ignore[attr-defined] # likewise
+        "warnings": [str(warning) for warning in warnings],  # type: ignore[attr-defined] # likewise
+    }

@@ -1,0 +1,19 @@
+"""Make the running agent obtain a new certificate now, and wait for the answer of the CA.
+
+Exit status: 0 renewed, 75 no answer from the CA, 77 refused; what is held stays then.
+"""
+
+import argparse
+
+from . import answer, report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`renew` has no options."""
+
+
+def execute(_arguments: argparse.Namespace) -> int:
+    """Ask and wait."""
+    part = answer.demand("renew")["certificate"]
+    print(f"{part['identity']}: {report.certificate_line(part)}")
+    return 0

@@ -1,0 +1,50 @@
+"""The status report as a short table for people."""
+
+import datetime
+from typing import Any
+
+
+def render(status: dict[str, Any]) -> str:
+    """Return the table; every line names what is wrong with its part, if anything."""
+    certificate = status["certificate"]
+    proxy = status["proxy"]
+    redirection = status["redirection"]
+    configuration = status["configuration"]
+    rows = [
+        ("mesh", status["summary"]),
+        ("configuration", configuration["state"]),
+        ("redirection", _with(redirection["state"], redirection["trouble"])),
+        ("certificate", _with(certificate_line(certificate), certificate["trouble"])),
+        ("proxy", _with(_proxy(proxy), proxy["trouble"])),
+    ]
+    if redirection["repaired"]:
+        rows.append(("repaired", f"{redirection['repaired']} times since the agent started"))
+    rows += [("problem", problem) for problem in configuration["problems"]]
+    rows += [("warning", warning) for warning in configuration["warnings"]]
+    rows += [("note", finding) for finding in redirection["findings"]]
+    return "\n".join(f"{name:<14} {text}" for name, text in rows)
+
+
+def _with(state: str, trouble: str) -> str:
+    return f"{state}: {trouble}" if trouble else state
+
+
+def certificate_line(part: dict[str, Any]) -> str:
+    """What is held, until when, and when it is renewed."""
+    if part["state"] == "none":
+        return "none"
+    until = _moment(part["not_after"])
+    renewal = _moment(part["next_attempt"])
+    return f"{part['state']} until {until}, serial {part['serial']}, next renewal {renewal}"
+
+
+def _proxy(part: dict[str, Any]) -> str:
+    pid = f", pid {part['pid']}" if part["pid"] else ""
+    return f"{part['kind']} {part['state']}{pid}"
+
+
+def _moment(unix_s: float | None) -> str:
+    if unix_s is None:
+        return "now"
+    when = datetime.datetime.fromtimestamp(unix_s, datetime.timezone.utc)
+    return when.strftime("%Y-%m-%d %H:%M:%S UTC")

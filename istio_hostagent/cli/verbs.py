@@ -1,0 +1,41 @@
+"""The verbs as data: name, group, one line, one example. Help and dispatch come from here."""
+
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """One row of the help. The module of the same name in this package performs it."""
+
+    name: str
+    group: str
+    line: str
+    example: str
+
+
+LOOK = "Look"
+CHANGE = "Change"
+SERVE = "Serve"
+
+VERBS = (
+    Verb("status", LOOK, "say whether this host is in the mesh, and if not why", "status --json"),
+    Verb("wait", LOOK, "wait until this host is in the mesh", "wait --timeout 60"),
+    Verb("config", LOOK, "print the configuration that the files make", "config --explain"),
+    Verb("plan", LOOK, "show what apply would change", "plan"),
+    Verb("verify", LOOK, "read the rules back and prove them with packets", "verify"),
+    Verb("apply", CHANGE, "install the rules of the configuration", "apply"),
+    Verb("clean", CHANGE, "take our rules out", "clean"),
+    Verb("reload", CHANGE, "make the agent read its files again", "reload"),
+    Verb("renew", CHANGE, "make the agent obtain a new certificate now", "renew"),
+    Verb("run", SERVE, "be the agent of this host (started by systemd)", "run"),
+)
+
+
+def overview() -> str:
+    """The text of `istio-hostagent --help`."""
+    lines = ["usage: istio-hostagent VERB [options]", "", "Keeps this host in an Istio mesh.", ""]
+    for group in (LOOK, CHANGE, SERVE):
+        lines.append(f"{group}:")
+        lines += [f"  {verb.name:<8} {verb.line}" for verb in VERBS if verb.group == group]
+        lines.append("")
+    lines.append("istio-hostagent VERB --help says more; istio-hostagent(8) is the manual.")
+    return "\n".join(lines)

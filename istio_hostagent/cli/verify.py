@@ -1,0 +1,42 @@
+"""Read the rules back with two independent decoders and prove them with packets.
+
+No packet leaves this host and none reaches an application. Exit status: 0 in place and proven, 1
+if something differs (what and where is printed), higher if it could not be found out.
+"""
+
+import argparse
+import json
+import os
+from typing import Any
+
+from ..agent import oneshot
+from . import answer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `verify`."""
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--verbose", action="store_true", help="list every promise that was kept")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Print what was found."""
+    asked = answer.ask("verify")
+    result = asked["verification"] if asked else oneshot.verify(os.environ).to_json()
+    print(json.dumps(result, indent=1) if arguments.json else _render(result, arguments.verbose))
+    return 0 if result["in_place"] else 1
+
+
+def _render(result: dict[str, Any], is_verbose: bool) -> str:
+    lines = [f"differs: {line}" for line in result["differences"]]
+    lines += [f"differs (second reader): {line}" for line in result["second_reader"]]
+    lines += [f"broken: {line}" for line in result["broken"]]
+    lines += [f"not testable: {line}" for line in result["not_testable"]]
+    if is_verbose:
+        lines += [f"kept: {line}" for line in result["kept"]]
+    kept = len(result["kept"])
+    if result["in_place"]:
+        lines.append(f"in place: read back equal by two decoders, {kept} promises proven")
+    else:
+        lines.append("not in place")
+    return "\n".join(lines)

@@ -1,0 +1,189 @@
+"""The control socket and the lock of one network namespace (design invariant 10).
+
+Both carry the inode of the namespace in their names and lie in one fixed directory, so that
+several agents in several namespaces of one machine never meet. One JSON line each way. Only root
+may connect: the socket's mode says so and the peer's credentials are looked at as well.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from ..errors import AgentUnreachable, NotPermitted
+from . import mailbox
+
+Event = TypeVar("Event")
+
+DIRECTORY = "/run/istio-hostagent"
+MAX_LINE = 1 << 20
+# Between two looks for an agent that is still starting.
+MIN_PAUSE_S = 0.05
+
+
+def namespace_inode() -> int:
+    """The inode of the network namespace this process is in (namespaces(7))."""
+    return os.stat("/proc/self/ns/net").st_ino
+
+
+def path_of(kind: str) -> str:
+    """The path of this namespace's `sock` or `lock`."""
+    return os.path.join(DIRECTORY, f"{namespace_inode()}.{kind}")
+
+
+class Lock:
+    """Whoever holds it may change the rules of this network namespace (flock(2))."""
+
+    def __init__(self) -> None:
+        """Open the lock file without taking the lock; raises NotPermitted."""
+        try:
+            os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._descriptor = os.open(path_of("lock"), flags, 0o600)
+        except PermissionError as error:
+            raise NotPermitted(f"cannot open {path_of('lock')}: run as root") from error
+
+    def take(self) -> bool:
+        """Take it if nobody has it; says whether we have it now."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give it back."""
+        os.close(self._descriptor)
+
+
+class Caller:
+    """One connected client: a request that has come in whole, waiting for its one answer."""
+
+    def __init__(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        """Keep the connection until it is answered."""
+        self._connection = connection
+        self.request = request
+
+    def answer(self, value: dict[str, Any]) -> None:
+        """Send one line and hang up; a client that has gone away is no error."""
+        with contextlib.suppress(OSError):
+            self._connection.setblocking(True)
+            self._connection.settimeout(1.0)
+            self._connection.sendall(json.dumps(value).encode() + b"\n")
+        self._connection.close()
+
+
+class ControlServer(Generic[Event]):
+    """The listening end. It never blocks: a client that sends half a line waits, not the agent."""
+
+    def __init__(self, inbox: mailbox.Mailbox[Event], make: Callable[[Caller], Event]) -> None:
+        """Listen in this namespace; call only while holding its `Lock`. Raises OSError."""
+        self._inbox = inbox
+        self._make = make
+        self._partial: dict[int, tuple[socket.socket, bytearray]] = {}
+        path = path_of("sock")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # left by an agent that was killed: we hold the lock, nobody listens
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        before = os.umask(0o177)
+        try:
+            self._listener.bind(path)
+        finally:
+            os.umask(before)
+        self._listener.listen(8)
+        self._path = path
+        inbox.watch(self._listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            connection, _ = self._listener.accept()
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            _, uid, _ = struct.unpack("=III", credentials)
+            if uid != 0:
+                connection.close()
+                return
+            connection.setblocking(False)
+            descriptor = connection.fileno()
+            self._partial[descriptor] = (connection, bytearray())
+            self._inbox.watch(descriptor, lambda: self._read(descriptor))
+
+    def _read(self, descriptor: int) -> Event | None:
+        connection, line = self._partial[descriptor]
+        try:
+            part = connection.recv(65536)
+        except BlockingIOError:
+            return None
+        except OSError:
+            part = b""
+        line += part
+        if part and b"\n" not in line and len(line) < MAX_LINE:
+            return None
+        self._inbox.forget(descriptor)
+        del self._partial[descriptor]
+        try:
+            request = json.loads(line)
+        except ValueError:
+            request = None
+        if not isinstance(request, dict):
+            connection.close()
+            return None
+        return self._make(Caller(connection, request))
+
+    def close(self) -> None:
+        """Stop listening and remove the socket; clients that still wait are cut off."""
+        for connection, _ in self._partial.values():
+            self._inbox.forget(connection.fileno())
+            connection.close()
+        self._inbox.forget(self._listener.fileno())
+        self._listener.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+
+def ask_when_there(request: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
+    """Like `ask`, and wait for an agent to appear as well; None if none did in time."""
+    end = time.monotonic() + timeout_s
+    while True:
+        left = end - time.monotonic()
+        answer = ask(request, max(left, MIN_PAUSE_S))
+        if answer is not None or left <= 0:
+            return answer
+        time.sleep(min(MIN_PAUSE_S, max(left, 0)))
+
+
+def ask(request: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
+    """Ask the agent of this network namespace; None if none runs here.
+
+    Raises AgentUnreachable if one runs and does not answer within `timeout_s` seconds, and
+    NotPermitted if we are not root.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.settimeout(timeout_s)
+            connection.connect(path_of("sock"))
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            line = bytearray()
+            while part := connection.recv(65536):
+                line += part
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        except PermissionError as error:
+            raise NotPermitted("only root may talk to the agent") from error
+        except TimeoutError as error:
+            message = f"the agent did not answer within {timeout_s:g} s"
+            raise AgentUnreachable(message) from error
+        except OSError as error:
+            if error.errno not in (errno.ECONNRESET, errno.EPIPE):
+                raise
+            line = bytearray()
+    try:
+        answer = json.loads(line)
+    except ValueError as error:
+        raise AgentUnreachable("the agent ended before it answered") from error
+    return dict(answer)

@@ -1,0 +1,89 @@
+"""Reading and writing files.
+
+Every write is whole or not at all: a temporary file in the same directory, synced, renamed, and
+the directory synced. Nothing of the package is imported, so that the smallest worker can use it.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+
+# Environment files larger than this are refused by the parser; one byte more is read to see it.
+MAX_BYTES = (1 << 20) + 1
+
+
+def read_bounded(path: str) -> bytes:
+    """Return at most `MAX_BYTES` of a regular file; raises OSError, EISDIR or EINVAL for others.
+
+    O_NONBLOCK: a FIFO planted in place of a file must not hang root.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        parts = []
+        left = MAX_BYTES
+        while left and (part := os.read(descriptor, left)):
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(
+    path: str, data: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None
+) -> None:
+    """Replace `path` by `data`, whole or not at all, surviving a power cut; raises OSError."""
+    directory = os.path.dirname(path)
+    temporary = f"{path}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        os.fchmod(descriptor, mode)
+        if owner is not None:
+            os.fchown(descriptor, *owner)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(temporary, path)
+    sync_directory(directory)
+
+
+def sync_directory(path: str) -> None:
+    """Make renames and removals in a directory survive a power cut; raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: str) -> bool:
+    """Remove a file if it is there and say whether it was; raises OSError."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def make_directory(path: str, *, mode: int = 0o755, owner: tuple[int, int] | None = None) -> None:
+    """Make a directory below an existing path, with this mode and owner; raises OSError.
+
+    An existing directory keeps its mode; a symbolic link in its place is refused (ENOTDIR).
+    """
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, mode)
+        os.chmod(path, mode)
+        if owner is not None:
+            os.lchown(path, *owner)
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)

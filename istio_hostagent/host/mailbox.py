@@ -1,0 +1,60 @@
+"""One place where everything that happens arrives: descriptors, other threads, time-outs.
+
+The thread that decides waits here and nowhere else. Other threads only post. What an event means
+is not known here.
+"""
+
+import collections
+import os
+import select
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Event = TypeVar("Event")
+
+
+class Mailbox(Generic[Event]):
+    """Events from registered descriptors and from `post`, in order of arrival."""
+
+    def __init__(self) -> None:
+        """Open an epoll instance and a wake-up counter (eventfd(2))."""
+        self._poll = select.epoll()
+        self._sources: dict[int, Callable[[], Event | None]] = {}
+        self._posted: collections.deque[Event] = collections.deque()
+        self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll.register(self._wakeup, select.EPOLLIN)
+
+    def watch(self, descriptor: int, read: Callable[[], Event | None]) -> None:
+        """Call `read` when `descriptor` is readable or closed; its result, if any, is an event.
+
+        `read` must take away what made it readable, or `forget` the descriptor.
+        """
+        self._sources[descriptor] = read
+        self._poll.register(descriptor, select.EPOLLIN)
+
+    def forget(self, descriptor: int) -> None:
+        """Stop watching a descriptor, before it is closed."""
+        if self._sources.pop(descriptor, None) is not None:
+            self._poll.unregister(descriptor)
+
+    def post(self, event: Event) -> None:
+        """Add an event; from any thread."""
+        self._posted.append(event)
+        os.eventfd_write(self._wakeup, 1)
+
+    def wait(self, timeout_s: float | None) -> list[Event]:
+        """Wait until something happened or the time is over; may return nothing."""
+        if self._posted:
+            timeout_s = 0.0
+        events = []
+        for descriptor, _ in self._poll.poll(None if timeout_s is None else max(timeout_s, 0.0)):
+            if descriptor == self._wakeup:
+                os.eventfd_read(self._wakeup)
+                continue
+            read = self._sources.get(descriptor)
+            event = read() if read is not None else None
+            if event is not None:
+                events.append(event)
+        while self._posted:
+            events.append(self._posted.popleft())
+        return events

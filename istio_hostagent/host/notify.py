@@ -1,0 +1,67 @@
+"""systemd's notification socket and descriptor store (sd_notify(3), sd_listen_fds(3)).
+
+Outside systemd every call does nothing. Who decides what to say is not here.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+
+import sdnotify
+
+# The first descriptor that systemd passes (SD_LISTEN_FDS_START).
+FIRST_DESCRIPTOR = 3
+
+
+class Notifier:
+    """One service's line to its manager."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Take the socket's name from NOTIFY_SOCKET of `environment`."""
+        self.is_present = bool(environment.get("NOTIFY_SOCKET"))
+        self._notifier = sdnotify.SystemdNotifier() if self.is_present else None
+
+    def send(self, **fields: str) -> None:
+        """Send assignments such as READY="1" or STATUS="text"; one line each."""
+        if self._notifier is not None:
+            lines = (f"{key}={' '.join(value.split())}" for key, value in fields.items())
+            self._notifier.notify("\n".join(lines))
+
+    def store(self, name: str, descriptor: int) -> None:
+        """Give systemd a descriptor to keep over restarts and crashes; raises OSError."""
+        if self._notifier is not None and self._notifier.socket is not None:
+            message = f"FDSTORE=1\nFDNAME={name}".encode()
+            socket.send_fds(self._notifier.socket, [message], [descriptor])
+
+
+def take_stored(environment: Mapping[str, str], name: str) -> socket.socket | None:
+    """Return the stored socket of this name; whatever else systemd passed is closed."""
+    found = _inherited(environment)
+    wanted = found.pop(name, None)
+    for descriptor in found.values():
+        os.close(descriptor)
+    return socket.socket(fileno=wanted) if wanted is not None else None
+
+
+def _inherited(environment: Mapping[str, str]) -> dict[str, int]:
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return {}
+    names = environment.get("LISTEN_FDNAMES", "").split(":")
+    count = int(environment.get("LISTEN_FDS", "0"))
+    found = {}
+    for offset in range(count):
+        descriptor = FIRST_DESCRIPTOR + offset
+        os.set_inheritable(descriptor, False)
+        found[names[offset] if offset < len(names) else str(offset)] = descriptor
+    return found
+
+
+def watchdog_interval_s(environment: Mapping[str, str]) -> float | None:
+    """Half the time systemd waits for a sign of life; None where it does not wait.
+
+    Source: sd_watchdog_enabled(3).
+    """
+    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    usec = int(environment.get("WATCHDOG_USEC", "0"))
+    return usec / 2e6 if usec else None

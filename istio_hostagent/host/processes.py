@@ -1,0 +1,200 @@
+"""The one door to other processes: spawn, look after, end.
+
+posix_spawn and pidfds instead of the subprocess module: 2 MB less in the resident process, no fork
+of a process with threads, and no reused pid is ever signalled. Users are switched by setpriv(1),
+which also asks the kernel to kill the child when we die (PR_SET_PDEATHSIG after the switch, since
+a change of credentials clears it), so nothing that we start outlives us, outside systemd as well.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ChildFailed
+
+SETPRIV = "/usr/bin/setpriv"
+PYTHON = "/usr/bin/python3"
+LAUNCHER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "workers", "launch.py")
+WITH_LIBRARIES = frozenset({"certificate", "second_reader"})
+BASE_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+
+
+@dataclass(frozen=True)
+class User:
+    """The uid and gid that a child runs with; it gets no supplementary groups."""
+
+    uid: int
+    gid: int
+
+
+class Child:
+    """A running child. `descriptor` is its pidfd: readable when the child has ended."""
+
+    def __init__(self, pid: int) -> None:
+        """Take over a child of this process that nobody has waited for."""
+        self.pid = pid
+        self.descriptor = os.pidfd_open(pid)
+        self.status: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit status (negative: the signal that ended it), or None while it runs."""
+        if self.status is None:
+            found = os.waitid(os.P_PIDFD, self.descriptor, os.WEXITED | os.WNOHANG)
+            if found is not None:
+                exited = found.si_code == os.CLD_EXITED
+                self.status = found.si_status if exited else -found.si_status
+                os.close(self.descriptor)
+        return self.status
+
+    def wait(self, timeout_s: float) -> int | None:
+        """Wait for the end; None if it still runs after `timeout_s` seconds."""
+        if self.status is None:
+            select.select([self.descriptor], [], [], timeout_s)
+        return self.poll()
+
+    def signal(self, number: int) -> None:
+        """Send a signal; nothing happens if the child has ended."""
+        if self.status is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.descriptor, number)
+
+    def end(self, timeout_s: float) -> int:
+        """SIGTERM, then after `timeout_s` seconds SIGKILL; returns the exit status."""
+        self.signal(signal.SIGTERM)
+        status = self.wait(timeout_s)
+        while status is None:
+            self.signal(signal.SIGKILL)
+            status = self.wait(1.0)
+        return status
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    user: User | None = None,
+    environment: Mapping[str, str] | None = None,
+    directory: str = "",
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+) -> Child:
+    """Start `argv` in a process group of its own, with an environment made from nothing.
+
+    It has only the descriptors given here (stdin defaults to /dev/null, the others to ours), dies
+    with us, and gains no privileges. Raises OSError.
+    """
+    prefix = [SETPRIV, "--pdeathsig", "KILL", "--no-new-privs"]
+    if user is not None:
+        prefix += [
+            f"--reuid={user.uid}",
+            f"--regid={user.gid}",
+            "--clear-groups",
+            "--inh-caps=-all",
+        ]
+    if directory:
+        # setpriv has no option for it; env(1) replaces itself by the program like setpriv does.
+        prefix += ["--", "/usr/bin/env", "--chdir", directory]
+    actions: list[tuple[Any, ...]] = []
+    if stdin is None:
+        actions.append((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0))
+    else:
+        actions.append((os.POSIX_SPAWN_DUP2, stdin, 0))
+    if stdout is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, stdout, 1))
+    if stderr is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
+    pid = os.posix_spawn(
+        SETPRIV,
+        [*prefix, "--", *argv] if not directory else [*prefix, *argv],
+        dict(BASE_ENVIRONMENT if environment is None else environment),
+        file_actions=actions,
+        setpgroup=0,
+        setsigmask=(),
+        setsigdef=(signal.SIGPIPE, signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+    )
+    return Child(pid)
+
+
+class Run:
+    """A process whose whole output is wanted at its end; a memory file takes it.
+
+    A memory file instead of a pipe: neither side ever blocks on the other.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        user: User | None = None,
+        stdin: int | None = None,
+        has_errors: bool = False,
+    ) -> None:
+        """Start it; standard error goes where ours goes, or is kept if it `has_errors`.
+
+        Raises OSError.
+        """
+        self._output = os.memfd_create("output", os.MFD_CLOEXEC)
+        try:
+            errors = self._output if has_errors else None
+            self.child = spawn(argv, user=user, stdin=stdin, stdout=self._output, stderr=errors)
+        except OSError:
+            os.close(self._output)
+            raise
+
+    def finish(self) -> bytes:
+        """End it if it still runs, and return what it wrote."""
+        if self.child.poll() is None:
+            self.child.end(0.0)
+        try:
+            return os.pread(self._output, os.fstat(self._output).st_size, 0)
+        finally:
+            os.close(self._output)
+
+
+class Worker(Run):
+    """A short-lived process of ours: one JSON value in, one out."""
+
+    def __init__(self, module: str, request: object, *, user: User | None = None) -> None:
+        """Start `istio_hostagent.workers.<module>` with this request; raises OSError."""
+        self.module = module
+        source = os.memfd_create("request", os.MFD_CLOEXEC)
+        try:
+            with open(source, "wb", closefd=False) as stream:
+                stream.write(json.dumps(request).encode())
+            os.lseek(source, 0, os.SEEK_SET)
+            # -S: no site-packages, and 3 ms less, for the workers that need no library.
+            options = ["-I"] if module in WITH_LIBRARIES else ["-I", "-S"]
+            argv = [PYTHON, *options, "-X", "utf8", LAUNCHER, module]
+            super().__init__(argv, user=user, stdin=source)
+        finally:
+            os.close(source)
+
+    def result(self) -> Any:
+        """Return its answer; raises ChildFailed if it ended badly, still runs or gave none."""
+        status = self.child.poll()
+        data = self.finish()
+        if status != 0:
+            raise ChildFailed(f"worker {self.module}", outcome(status))
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise ChildFailed(f"worker {self.module}", "gave no answer") from error
+
+    def run(self, timeout_s: float) -> Any:
+        """Wait at most `timeout_s` seconds for the answer; raises ChildFailed."""
+        self.child.wait(timeout_s)
+        return self.result()
+
+
+def outcome(status: int | None) -> str:
+    """Say in words how a process ended."""
+    if status is None:
+        return "did not end in time"
+    if status < 0:
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"exited with status {status}"

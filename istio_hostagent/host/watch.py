@@ -1,0 +1,82 @@
+"""File changes: watched directories in, one call for each burst of changes out.
+
+Directories are watched, not files: a rename over a file, a file that does not exist yet and a
+swapped symbolic link are all changes of a directory. Not here: what a change means.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+# Changes that matter; `opened` and `closed_no_write` come from our own reading.
+KINDS = frozenset({"created", "modified", "moved", "deleted", "closed"})
+
+
+class _Handler(FileSystemEventHandler):  # type: ignore[misc] # Debian's has no types
+    def __init__(self, names: frozenset[str], changed: Callable[[], None]) -> None:
+        self._names = names
+        self._changed = changed
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        if event.event_type not in KINDS:
+            return
+        paths = (event.src_path, getattr(event, "dest_path", "") or "")
+        if any(os.path.basename(os.fsdecode(path)) in self._names for path in paths):
+            self._changed()
+
+
+class FileWatcher:
+    """Calls `changed`, from a thread of its own, when one of the files may have changed."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        """Start with nothing watched."""
+        self._changed = changed
+        self._observer: Observer | None = None
+        self._watched: frozenset[tuple[str, frozenset[str]]] = frozenset()
+
+    def follow(self, paths: Iterable[str]) -> None:
+        """Watch these files from now on and no others; raises OSError (inotify limits).
+
+        Where a directory is missing, its nearest existing ancestor is watched for the next
+        component of the path, so that the file is seen as soon as it can exist: call again after
+        each change.
+        """
+        wanted: dict[str, set[str]] = {}
+        for path in paths:
+            for directory, name in _places(path):
+                wanted.setdefault(directory, set()).add(name)
+        watched = frozenset((directory, frozenset(names)) for directory, names in wanted.items())
+        if watched == self._watched:
+            return
+        self.stop()
+        observer = Observer()
+        for directory, names in watched:
+            observer.schedule(_Handler(names, self._changed), directory, recursive=False)
+        observer.start()
+        self._observer = observer
+        self._watched = watched
+
+    def stop(self) -> None:
+        """Watch nothing; waits for the threads to end."""
+        if self._observer is not None:
+            self._observer.stop()
+            self._observer.join()
+            self._observer = None
+        self._watched = frozenset()
+
+
+def _places(path: str) -> list[tuple[str, str]]:
+    """The directories to watch for one file, each with the name that matters in it."""
+    places = []
+    path = os.path.abspath(path)
+    for _ in range(8):  # a chain of links longer than this is not followed for watching
+        directory, name = os.path.split(path)
+        while not os.path.isdir(directory):
+            directory, name = os.path.split(directory)
+        places.append((directory, name))
+        if not os.path.islink(path):
+            break
+        path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+    return places

@@ -1,0 +1,14 @@
+"""Start one worker in an isolated interpreter: `python3 -I launch.py MODULE`.
+
+-I keeps the caller's directory and environment out of the module search path; the package's own
+parent directory is put there instead, so that a checkout and an installed package work alike.
+"""
+
+import importlib
+import os
+import sys
+
+if __name__ == "__main__":
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    sys.path[0:0] = [os.path.dirname(package)]
+    importlib.import_module(f"{os.path.basename(package)}.workers.{sys.argv[1]}").main()

@@ -1,0 +1,105 @@
+# istio-hostagent: `make help` lists what is supported; anything else may change without notice.
+# Every target but help and install brings what it needs (apt, a virtual environment), so that each
+# works as root on a bare Debian 12 machine.
+
+PYTHON := /usr/bin/python3
+BUILD := .build
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+SOURCES := istio_hostagent tests
+
+# What the program needs at run time, and what the checks, the namespaces and the test machines need.
+RUNTIME_PACKAGES := python3 python3-pyroute2 python3-iptables python3-cryptography python3-requests \
+	python3-sdnotify python3-watchdog python3-pycurl iproute2 nftables util-linux
+NETNS_PACKAGES := python3-venv python3-h2 conntrack tcpdump openssl curl
+BOOTED_PACKAGES := systemd-container mmdebstrap apt-utils gnupg zstd debian-archive-keyring
+
+.PHONY: help
+help:
+	@echo 'make check        format, lint, types, unit, golden and contract tests'
+	@echo 'make test         everything: check, namespaces, Envoy, booted Debian 12 and 13'
+	@echo 'make test-unit    tests that need nothing'
+	@echo 'make test-netns   tests with packets, in network namespaces of their own, and with Envoy'
+	@echo 'make test-booted  the package on booted Debian 12 and 13 machines'
+	@echo 'make golden       rewrite the expected rule sets'
+	@echo 'make demo         two hosts, a CA and real Envoys on this machine (KEEP=1 leaves it running)'
+	@echo 'make bench        measure the budgets, beside the peers'
+	@echo 'make deb          build and lint the package, into $(BUILD)/deb'
+	@echo 'make install      copy the program to DESTDIR (what debian/rules calls)'
+	@echo 'make clean        remove what the other targets made here'
+
+$(BUILD)/apt-%.stamp:
+	@mkdir -p $(BUILD)
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES)
+	@touch $@
+
+$(BUILD)/apt-runtime.stamp: PACKAGES = $(RUNTIME_PACKAGES)
+$(BUILD)/apt-netns.stamp: PACKAGES = $(RUNTIME_PACKAGES) $(NETNS_PACKAGES)
+$(BUILD)/apt-booted.stamp: PACKAGES = $(BOOTED_PACKAGES)
+
+# The environment sees Debian's packages: product and tests run with the libraries users have.
+$(BUILD)/venv.stamp: tests/requirements.txt $(BUILD)/apt-netns.stamp
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+.PHONY: check
+check: $(BUILD)/venv.stamp
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/codespell README.md Makefile debian docs etc istio_hostagent systemd tests
+	$(PYTEST) -q tests/unit tests/golden
+
+.PHONY: test-unit
+test-unit: $(BUILD)/venv.stamp
+	$(PYTEST) -q tests/unit tests/golden
+
+.PHONY: test-netns
+test-netns: $(BUILD)/venv.stamp
+	$(PYTEST) -q tests/netns tests/contract tests/envoy
+
+.PHONY: test-booted
+test-booted: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp
+	$(PYTEST) -q tests/booted
+
+# One run, so that there is one closing line.
+.PHONY: test
+test: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/codespell README.md Makefile debian docs etc istio_hostagent systemd tests
+	$(PYTEST) -q tests
+
+.PHONY: golden
+golden: $(BUILD)/venv.stamp
+	HOSTAGENT_GOLDEN=rewrite $(PYTEST) -q tests/golden
+
+.PHONY: demo
+demo: $(BUILD)/venv.stamp
+	@$(PYTHON) -m tests.demo --envoy $(VENV)/lib/python3*/site-packages/envoy/_bin/envoy $(if $(KEEP),--keep)
+
+.PHONY: bench
+bench: $(BUILD)/venv.stamp
+	@$(PYTHON) -m tests.bench --envoy $(VENV)/lib/python3*/site-packages/envoy/_bin/envoy
+
+.PHONY: deb
+deb: $(BUILD)/apt-booted.stamp
+	$(PYTHON) -m tests.package.build $(BUILD)/deb
+
+.PHONY: install
+install:
+	install -d $(DESTDIR)/usr/share/istio-hostagent $(DESTDIR)/usr/sbin \
+		$(DESTDIR)/usr/lib/systemd/system $(DESTDIR)/etc/istio-hostagent
+	cd istio_hostagent && find . -name '*.py' -exec \
+		install -D -m 644 {} $(abspath $(DESTDIR)/)/usr/share/istio-hostagent/istio_hostagent/{} \;
+	install -m 755 systemd/istio-hostagent $(DESTDIR)/usr/sbin/istio-hostagent
+	install -m 644 systemd/*.service $(DESTDIR)/usr/lib/systemd/system/
+	install -m 644 etc/hostagent.env $(DESTDIR)/etc/istio-hostagent/hostagent.env
+
+.PHONY: clean
+clean:
+	rm -rf $(BUILD) $(VENV) .mypy_cache .ruff_cache

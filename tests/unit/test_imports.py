@@ -1,0 +1,133 @@
+"""The import rules of the tree, held by reading the code: review will not."""
+
+import ast
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "istio_hostagent"
+PURE = ("config", "redirect", "identity", "supervise")
+# Who may import which package of ours; errors may be imported by everybody.
+ALLOWED = {
+    "config": set(),
+    "redirect": {"config"},
+    "identity": {"config"},
+    "supervise": {"config"},
+    "host": {"config", "redirect", "identity", "supervise"},
+    "workers": {"config", "redirect", "identity", "host"},
+    "agent": {"config", "redirect", "identity", "supervise", "host"},
+    "cli": {"agent", "config", "host"},
+}
+# The modules that load a big library belong to workers alone.
+HEAVY = {
+    "host": {"ca", "keys", "credentials", "generations", "secondread"},
+    "identity": {"csr", "trust", "certificates", "protocol"},
+}
+EFFECTS = {"os", "subprocess", "socket", "threading", "time", "random", "select", "signal"}
+LIBRARIES = {"pyroute2", "iptc", "watchdog", "grpc", "pycurl", "requests", "sdnotify"}
+# What may use `os`, and for what.
+USES_OS = {
+    "agent": "paths and environment names, never a file or a process",
+    "cli": "the environment that it hands on",
+}
+FORBIDDEN_IN_RESIDENT = (
+    *("cryptography", "grpc", "requests", "pyroute2", "iptc", "pycurl", "ssl"),
+    *("subprocess", "asyncio", "h2", "urllib3"),
+)
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def imports(path: Path) -> Iterator[tuple[int, str, str]]:
+    """(relative level, module, name) of every import statement."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield 0, alias.name, ""
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield node.level, node.module or "", alias.name
+
+
+def own_targets(path: Path) -> Iterator[tuple[str, str]]:
+    """(package, module) of every import of ours."""
+    here = path.relative_to(PACKAGE).parts[:-1]
+    for level, module, name in imports(path):
+        if level:
+            base = list(here[: len(here) - (level - 1)])
+            parts = [*base, *(module.split(".") if module else []), name]
+            yield parts[0], parts[1] if len(parts) > 1 else ""
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
+    here = room(path)
+    for target, module in own_targets(path):
+        if here and target in ALLOWED and target != here:
+            assert target in ALLOWED[here], f"{here} may not import {target}"
+        if target in HEAVY and module in HEAVY[target]:
+            assert here in ("workers", target), f"{target}.{module} is for workers"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_effects_stay_in_host(path: Path) -> None:
+    here = room(path)
+    roots = {module.split(".")[0] for level, module, _ in imports(path) if not level}
+    if here in PURE:
+        assert not roots & (EFFECTS | LIBRARIES | {"logging"})
+    elif here in ("agent", "cli"):
+        assert not roots & (EFFECTS | LIBRARIES) - {"os", "signal"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_stand_at_the_top(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            inner = [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
+            assert not inner, f"import inside {node.name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_broad_handlers_stand_in_three_places_only(path: Path) -> None:
+    broad = [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ExceptHandler)
+        and (
+            node.type is None
+            or (isinstance(node.type, ast.Name) and node.type.id.endswith("eException"))
+            or (isinstance(node.type, ast.Name) and node.type.id == "Exception")
+        )
+    ]
+    allowed = {"agent/loop.py": 1, "cli/main.py": 1}
+    assert len(broad) <= allowed.get(str(path.relative_to(PACKAGE)), 0)
+
+
+def loaded_by(module: str) -> set[str]:
+    code = f"import sys, {module}; print(*sys.modules)"
+    command = ["/usr/bin/python3", "-c", code]
+    done = subprocess.run(
+        command, cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=60
+    )
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_the_resident_process_loads_no_big_library() -> None:
+    found = loaded_by("istio_hostagent.cli.run")
+    assert not found & set(FORBIDDEN_IN_RESIDENT)
+
+
+def test_one_shot_apply_loads_no_library_at_all() -> None:
+    found = loaded_by("istio_hostagent.cli.apply")
+    assert not found & {*FORBIDDEN_IN_RESIDENT, "watchdog", "sdnotify", "threading"} - set(
+        loaded_by("sys")
+    )

@@ -1,0 +1,123 @@
+"""The door to other processes."""
+
+import os
+import select
+import signal
+from pathlib import Path
+
+import pytest
+
+from istio_hostagent.errors import ChildFailed
+from istio_hostagent.host import layers, processes
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to switch users")
+
+NOBODY = processes.User(65534, 65534)
+
+
+def output_of(argv: list[str], user: processes.User | None = None) -> tuple[int | None, str]:
+    run = processes.Run(argv, user=user)
+    status = run.child.wait(10.0)
+    return status, run.finish().decode()
+
+
+def test_a_child_has_the_user_asked_for_and_no_groups_nor_capabilities() -> None:
+    status, text = output_of(
+        ["/usr/bin/grep", "-E", "^(Uid|Gid|Groups|Cap)", "/proc/self/status"], NOBODY
+    )
+    assert status == 0
+    fields = dict(line.split(":", 1) for line in text.splitlines())
+    assert fields["Uid"].split() == ["65534"] * 4
+    assert fields["Gid"].split() == ["65534"] * 4
+    assert fields["Groups"].split() == []
+    assert int(fields["CapEff"], 16) == 0
+    assert int(fields["CapInh"], 16) == 0
+
+
+def test_a_child_gains_no_privileges() -> None:
+    _, text = output_of(["/usr/bin/grep", "NoNewPrivs", "/proc/self/status"])
+    assert text.split() == ["NoNewPrivs:", "1"]
+
+
+def test_a_child_has_no_environment_but_the_one_made_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOSTAGENT_SECRET", "do not inherit")
+    _, text = output_of(["/usr/bin/env"])
+    assert "HOSTAGENT_SECRET" not in text
+
+
+def test_a_child_has_no_descriptor_of_ours(tmp_path: Path) -> None:
+    with open(tmp_path / "secret", "w") as secret:
+        _, text = output_of(["/usr/bin/ls", "-l", "/proc/self/fd"])
+        assert secret.name not in text
+
+
+def test_the_status_of_a_signal_is_negative_and_put_into_words() -> None:
+    child = processes.spawn(["/usr/bin/sleep", "30"])
+    child.signal(signal.SIGKILL)
+    status = child.wait(10.0)
+    assert status == -signal.SIGKILL
+    assert processes.outcome(status) == "was ended by SIGKILL"
+
+
+def test_ending_a_child_that_ignores_sigterm_kills_it() -> None:
+    script = "trap '' TERM; echo ready; exec 1>&-; while :; do /usr/bin/sleep 0.05; done"
+    read_end, write_end = os.pipe()
+    child = processes.spawn(["/bin/sh", "-c", script], stdout=write_end)
+    os.close(write_end)
+    assert os.read(read_end, 6) == b"ready\n"
+    os.close(read_end)
+    assert child.end(0.2) == -signal.SIGKILL
+
+
+def test_children_die_with_the_process_that_started_them() -> None:
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]);"
+        "from istio_hostagent.host import processes;"
+        "child = processes.spawn(['/usr/bin/sleep', '60'], user=processes.User(65534, 65534));"
+        "print(child.pid, flush=True); sys.stdin.read()"
+    )
+    root = str(Path(__file__).parents[2])
+    source, sink = os.pipe()
+    answer = os.memfd_create("answer")
+    parent = processes.spawn(["/usr/bin/python3", "-c", code, root], stdin=source, stdout=answer)
+    while not (text := os.pread(answer, 20, 0)).endswith(b"\n"):
+        assert parent.poll() is None
+    grandchild = os.pidfd_open(int(text))
+    parent.signal(signal.SIGKILL)
+    parent.wait(10.0)
+
+    assert select.select([grandchild], [], [], 10.0)[0], "the grandchild survived"
+    for descriptor in (source, sink, answer, grandchild):
+        os.close(descriptor)
+
+
+def test_a_worker_that_gives_no_answer_is_an_error_with_its_name() -> None:
+    with pytest.raises(ChildFailed, match="worker reader"):
+        processes.Worker("reader", {"wrong": []}).run(10.0)
+
+
+def test_a_worker_that_hangs_is_ended_at_its_deadline(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    worker = processes.Worker("reader", {"paths": [str(tmp_path / "fifo")]})
+    # O_NONBLOCK: even a FIFO does not make the reader hang.
+    assert worker.run(10.0) == [{"errno": 22}]
+
+
+def test_files_below_a_foreign_directory_are_not_read_as_root(tmp_path: Path) -> None:
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory.stat().st_mode & 0o077 == 0:
+            directory.chmod(0o755)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 65534, 65534)
+    secret = tmp_path / "secret"
+    secret.write_text("TOKEN=x\n")
+    secret.chmod(0o600)
+    (theirs / "cluster.env").symlink_to(secret)
+    found, problems = layers.read_layers([str(theirs / "cluster.env")], NOBODY)
+    assert found == ()
+    assert len(problems) == 1
+    assert "Permission denied" in problems[0].message
+    assert "not read as root" in problems[0].message

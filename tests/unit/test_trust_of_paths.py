@@ -1,0 +1,73 @@
+"""Which paths may name commands and binaries (design invariant 5)."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from istio_hostagent.host import trust
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    os.chmod(tmp_path, 0o755)
+    return tmp_path
+
+
+def make(path: Path, *, mode: int = 0o644, uid: int = 0) -> Path:
+    path.write_text("A=1\n")
+    path.chmod(mode)
+    os.chown(path, uid, uid)
+    return path
+
+
+def test_roots_own_file_in_roots_own_directory_is_trusted(place: Path) -> None:
+    assert trust.probe_trust(str(make(place / "a.env"))).is_root_only
+
+
+@pytest.mark.parametrize(("mode", "uid"), [(0o664, 0), (0o646, 0), (0o644, 1000)])
+def test_a_file_that_others_can_change_is_named(place: Path, mode: int, uid: int) -> None:
+    found = trust.probe_trust(str(make(place / "a.env", mode=mode, uid=uid)))
+    assert not found.is_root_only
+    assert str(place / "a.env") in found.detail
+    assert f"{mode:04o}" in found.detail
+
+
+def test_a_directory_on_the_way_that_others_own_is_named(place: Path) -> None:
+    (place / "theirs").mkdir()
+    os.chown(place / "theirs", 1000, 1000)
+    found = trust.probe_trust(str(make(place / "theirs" / "a.env")))
+    assert not found.is_root_only
+    assert "theirs belongs to" in found.detail
+
+
+def test_a_link_leads_to_the_judgement_of_its_target(place: Path) -> None:
+    (place / "theirs").mkdir(mode=0o777)
+    os.chmod(place / "theirs", 0o777)
+    make(place / "theirs" / "a.env")
+    (place / "link.env").symlink_to(place / "theirs" / "a.env")
+    assert not trust.probe_trust(str(place / "link.env")).is_root_only
+
+
+def test_a_relative_link_and_parent_components_are_resolved(place: Path) -> None:
+    (place / "sub").mkdir()
+    make(place / "a.env")
+    (place / "sub" / "link.env").symlink_to("../a.env")
+    assert trust.probe_trust(str(place / "sub" / "link.env")).is_root_only
+
+
+def test_a_loop_of_links_is_an_error_and_not_a_hang(place: Path) -> None:
+    (place / "a").symlink_to("b")
+    (place / "b").symlink_to("a")
+    with pytest.raises(OSError, match="Too many levels"):
+        trust.probe_trust(str(place / "a"))
+
+
+def test_a_sticky_directory_protects_roots_files_only(place: Path) -> None:
+    shared = place / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    assert trust.probe_trust(str(make(shared / "root.env"))).is_root_only
+    assert not trust.probe_trust(str(make(shared / "user.env", uid=1000))).is_root_only

@@ -67,6 +67,8 @@ class CertificatePart:
         self._facts = facts
         self._settings: model.IdentitySettings | None = None
         self._done: list[tasks.Done] = []
+        self._seen: tuple[object, object] = (None, None)
+        self._is_overtaken = False
         self.held: Report | None = None
         self.trouble: Trouble | None = None
         self.failures = 0
@@ -97,9 +99,24 @@ class CertificatePart:
         return self._settings is not None and self._clock.now() >= self.next_at
 
     def retry_now(self) -> None:
-        """Ask at once: a credential or a setting has changed."""
+        """Ask at once: a setting has changed."""
         self.failures = 0
         self.next_at = 0.0
+        self._seen = self._credentials()
+
+    def look_at_credentials(self) -> None:
+        """Files may have changed: after a failure, a new token or root is tried at once."""
+        if (self.trouble is not None or self.is_asking) and self._credentials() != self._seen:
+            self.retry_now()
+            self._is_overtaken = self.is_asking
+
+    def _credentials(self) -> tuple[object, object]:
+        if self._settings is None:
+            return None, None
+        return (
+            files.fingerprint(str(self._settings.token_file)),
+            files.fingerprint(str(self._settings.root_file)),
+        )
 
     def ask(self, *, done: tasks.Done | None = None, is_forced: bool = False) -> None:
         """Start the worker; what is held is renewed if it is due, or `is_forced`."""
@@ -169,6 +186,10 @@ class CertificatePart:
             self.next_at = max(self.next_at, now + REFUSED_PAUSE_S)
             if self.held is not None:
                 self.next_at = min(self.next_at, max(now + 1.0, self.held.not_after))
+        if self._is_overtaken:
+            # The worker may have read the token before it changed.
+            self._is_overtaken = False
+            self.next_at = now
         if trouble != self.trouble or self.failures & (self.failures - 1) == 0:
             logger.warning(
                 "no certificate; keeping what is held" if self.held else "no certificate",

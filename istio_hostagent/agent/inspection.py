@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import model as config
-from ..errors import HostAgentError
+from ..errors import ChildFailed, HostAgentError
 from ..host import ports
-from ..redirect import drift, model, policy, promises
+from ..redirect import drift, exchange, model, policy, promises
 from . import proof, reconcile, tasks
 
 PROBES = "verify-probes"
@@ -84,7 +84,7 @@ def start(
                 failed(value)
                 return
         try:
-            second = drift.find_drift(desired, drift.observed_from_json(answers[SECOND_READER]))
+            second = drift.find_drift(desired, _second_reading(answers[SECOND_READER]))
             findings = proof.judge(made, answers[PROBES])
         except HostAgentError as error:
             failed(error)
@@ -105,8 +105,19 @@ def start(
     )
     work.start_worker(
         SECOND_READER,
-        {"tables": list(model.OUR_TABLES)},
+        {"addresses": list(desired.loopback_addresses)},
         user=None,
         timeout_s=TIMEOUT_S,
         done=lambda answer: collect(SECOND_READER, answer),
     )
+
+
+def _second_reading(answer: Any) -> model.Observed:
+    """What the other decoder saw; raises ChildFailed if it could not look."""
+    try:
+        return exchange.from_json(answer["observed"])
+    except (KeyError, TypeError, ValueError) as error:
+        reason = (
+            answer.get("error", {}).get("message", error) if isinstance(answer, dict) else error
+        )
+        raise ChildFailed(f"worker {SECOND_READER}", f"could not read: {reason}") from error

@@ -143,17 +143,15 @@ class Agent:
         if not self._is_ready_sent:
             moments.append(self._started_at + READY_TIME_S - now)
         parts = self.parts
-        candidates = [parts.work.deadline(), parts.proxy.child.deadline()]
+        # What is overdue there is done at the next turn: do not sleep at all.
+        overdue = [parts.work.deadline(), parts.proxy.child.deadline()]
+        moments += [moment - now for moment in overdue if moment is not None]
         if self.config is not None:
-            if parts.redirection.rules is join.Rules.OUT:
-                candidates.append(parts.redirection.apply_at)
-            elif parts.redirection.rules is join.Rules.IN and not parts.redirection.is_proving:
-                candidates.append(parts.redirection.prove_at)
-            if not self.is_joined:
-                candidates.append(self._attempt_at)
+            # These say from when on something may be tried; what is past holds nothing up.
+            pauses = [parts.redirection.apply_at, parts.redirection.prove_at, self._attempt_at]
+            moments += [moment - now for moment in pauses if moment > now]
             if not parts.certificate.is_asking:
                 moments.append(max(parts.certificate.next_at - wall, 0.05))
-        moments += [moment - now for moment in candidates if moment is not None and moment > now]
         return max(min(moments), 0.0)
 
     # -- going forward --------------------------------------------------------------------------
@@ -298,8 +296,7 @@ class Agent:
         before = self.loaded
         self.loaded = self.look()
         parts = self.parts
-        if not parts.certificate.is_held or parts.certificate.trouble is not None:
-            parts.certificate.retry_now()
+        parts.certificate.look_at_credentials()
         parts.proxy.look_for_binary()
         same = (self.loaded.problems, self.loaded.layers) == (before.problems, before.layers)
         if not same:
@@ -307,7 +304,8 @@ class Agent:
             if before.config is not None and not before.is_kept and self.is_joined:
                 self._fallback = before
             self._configure()
-        self._follow()
+        if self._follow():
+            self.reload()
 
     def _configure(self) -> None:
         config = self.loaded.config
@@ -366,15 +364,15 @@ class Agent:
         if self.loaded.is_kept:
             logger.warning("keeping the last accepted configuration")
 
-    def _follow(self) -> None:
-        """Watch every file whose change matters; directories, so that new files count."""
+    def _follow(self) -> bool:
+        """Watch every file whose change matters; True if something may have been missed."""
         paths = list(self.sources.paths)
         if self.parts.proxy.binary is None:
             paths += self.parts.proxy.searched
         if self.config is not None:
             identity = self.config.identity
             paths += [str(identity.token_file), str(identity.root_file)]
-        self.parts.watcher.follow(paths)
+        return self.parts.watcher.follow(paths)
 
     # -- the outside ----------------------------------------------------------------------------
 
@@ -382,19 +380,17 @@ class Agent:
         """READY, STATUS and the callers that wait."""
         report = readiness.describe(self.knowledge())
         age = self.parts.clock.monotonic() - self._started_at
-        if not self._is_ready_sent and (report.is_in_control or age >= READY_TIME_S):
-            self._is_ready_sent = True
-            self.parts.notifier.send(READY="1", STATUS=report.summary)
-            self._status = report.summary
         if report.summary != self._status:
             self._status = report.summary
             self.parts.notifier.send(STATUS=report.summary)
             logger.info("%s", report.summary)
+        if not self._is_ready_sent and (report.is_in_control or age >= READY_TIME_S):
+            self._is_ready_sent = True
+            self.parts.notifier.send(READY="1")
         if not self._is_watching and self._is_ready_sent:
             # Only now: importing and starting the watcher costs more than the whole join, and a
             # change that came meanwhile is seen by reading the files once more.
             self._is_watching = True
-            self._follow()
             self.reload()
         self.requests.tell(report)
 

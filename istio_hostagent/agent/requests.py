@@ -8,9 +8,14 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CertificateRefused, HostAgentError
+from ..errors import (
+    AuthorityUnavailable,
+    CertificateRefused,
+    CertificateUntrusted,
+    HostAgentError,
+)
 from ..host import control
-from . import inspection, join, readiness, reconcile, status
+from . import certificate, inspection, join, readiness, reconcile, status
 
 if TYPE_CHECKING:
     from . import loop
@@ -115,11 +120,7 @@ class Requests:
             if part.trouble is None and part.held is not None:
                 caller.answer({"ok": True, "certificate": status.certificate(part)})
             else:
-                trouble = part.trouble
-                message = trouble.message if trouble else "no certificate"
-                error = CertificateRefused(message, hint=trouble.hint if trouble else "")
-                code = trouble.code if trouble else error.code
-                caller.answer(refusal(error) | {"code": code})
+                caller.answer(_refused_renewal(part.trouble))
 
         part.ask(done=finished, is_forced=True)
 
@@ -158,9 +159,20 @@ class Requests:
                     caller.answer({"ok": True, "summary": report.summary})
 
     def close(self) -> None:
-        """The agent ends: everybody who still waits is told so."""
+        """The agent ends: who still waits sees that, and may wait for the next one."""
         for caller in [*self._joining, *self._settling]:
-            caller.answer(refusal(HostAgentError("the agent is stopping")) | {"exit_status": 75})
+            caller.hang_up()
+
+
+def _refused_renewal(trouble: certificate.Trouble | None) -> dict[str, Any]:
+    kinds: dict[str, type[HostAgentError]] = {
+        kind.code: kind
+        for kind in (AuthorityUnavailable, CertificateRefused, CertificateUntrusted)
+    }
+    if trouble is None:
+        return refusal(AuthorityUnavailable("no certificate"))
+    kind = kinds.get(trouble.code, AuthorityUnavailable)
+    return refusal(kind(trouble.message, hint=trouble.hint)) | {"code": trouble.code}
 
 
 def refusal(error: HostAgentError) -> dict[str, Any]:

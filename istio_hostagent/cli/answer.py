@@ -32,9 +32,9 @@ def ask(
     return answer
 
 
-def demand(verb: str, *, timeout_s: float = TIMEOUT_S, is_patient: bool = False) -> dict[str, Any]:
+def demand(verb: str, *, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     """Like `ask`, for verbs that need an agent; raises AgentUnreachable without one."""
-    answer = ask(verb, timeout_s=timeout_s, is_patient=is_patient)
+    answer = ask(verb, timeout_s=timeout_s)
     if answer is None:
         raise AgentUnreachable(
             "no agent runs in this network namespace",

@@ -18,12 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Wait, then print the one line of the report."""
-    try:
-        status = answer.demand("wait", timeout_s=arguments.timeout, is_patient=True)["status"]
-    except AgentUnreachable as error:
-        status = (answer.ask("status", timeout_s=5.0) or {}).get("status")
-        if status is None:
-            raise
-        raise AgentUnreachable(status["summary"]) from error
-    print(status["summary"])
+    found = answer.ask("wait", timeout_s=arguments.timeout, is_patient=True)
+    if found is None:
+        raise AgentUnreachable(answer.demand("status", timeout_s=5.0)["status"]["summary"])
+    print(found["status"]["summary"])
     return 0

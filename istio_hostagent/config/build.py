@@ -166,6 +166,8 @@ def _check_listeners(reader: reading.Reader, facts: model.HostFacts) -> None:
         key = row.key
         if reader.find(key) is None:
             key = settings.FALLBACKS.get(key, key)
+        if key in reader.refused:
+            continue  # the port is the default in place of a value that has its problem already
         origin = reader.find(key)
         if port in facts.ssh_ports and origin:
             reader.refuse(key, origin, f"{port} is the port on which sshd listens")

@@ -168,11 +168,9 @@ def call(
         except pycurl.error as error:
             code, reason = error.args
             if answer.grpc_status is None:
-                what = f"{tried}: {_words(reason or '', credential) or f'libcurl error {code}'}"
-                if curl.getinfo(pycurl.APPCONNECT_TIME) > 0:
-                    what += " (after a TLS handshake)"
+                words = _words(reason or f"libcurl error {code}", credential)
                 is_ignored = isinstance(credential, ClientCertificate) and not answer.is_begun
-                raise _transport_error(what, code, is_ignored=is_ignored) from error
+                raise _transport_error(tried, code, words, is_ignored=is_ignored) from error
         http_status = curl.getinfo(pycurl.RESPONSE_CODE)
     _check_status(tried, answer, http_status, credential)
     return answer.message(tried)
@@ -279,18 +277,24 @@ def _headers(authority: Authority, credential: Credential, timeout_s: float) -> 
     return [f"{name}: {value}" for name, value in pairs]
 
 
-def _transport_error(what: str, code: int, *, is_ignored: bool) -> AuthorityUnavailable:
+def _transport_error(
+    tried: str, code: int, words: str, *, is_ignored: bool
+) -> AuthorityUnavailable:
     if code in _UNTRUSTED_SERVER:
         return AuthorityUnavailable(
-            what,
+            # What follows with GnuTLS is the path of our memory file.
+            f"{tried}: {words.partition(' CAfile: ')[0]}",
             hint="the CA's own certificate is not for this name or not from a root that we trust;"
             " compare the root file and the CA's address",
         )
     if code == pycurl.E_WRITE_ERROR:
-        return AuthorityUnavailable(f"{what}: the answer is larger than {MAX_ANSWER_BYTES} bytes")
+        return AuthorityUnavailable(f"{tried}: its answer is larger than {MAX_ANSWER_BYTES} bytes")
     if code in _CLOSED_BY_PEER and is_ignored:
-        return CertificateIgnored(what)
-    return AuthorityUnavailable(what)
+        return CertificateIgnored(
+            f"{tried}: the connection ended after it was shown ({words})",
+            hint="the CA may not trust this certificate any more",
+        )
+    return AuthorityUnavailable(f"{tried}: {words}")
 
 
 def _check_status(tried: str, answer: _Answer, http_status: int, credential: Credential) -> None:

@@ -78,6 +78,10 @@ class Caller:
             self._connection.sendall(json.dumps(value).encode() + b"\n")
         self._connection.close()
 
+    def hang_up(self) -> None:
+        """Close without an answer."""
+        self._connection.close()
+
 
 class ControlServer(Generic[Event]):
     """The listening end. It never blocks: a client that sends half a line waits, not the agent."""
@@ -147,14 +151,17 @@ class ControlServer(Generic[Event]):
 
 
 def ask_when_there(request: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
-    """Like `ask`, and wait for an agent to appear as well; None if none did in time."""
+    """Like `ask`, and wait for an agent to appear or to come back; None if none did in time."""
     end = time.monotonic() + timeout_s
-    while True:
-        left = end - time.monotonic()
-        answer = ask(request, max(left, MIN_PAUSE_S))
-        if answer is not None or left <= 0:
+    while (left := end - time.monotonic()) > 0:
+        try:
+            answer = ask(request, left)
+        except AgentUnreachable:
+            answer = None  # it ended meanwhile, or the time is over
+        if answer is not None:
             return answer
-        time.sleep(min(MIN_PAUSE_S, max(left, 0)))
+        time.sleep(min(MIN_PAUSE_S, left))
+    return None
 
 
 def ask(request: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:

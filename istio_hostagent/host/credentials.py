@@ -24,6 +24,7 @@ _DATA = "..data"
 _PROVIDED = "provided"
 # Beginning with two dots, as everything that is not meant for readers of the directory.
 _STAGED = "..staged"
+ATTEMPTS_TO_READ = 5
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Credentials:
         with self._translated():
             try:
                 with generations.open_directory(self._output_dir) as output:
-                    visible, unreadable = _read_visible(output)
+                    visible, unreadable = self._read_visible(output)
                     # Before the first certificate there is no store.
                     with (
                         contextlib.suppress(FileNotFoundError),
@@ -120,6 +121,15 @@ class Credentials:
             generations.remove_generation(store, _PROVIDED)
             os.fsync(store)
 
+    def _read_visible(self, output: int) -> tuple[generations.Files, tuple[str, ...]]:
+        """Read what a reader of the names sees, of one generation; name what we may not read."""
+        for _ in range(ATTEMPTS_TO_READ):
+            before = self._current(output)
+            seen = _read_names(output)
+            if self._current(output) == before:
+                return seen
+        raise KernelBusy(f"{self._output_dir} is changing all the time")
+
     def _read_stored(self, output: int, store: int) -> generations.Files:
         current = self._current(output)
         if current is None:
@@ -148,7 +158,7 @@ class Credentials:
 
     def _take_over(self, output: int, store: int) -> None:
         """Turn whatever is there into links, without a change that a reader could notice."""
-        visible, unreadable = _read_visible(output)
+        visible, unreadable = self._read_visible(output)
         if unreadable:
             path = os.path.join(self._output_dir, unreadable[0])
             raise NotPermitted(
@@ -228,8 +238,7 @@ class Credentials:
             ) from error
 
 
-def _read_visible(output: int) -> tuple[generations.Files, tuple[str, ...]]:
-    """Read what a reader of the names sees, and name the files that we may not read."""
+def _read_names(output: int) -> tuple[generations.Files, tuple[str, ...]]:
     found: dict[str, bytes] = {}
     unreadable: list[str] = []
     received = 0.0

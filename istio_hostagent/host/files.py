@@ -56,6 +56,15 @@ def write_atomically(
     sync_directory(directory)
 
 
+def fingerprint(path: str) -> tuple[int, int, int] | None:
+    """What changes when a file is written or replaced; None where there is none to be seen."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
 def sync_directory(path: str) -> None:
     """Make renames and removals in a directory survive a power cut; raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

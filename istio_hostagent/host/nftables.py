@@ -1,10 +1,12 @@
-"""The packet filter over netlink: what is there, one transaction to change it, who changed it.
+"""The packet filter over netlink: what is there, how it is changed, who else changed it.
 
-Not here: bytes (`nfnetlink`), what should be there (`redirect`).
-A table is only ever replaced as a whole. Both tables go in together or not at all, under the
-generation that was looked at: if anybody else commits in between, the transaction is made anew.
+Not here: bytes (`nfnetlink`), which transactions a change takes (`transactions`), what should be
+there (`redirect`).
+A change is taken whole or not at all, under the generation that was looked at: if anybody else
+commits in between, it is made anew from what is there then.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -12,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import HostAgentError, KernelBusy, NotPermitted
+from ..errors import ApplyRejected, HostAgentError, KernelBusy, NotPermitted
 from ..redirect import model
-from . import loopback
+from . import loopback, transactions
 from .nfnetlink import connection, framing, messages
 
 _NFTABLES_GROUP = 7  # NFNLGRP_NFTABLES
@@ -58,7 +60,7 @@ class NftKernel:
                 continue
             if is_whole:
                 addresses = loopback.observe((model.PASSTHROUGH_ADDRESS,))
-                return model.Observed(tables, addresses)
+                return model.Observed(tables, addresses, generation)
         raise KernelBusy("others keep changing the rules while they are read")
 
     def _heads(self) -> list[messages.TableHead]:
@@ -120,25 +122,88 @@ class NftKernel:
             loopback.delete(address)
 
     def _commit(self, plan: model.Plan) -> None:
-        def build() -> list[messages.Message]:
-            parts = [messages.delete_table(name) for name in self._present(plan)]
-            for table in plan.write:
-                parts += build_messages(table, is_owned=table.owner is model.Owner.WE)
-            return parts
+        """Change the tables, anew whenever somebody else's transaction comes in between."""
+        observed = plan.observed
+        for _ in range(_MAX_TRIES):
+            try:
+                if not observed.generation:
+                    observed = self.observe()
+                self._change(plan, observed)
+            except KernelBusy:
+                observed = model.Observed()
+                continue
+            return
+        raise KernelBusy("others keep changing the rules while ours are put in")
 
-        commit_soon(self._connection, build)
+    def _change(self, plan: model.Plan, observed: model.Observed) -> None:
+        present = {table.name: table for table in observed.tables}
+        self._refuse_foreign(plan, present)
+        whole = [t for t in plan.write if t.name in present]
+        whole = [t for t in whole if not transactions.is_changeable(t, present[t.name])]
+        parts = [t for t in plan.write if t not in whole]
+        # The guard is never rebuilt together with what it guards.
+        generation = self._switch(parts, plan.delete, present, observed.generation)
+        for table in whole:
+            generation = self._replace(table, present, generation)
 
-    def _present(self, plan: model.Plan) -> list[str]:
-        """Give the tables to be removed first; raises NotPermitted if one has another owner."""
+    def _switch(
+        self,
+        tables: Sequence[model.TableState],
+        delete: Sequence[str],
+        present: transactions.Present,
+        generation: int,
+    ) -> int:
+        """Prepare, then switch over; gives the generation after it."""
+        first = list(transactions.prepare(tables, present))
+        second = list(transactions.switch(tables, delete, present))
+        if first:
+            self._connection.commit(first, generation)
+            generation = _following(generation)
+        if not second:
+            return generation
+        try:
+            self._connection.commit(second, generation)
+        except HostAgentError:
+            if first:
+                back = list(transactions.undo(tables, present))
+                # Refused only if somebody else has removed it already.
+                with contextlib.suppress(ApplyRejected):
+                    commit_soon(self._connection, lambda: back)
+            raise
+        return _following(generation)
+
+    def _replace(
+        self, table: model.TableState, present: transactions.Present, generation: int
+    ) -> int:
+        """Make a table anew while a stand-in of the same rules keeps capturing."""
+        stand_in = table._replace(name=model.STAND_IN_TABLE, owner=model.Owner.NOBODY)
+        is_needed = table.name == model.MAIN_TABLE and stand_in.name not in present
+        if is_needed:
+            generation = self._switch((stand_in,), (), {}, generation)
+        try:
+            self._connection.commit(list(transactions.replace(table)), generation)
+        finally:
+            if is_needed:
+                away = [messages.delete_table(stand_in.name)]
+                commit_soon(self._connection, lambda: away)
+        return self._connection.generation()
+
+    def _refuse_foreign(self, plan: model.Plan, present: transactions.Present) -> None:
+        """Raise NotPermitted if a table that must change has another owner."""
         affected = {table.name for table in plan.write} | set(plan.delete)
-        heads = [head for head in self._heads() if head.name in affected]
-        for head in heads:
-            if self._owner(head) is model.Owner.OTHER:
+        if all(present[n].owner is not model.Owner.OTHER for n in affected & present.keys()):
+            return
+        for head in self._heads():
+            if head.name in affected and self._owner(head) is model.Owner.OTHER:
                 raise NotPermitted(
                     f"table inet {head.name} belongs to {_find_holder(head.owner)}",
                     hint="stop that process; the kernel then removes the table",
                 )
-        return [head.name for head in heads]
+
+
+def _following(generation: int) -> int:
+    """Give the generation after one commit, if nobody else committed; it never is 0."""
+    return (generation + 1) & 0xFFFFFFFF or 1
 
 
 def commit_soon(
@@ -158,19 +223,6 @@ def commit_soon(
             continue
         return
     raise KernelBusy("others keep changing the rules while ours are put in")
-
-
-def build_messages(table: model.TableState, *, is_owned: bool) -> Iterator[messages.Message]:
-    """Everything that makes `table`, in an order in which each part finds what it names."""
-    yield messages.new_table(table.name, is_owned=is_owned)
-    for chain in table.chains:
-        yield messages.new_chain(table.name, chain.name, chain.hook)
-    for number, named_set in enumerate(table.sets, 1):
-        yield messages.new_set(table.name, named_set, number)
-        yield from messages.new_elements(table.name, named_set, number)
-    for chain in table.chains:
-        for rule in chain.rules:
-            yield messages.new_rule(table.name, chain.name, rule)
 
 
 def _find_holder(port: int) -> str:

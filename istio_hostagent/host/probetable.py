@@ -9,7 +9,9 @@ that claim to come from an address of a network reserved for documentation.
 import ipaddress
 import os
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+from ..errors import HostAgentError
 from ..redirect import expressions, model
 from ..redirect.model import Action, Expr, Field, Match, Operator, Rule, Verdict
 from . import nftables
@@ -20,26 +22,32 @@ NEIGHBOUR_V6 = ipaddress.IPv6Address("2001:db8::1")
 # All destination NAT happens at -100, whatever the priority of its chains.
 _PRIORITY = -90
 _PREROUTING, _OUTPUT = 0, 3
-_LOCAL_PORTS, _WIRE_PORTS = "local_ports", "wire_ports"
 _V4, _V6 = "seen_v4", "seen_v6"
 # Registers of four bytes; number 1 is the first four of them together.
 _FIRST, _SECOND, _THIRD = 1, 9, 10
 
 
-class ProbeTable:
-    """Records the packets of some source ports from its making until `close`."""
+class Source(NamedTuple):
+    """Where a probe comes from. Each family has source ports of its own."""
 
-    def __init__(self, local_ports: Sequence[int], wire_ports: Sequence[int]) -> None:
-        """Watch packets that leave from `local_ports` and packets on `lo` from `wire_ports`.
+    is_v6: bool
+    port: int
+
+
+class ProbeTable:
+    """Records the packets of some sources from its making until `close`."""
+
+    def __init__(self, local: Sequence[Source], wire: Sequence[Source]) -> None:
+        """Watch packets that leave from `local` and packets on `lo` from `wire`.
 
         Raises ApplyRejected, KernelBusy, NotPermitted.
         """
         self._name = f"istio_hostagent_probe_{os.getpid()}"
         self._connection = connection.Connection()
         try:
-            parts = list(self._build(local_ports, wire_ports))
+            parts = list(self._build(local, wire))
             nftables.commit_soon(self._connection, lambda: parts)
-        except BaseException:
+        except HostAgentError:
             self.close()
             raise
 
@@ -47,19 +55,20 @@ class ProbeTable:
         """Remove the table with the socket that owns it."""
         self._connection.socket.close()
 
-    def read(self) -> dict[int, tuple[str, int]]:
-        """Give address and port that the packets of each source port were going to."""
-        seen: dict[int, tuple[str, int]] = {}
+    def read(self) -> dict[Source, tuple[str, int]]:
+        """Give address and port that the packets of each source were going to."""
+        seen: dict[Source, tuple[str, int]] = {}
         for name in (_V4, _V6):
             of_set = framing.pack_text(1, self._name) + framing.pack_text(2, name)
             for body in self._connection.dump(messages.GETSETELEM, of_set):
                 for key in messages.read_keys(body):
                     source, port = (int.from_bytes(key[at : at + 2], "big") for at in (0, 4))
-                    seen[source] = (str(ipaddress.ip_address(key[8:])), port)
+                    address = str(ipaddress.ip_address(key[8:]))
+                    seen[Source(name == _V6, source)] = (address, port)
         return seen
 
     def _build(
-        self, local_ports: Sequence[int], wire_ports: Sequence[int]
+        self, local: Sequence[Source], wire: Sequence[Source]
     ) -> Iterator[messages.Message]:
         yield messages.new_table(self._name, is_owned=True)
         yield messages.new_recording_set(self._name, _V4, 101, 12)
@@ -67,28 +76,32 @@ class ProbeTable:
         on_lo = Match(Field.IIFNAME, Operator.EQ, "lo")
         from_v4 = Match(Field.IP_SADDR, Operator.EQ, int(NEIGHBOUR_V4))
         from_v6 = Match(Field.IP6_SADDR, Operator.EQ, int(NEIGHBOUR_V6))
-        sides = (
-            ("output", _OUTPUT, _LOCAL_PORTS, local_ports, (), ()),
-            (
-                "prerouting",
-                _PREROUTING,
-                _WIRE_PORTS,
-                wire_ports,
-                (on_lo, from_v4),
-                (on_lo, from_v6),
-            ),
-        )
-        for number, (chain, hook, name, ports, match_v4, match_v6) in enumerate(sides, 1):
+        yield messages.new_chain(self._name, "output", model.Hook("filter", _OUTPUT, _PRIORITY))
+        yield from self._watch("output", local, (), ())
+        hook = model.Hook("filter", _PREROUTING, _PRIORITY)
+        yield messages.new_chain(self._name, "prerouting", hook)
+        yield from self._watch("prerouting", wire, (on_lo, from_v4), (on_lo, from_v6))
+
+    def _watch(
+        self,
+        chain: str,
+        sources: Sequence[Source],
+        match_v4: tuple[Match, ...],
+        match_v6: tuple[Match, ...],
+    ) -> Iterator[messages.Message]:
+        for number, (is_v6, matches) in enumerate(((False, match_v4), (True, match_v6)), 1):
+            ports = sorted({source.port for source in sources if source.is_v6 is is_v6})
             if not ports:
                 continue
-            content = tuple((port, port) for port in sorted(ports))
+            name, seen = f"{chain}_{'v6' if is_v6 else 'v4'}", _V6 if is_v6 else _V4
+            content = tuple((port, port) for port in ports)
             ports_set = model.NamedSet(name, model.SetKind.PORT.value, content)
+            number += 2 if chain == "output" else 0
             yield messages.new_set(self._name, ports_set, number)
             yield from messages.new_elements(self._name, ports_set, number)
-            yield messages.new_chain(self._name, chain, model.Hook("filter", hook, _PRIORITY))
             ours = Match(Field.SPORT, Operator.IN, name)
-            yield self._rule(chain, (*match_v4, ours), Field.IP_DADDR, _V4)
-            yield self._rule(chain, (*match_v6, ours), Field.IP6_DADDR, _V6)
+            daddr = Field.IP6_DADDR if is_v6 else Field.IP_DADDR
+            yield self._rule(chain, (*matches, ours), daddr, seen)
 
     def _rule(
         self, chain: str, matches: tuple[Match, ...], daddr: Field, seen: str
@@ -97,15 +110,16 @@ class ProbeTable:
         found = expressions.compile_rule(Rule(matches, Verdict(Action.DROP)))
         *conditions, _, drop = found.expressions
         load = expressions.LOADS[daddr]
+        family = () if load.condition[1] in conditions else load.condition
+        # The family first: the ports of the other one are other people's.
         record = (
-            *(load.condition if load.condition[1] not in conditions else ()),
             _into(expressions.LOADS[Field.SPORT].expressions[0], _FIRST),
             _into(expressions.LOADS[Field.DPORT].expressions[0], _SECOND),
             _into(load.expressions[0], _THIRD),
             Expr("dynset", (("sreg", _FIRST), ("op", 0), ("set", seen))),
         )
         return messages.new_rule(
-            self._name, chain, model.RuleState((*conditions, *record, drop), "probe")
+            self._name, chain, model.RuleState((*family, *conditions, *record, drop), "probe")
         )
 
 

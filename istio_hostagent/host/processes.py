@@ -19,7 +19,11 @@ from ..errors import ChildFailed
 
 SETPRIV = "/usr/bin/setpriv"
 PYTHON = "/usr/bin/python3"
-LAUNCHER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "workers", "launch.py")
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# A worker finds the package through this descriptor: a checkout may lie below /root, where
+# istio-proxy could not go by path, and a magic link asks nobody for the way (proc(5)).
+PACKAGE_DESCRIPTOR = 3
+LAUNCHER = f"/proc/self/fd/{PACKAGE_DESCRIPTOR}/{os.path.basename(PACKAGE)}/workers/launch.py"
 WITH_LIBRARIES = frozenset({"certificate", "second_reader"})
 BASE_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
@@ -82,11 +86,12 @@ def spawn(
     stdin: int | None = None,
     stdout: int | None = None,
     stderr: int | None = None,
+    package: int | None = None,
 ) -> Child:
     """Start `argv` in a process group of its own, with an environment made from nothing.
 
-    It has only the descriptors given here (stdin defaults to /dev/null, the others to ours), dies
-    with us, and gains no privileges. Raises OSError.
+    It has only the descriptors given here (stdin defaults to /dev/null, output to ours; `package`
+    becomes number 3), dies with us, and gains no privileges. Raises OSError.
     """
     prefix = [SETPRIV, "--pdeathsig", "KILL", "--no-new-privs"]
     if user is not None:
@@ -108,6 +113,8 @@ def spawn(
         actions.append((os.POSIX_SPAWN_DUP2, stdout, 1))
     if stderr is not None:
         actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
+    if package is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, package, PACKAGE_DESCRIPTOR))
     pid = os.posix_spawn(
         SETPRIV,
         [*prefix, "--", *argv] if not directory else [*prefix, *argv],
@@ -132,6 +139,7 @@ class Run:
         *,
         user: User | None = None,
         stdin: int | None = None,
+        package: int | None = None,
         has_errors: bool = False,
     ) -> None:
         """Start it; standard error goes where ours goes, or is kept if it `has_errors`.
@@ -141,7 +149,14 @@ class Run:
         self._output = os.memfd_create("output", os.MFD_CLOEXEC)
         try:
             errors = self._output if has_errors else None
-            self.child = spawn(argv, user=user, stdin=stdin, stdout=self._output, stderr=errors)
+            self.child = spawn(
+                argv,
+                user=user,
+                stdin=stdin,
+                stdout=self._output,
+                stderr=errors,
+                package=package,
+            )
         except OSError:
             os.close(self._output)
             raise
@@ -163,6 +178,7 @@ class Worker(Run):
         """Start `istio_hostagent.workers.<module>` with this request; raises OSError."""
         self.module = module
         source = os.memfd_create("request", os.MFD_CLOEXEC)
+        package = os.open(os.path.dirname(PACKAGE), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             with open(source, "wb", closefd=False) as stream:
                 stream.write(json.dumps(request).encode())
@@ -170,9 +186,10 @@ class Worker(Run):
             # -S: no site-packages, and 3 ms less, for the workers that need no library.
             options = ["-I"] if module in WITH_LIBRARIES else ["-I", "-S"]
             argv = [PYTHON, *options, "-X", "utf8", LAUNCHER, module]
-            super().__init__(argv, user=user, stdin=source)
+            super().__init__(argv, user=user, stdin=source, package=package)
         finally:
             os.close(source)
+            os.close(package)
 
     def result(self) -> Any:
         """Return its answer; raises ChildFailed if it ended badly, still runs or gave none."""

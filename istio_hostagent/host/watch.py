@@ -9,21 +9,22 @@ from collections.abc import Callable, Iterable
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
+from watchdog.observers.api import ObservedWatch
 
 # Changes that matter; `opened` and `closed_no_write` come from our own reading.
 KINDS = frozenset({"created", "modified", "moved", "deleted", "closed"})
 
 
 class _Handler(FileSystemEventHandler):  # type: ignore[misc] # Debian's has no types
-    def __init__(self, names: frozenset[str], changed: Callable[[], None]) -> None:
-        self._names = names
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self.names: frozenset[str] = frozenset()
         self._changed = changed
 
     def dispatch(self, event: FileSystemEvent) -> None:
         if event.event_type not in KINDS:
             return
         paths = (event.src_path, getattr(event, "dest_path", "") or "")
-        if any(os.path.basename(os.fsdecode(path)) in self._names for path in paths):
+        if any(os.path.basename(os.fsdecode(path)) in self.names for path in paths):
             self._changed()
 
 
@@ -34,29 +35,33 @@ class FileWatcher:
         """Start with nothing watched."""
         self._changed = changed
         self._observer: Observer | None = None
-        self._watched: frozenset[tuple[str, frozenset[str]]] = frozenset()
+        self._watches: dict[str, tuple[ObservedWatch, _Handler]] = {}
 
-    def follow(self, paths: Iterable[str]) -> None:
+    def follow(self, paths: Iterable[str]) -> bool:
         """Watch these files from now on and no others; raises OSError (inotify limits).
 
         Where a directory is missing, its nearest existing ancestor is watched for the next
-        component of the path, so that the file is seen as soon as it can exist: call again after
-        each change.
+        component of the path: call again after each change. True if a directory is new among the
+        watched ones: what changed in it before was not seen, so read again.
         """
         wanted: dict[str, set[str]] = {}
         for path in paths:
             for directory, name in _places(path):
                 wanted.setdefault(directory, set()).add(name)
-        watched = frozenset((directory, frozenset(names)) for directory, names in wanted.items())
-        if watched == self._watched:
-            return
-        self.stop()
-        observer = Observer()
-        for directory, names in watched:
-            observer.schedule(_Handler(names, self._changed), directory, recursive=False)
-        observer.start()
-        self._observer = observer
-        self._watched = watched
+        if self._observer is None:
+            self._observer = Observer()
+            self._observer.start()
+        for directory in self._watches.keys() - wanted.keys():
+            self._observer.unschedule(self._watches.pop(directory)[0])
+        is_new = False
+        for directory, names in wanted.items():
+            if directory not in self._watches:
+                handler = _Handler(self._changed)
+                watch = self._observer.schedule(handler, directory, recursive=False)
+                self._watches[directory] = (watch, handler)
+                is_new = True
+            self._watches[directory][1].names = frozenset(names)
+        return is_new
 
     def stop(self) -> None:
         """Watch nothing; waits for the threads to end."""
@@ -64,7 +69,7 @@ class FileWatcher:
             self._observer.stop()
             self._observer.join()
             self._observer = None
-        self._watched = frozenset()
+        self._watches = {}
 
 
 def _places(path: str) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from . import ranges
 
 # Envoy's admin, readiness and metrics, pilot-agent's status: not the application's.
 OWN_PORTS = (15000, 15020, 15021, 15090)
-ALL_PORTS = ((0, 65535),)
+ALL_PORTS = ((1, 65535),)
 
 LOOPBACK_V4 = ((0x7F000000, 0x7FFFFFFF),)
 LOOPBACK_V6 = ((1, 1),)

@@ -7,12 +7,16 @@ them must stay cheap. Whatever lies in a table with one of our names is ours: th
 """
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 MAIN_TABLE = "istio_hostagent"
 GUARD_TABLE = "istio_guard"
-OUR_TABLES = (MAIN_TABLE, GUARD_TABLE)
+# A copy of the main table, for the moment in which the kernel changes the owner of that one.
+STAND_IN_TABLE = "istio_hostagent_stand_in"
+OUR_TABLES = (MAIN_TABLE, GUARD_TABLE, STAND_IN_TABLE)
+# Between the name of a set and what tells its content.
+STAMP_SEPARATOR = "."
 # On `lo`: the proxy binds it as the source of what it hands to applications (Istio's choice).
 PASSTHROUGH_ADDRESS = "::6/128"
 
@@ -177,15 +181,16 @@ class TableState(NamedTuple):
 
 @dataclass(frozen=True)
 class Observed:
-    """What is there of ours."""
+    """What is there of ours, as of one generation of nf_tables (0: unknown)."""
 
     tables: tuple[TableState, ...] = ()
     loopback_addresses: tuple[str, ...] = ()
+    generation: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One transaction: tables in `write` are made or replaced as a whole, those in `delete` go.
+    """One change: tables in `write` become what they say, those in `delete` go, all together.
 
     False when there is nothing to do. `lines` shows the difference to people: `-` is there now,
     `+` will be there.
@@ -196,6 +201,7 @@ class Plan:
     add_addresses: tuple[str, ...] = ()
     delete_addresses: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
+    observed: Observed = field(default=Observed(), compare=False)
 
     def __bool__(self) -> bool:
         """Whether applying it would change anything."""

@@ -36,8 +36,9 @@ def render_table(table: model.TableState) -> Iterator[str]:
         yield f"\tset {named_set.name} {{"
         yield f"\t\ttype {named_set.kind}"
         yield "\t\tflags interval"
-        elements = [render_range(named_set.kind, *each) for each in named_set.ranges]
-        yield "\t\telements = { " + ",\n\t\t\t     ".join(elements) + " }"
+        if named_set.ranges:
+            elements = [render_range(named_set.kind, *each) for each in named_set.ranges]
+            yield "\t\telements = { " + ",\n\t\t\t     ".join(elements) + " }"
         yield "\t}"
     for chain in table.chains:
         yield f"\tchain {chain.name} {{"

@@ -4,6 +4,7 @@ Not here: doing it (`host.nftables`). A table is replaced as a whole or left alo
 are left alone, so that applying twice touches nothing and counters survive.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 from . import drift, expressions, model, nft
@@ -38,9 +39,7 @@ def make_plan(desired: model.Ruleset, observed: model.Observed, *, owned: bool) 
     )
     lines += [f"+address {address} on lo" for address in plan.add_addresses]
     lines += [f"-address {address} on lo" for address in plan.delete_addresses]
-    return model.Plan(
-        plan.write, plan.delete, plan.add_addresses, plan.delete_addresses, tuple(lines)
-    )
+    return dataclasses.replace(plan, lines=tuple(lines), observed=observed)
 
 
 def _must_write(state: model.TableState, present: model.TableState) -> bool:
@@ -60,13 +59,13 @@ def _difference(present: model.TableState | None, state: model.TableState | None
     before, after = _parts(present), _parts(state)
     for key in sorted(before.keys() | after.keys()):
         old, new = before.get(key), after.get(key)
-        if old == new:
-            continue
-        yield f" {key}"
         if isinstance(old or new, model.NamedSet):
-            yield from _set_difference(old, new)
+            changed = list(_set_difference(old, new))
         else:
-            yield from _line_difference(_chain_lines(old), _chain_lines(new))
+            changed = list(_line_difference(_chain_lines(old), _chain_lines(new)))
+        if changed:
+            yield f" {key}"
+            yield from changed
 
 
 def _parts(
@@ -75,7 +74,7 @@ def _parts(
     """Sets and chains by name, with the word in front by which the kernel keeps them apart."""
     found: dict[str, model.NamedSet | model.ChainState] = {}
     if table:
-        found.update({f"set {each.name}": each for each in table.sets})
+        found.update({f"set {_stem(each.name)}": each for each in table.sets})
         found.update({f"chain {each.name}": each for each in table.chains})
     return found
 
@@ -84,7 +83,16 @@ def _chain_lines(chain: model.NamedSet | model.ChainState | None) -> list[str]:
     if not isinstance(chain, model.ChainState):
         return []
     head = [nft.render_hook(chain.hook)] if chain.hook else []
-    return head + [nft.render_rule(rule) for rule in chain.rules]
+    return head + [_without_stamps(nft.render_rule(rule)) for rule in chain.rules]
+
+
+def _stem(name: str) -> str:
+    """Leave out what tells the content of a set: the difference shows that itself."""
+    return name.partition(model.STAMP_SEPARATOR)[0]
+
+
+def _without_stamps(line: str) -> str:
+    return " ".join(_stem(word) if word.startswith("@") else word for word in line.split(" "))
 
 
 def _line_difference(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:

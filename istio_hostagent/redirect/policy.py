@@ -14,6 +14,8 @@ captured destination wherever connection tracking starts with our first rule, an
 The price: once somebody flushes the tracking table, captured connections are reset, not resumed.
 """
 
+import binascii
+
 from ..config import model as config
 from . import exemptions, model, ranges
 from .model import Action, Field, Match, Operator, Rule, Verdict
@@ -102,20 +104,39 @@ def _build_guard(
 def _build_table(
     name: str, chains: list[model.Chain], sets: list[model.NamedSet], *, may_be_owned: bool
 ) -> model.Table:
-    """Keep only the sets that a rule uses, everything in order of name as the kernel's dump is."""
-    used = {
-        match.value
+    """Keep only the sets that a rule uses, everything in order of name as in what is observed."""
+    stamped = {each.name: each._replace(name=_stamp(each)) for each in sets}
+    used: dict[int | str, model.NamedSet] = {}
+
+    def resolve(match: Match) -> Match:
+        if match.operator not in (Operator.IN, Operator.NOT_IN):
+            return match
+        used[match.value] = found = stamped[str(match.value)]
+        return match._replace(value=found.name)
+
+    resolved = [
+        chain._replace(
+            rules=tuple(
+                rule._replace(matches=tuple(map(resolve, rule.matches))) for rule in chain.rules
+            )
+        )
         for chain in chains
-        for rule in chain.rules
-        for match in rule.matches
-        if match.operator in (Operator.IN, Operator.NOT_IN)
-    }
+    ]
     return model.Table(
         name,
-        tuple(sorted((s for s in sets if s.name in used), key=lambda s: s.name)),
-        tuple(sorted(chains, key=lambda chain: chain.name)),
+        tuple(sorted(used.values(), key=lambda each: each.name)),
+        tuple(sorted(resolved, key=lambda chain: chain.name)),
         may_be_owned,
     )
+
+
+def _stamp(named_set: model.NamedSet) -> str:
+    """Name a set after its content too: what has another content is another set.
+
+    So a new set can be filled completely beside the old one, before any rule looks at it.
+    """
+    checksum = binascii.crc32(repr(named_set.ranges).encode())
+    return f"{named_set.name}{model.STAMP_SEPARATOR}{checksum:08x}"
 
 
 def _named_sets(redirection: config.Redirection, sets: exemptions.Sets) -> list[model.NamedSet]:

@@ -7,7 +7,6 @@ a promise; a host without a route or without IPv6 cannot show one, and says so.
 
 import enum
 import errno
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -99,7 +98,9 @@ def read_outcome(value: Mapping[str, object]) -> Outcome:
 def judge(promise: Promise, outcome: Outcome) -> Finding:
     """Say whether the promise was kept. Other people's address translation breaks nothing."""
     if outcome.errno:
-        reason = _REASONS.get(outcome.errno, os.strerror(outcome.errno))
+        reason = _REASONS.get(
+            outcome.errno, errno.errorcode.get(outcome.errno, f"error {outcome.errno}")
+        )
         return Finding(promise, State.NOT_TESTABLE, reason)
     if not outcome.address:
         return Finding(promise, State.NOT_TESTABLE, "dropped before it could be seen")
@@ -246,8 +247,9 @@ class _Maker:
         passthrough = "127.0.0.6" if is_v4 else "::6"
         port = self._special_port or 80
         if not ranges.contains(self._chosen.family.named_loopback, localhost):
-            yield self._out("an application reaches localhost directly", localhost, port, 0)
-        text = "the proxy reaches localhost directly"
+            text = f"an application reaches {self._chosen.text(localhost)} directly"
+            yield self._out(text, localhost, port, 0)
+        text = f"the proxy reaches {self._chosen.text(localhost)} directly"
         yield self._out(text, localhost, port, 0, Sender.PROXY_USER)
         for address in self._chosen.own[:1]:
             name = self._chosen.text(address)
@@ -271,7 +273,7 @@ class _Maker:
         family = f"IPv{self._chosen.version}"
         inbound, exempt = self._sets.inbound, self._sets.inbound_exempt
         captured = ranges.subtract(inbound, exempt)
-        left = ranges.subtract(exemptions.ALL_PORTS, ranges.merge((*captured, (0, 0))))
+        left = ranges.subtract(exemptions.ALL_PORTS, captured)
         for port in samples.ends(captured):
             text = f"inbound port {port} is captured ({family})"
             yield self._in(text, address, port, self._ports[1])

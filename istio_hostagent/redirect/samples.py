@@ -29,8 +29,8 @@ def spread(items: Sequence[_Item]) -> list[_Item]:
 
 def ends(port_ranges: ranges.Ranges) -> list[int]:
     """Give the first and last port of each range; port 0 cannot be connected to."""
-    found = {max(port, 1) for each in spread(port_ranges) for port in each}
-    return sorted(found)
+    found = {port for each in spread(port_ranges) for port in each}
+    return sorted(found - {0})
 
 
 class Destinations:
@@ -78,12 +78,14 @@ class Destinations:
         return self._choose(ranges.subtract(((first, last),), self._spared))
 
     def captured(self) -> list[int]:
-        """Find some addresses to be captured: one with a likely route first, if `*` is listed."""
+        """Find addresses to be captured, one with a likely route first."""
         free = ranges.subtract(self.included, self._spared)
         likely = ranges.intersect(free, ranges.merge(self._reachable))
         elsewhere = ranges.intersect(free, ((self.elsewhere, self.elsewhere),))
-        found = (self._choose(each) for each in (likely, elsewhere, free))
-        return list(dict.fromkeys(address for address in found if address is not None))
+        found = [self._choose(each) for each in (likely, elsewhere)]
+        if not any(found):
+            found = [self._choose(free)]
+        return [address for address in found if address is not None]
 
     def unlisted(self) -> list[int]:
         """Find addresses that nothing lists: neither included, nor excluded, nor special."""

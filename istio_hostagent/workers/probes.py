@@ -2,7 +2,8 @@
 
 In: {"promises": [{"sender", "destination", "port", "source"}, ...], "proxy_uid", "proxy_gid"}.
 Out: {"outcomes": [...]}, one for each promise in order: {"address", "port"} after all address
-translation, {"errno"} if it could not be sent, {} if nobody saw it.
+translation, {"errno"} if it could not be sent, {} if nobody saw it. If the kernel refuses what
+records them: {"error": {"code", "message", "hint"}}.
 
 Not here: judging (`redirect.promises`). Nothing leaves the host and nothing reaches an application
 or the proxy: each packet is recorded and dropped right after its translation was decided, and the
@@ -20,6 +21,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..errors import HostAgentError
 from ..host import probetable, synpacket
 
 # Well below the usual limit of open files (1024), which ordinary users keep.
@@ -28,18 +30,26 @@ _ORDINARY_ID = 65534  # nobody
 _DEADLINE_S = 0.3
 _POLL_S = 0.002
 _NEIGHBOUR = "neighbour"
-_FIRST_WIRE_PORT = 1024
 
 
 def main() -> None:
     """Answer one request."""
     request = json.load(sys.stdin)
+    answer: dict[str, Any]
+    try:
+        answer = {"outcomes": _probe_all(request)}
+    except HostAgentError as error:
+        answer = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+    json.dump(answer, sys.stdout)
+
+
+def _probe_all(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     proxy = request["proxy_uid"], request["proxy_gid"]
-    outcomes: list[dict[str, Any]] = []
     promises = request["promises"]
+    outcomes: list[dict[str, Any]] = []
     for start in range(0, len(promises), _AT_ONCE):
         outcomes += _probe(promises[start : start + _AT_ONCE], proxy)
-    json.dump({"outcomes": outcomes}, sys.stdout)
+    return outcomes
 
 
 def _probe(promises: Sequence[Mapping[str, Any]], proxy: tuple[int, int]) -> list[dict[str, Any]]:
@@ -47,25 +57,26 @@ def _probe(promises: Sequence[Mapping[str, Any]], proxy: tuple[int, int]) -> lis
     outcomes: list[dict[str, Any]] = [{} for _ in promises]
     with contextlib.ExitStack() as held:
         outgoing = _open_all(promises, proxy, outcomes, held)
-        taken = {sock.getsockname()[1] for sock in outgoing.values()}
-        incoming = _choose_ports(promises, taken)
-        table = probetable.ProbeTable(sorted(taken), sorted(incoming.values()))
+        local = {index: _source(sock) for index, sock in outgoing.items()}
+        wire = _hold_ports(promises, outcomes, held)
+        table = probetable.ProbeTable(tuple(local.values()), tuple(wire.values()))
         # Last in, first out: the sockets go before the table that stops their packets.
         held_sockets = held.pop_all()
         with contextlib.closing(table), held_sockets:
-            ports = dict(incoming)
             for index, sock in outgoing.items():
-                ports[index] = sock.getsockname()[1]
                 _connect(sock, promises[index], outcomes[index])
-            if incoming:
-                _send_incoming(promises, incoming, outcomes)
-            unanswered = [i for i in incoming if "errno" not in outcomes[i]]
-            seen = _wait_until_seen(table, {incoming[i] for i in unanswered})
-    for index, port in ports.items():
-        if port in seen:
-            address, after = seen[port]
-            outcomes[index] = {"address": address, "port": after}
+            _send_incoming(promises, wire, outcomes)
+            expected = {wire[index] for index in wire if "errno" not in outcomes[index]}
+            seen = _wait_until_seen(table, expected)
+    for index, source in (local | wire).items():
+        if source in seen:
+            address, port = seen[source]
+            outcomes[index] = {"address": address, "port": port}
     return outcomes
+
+
+def _source(sock: socket.socket) -> probetable.Source:
+    return probetable.Source(sock.family == socket.AF_INET6, sock.getsockname()[1])
 
 
 def _open_all(
@@ -138,33 +149,44 @@ def _connect(sock: socket.socket, promise: Mapping[str, Any], outcome: dict[str,
         outcome["errno"] = code
 
 
-def _choose_ports(promises: Sequence[Mapping[str, Any]], taken: set[int]) -> dict[int, int]:
-    """Give each incoming promise a source port of its own."""
-    free = (port for port in range(_FIRST_WIRE_PORT, 65536) if port not in taken)
-    incoming = (i for i, promise in enumerate(promises) if promise["sender"] == _NEIGHBOUR)
-    return dict(zip(incoming, free, strict=False))
+def _hold_ports(
+    promises: Sequence[Mapping[str, Any]],
+    outcomes: list[dict[str, Any]],
+    held: contextlib.ExitStack,
+) -> dict[int, probetable.Source]:
+    """Give each incoming promise a source port that nobody else has meanwhile."""
+    sources: dict[int, probetable.Source] = {}
+    for index, promise in enumerate(promises):
+        if promise["sender"] != _NEIGHBOUR:
+            continue
+        try:
+            sources[index] = _source(held.enter_context(_open(promise)))
+        except OSError as error:
+            outcomes[index]["errno"] = error.errno
+    return sources
 
 
 def _send_incoming(
     promises: Sequence[Mapping[str, Any]],
-    incoming: Mapping[int, int],
+    sources: Mapping[int, probetable.Source],
     outcomes: list[dict[str, Any]],
 ) -> None:
     """Put packets on `lo` as if a neighbour had sent them: they arrive like any other."""
+    if not sources:
+        return
     try:
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     except OSError as error:
-        for index in incoming:
+        for index in sources:
             outcomes[index]["errno"] = error.errno
         return
     with sock:
-        for index, source_port in incoming.items():
-            destination = ipaddress.ip_address(promises[index]["destination"])
-            source: ipaddress.IPv4Address | ipaddress.IPv6Address = probetable.NEIGHBOUR_V4
-            if destination.version == 6:
-                source = probetable.NEIGHBOUR_V6
+        for index, (is_v6, source_port) in sources.items():
             frame = synpacket.build_frame(
-                source, source_port, destination, promises[index]["port"]
+                probetable.NEIGHBOUR_V6 if is_v6 else probetable.NEIGHBOUR_V4,
+                source_port,
+                ipaddress.ip_address(promises[index]["destination"]),
+                promises[index]["port"],
             )
             try:
                 sock.sendto(frame, ("lo", 0))
@@ -173,8 +195,8 @@ def _send_incoming(
 
 
 def _wait_until_seen(
-    table: probetable.ProbeTable, expected: set[int]
-) -> dict[int, tuple[str, int]]:
+    table: probetable.ProbeTable, expected: set[probetable.Source]
+) -> dict[probetable.Source, tuple[str, int]]:
     """Read what was recorded; incoming packets may take their time, outgoing ones are done."""
     waited = 0.0
     while True:

@@ -12,8 +12,8 @@ from ...redirect import model
 from . import expressions, framing
 from .framing import be32, pack, pack_be32, pack_nested, pack_text
 
-NEWTABLE, GETTABLE, DELTABLE, NEWCHAIN, GETCHAIN = 0, 1, 2, 3, 4
-NEWRULE, GETRULE, NEWSET, GETSET = 6, 7, 9, 10
+NEWTABLE, GETTABLE, DELTABLE, NEWCHAIN, GETCHAIN, DELCHAIN = 0, 1, 2, 3, 4, 5
+NEWRULE, GETRULE, DELRULE, NEWSET, GETSET, DELSET = 6, 7, 8, 9, 10, 11
 NEWSETELEM, GETSETELEM, NEWGEN, GETGEN = 12, 13, 15, 16
 TABLE_DORMANT, TABLE_OWNER = 1, 2  # NFT_TABLE_F_*
 SET_INTERVAL, SET_EVAL = 0x4, 0x20  # NFT_SET_*
@@ -56,6 +56,24 @@ def new_table(name: str, *, is_owned: bool) -> Message:
 def delete_table(name: str) -> Message:
     """Remove a table with all that is in it."""
     return Message(DELTABLE, 0, pack_text(1, name), f"delete table {name}")
+
+
+def delete_rules(table: str, chain: str) -> Message:
+    """Remove every rule of a chain."""
+    body = pack_text(1, table) + pack_text(2, chain)
+    return Message(DELRULE, 0, body, f"remove the rules of {table} {chain}")
+
+
+def delete_chain(table: str, name: str) -> Message:
+    """Remove a chain without rules that no rule jumps to."""
+    body = pack_text(1, table) + pack_text(3, name)
+    return Message(DELCHAIN, 0, body, f"delete chain {table} {name}")
+
+
+def delete_set(table: str, name: str) -> Message:
+    """Remove a set that no rule looks at."""
+    body = pack_text(1, table) + pack_text(2, name)
+    return Message(DELSET, 0, body, f"delete set {table} {name}")
 
 
 def new_chain(table: str, name: str, hook: model.Hook | None) -> Message:

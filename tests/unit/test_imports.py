@@ -34,7 +34,7 @@ USES_OS = {
 }
 FORBIDDEN_IN_RESIDENT = (
     *("cryptography", "grpc", "requests", "pyroute2", "iptc", "pycurl", "ssl"),
-    *("subprocess", "asyncio", "h2", "urllib3"),
+    *("asyncio", "h2", "urllib3"),
 )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import select
+import shutil
 import signal
 from pathlib import Path
 
@@ -121,3 +122,23 @@ def test_files_below_a_foreign_directory_are_not_read_as_root(tmp_path: Path) ->
     assert len(problems) == 1
     assert "Permission denied" in problems[0].message
     assert "not read as root" in problems[0].message
+
+
+def test_a_worker_of_another_user_finds_the_package_below_a_closed_directory(
+    tmp_path: Path,
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    checkout = closed / "checkout"
+    checkout.mkdir(mode=0o755)
+    shutil.copytree(Path(processes.PACKAGE), checkout / "istio_hostagent")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]);"
+        "from istio_hostagent.host import processes;"
+        "user = processes.User(65534, 65534);"
+        "request = {'paths': ['/etc/hostname']};"
+        "print(processes.Worker('reader', request, user=user).run(10.0))"
+    )
+    status, text = output_of(["/usr/bin/python3", "-c", code, str(checkout)])
+    assert status == 0
+    assert "'data'" in text

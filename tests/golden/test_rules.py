@@ -1,0 +1,47 @@
+"""The exact rules of each configuration. `make golden` rewrites them; the diff is the review."""
+
+import os
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from istio_hostagent.config import build, model
+from istio_hostagent.redirect import nft, policy
+
+CASES = Path(__file__).parent / "cases"
+FACTS = model.HostFacts(
+    proxy_uid=998,
+    proxy_gid=997,
+    ssh_ports=(22,),
+    addresses=(ip_address("10.1.0.2"), ip_address("fd00:1::2")),
+)
+CLUSTER = b"CA_ADDR=istiod.istio-system.svc:15012\n"
+TRUST = model.Trust(is_root_only=True)
+
+
+def render(case: Path) -> str:
+    layers = (
+        model.Layer("hostagent.env", None, TRUST),
+        model.Layer("cluster.env", CLUSTER, TRUST),
+        model.Layer("sidecar.env", case.read_bytes(), TRUST),
+    )
+    outcome = build.build_config(layers, FACTS)
+    assert outcome.config, outcome.problems
+    ruleset = policy.build_ruleset(outcome.config.redirection, FACTS)
+    addresses = "".join(f"# on lo: {each}\n" for each in ruleset.loopback_addresses)
+    return addresses + "".join(map(nft.render_nft, ruleset.tables))
+
+
+@pytest.mark.parametrize("case", sorted(CASES.glob("*.env")), ids=lambda path: path.stem)
+def test_rules_match_golden(case: Path) -> None:
+    expected = case.with_suffix(".nft")
+    text = render(case)
+    if os.environ.get("HOSTAGENT_GOLDEN") == "rewrite":
+        expected.write_text(text)
+    assert text == expected.read_text()
+
+
+def test_every_golden_has_its_case() -> None:
+    cases = {path.stem for path in CASES.glob("*.env")}
+    assert cases == {path.stem for path in CASES.glob("*.nft")}

@@ -1,0 +1,105 @@
+"""A small interpreter of rules: where does this packet go? For tests of the policy alone.
+
+It knows typed rules, not expressions; what the kernel makes of them is shown by tests/netns.
+"""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from istio_hostagent.redirect import model, policy, ranges
+from istio_hostagent.redirect.model import Action, Field, Operator
+
+ORDINARY = 1000
+SYN, SYN_ACK = 0x02, 0x12
+
+
+@dataclass(frozen=True)
+class Packet:
+    """The first packet of a connection, or another one with other flags."""
+
+    destination: str
+    port: int = 80
+    source: str = "10.1.0.2"
+    uid: int = ORDINARY
+    gid: int = ORDINARY
+    out: str = "eth0"
+    protocol: int = 6
+    flags: int = SYN
+
+    @property
+    def address(self) -> IPv4Address | IPv6Address:
+        return ip_address(self.destination)
+
+
+def walk(ruleset: model.Ruleset, table: str, base: str, packet: Packet) -> model.Verdict | None:
+    """The verdict that ends the packet's way through a base chain; None: it passes."""
+    found = {each.name: each for each in ruleset.tables}.get(table)
+    if found is None:
+        return None
+    chains = {each.name: each for each in found.chains}
+    if base not in chains:
+        return None
+    return _walk_chain(found, chains, base, packet)
+
+
+def _walk_chain(
+    table: model.Table, chains: dict[str, model.Chain], name: str, packet: Packet
+) -> model.Verdict | None:
+    for rule in chains[name].rules:
+        if not all(_holds(table, match, packet) for match in rule.matches):
+            continue
+        if rule.verdict.action is Action.RETURN:
+            return None
+        if rule.verdict.action is not Action.JUMP:
+            return rule.verdict
+        final = _walk_chain(table, chains, str(rule.verdict.target), packet)
+        if final:
+            return final
+    return None
+
+
+def _holds(table: model.Table, match: model.Match, packet: Packet) -> bool:
+    value = _read(match.field, packet)
+    if value is None:
+        return False  # the field does not exist in this packet: the rule does not apply
+    if match.operator in (Operator.IN, Operator.NOT_IN):
+        (content,) = (each.ranges for each in table.sets if each.name == match.value)
+        assert isinstance(value, int)
+        return ranges.contains(content, value) is (match.operator is Operator.IN)
+    return (value == match.value) is (match.operator is Operator.EQ)
+
+
+def _read(field: Field, packet: Packet) -> int | str | None:
+    is_tcp = packet.protocol == policy.TCP
+    source = ip_address(packet.source)
+    readers: dict[Field, int | str | None] = {
+        Field.L4PROTO: packet.protocol,
+        Field.OIFNAME: packet.out,
+        Field.SKUID: packet.uid,
+        Field.SKGID: packet.gid,
+        Field.IP_SADDR: int(source) if source.version == 4 else None,
+        Field.IP6_SADDR: int(source) if source.version == 6 else None,
+        Field.IP_DADDR: int(packet.address) if packet.address.version == 4 else None,
+        Field.IP6_DADDR: int(packet.address) if packet.address.version == 6 else None,
+        Field.DPORT: packet.port if is_tcp else None,
+        Field.TCP_FLAGS: packet.flags & 0x17 if is_tcp else None,
+    }
+    return readers[field]
+
+
+def outbound(ruleset: model.Ruleset, packet: Packet) -> int:
+    """The proxy's port that an outgoing connection is sent to; 0: it is left alone."""
+    verdict = walk(ruleset, model.MAIN_TABLE, "output", packet)
+    return int(verdict.target) if verdict else 0
+
+
+def inbound(ruleset: model.Ruleset, packet: Packet) -> int:
+    """The proxy's port that an incoming connection is sent to; 0: it is left alone."""
+    verdict = walk(ruleset, model.MAIN_TABLE, "prerouting", packet)
+    return int(verdict.target) if verdict else 0
+
+
+def is_guarded(ruleset: model.Ruleset, packet: Packet) -> bool:
+    """Whether the guard refuses an outgoing connection that nobody redirected."""
+    verdict = walk(ruleset, model.GUARD_TABLE, "output", packet)
+    return verdict is not None and verdict.action is Action.REJECT

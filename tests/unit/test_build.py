@@ -1,0 +1,559 @@
+"""From the three files to a configuration, or to every problem with its file and line."""
+
+import time
+from datetime import timedelta
+from ipaddress import IPv4Address, ip_network
+from pathlib import Path
+
+import pytest
+
+from istio_hostagent.config import build, explain, layers, model
+from istio_hostagent.errors import Problem
+
+OWN = "/etc/istio-hostagent/hostagent.env"
+CLUSTER = "/var/lib/istio/envoy/cluster.env"
+SIDECAR = "/var/lib/istio/envoy/sidecar.env"
+
+FACTS = model.HostFacts(proxy_uid=1337, proxy_gid=1337)
+ROOT = model.Trust(is_root_only=True)
+DETAIL = "/var/lib/istio/envoy belongs to istio-proxy (mode 0755)"
+OTHER = model.Trust(is_root_only=False, detail=DETAIL)
+
+# The shape that `istioctl x workload entry configure` writes.
+ISTIOCTL = """\
+CANONICAL_REVISION='latest'
+CANONICAL_SERVICE='foo'
+ISTIO_INBOUND_PORTS='*'
+ISTIO_LOCAL_EXCLUDE_PORTS='22,15090,15021,15020'
+ISTIO_METAJSON_LABELS='{"app":"foo","service.istio.io/canonical-name":"foo"}'
+ISTIO_META_AUTO_REGISTER_GROUP='foo'
+ISTIO_META_CLUSTER_ID='Kubernetes'
+ISTIO_META_DNS_CAPTURE='true'
+ISTIO_META_MESH_ID=''
+ISTIO_META_NETWORK=''
+ISTIO_META_POD_PORTS='[{"name":"http","containerPort":80,"protocol":""}]'
+ISTIO_META_WORKLOAD_NAME='foo'
+ISTIO_NAMESPACE='bar'
+ISTIO_SERVICE='foo.bar'
+ISTIO_SERVICE_CIDR='*'
+POD_NAMESPACE='bar'
+SERVICE_ACCOUNT='vm-sa'
+TRUST_DOMAIN=''
+"""
+
+
+def build_config(
+    sidecar: str | bytes | None = None,
+    cluster: str | None = None,
+    own: str | None = None,
+    *,
+    trust: model.Trust = OTHER,
+    cluster_trust: model.Trust | None = None,
+    facts: model.HostFacts = FACTS,
+) -> build.Outcome:
+    def encode(text: str | bytes | None) -> bytes | None:
+        return text.encode() if isinstance(text, str) else text
+
+    return build.build_config(
+        [
+            model.Layer(OWN, encode(own), ROOT),
+            model.Layer(CLUSTER, encode(cluster), cluster_trust or trust),
+            model.Layer(SIDECAR, encode(sidecar), trust),
+        ],
+        facts,
+    )
+
+
+def config_of(outcome: build.Outcome) -> model.Config:
+    assert outcome.problems == ()
+    assert outcome.config is not None
+    return outcome.config
+
+
+def value_of(outcome: build.Outcome, key: str) -> explain.Value:
+    return next(value for value in outcome.values if value.key == key)
+
+
+def test_no_file_gives_the_defaults_and_captures_nothing() -> None:
+    outcome = build_config()
+    config = config_of(outcome)
+    assert config.redirection == model.Redirection()
+    assert not config.redirection.inbound
+    assert not config.redirection.outbound
+    assert config.identity == model.IdentitySettings(
+        ca_host="istiod.istio-system.svc",
+        ca_port=15012,
+        server_name="istiod.istio-system.svc",
+        trust_domain="cluster.local",
+        namespace="default",
+        service_account="default",
+        cluster_id="",
+        token_file=Path("/var/run/secrets/tokens/istio-token"),
+        root_file=Path("/etc/certs/root-cert.pem"),
+        output_dir=Path("/etc/certs"),
+        ttl=timedelta(hours=24),
+    )
+    assert config.proxy == model.ProxySettings()
+    assert outcome.warnings == ()
+
+
+def test_files_of_istioctl_are_taken_as_they_are() -> None:
+    outcome = build_config(cluster=ISTIOCTL)
+    config = config_of(outcome)
+    assert config.redirection.inbound == model.PortSet(is_all=True)
+    assert config.redirection.inbound_exclude.named == {22, 15020, 15021, 15090}
+    assert config.redirection.outbound == model.CidrSet(is_all=True)
+    assert config.identity.spiffe_id == "spiffe://cluster.local/ns/bar/sa/vm-sa"
+    assert config.identity.cluster_id == "Kubernetes"
+    assert config.proxy.service_cluster == "foo.bar"
+    environment = dict(config.proxy.environment)
+    assert environment["ISTIO_META_POD_PORTS"].startswith('[{"name":"http"')
+    assert len(environment) == len(ISTIOCTL.splitlines())
+    assert [str(warning) for warning in outcome.warnings] == [
+        f"{CLUSTER}:8: ISTIO_META_DNS_CAPTURE is known, has no effect here, because DNS is not"
+        " redirected yet; pilot-agent is told of it all the same"
+    ]
+
+
+def test_files_of_the_classic_guide_are_taken_as_they_are() -> None:
+    outcome = build_config(
+        cluster="ISTIO_CP_AUTH=MUTUAL_TLS\nISTIO_SERVICE_CIDR=10.55.240.0/20\nISTIO_SYSTEM_NAMESPACE=istio-system\n",
+        sidecar="ISTIO_INBOUND_PORTS=27017,3306,8080\n",
+    )
+    config = config_of(outcome)
+    assert config.redirection.inbound.named == {27017, 3306, 8080}
+    assert config.redirection.outbound.networks == (ip_network("10.55.240.0/20"),)
+    assert outcome.warnings == ()
+
+
+def test_every_key_reaches_its_field() -> None:
+    config = config_of(
+        build_config(
+            trust=ROOT,
+            own="ISTIO_HOSTAGENT_PROXY=envoy\nISTIO_HOSTAGENT_ENVOY=/opt/envoy\nISTIO_HOSTAGENT_MTLS=strict\n"
+            "ISTIO_HOSTAGENT_MESH_CIDR=10.1.0.0/16\nISTIO_HOSTAGENT_ACCESS_LOG=true\n"
+            "ISTIO_HOSTAGENT_TOKEN_FILE=/t\nISTIO_HOSTAGENT_ADMIN_PORT=1\nISTIO_HOSTAGENT_STATUS_PORT=2\n"
+            "ISTIO_HOSTAGENT_CONCURRENCY=4\nISTIO_HOSTAGENT_LOG_LEVEL=debug\n",
+            cluster="ISTIO_SERVICE_CIDR=10.0.0.0/8\nISTIO_SERVICE_EXCLUDE_CIDR=10.2.0.0/16\nISTIO_OUTBOUND_PORTS=80\n"
+            "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE=81\nISTIO_INBOUND_PORTS=82\nISTIO_LOCAL_EXCLUDE_PORTS=84,83\n"
+            "ISTIO_INBOUND_EXCLUDE_PORTS=85,83\nENVOY_PORT=3\nINBOUND_CAPTURE_PORT=4\nINBOUND_TUNNEL_PORT=5\n"
+            "CA_ADDR=[fd00::1]:6\nISTIO_SYSTEM_NAMESPACE=sys\nTRUST_DOMAIN=td\nISTIO_NAMESPACE=ns\n"
+            "SERVICE_ACCOUNT=sa\nISTIO_META_CLUSTER_ID=c1\nPROV_CERT=./p\nOUTPUT_CERTS=./o\nSECRET_TTL=1h\n"
+            "SECRET_GRACE_PERIOD_RATIO=0.2\nCA_HEADER_B=2\nCA_HEADER_A=1\nCA_HEADER_C=\n",
+            sidecar="ISTIO_BIN_BASE=/opt\nISTIO_AGENT_FLAGS='--a b'\nISTIO_SVC_IP=10.0.0.5\nPOD_NAME=vm1\n"
+            "PILOT_ADDRESS=[fd00::2]:7\nISTIO_SERVICE=svc\nISTIO_INBOUND_INTERCEPTION_MODE=REDIRECT\n",
+        )
+    )
+    assert config.redirection == model.Redirection(
+        outbound=model.CidrSet(networks=(ip_network("10.0.0.0/8"),)),
+        outbound_exclude=model.CidrSet(networks=(ip_network("10.2.0.0/16"),)),
+        outbound_ports=model.PortSet(ranges=((80, 80),)),
+        outbound_ports_exclude=model.PortSet(ranges=((81, 81),)),
+        inbound=model.PortSet(ranges=((82, 82),)),
+        inbound_exclude=model.PortSet(ranges=((83, 83), (84, 84), (85, 85))),
+        outbound_capture_port=3,
+        inbound_capture_port=4,
+        tunnel_port=5,
+    )
+    assert config.identity == model.IdentitySettings(
+        ca_host="fd00::1",
+        ca_port=6,
+        server_name="istiod.sys.svc",
+        trust_domain="td",
+        namespace="ns",
+        service_account="sa",
+        cluster_id="c1",
+        token_file=Path("/t"),
+        root_file=Path("/p/root-cert.pem"),
+        output_dir=Path("/o"),
+        ttl=timedelta(hours=1),
+        grace_ratio=0.2,
+        headers=(("a", "1"), ("b", "2")),
+    )
+    assert config.proxy == model.ProxySettings(
+        kind=model.ProxyKind.ENVOY,
+        envoy=Path("/opt/envoy"),
+        bin_base=Path("/opt"),
+        mesh=model.CidrSet(networks=(ip_network("10.1.0.0/16"),)),
+        mtls=model.Mtls.STRICT,
+        admin_port=1,
+        status_port=2,
+        concurrency=4,
+        log_level="debug",
+        has_access_log=True,
+        agent_flags=("--a", "b"),
+        instance_ip=IPv4Address("10.0.0.5"),
+        workload_name="vm1",
+        discovery_address="[fd00::2]:7",
+        service_cluster="svc",
+        environment=config.proxy.environment,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("CA_ADDR=istiod-rev.istio-system.svc:15012", "istiod-rev.istio-system.svc"),
+        ("CA_ADDR=10.0.0.1:15012", "istiod.istio-system.svc"),
+        ("CA_ADDR=[::1]:15012\nISTIO_SYSTEM_NAMESPACE=mesh", "istiod.mesh.svc"),
+        ("CA_ADDR=localhost:15012", "istiod.istio-system.svc"),
+        ("ISTIO_SYSTEM_NAMESPACE=mesh", "istiod.mesh.svc"),
+        ("CA_ADDR=10.0.0.1:15012\nISTIOD_SAN=ca.example", "ca.example"),
+        ("CA_ADDR=ca.example:15012\nISTIOD_SAN=other.example", "other.example"),
+    ],
+)
+def test_name_that_the_ca_must_carry(text: str, name: str) -> None:
+    outcome = build_config(text)
+    assert config_of(outcome).identity.server_name == name
+    assert value_of(outcome, "ISTIOD_SAN").text == name
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("", "istiod.istio-system.svc:15012"),
+        ("ISTIO_PILOT_PORT=15011\nISTIO_SYSTEM_NAMESPACE=m", "istiod.m.svc:15011"),
+        ("PILOT_ADDRESS=pilot.example:1\nISTIO_PILOT_PORT=15011", "pilot.example:1"),
+    ],
+)
+def test_control_plane_address(text: str, address: str) -> None:
+    config = config_of(build_config(text))
+    assert config.proxy.discovery_address == address
+    # Only CA_ADDR moves the CA.
+    assert config.identity.ca_port == 15012
+
+
+def test_empty_value_is_the_default() -> None:
+    text = "TRUST_DOMAIN=''\nOUTPUT_CERTS=\nCA_ADDR=\nSECRET_TTL=' '\nENVOY_PORT=\n"
+    assert config_of(build_config(text)) == model.Config(
+        model.Redirection(),
+        config_of(build_config()).identity,
+        model.ProxySettings(
+            environment=(
+                ("CA_ADDR", ""),
+                ("ENVOY_PORT", ""),
+                ("OUTPUT_CERTS", ""),
+                ("SECRET_TTL", " "),
+                ("TRUST_DOMAIN", ""),
+            )
+        ),
+    )
+
+
+def test_empty_value_in_the_later_file_takes_the_ports_away() -> None:
+    outcome = build_config("ISTIO_INBOUND_PORTS=\n", "ISTIO_INBOUND_PORTS=80\n")
+    assert not config_of(outcome).redirection.inbound
+    value = value_of(outcome, "ISTIO_INBOUND_PORTS")
+    assert (value.text, value.file, value.line) == ("", SIDECAR, 1)
+
+
+def test_own_rules_switch_ours_off() -> None:
+    config = config_of(build_config("ISTIO_CUSTOM_IP_TABLES=true\n"))
+    assert not config.redirection.is_managed
+
+
+def test_roots_of_the_operating_system() -> None:
+    config = config_of(build_config("CA_ROOT_CA=SYSTEM\n"))
+    assert config.identity.root_file == Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+@pytest.mark.parametrize(
+    ("text", "namespace", "status"),
+    [
+        ("POD_NAMESPACE=pod", "pod", "in effect"),
+        ("ISTIO_NAMESPACE=\nPOD_NAMESPACE=pod", "pod", "in effect"),
+        ("ISTIO_NAMESPACE=mine\nPOD_NAMESPACE=pod", "mine", "not used: ISTIO_NAMESPACE is set"),
+        ("ISTIO_NAMESPACE=mine\nPOD_NAMESPACE=NOT!", "mine", "not used: ISTIO_NAMESPACE is set"),
+    ],
+)
+def test_key_that_stands_in_for_another(text: str, namespace: str, status: str) -> None:
+    outcome = build_config(text)
+    assert config_of(outcome).identity.namespace == namespace
+    assert value_of(outcome, "POD_NAMESPACE").status == status
+
+
+def test_environment_holds_every_key_but_the_agents_own_and_the_later_file_wins() -> None:
+    outcome = build_config(
+        sidecar="ISTIO_META_X=2\nFREE=a\\ b\nISTIO_HOSTAGENT_CONCURRENCY=1\n",
+        cluster="ISTIO_META_X=1\nISTIO_META_Y=$ISTIO_META_X\n",
+        own="CLOUD_PLATFORM=none\nISTIO_HOSTAGENT_MTLS=strict\n",
+    )
+    assert config_of(outcome).proxy.environment == (
+        ("CLOUD_PLATFORM", "none"),
+        ("FREE", "a b"),
+        ("ISTIO_META_X", "2"),
+        ("ISTIO_META_Y", "1"),
+    )
+
+
+def test_value_too_long_for_a_process_is_not_handed_on() -> None:
+    cidrs = ",".join(f"10.{n >> 8}.{n & 255}.0/24" for n in range(10_000))
+    outcome = build_config(f"ISTIO_SERVICE_CIDR={cidrs}\nISTIO_META_LONG={'x' * 131072}\nA=1\n")
+    config = config_of(outcome)
+    assert dict(config.proxy.environment) == {"A": "1"}
+    assert len(config.redirection.outbound.networks) == 10_000
+    assert Problem(SIDECAR, 2, "ISTIO_META_LONG is too long to be handed on to pilot-agent") in (
+        outcome.warnings
+    )
+
+
+# Problems
+
+
+def test_all_problems_of_all_files_come_at_once_and_sorted() -> None:
+    outcome = build_config(
+        sidecar="SECRET_TTL=91h\nSECRET_TTL=1d\nISTIO_INBOUND_PORTS=80,70000\nA=$(x)\n",
+        cluster="ISTIO_SERVICE_CIDR=10.0.0.0/40\nB='\n",
+        own=b"\0".decode(),
+    )
+    assert outcome.config is None
+    assert [str(problem) for problem in outcome.problems] == [
+        f"{OWN}:1: a NUL byte: this is not a text file",
+        f"{CLUSTER}:1: ISTIO_SERVICE_CIDR: the prefix length of '10.0.0.0/40' is not a number up to 32",
+        f"{CLUSTER}:2: the single quote is never closed",
+        f"{SIDECAR}:2: SECRET_TTL: '1d' is not a duration such as 24h or 1h30m",
+        f"{SIDECAR}:3: ISTIO_INBOUND_PORTS: '70000' is not a port between 1 and 65535",
+        f"{SIDECAR}:4: command substitution and arithmetic are not supported:"
+        " nothing in this file is run",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ISTIO_INBOUND_INTERCEPTION_MODE=TPROXY", "TPROXY is not supported yet"),
+        ("ISTIO_META_INTERCEPTION_MODE=TPROXY", "TPROXY is not supported yet"),
+        ("ISTIO_SERVICE_EXCLUDE_CIDR=*", "`*` is not possible here"),
+        ("ISTIO_LOCAL_EXCLUDE_PORTS=*", "`*` is not possible here"),
+        ("ISTIO_INBOUND_EXCLUDE_PORTS=x", "'x' is not a port"),
+        ("ISTIO_CUSTOM_IP_TABLES=maybe", "'maybe' is neither true nor false"),
+        ("CA_ADDR=istiod:15010", "port 15010 speaks plain text"),
+        ("SECRET_TTL=2161h", "is not between 1s and 2160h"),
+        ("CA_HEADER_X=$'a\\tb'", "a header value must be printable ASCII"),
+        ("ISTIO_HOSTAGENT_PROXY=nginx", "'nginx' is not one of auto, pilot-agent, envoy"),
+        ("ISTIO_HOSTAGENT_MTLS=on", "'on' is not one of permissive, strict"),
+        ("PROV_CERT=../x", "is not a path without `..`"),
+        ("ISTIO_SYSTEM_NAMESPACE='a b'", "is not a name of"),
+    ],
+)
+def test_value_with_a_problem_is_named_with_key_file_and_line(text: str, expected: str) -> None:
+    outcome = build_config(f"\n{text}\n")
+    [problem] = outcome.problems
+    assert (problem.file, problem.line) == (SIDECAR, 2)
+    key = text.partition("=")[0]
+    assert problem.message.startswith(f"{key}: ")
+    assert expected in problem.message
+    assert outcome.config is None
+
+
+def test_overridden_value_is_not_judged() -> None:
+    config = config_of(build_config("ENVOY_PORT=1\n", "ENVOY_PORT=none\n"))
+    assert config.redirection.outbound_capture_port == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("ENVOY_PORT=15006", 1, "ENVOY_PORT: 15006 is the port of INBOUND_CAPTURE_PORT already"),
+        ("\nINBOUND_CAPTURE_PORT=15001", 2, "INBOUND_CAPTURE_PORT: 15001 is the port of ENVOY_PORT already"),
+        ("ISTIO_HOSTAGENT_ADMIN_PORT=15008", 1, "ISTIO_HOSTAGENT_ADMIN_PORT: 15008 is the port of INBOUND_TUNNEL_PORT already"),
+        (
+            "ENVOY_PORT=5\nENVOY_STATUS_PORT=5",
+            2,
+            f"ENVOY_STATUS_PORT: 5 is the port of ENVOY_PORT ({SIDECAR}:1) already",
+        ),
+        ("ENVOY_PORT=22", 1, "ENVOY_PORT: 22 is the port on which sshd listens"),
+    ],
+)  # fmt: skip
+def test_listeners_must_not_meet(text: str, line: int, message: str) -> None:
+    assert build_config(text).problems == (Problem(SIDECAR, line, message),)
+
+
+def test_port_with_a_problem_does_not_meet_another() -> None:
+    outcome = build_config("ENVOY_PORT=none\nINBOUND_CAPTURE_PORT=15001\n")
+    assert [problem.line for problem in outcome.problems] == [1]
+
+
+# Who may say what
+
+
+GUARDED = [
+    "OUTPUT_CERTS=/srv/x", "CERTS_DIR=/srv/x", "ISTIO_BIN_BASE=/srv/x", "ISTIO_HOSTAGENT_ENVOY=/srv/x",
+    "ISTIO_AGENT_FLAGS=--x", "ENVOY_USER=root", "EXEC_USER=root", "ISTIO_LOG_DIR=/srv", "ISTIO_BOOTSTRAP=/srv/x",
+    "ISTIO_BOOTSTRAP_OVERRIDE=/srv/x", "ENVOY_CFG=/srv/x", "GRPC_XDS_BOOTSTRAP=/srv/x", "PROXY_UID=0", "PROXY_GID=0",
+    "ENVOY_UID=0", "ISTIO_CFG=/srv", "ISTIO_CERT_DIR=/srv", "DRY_RUN_FILE_PATH=/srv/x", "LD_PRELOAD=/srv/x.so",
+    "LD_LIBRARY_PATH=", "PATH=/srv", "BASH_ENV=/srv/x", "PYTHONPATH=/srv", "GLIBC_TUNABLES=x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", GUARDED)
+def test_guarded_key_counts_only_from_a_root_only_file(text: str) -> None:
+    key = text.partition("=")[0]
+    message = f"{key}: counts only from a file that only root can write; {DETAIL}"
+    outcome = build_config(text)
+    assert outcome.problems == (Problem(SIDECAR, 1, message),)
+    assert value_of(outcome, key).status == "refused"
+    assert build_config(text, trust=ROOT).problems == ()
+    assert build_config(own=text).problems == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "OUTPUT_CERTS=./etc/certs", "CERTS_DIR=/etc/certs/", "ISTIO_BIN_BASE=/usr/local/bin", "ISTIO_HOSTAGENT_ENVOY=",
+        "ISTIO_AGENT_FLAGS=' '", "ENVOY_USER=istio-proxy", "EXEC_USER=istio-proxy", "ISTIO_LOG_DIR=/var/log/istio",
+        "ISTIO_CFG=/var/lib/istio", "ISTIO_BOOTSTRAP=", "ENVOY_CFG=/var/lib/istio/envoy/envoy.json",
+    ],
+)  # fmt: skip
+def test_guarded_key_with_its_default_may_stand_anywhere(text: str) -> None:
+    assert build_config(text).problems == ()
+
+
+def test_later_root_only_file_overrules_what_another_may_not_say() -> None:
+    outcome = build_config(
+        "OUTPUT_CERTS=/a\n", "OUTPUT_CERTS=/b\n", trust=ROOT, cluster_trust=OTHER
+    )
+    assert config_of(outcome).identity.output_dir == Path("/a")
+
+
+def test_root_only_file_lends_no_trust_to_a_value_made_from_another_file() -> None:
+    outcome = build_config(
+        "B=$A/c\nOUTPUT_CERTS=$B\nC=/fine\nISTIO_BIN_BASE=$C\n",
+        "A=/srv\n",
+        trust=ROOT,
+        cluster_trust=OTHER,
+    )
+    message = (
+        "OUTPUT_CERTS: counts only from a file that only root can write;"
+        f" it is made from B of {SIDECAR}:1: it is made from A of {CLUSTER}:1: {DETAIL}"
+    )
+    assert outcome.problems == (Problem(SIDECAR, 2, message),)
+
+
+def test_inputs_that_the_proxy_may_read_anyway_may_be_named_anywhere() -> None:
+    text = "CA_ROOT_CA=/a\nPROV_CERT=/b\nISTIO_HOSTAGENT_TOKEN_FILE=/c\n"
+    assert build_config(text).problems == ()
+
+
+# Warnings
+
+
+def test_key_set_twice_names_both_lines_and_the_later_counts() -> None:
+    outcome = build_config("ENVOY_PORT=1\n\nENVOY_PORT=2\n")
+    assert config_of(outcome).redirection.outbound_capture_port == 2
+    assert outcome.warnings == (
+        Problem(SIDECAR, 3, "ENVOY_PORT is set on line 1 already; this line counts"),
+    )
+
+
+def test_key_set_differently_in_both_files_names_both_lines_and_sidecar_wins() -> None:
+    outcome = build_config("\nENVOY_PORT=2\n", "ENVOY_PORT=1\n", "ENVOY_PORT=3\n")
+    assert config_of(outcome).redirection.outbound_capture_port == 2
+    assert outcome.warnings == (
+        Problem(SIDECAR, 2, f"ENVOY_PORT differs from {CLUSTER}:1; this file wins"),
+    )
+    value = value_of(outcome, "ENVOY_PORT")
+    assert value == explain.Value(
+        "ENVOY_PORT", "2", SIDECAR, 2, ((OWN, 1, "3"), (CLUSTER, 1, "1")), "in effect"
+    )
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "cluster", "own"),
+    [
+        ("ENVOY_PORT=2\n", None, "ENVOY_PORT=1\n"),
+        ("ENVOY_PORT=2\n", "ENVOY_PORT='2'\n", None),
+        ("ISTIO_INBOUND_PORTS=$ISTIO_INBOUND_PORTS,81\n", "ISTIO_INBOUND_PORTS=80\n", None),
+        ("ISTIO_INBOUND_PORTS=80\nISTIO_INBOUND_PORTS=$ISTIO_INBOUND_PORTS,81\n", None, None),
+        (None, "ENVOY_PORT=2\n", "ENVOY_PORT=1\n"),
+    ],
+)
+def test_what_is_no_contradiction_is_no_warning(
+    sidecar: str | None, cluster: str | None, own: str | None
+) -> None:
+    assert build_config(sidecar, cluster, own).warnings == ()
+
+
+def test_unknown_key_is_a_warning_with_the_key_that_was_meant() -> None:
+    outcome = build_config("ISTIO_INBOUND_PORT=80\nNOTHING_LIKE_IT=1\n")
+    assert outcome.warnings == (
+        Problem(
+            SIDECAR,
+            1,
+            "ISTIO_INBOUND_PORT is not a known key; did you mean ISTIO_INBOUND_PORTS?",
+        ),
+        Problem(SIDECAR, 2, "NOTHING_LIKE_IT is not a known key"),
+    )
+    assert not config_of(outcome).redirection.inbound
+    assert value_of(outcome, "NOTHING_LIKE_IT").status == "unknown"
+
+
+def test_known_key_without_effect_is_a_warning_with_the_reason() -> None:
+    outcome = build_config("\nISTIO_EXCLUDE_INTERFACES=eth1\n")
+    reason = "this choice of traffic is not supported yet"
+    assert outcome.warnings == (
+        Problem(
+            SIDECAR,
+            2,
+            f"ISTIO_EXCLUDE_INTERFACES is known, has no effect here, because {reason}",
+        ),
+    )
+    status = value_of(outcome, "ISTIO_EXCLUDE_INTERFACES").status
+    assert status == f"no effect: {reason}"
+
+
+def test_key_without_effect_that_asks_for_nothing_else_is_no_warning() -> None:
+    text = "ISTIO_CP_AUTH=MUTUAL_TLS\nISTIO_META_DNS_CAPTURE=false\nISTIO_EXCLUDE_INTERFACES=\n"
+    assert build_config(text).warnings == ()
+
+
+def test_families_are_known() -> None:
+    text = "ISTIO_META_ANY=1\nISTIO_METAJSON_ANY='{}'\nCA_HEADER_ANY=1\nXDS_HEADER_ANY=1\n"
+    outcome = build_config(text)
+    assert outcome.warnings == ()
+    assert value_of(outcome, "ISTIO_META_ANY").status == "handed on to pilot-agent"
+    assert value_of(outcome, "CA_HEADER_ANY").status == "in effect"
+
+
+def test_family_without_a_name_is_unknown() -> None:
+    outcome = build_config("CA_HEADER_=1\n")
+    assert outcome.warnings == (Problem(SIDECAR, 1, "CA_HEADER_ is not a known key"),)
+    assert config_of(outcome).identity.headers == ()
+
+
+def test_warnings_are_bounded() -> None:
+    outcome = build_config("".join(f"UNKNOWN_{n}_KEY=\n" for n in range(1000)))
+    assert len(outcome.warnings) == layers.MAX_WARNINGS + 1
+    assert "there are more warnings, which are not shown" in {w.message for w in outcome.warnings}
+
+
+# Values
+
+
+def test_explanation_has_every_key_with_its_default() -> None:
+    values = {value.key: value for value in build_config("PROV_CERT=/p\n").values}
+    assert values["CA_ROOT_CA"] == explain.Value(
+        "CA_ROOT_CA", "/p/root-cert.pem", "", 0, (), "in effect"
+    )
+    assert values["PROV_CERT"] == explain.Value("PROV_CERT", "/p", SIDECAR, 1, (), "in effect")
+    assert values["ISTIO_HOSTAGENT_CONCURRENCY"].text == "2"
+
+
+def test_secrets_are_in_no_value_and_no_message() -> None:
+    secret = "s3cr3t"
+    outcome = build_config(
+        f"CA_HEADER_X={secret}é\nXDS_HEADER_X={secret}\nCA_HEADER_Y={secret}\n",
+        f"XDS_HEADER_X={secret}1\n",
+    )
+    assert outcome.problems
+    shown = repr(outcome.values) + repr(outcome.problems) + repr(outcome.warnings)
+    assert secret not in shown
+    assert value_of(outcome, "XDS_HEADER_X").text == "(hidden)"
+
+
+def test_ten_thousand_networks_take_no_noticeable_time() -> None:
+    cidrs = ",".join(f"10.{n >> 8}.{n & 255}.0/24" for n in range(10_000))
+    started = time.process_time()
+    outcome = build_config(f"ISTIO_SERVICE_CIDR={cidrs}\n")
+    assert time.process_time() - started < 0.5  # 30 ms measured
+    assert len(config_of(outcome).redirection.outbound.networks) == 10_000

@@ -1,0 +1,488 @@
+"""The certificate worker as a process, against an authority that speaks istiod's protocol."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from istio_hostagent import workers
+from tests.demo import ca_material
+from tests.demo.ca import DemoAuthority
+
+LAUNCH = Path(workers.__file__).with_name("launch.py")
+WEB = "spiffe://cluster.local/ns/vms/sa/web"
+SUBJECT = "system:serviceaccount:vms:web"
+SERVER_NAME = "istiod.istio-system.svc"
+NOBODY = 65534
+NAMES = ("key.pem", "cert-chain.pem", "root-cert.pem")
+DEADLINE_S = 30.0
+
+
+@dataclass
+class Host:
+    """A host's directories, and the worker's requests for them."""
+
+    directory: Path
+    authority: DemoAuthority
+    changed: dict[str, object] = field(default_factory=dict)
+    user: int | None = None
+
+    @property
+    def output(self) -> Path:
+        return self.directory / "certs"
+
+    @property
+    def token_file(self) -> Path:
+        return self.directory / "token"
+
+    def request(self, op: str, **changed: object) -> str:
+        request = {
+            "op": op,
+            "ca_host": "127.0.0.1",
+            "ca_port": self.authority.port,
+            "server_name": SERVER_NAME,
+            "spiffe_id": WEB,
+            "cluster_id": "Kubernetes",
+            "token_file": str(self.token_file),
+            "root_file": str(self.output / "root-cert.pem"),
+            "output_dir": str(self.output),
+            "store_dir": str(self.directory / "store"),
+            "ttl_s": 3600,
+            "headers": [["x-extra", "yes"]],
+            "timeout_s": 10.0,
+            "grace_ratio": 0.5,
+        }
+        return json.dumps({**request, **self.changed, **changed})
+
+    def spawn(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-I", str(LAUNCH), "certificate"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            user=self.user,
+            group=self.user,
+            extra_groups=None if self.user is None else [],
+            # A proxy named here must not be used.
+            env={"https_proxy": "http://127.0.0.1:1", "ALL_PROXY": "http://127.0.0.1:1"},
+        )
+
+    def run(self, op: str, **changed: object) -> dict[str, object]:
+        with self.spawn() as process:
+            out, err = process.communicate(self.request(op, **changed), timeout=DEADLINE_S)
+        assert process.returncode == 0, err
+        assert err == ""
+        assert_no_secret(out, self)
+        answer: dict[str, object] = json.loads(out)
+        return answer
+
+    def give_token(self, text: str) -> None:
+        self.token_file.write_text(text + "\n")
+
+    def tree(self) -> dict[str, object]:
+        """Everything on disk: link targets, contents, modes."""
+        seen: dict[str, object] = {}
+        for top in (self.output, self.directory / "store"):
+            for path in sorted(top.rglob("*")):
+                content = path.read_bytes() if path.is_file() else None
+                link = os.readlink(path) if path.is_symlink() else None
+                seen[str(path)] = (path.lstat().st_mode, link, content)
+        return seen
+
+
+def assert_no_secret(text: str, host: Host) -> None:
+    assert "PRIVATE KEY" not in text
+    if host.token_file.is_file():
+        for part in host.token_file.read_text("latin-1").strip().split("."):
+            assert len(part) < 20 or part not in text
+
+
+def assert_pair_matches(output: Path) -> x509.Certificate:
+    """What a reader of the directory gets: key and chain of one pair; returns the leaf."""
+    here = Path(os.path.realpath(output / "..data"))
+    key = serialization.load_pem_private_key((here / "key.pem").read_bytes(), None)
+    leaf = ca_material.split((here / "cert-chain.pem").read_bytes())[0]
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    assert key.public_key().public_bytes(*form) == leaf.public_key().public_bytes(*form)
+    return leaf
+
+
+def held_of(answer: dict[str, object]) -> dict[str, object]:
+    held = answer["held"]
+    assert isinstance(held, dict), answer
+    return held
+
+
+def error_of(answer: dict[str, object]) -> dict[str, str]:
+    error = answer["error"]
+    assert isinstance(error, dict)
+    assert set(error) == {"code", "message", "hint"}
+    return error
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Iterator[DemoAuthority]:
+    with DemoAuthority.create(tmp_path / "ca") as running:
+        yield running
+
+
+@pytest.fixture
+def host(tmp_path: Path, authority: DemoAuthority) -> Host:
+    made = Host(tmp_path / "host", authority)
+    made.output.mkdir(parents=True)
+    shutil.copy(authority.root_file, made.output / "root-cert.pem")
+    made.give_token(authority.token(SUBJECT))
+    return made
+
+
+def test_first_certificate_comes_by_token(host: Host, authority: DemoAuthority) -> None:
+    assert error_of(host.run("inspect"))["code"] == "certificate-untrusted"
+    answer = host.run("ensure")
+    held = held_of(answer)
+    assert set(answer) == {"held"}
+    assert (held["identity"], held["via"], held["obtained"]) == (WEB, "token", True)
+    leaf = assert_pair_matches(host.output)
+    assert held["serial"] == f"{leaf.serial_number:x}"
+    assert held["not_after"] == ca_material.not_after(leaf).timestamp()
+    # Leaf and intermediate, and the root bundle apart from them.
+    assert len(ca_material.split((host.output / "cert-chain.pem").read_bytes())) == 2
+    assert (host.output / "root-cert.pem").read_bytes() == authority.root_file.read_bytes()
+    (call,) = authority.seen
+    assert (call.how, call.identity, call.ttl_s, call.status) == ("token", WEB, 3600, 0)
+
+
+def test_ensure_gives_what_is_held_without_asking(host: Host, authority: DemoAuthority) -> None:
+    first = held_of(host.run("ensure"))
+    for op in ("ensure", "inspect"):
+        held = held_of(host.run(op))
+        assert (held["serial"], held["obtained"], held["via"]) == (first["serial"], False, "")
+    assert len(authority.seen) == 1
+
+
+def test_renewal_shows_the_certificate_and_needs_no_token(
+    host: Host, authority: DemoAuthority
+) -> None:
+    first = held_of(host.run("ensure"))
+    host.token_file.unlink()
+    second = held_of(host.run("renew"))
+    assert (second["via"], second["obtained"]) == ("certificate", True)
+    assert second["serial"] != first["serial"]
+    assert f"{assert_pair_matches(host.output).serial_number:x}" == second["serial"]
+    assert [call.how for call in authority.seen] == ["token", "certificate"]
+
+
+def test_ensure_renews_past_the_grace_ratio(host: Host, authority: DemoAuthority) -> None:
+    host.run("ensure")
+    held = held_of(host.run("ensure", grace_ratio=0.9999999))
+    assert (held["obtained"], held["via"]) == (True, "certificate")
+
+
+def test_life_of_seconds_is_not_renewed_on_arrival(host: Host, authority: DemoAuthority) -> None:
+    # The authority dates back by two minutes: most of the span is over when it arrives.
+    authority.life_s = 40.0
+    host.run("ensure")
+    held = held_of(host.run("ensure"))
+    assert held["obtained"] is False
+    assert isinstance(held["received"], float)
+    assert isinstance(held["not_before"], float)
+    assert held["received"] - held["not_before"] > 100
+
+
+@pytest.mark.parametrize("is_joined", [False, True], ids=["first", "renewal"])
+@pytest.mark.parametrize(
+    ("mode", "code", "words"),
+    [
+        ("mute", "authority-unavailable", "timed out"),
+        ("refuse", "authority-unavailable", "UNAVAILABLE"),
+        ("internal", "authority-unavailable", "INTERNAL"),
+        ("half-frame", "authority-unavailable", "asked with the"),
+        ("wrong-key", "certificate-untrusted", "another key"),
+        ("wrong-name", "certificate-untrusted", "web-somebody-else, not for"),
+        ("wrong-root", "certificate-untrusted", "no root that we trust"),
+        ("expired", "certificate-untrusted", "expired on"),
+        ("garbage", "certificate-untrusted", "the CA's answer"),
+        ("empty-chain", "certificate-untrusted", "0 parts"),
+    ],
+)
+def test_failure_is_named_and_touches_nothing(
+    host: Host, authority: DemoAuthority, mode: str, code: str, words: str, is_joined: bool
+) -> None:
+    held = host.run("ensure")["held"] if is_joined else None
+    before = host.tree()
+    authority.mode = mode
+    start = time.monotonic()
+    answer = host.run("renew", timeout_s=1.5)
+    assert time.monotonic() - start < 10
+    error = error_of(answer)
+    assert error["code"] == code
+    assert words in error["message"]
+    assert host.tree() == before
+    assert (answer["held"] is None) is not is_joined
+    if isinstance(held, dict):
+        assert held_of(answer)["serial"] == held["serial"]
+    authority.mode = "ok"
+    assert held_of(host.run("renew"))["obtained"] is True
+
+
+def test_unreachable_ca_is_named_with_its_address(host: Host, authority: DemoAuthority) -> None:
+    authority.stop()
+    error = error_of(host.run("ensure"))
+    assert error["code"] == "authority-unavailable"
+    assert f"127.0.0.1:{authority.port} (as {SERVER_NAME})" in error["message"]
+    assert "with the token" in error["message"]
+
+
+def test_ca_of_another_name_gets_no_credential(host: Host, authority: DemoAuthority) -> None:
+    error = error_of(host.run("ensure", server_name="istiod.elsewhere.svc"))
+    assert error["code"] == "authority-unavailable"
+    assert "istiod.elsewhere.svc" in error["message"]
+    assert "root file" in error["hint"]
+    assert authority.seen == ()
+
+
+def test_ca_of_an_unknown_root_gets_no_credential(
+    host: Host, authority: DemoAuthority, tmp_path: Path
+) -> None:
+    other = ca_material.create(tmp_path / "other")
+    (host.output / "root-cert.pem").write_bytes(other.root_bundle)
+    error = error_of(host.run("ensure"))
+    assert error["code"] == "authority-unavailable"
+    assert authority.seen == ()
+
+
+def test_address_and_name_may_be_the_same(host: Host, authority: DemoAuthority) -> None:
+    assert held_of(host.run("ensure", server_name="", ca_host="127.0.0.1"))["obtained"] is True
+
+
+def test_expired_token_is_explained_and_not_sent(host: Host, authority: DemoAuthority) -> None:
+    host.give_token(authority.token(SUBJECT, ttl_s=-7200))
+    error = error_of(host.run("ensure"))
+    assert error["code"] == "certificate-refused"
+    assert f"the token {host.token_file} expired on" in error["message"]
+    assert "no certificate is held" in error["message"]
+    assert authority.seen == ()
+
+
+@pytest.mark.parametrize(
+    ("audiences", "words"),
+    [(("api",), "is meant for api (claim aud), not for istio-ca"), (("istio-ca",), "looks right")],
+)
+def test_refused_token_is_explained(
+    host: Host, authority: DemoAuthority, audiences: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    token = authority.token(SUBJECT, audiences=audiences)
+    if "istio-ca" in audiences:
+        stranger = ca_material.create(tmp_path / "stranger")
+        with DemoAuthority(stranger.directory) as other:
+            token = other.token(SUBJECT)
+    host.give_token(token)
+    error = error_of(host.run("ensure"))
+    assert error["code"] == "certificate-refused"
+    assert "UNAUTHENTICATED request authenticate failure" in error["message"]
+    assert words in error["message"]
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"two words", b"\xff\xfe", b"a\nb: c"])
+def test_file_that_holds_no_token_is_never_sent(
+    host: Host, authority: DemoAuthority, content: bytes
+) -> None:
+    host.token_file.write_bytes(content)
+    error = error_of(host.run("ensure"))
+    assert error["code"] == "certificate-refused"
+    assert "holds no token" in error["message"]
+    assert authority.seen == ()
+
+
+def test_missing_token_is_named(host: Host) -> None:
+    host.token_file.unlink()
+    message = error_of(host.run("ensure"))["message"]
+    assert f"{host.token_file} cannot be read (No such file or directory)" in message
+
+
+def test_missing_root_is_named(host: Host, authority: DemoAuthority) -> None:
+    (host.output / "root-cert.pem").unlink()
+    error = error_of(host.run("ensure"))
+    assert error["code"] == "certificate-refused"
+    assert str(host.output / "root-cert.pem") in error["message"]
+    assert authority.seen == ()
+
+
+def test_token_of_another_account_gives_no_certificate(
+    host: Host, authority: DemoAuthority
+) -> None:
+    host.give_token(authority.token("system:serviceaccount:vms:db"))
+    error = error_of(host.run("ensure"))
+    assert error["code"] == "certificate-untrusted"
+    assert "is for spiffe://cluster.local/ns/vms/sa/db, not for" in error["message"]
+    assert "service account" in error["hint"]
+
+
+def test_expired_certificate_is_never_shown(host: Host, authority: DemoAuthority) -> None:
+    authority.life_s = 1.0
+    lapses = held_of(host.run("ensure"))["not_after"]
+    assert isinstance(lapses, float)
+    # The one thing that is awaited here is the clock.
+    time.sleep(max(0.0, lapses - time.time()) + 0.05)
+    assert "expired on" in error_of(host.run("inspect"))["message"]
+    authority.life_s = None
+    assert held_of(host.run("ensure"))["via"] == "token"
+    assert [call.how for call in authority.seen] == ["token", "token"]
+
+
+def test_without_any_valid_credential_both_are_named(host: Host, authority: DemoAuthority) -> None:
+    authority.life_s = 1.0
+    lapses = held_of(host.run("ensure"))["not_after"]
+    assert isinstance(lapses, float)
+    host.give_token(authority.token(SUBJECT, ttl_s=-60))
+    time.sleep(max(0.0, lapses - time.time()) + 0.05)
+    answer = host.run("ensure")
+    message = error_of(answer)["message"]
+    assert answer["held"] is None
+    assert "the held certificate expired on" in message
+    assert f"the token {host.token_file} expired on" in message
+    assert len(authority.seen) == 1
+
+
+def test_certificate_that_the_ca_no_longer_takes_gives_way_to_the_token(
+    host: Host, authority: DemoAuthority, tmp_path: Path
+) -> None:
+    host.run("ensure")
+    with DemoAuthority.create(tmp_path / "new") as fresh:
+        # The mesh has a new, unrelated root; the operator drops it in place of our link.
+        (host.output / "root-cert.pem").unlink()
+        shutil.copy(fresh.root_file, host.output / "root-cert.pem")
+        host.give_token(fresh.token(SUBJECT))
+        held = held_of(host.run("ensure", ca_port=fresh.port))
+        assert (held["obtained"], held["via"]) == (True, "token")
+        assert [call.how for call in fresh.seen] == ["token"]
+        assert (host.output / "root-cert.pem").is_symlink()
+        assert (host.output / "root-cert.pem").read_bytes() == fresh.root_file.read_bytes()
+        host.token_file.unlink()
+        assert held_of(host.run("renew", ca_port=fresh.port))["via"] == "certificate"
+
+
+def test_certificate_refused_without_token_names_both(
+    host: Host, authority: DemoAuthority, tmp_path: Path
+) -> None:
+    host.run("ensure")
+    before = host.tree()
+    with DemoAuthority.create(tmp_path / "new") as fresh:
+        (tmp_path / "new-root.pem").write_bytes(fresh.root_file.read_bytes())
+        host.token_file.unlink()
+        answer = host.run("renew", ca_port=fresh.port, root_file=str(tmp_path / "new-root.pem"))
+        assert held_of(answer)["obtained"] is False
+        message = error_of(answer)["message"]
+        assert "asked with the held certificate" in message
+        assert f"{host.token_file} cannot be read" in message
+    assert host.tree() == before
+
+
+def test_pair_provided_by_the_operator_is_the_first_credential(
+    host: Host, authority: DemoAuthority
+) -> None:
+    chain, key = ca_material.pair(authority.material, WEB, life_s=600)
+    (host.output / "cert-chain.pem").write_bytes(chain)
+    (host.output / "key.pem").write_bytes(key)
+    host.token_file.unlink()
+    assert held_of(host.run("ensure"))["obtained"] is False
+    assert held_of(host.run("renew"))["via"] == "certificate"
+    assert (host.output / "key.pem").is_symlink()
+    assert host.run("release") == {"held": None}
+    assert (host.output / "key.pem").read_bytes() == key
+    assert (host.output / "cert-chain.pem").read_bytes() == chain
+    assert not (host.output / "key.pem").is_symlink()
+    assert not (host.output / "..data").is_symlink()
+
+
+def test_settings_of_another_identity_make_the_held_certificate_count_no_more(
+    host: Host, authority: DemoAuthority
+) -> None:
+    host.run("ensure")
+    host.give_token(authority.token("system:serviceaccount:vms:db"))
+    held = held_of(host.run("ensure", spiffe_id="spiffe://cluster.local/ns/vms/sa/db"))
+    assert (held["identity"], held["via"]) == ("spiffe://cluster.local/ns/vms/sa/db", "token")
+
+
+def test_planted_link_is_not_written_through(host: Host) -> None:
+    victim = host.directory / "victim"
+    victim.write_text("precious")
+    (host.output / "key.pem").symlink_to(victim)
+    (host.output / "cert-chain.pem").symlink_to(victim)
+    assert held_of(host.run("ensure"))["obtained"] is True
+    assert victim.read_text() == "precious"
+    assert_pair_matches(host.output)
+
+
+def test_request_with_a_broken_header_is_not_sent(host: Host, authority: DemoAuthority) -> None:
+    error = error_of(host.run("ensure", headers=[["x-extra", "a\r\nauthorization: b"]]))
+    assert error["code"] == "certificate-refused"
+    assert authority.seen == ()
+
+
+def test_kill_at_random_moments_of_renewals(host: Host) -> None:
+    host.run("ensure")
+    host.token_file.unlink()
+    # Seeded, so that a failure can be repeated; how far the worker is by then never can.
+    moments = random.Random(20260301)
+    for _ in range(30):
+        with host.spawn() as process:
+            assert process.stdin is not None
+            process.stdin.write(host.request("renew"))
+            process.stdin.close()
+            process.stdin = None
+            time.sleep(moments.uniform(0.0, 0.25))
+            process.kill()
+            process.wait(DEADLINE_S)
+        assert_pair_matches(host.output)
+        for name in NAMES:
+            assert (host.output / name).is_file()
+    assert held_of(host.run("renew"))["via"] == "certificate"
+    generations = list((host.directory / "store").glob("gen-*"))
+    assert len(generations) == 2
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that another user can reach, which those of pytest are not."""
+    made = Path(tempfile.mkdtemp(prefix="hostagent-test-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+def test_runs_as_another_user_and_names_what_that_user_cannot_read(
+    open_directory: Path, authority: DemoAuthority
+) -> None:
+    host = Host(open_directory / "host", authority, user=NOBODY)
+    host.output.mkdir(parents=True)
+    (host.directory / "store").mkdir()
+    shutil.copy(authority.root_file, host.output / "root-cert.pem")
+    for path in (host.output, host.directory / "store"):
+        os.chown(path, NOBODY, NOBODY)
+    host.give_token(authority.token(SUBJECT))
+    host.token_file.chmod(0o600)
+    error = error_of(host.run("ensure"))
+    assert error["code"] == "certificate-refused"
+    assert f"{host.token_file} cannot be read (Permission denied)" in error["message"]
+    os.chown(host.token_file, NOBODY, NOBODY)
+    assert held_of(host.run("ensure"))["via"] == "token"
+    assert (host.output / "key.pem").stat().st_uid == NOBODY
+    os.chown(host.directory / "store", 0, 0)
+    before = host.tree()
+    error = error_of(host.run("renew"))
+    assert error["code"] == "not-permitted"
+    assert str(host.directory / "store") in error["message"]
+    assert host.tree() == before

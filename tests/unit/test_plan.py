@@ -1,0 +1,201 @@
+"""Plans and differences: functions of what is wanted and what is there."""
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from istio_hostagent.config.model import Redirection
+from istio_hostagent.redirect import drift, exchange, expressions, model, plan, policy, ranges
+from tests.fakes.kernel import FakeKernel
+from tests.unit.samples import CASES, FACTS, STANDARD, cidrs
+
+DESIRED = policy.build_ruleset(STANDARD, FACTS)
+names = st.sampled_from(sorted(CASES))
+
+
+def installed(ruleset: model.Ruleset, owner: model.Owner = model.Owner.NOBODY) -> model.Observed:
+    tables = (
+        expressions.compile_table(t, owner if t.may_be_owned else model.Owner.NOBODY)
+        for t in ruleset.tables
+    )
+    return model.Observed(
+        tuple(sorted(tables, key=lambda table: table.name)), ruleset.loopback_addresses
+    )
+
+
+@given(names)
+def test_equal_needs_no_plan(name: str) -> None:
+    ruleset = policy.build_ruleset(CASES[name], FACTS)
+    planned = plan.make_plan(ruleset, installed(ruleset), owned=False)
+    assert not planned
+    assert planned.lines == ()
+
+
+@given(names, names, st.booleans())
+@settings(deadline=None)
+def test_applying_a_plan_leads_from_anything_to_what_is_wanted(
+    before: str, after: str, owned: bool
+) -> None:
+    kernel = FakeKernel(is_owner=owned)
+    for name in (before, after):
+        desired = policy.build_ruleset(CASES[name], FACTS)
+        kernel.apply(plan.make_plan(desired, kernel.observe(), owned=owned))
+        assert drift.find_drift(desired, kernel.observe()) == ()
+        assert not plan.make_plan(desired, kernel.observe(), owned=owned)
+
+
+def test_nothing_wanted_removes_everything() -> None:
+    kernel = FakeKernel()
+    kernel.observed = installed(DESIRED)
+    kernel.apply(plan.make_plan(model.Ruleset(), kernel.observe(), owned=False))
+    assert kernel.observe() == model.Observed()
+
+
+def test_an_equal_table_is_left_alone_when_the_other_one_differs() -> None:
+    here = installed(DESIRED)
+    guardless = model.Observed(
+        tuple(t for t in here.tables if t.name != model.GUARD_TABLE), here.loopback_addresses
+    )
+    planned = plan.make_plan(DESIRED, guardless, owned=False)
+    assert [table.name for table in planned.write] == [model.GUARD_TABLE]
+
+
+def test_a_table_without_its_owner_is_taken_over() -> None:
+    planned = plan.make_plan(DESIRED, installed(DESIRED), owned=True)
+    assert [(t.name, t.owner) for t in planned.write] == [(model.MAIN_TABLE, model.Owner.WE)]
+    assert "+owner we" in planned.lines
+
+
+def test_a_table_of_the_running_agent_is_fine_for_a_single_look() -> None:
+    assert not plan.make_plan(DESIRED, installed(DESIRED, model.Owner.OTHER), owned=False)
+
+
+def test_the_lines_show_both_sides() -> None:
+    other = policy.build_ruleset(
+        Redirection(outbound=cidrs("10.96.0.0/12"), inbound=STANDARD.inbound), FACTS
+    )
+    lines = plan.make_plan(DESIRED, installed(other), owned=False).lines
+    assert " set outbound_v4" in lines
+    assert "+  172.20.0.0/16" in lines
+    assert not any("10.96.0.0/12" in line for line in lines)
+    assert any(line.startswith("+  ip6 daddr @outbound_v6") for line in lines)
+
+
+def test_a_large_set_does_not_fill_the_screen() -> None:
+    many = policy.build_ruleset(
+        Redirection(outbound=cidrs(*(f"10.{i}.0.0/24" for i in range(250)))), FACTS
+    )
+    lines = plan.make_plan(many, model.Observed(), owned=False).lines
+    assert "+  and 230 more" in lines
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        pytest.param(
+            lambda t: t._replace(chains=t.chains[1:]),
+            "table inet istio_hostagent chain ISTIO_INBOUND: missing: the chain",
+            id="chain",
+        ),
+        pytest.param(
+            lambda t: t._replace(sets=t.sets[1:]),
+            "table inet istio_hostagent set inbound_ports.30ce33cb: missing: the set",
+            id="set",
+        ),
+        pytest.param(
+            lambda t: t._replace(is_dormant=True),
+            "table inet istio_hostagent: is dormant, must be active",
+            id="dormant",
+        ),
+        pytest.param(
+            lambda t: t._replace(sets=(t.sets[0]._replace(ranges=((8081, 8081),)), *t.sets[1:])),
+            "table inet istio_hostagent set inbound_ports.30ce33cb: missing: 8080, 9000-9100",
+            id="element",
+        ),
+    ],
+)
+def test_a_difference_says_what_and_where(change: object, line: str) -> None:
+    assert callable(change)
+    here = installed(DESIRED)
+    tables = tuple(change(t) if t.name == model.MAIN_TABLE else t for t in here.tables)
+    found = drift.find_drift(DESIRED, model.Observed(tables, here.loopback_addresses))
+    assert line in [str(each) for each in found]
+
+
+def test_every_single_rule_changed_moved_or_gone_is_a_difference() -> None:
+    here = installed(DESIRED)
+    seen = 0
+    for t_index, table in enumerate(here.tables):
+        for c_index, chain in enumerate(table.chains):
+            for r_index, rule in enumerate(chain.rules):
+                others = [
+                    chain.rules[:r_index] + chain.rules[r_index + 1 :],
+                    (*chain.rules[:r_index], rule, *chain.rules[r_index:]),
+                    (
+                        *chain.rules[:r_index],
+                        rule._replace(expressions=rule.expressions[1:]),
+                        *chain.rules[r_index + 1 :],
+                    ),
+                ]
+                for rules in others:
+                    chains = list(table.chains)
+                    chains[c_index] = chain._replace(rules=rules)
+                    tables = list(here.tables)
+                    tables[t_index] = table._replace(chains=tuple(chains))
+                    changed = model.Observed(tuple(tables), here.loopback_addresses)
+                    assert drift.find_drift(DESIRED, changed), (table.name, chain.name, r_index)
+                    assert plan.make_plan(DESIRED, changed, owned=False)
+                    seen += 1
+    assert seen > 60
+
+
+def test_tables_and_addresses_nobody_wants_are_differences() -> None:
+    found = [str(each) for each in drift.find_drift(model.Ruleset(), installed(DESIRED))]
+    assert "table inet istio_guard: not ours: the table" in found
+    assert "interface lo: not ours: address ::6/128" in found
+
+
+@given(names)
+def test_what_a_worker_hands_over_is_what_it_saw(name: str) -> None:
+    here = installed(policy.build_ruleset(CASES[name], FACTS))
+    assert exchange.from_json(exchange.to_json(here)) == here
+
+
+@pytest.mark.parametrize("wrong", [None, [], {}, {"tables": 3, "loopback_addresses": []}, "x"])
+def test_a_wrong_answer_of_a_worker_is_refused(wrong: object) -> None:
+    with pytest.raises(ValueError, match="not an observation"):
+        exchange.from_json(wrong)
+
+
+pairs = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 8)), max_size=8).map(
+    lambda found: [(first, first + length) for first, length in found]
+)
+
+
+@given(pairs, pairs)
+def test_ranges_behave_like_sets_of_numbers(
+    one: list[tuple[int, int]], two: list[tuple[int, int]]
+) -> None:
+    def members(found: object) -> set[int]:
+        assert isinstance(found, tuple | list)
+        return {value for first, last in found for value in range(first, last + 1)}
+
+    a, b = ranges.merge(one), ranges.merge(two)
+    assert members(a) == members(one)
+    assert all(low[1] + 1 < high[0] for low, high in itertools.pairwise(a))
+    assert members(ranges.subtract(a, b)) == members(a) - members(b)
+    assert members(ranges.intersect(a, b)) == members(a) & members(b)
+    assert all(ranges.contains(a, value) is (value in members(a)) for value in range(80))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+def test_blocks_cover_exactly_their_range(one: int, two: int) -> None:
+    first, last = min(one, two), max(one, two)
+    blocks = ranges.to_cidrs(first, last, 32)
+    position = first
+    for start, length in blocks:
+        assert start == position
+        position += 1 << (32 - length)
+    assert position == last + 1

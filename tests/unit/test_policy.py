@@ -1,0 +1,304 @@
+"""Which connections the rules capture, connection by connection."""
+
+from ipaddress import IPv4Address, ip_network
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from istio_hostagent.config.model import CidrSet, PortSet, Redirection
+from istio_hostagent.redirect import model, policy, promises
+from tests.unit import packet as packets
+from tests.unit.packet import Packet
+from tests.unit.samples import (
+    ALL,
+    CASES,
+    EVERYTHING,
+    FACTS,
+    ONLY_V4,
+    PROXY_GID,
+    PROXY_UID,
+    STANDARD,
+    cidrs,
+    ports,
+)
+
+OUT, IN, DIRECT = 15001, 15006, 0
+STANDARD_RULES = policy.build_ruleset(STANDARD, FACTS)
+ALL_RULES = policy.build_ruleset(ALL, FACTS)
+
+
+@pytest.mark.parametrize(
+    ("packet", "port"),
+    [
+        pytest.param(Packet("10.96.7.7"), OUT, id="listed"),
+        pytest.param(Packet("10.111.255.255"), OUT, id="last-of-listed"),
+        pytest.param(Packet("10.112.0.0"), DIRECT, id="after-listed"),
+        pytest.param(Packet("10.95.255.255"), DIRECT, id="before-listed"),
+        pytest.param(Packet("fd00:10::9", source="fd00:1::2"), OUT, id="listed-ipv6"),
+        pytest.param(Packet("fd00:11::9", source="fd00:1::2"), DIRECT, id="not-listed-ipv6"),
+        pytest.param(Packet("10.96.1.9"), DIRECT, id="excluded-beats-listed"),
+        pytest.param(Packet("8.8.8.8", 3306), OUT, id="listed-port-anywhere"),
+        pytest.param(Packet("10.96.1.9", 3306), DIRECT, id="excluded-beats-listed-port"),
+        pytest.param(Packet("10.96.7.7", uid=0, gid=0), OUT, id="root-like-everybody"),
+        pytest.param(Packet("10.96.7.7", uid=PROXY_UID), DIRECT, id="proxy-uid"),
+        pytest.param(Packet("10.96.7.7", gid=PROXY_GID), DIRECT, id="proxy-gid"),
+        pytest.param(Packet("10.96.7.7", gid=PROXY_UID), OUT, id="gid-that-equals-the-uid"),
+        pytest.param(Packet("10.96.7.7", protocol=17), DIRECT, id="udp"),
+        pytest.param(Packet("10.96.7.7", flags=packets.SYN_ACK), DIRECT, id="reply"),
+        pytest.param(Packet("10.96.7.7", flags=0x10), DIRECT, id="established-before"),
+        pytest.param(Packet("127.0.0.1", out="lo"), DIRECT, id="localhost"),
+        pytest.param(Packet("127.0.0.1", 3306, out="lo"), DIRECT, id="localhost-listed-port"),
+        pytest.param(Packet("10.1.0.2", out="lo"), DIRECT, id="own-address"),
+        pytest.param(Packet("10.1.0.2", uid=PROXY_UID, out="lo"), IN, id="self-call-uid"),
+        pytest.param(Packet("10.1.0.2", gid=PROXY_GID, out="lo"), IN, id="self-call-gid"),
+        pytest.param(
+            Packet("fd00:1::2", source="fd00:1::2", uid=PROXY_UID, out="lo"), IN, id="self-call-v6"
+        ),
+        pytest.param(Packet("127.0.0.1", uid=PROXY_UID, out="lo"), DIRECT, id="proxy-localhost"),
+        pytest.param(
+            Packet("::1", source="::1", uid=PROXY_UID, out="lo"), DIRECT, id="proxy-localhost-v6"
+        ),
+        pytest.param(
+            Packet("10.1.0.2", 15008, uid=PROXY_UID, out="lo"), DIRECT, id="self-call-tunnel"
+        ),
+        pytest.param(
+            Packet("10.1.0.2", source="127.0.0.6", uid=PROXY_UID, out="lo"),
+            DIRECT,
+            id="handed-to-application",
+        ),
+        pytest.param(
+            Packet("fd00:1::2", source="::6", uid=PROXY_UID, out="lo"),
+            DIRECT,
+            id="handed-to-application-v6",
+        ),
+    ],
+)
+def test_standard_outbound(packet: Packet, port: int) -> None:
+    assert packets.outbound(STANDARD_RULES, packet) == port
+
+
+@pytest.mark.parametrize(
+    ("packet", "port"),
+    [
+        pytest.param(Packet("8.8.8.8"), OUT, id="anything"),
+        pytest.param(Packet("2001:4860::8", source="fd00:1::2"), OUT, id="anything-ipv6"),
+        pytest.param(Packet("192.168.9.9"), DIRECT, id="excluded"),
+        pytest.param(Packet("8.8.8.8", 25), DIRECT, id="excluded-port"),
+        pytest.param(Packet("8.8.8.8", 6005), DIRECT, id="excluded-port-range"),
+        pytest.param(Packet("10.1.0.2", 25, uid=PROXY_UID, out="lo"), DIRECT, id="before-all"),
+        pytest.param(Packet("169.254.169.254"), DIRECT, id="metadata"),
+        pytest.param(Packet("fd00:ec2::254", source="fd00:1::2"), DIRECT, id="metadata-v6"),
+        pytest.param(Packet("fe80::1", source="fe80::2"), DIRECT, id="link-local-v6"),
+        pytest.param(Packet("168.63.129.16"), DIRECT, id="platform-service"),
+        pytest.param(Packet("255.255.255.255"), DIRECT, id="broadcast"),
+    ],
+)
+def test_everything_outbound(packet: Packet, port: int) -> None:
+    assert packets.outbound(ALL_RULES, packet) == port
+
+
+@pytest.mark.parametrize(
+    ("rules", "port", "captured"),
+    [
+        pytest.param(STANDARD_RULES, 8080, True, id="listed"),
+        pytest.param(STANDARD_RULES, 9050, True, id="in-range"),
+        pytest.param(STANDARD_RULES, 9101, False, id="after-range"),
+        pytest.param(STANDARD_RULES, 22, False, id="ssh-with-list"),
+        pytest.param(ALL_RULES, 80, True, id="all"),
+        pytest.param(ALL_RULES, 22, False, id="ssh-with-all"),
+        pytest.param(ALL_RULES, 9999, False, id="excluded"),
+        *(
+            pytest.param(ALL_RULES, port, False, id=f"own-{port}")
+            for port in (15000, 15001, 15006, 15008, 15020, 15021, 15090)
+        ),
+    ],
+)
+def test_inbound(rules: model.Ruleset, port: int, captured: bool) -> None:
+    for destination in ("10.1.0.2", "fd00:1::2"):
+        source = "fd00:9::9" if ":" in destination else "10.9.9.9"
+        arrived = packets.inbound(rules, Packet(destination, port, source))
+        assert arrived == (IN if captured else DIRECT)
+
+
+def test_ssh_is_captured_only_where_it_is_named() -> None:
+    ssh = Packet("10.1.0.2", 22, "10.9.9.9")
+    in_range = policy.build_ruleset(Redirection(inbound=ports((20, 30))), FACTS)
+    named = policy.build_ruleset(Redirection(inbound=ports((20, 30), 22)), FACTS)
+    assert packets.inbound(in_range, ssh) == DIRECT
+    assert packets.inbound(named, ssh) == IN
+
+
+def test_ssh_on_another_port_is_spared_there() -> None:
+    facts = type(FACTS)(PROXY_UID, PROXY_GID, ssh_ports=(2222,))
+    rules = policy.build_ruleset(Redirection(inbound=EVERYTHING), facts)
+    assert packets.inbound(rules, Packet("10.1.0.2", 2222, "10.9.9.9")) == DIRECT
+    assert packets.inbound(rules, Packet("10.1.0.2", 22, "10.9.9.9")) == IN
+
+
+def test_excluded_port_beats_the_named_one() -> None:
+    rules = policy.build_ruleset(
+        Redirection(inbound=ports(22, 8080), inbound_exclude=ports(22)), FACTS
+    )
+    assert packets.inbound(rules, Packet("10.1.0.2", 22, "10.9.9.9")) == DIRECT
+    assert packets.inbound(rules, Packet("10.1.0.2", 8080, "10.9.9.9")) == IN
+
+
+def test_the_tunnel_is_never_captured() -> None:
+    rules = policy.build_ruleset(Redirection(inbound=ports(15008)), FACTS)
+    assert packets.inbound(rules, Packet("10.1.0.2", 15008, "10.9.9.9")) == DIRECT
+
+
+@pytest.mark.parametrize(
+    ("listed", "destination", "port"),
+    [
+        pytest.param("169.254.169.254/32", "169.254.169.254", OUT, id="metadata-named"),
+        pytest.param("169.254.0.0/16", "169.254.169.254", DIRECT, id="metadata-in-range"),
+        pytest.param("127.0.0.5/32", "127.0.0.5", OUT, id="loopback-named"),
+        pytest.param("127.0.0.0/8", "127.0.0.5", DIRECT, id="loopback-in-range"),
+        pytest.param("0.0.0.0/0", "169.254.169.254", DIRECT, id="metadata-in-everything"),
+        pytest.param("0.0.0.0/0", "1.2.3.4", OUT, id="first-to-last-address"),
+        pytest.param("10.1.0.2/32", "10.1.0.2", DIRECT, id="own-address-named"),
+    ],
+)
+def test_special_destinations_only_if_named(listed: str, destination: str, port: int) -> None:
+    rules = policy.build_ruleset(Redirection(outbound=cidrs(listed)), FACTS)
+    out = "lo" if destination.startswith("127.") or destination == "10.1.0.2" else "eth0"
+    assert packets.outbound(rules, Packet(destination, out=out)) == port
+
+
+def test_a_named_port_is_captured_even_towards_metadata_but_a_range_is_not() -> None:
+    rules = policy.build_ruleset(Redirection(outbound_ports=ports(8000, (9000, 9100))), FACTS)
+    assert packets.outbound(rules, Packet("169.254.169.254", 8000)) == OUT
+    assert packets.outbound(rules, Packet("169.254.169.254", 9000)) == DIRECT
+    assert packets.outbound(rules, Packet("1.2.3.4", 9000)) == OUT
+
+
+def test_nothing_configured_captures_nothing_of_applications() -> None:
+    rules = policy.build_ruleset(Redirection(), FACTS)
+    assert packets.outbound(rules, Packet("10.96.7.7")) == DIRECT
+    assert packets.inbound(rules, Packet("10.1.0.2", 8080, "10.9.9.9")) == DIRECT
+    # as Istio: what the proxy sends to an own address is for its inbound side
+    assert packets.outbound(rules, Packet("10.1.0.2", uid=PROXY_UID, out="lo")) == IN
+    assert [table.name for table in rules.tables] == [model.MAIN_TABLE]
+
+
+def test_rules_of_the_operator_are_not_ours_to_make() -> None:
+    assert policy.build_ruleset(CASES["unmanaged"], FACTS) == model.Ruleset()
+
+
+def test_the_address_for_the_proxy_is_there_exactly_with_ipv6() -> None:
+    assert policy.build_ruleset(STANDARD, FACTS).loopback_addresses == ("::6/128",)
+    assert policy.build_ruleset(STANDARD, ONLY_V4).loopback_addresses == ()
+
+
+def test_other_proxy_ports_are_used() -> None:
+    rules = policy.build_ruleset(CASES["other-proxy-ports"], FACTS)
+    assert packets.outbound(rules, Packet("10.5.5.5")) == 16001
+    assert packets.inbound(rules, Packet("10.1.0.2", 80, "10.9.9.9")) == 16006
+    assert packets.inbound(rules, Packet("10.1.0.2", 16006, "10.9.9.9")) == DIRECT
+
+
+def test_cost_of_a_connection_does_not_grow_with_the_number_of_networks() -> None:
+    few = policy.build_ruleset(Redirection(outbound=cidrs("10.0.0.0/24")), FACTS)
+    many = policy.build_ruleset(
+        Redirection(outbound=cidrs(*(f"10.{i}.0.0/24" for i in range(200)))), FACTS
+    )
+    count = [sum(len(c.rules) for t in r.tables for c in t.chains) for r in (few, many)]
+    assert count[0] == count[1]
+
+
+def test_every_rule_says_why_and_nft_can_keep_the_reason() -> None:
+    for redirection in CASES.values():
+        for table in policy.build_ruleset(redirection, FACTS).tables:
+            for chain in table.chains:
+                for rule in chain.rules:
+                    assert 0 < len(rule.comment.encode()) < 128
+
+
+networks = st.one_of(
+    st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 32)).map(
+        lambda t: f"{t[0] >> 24}.{t[0] >> 16 & 255}.{t[0] >> 8 & 255}.{t[0] & 255}/{t[1]}"
+    ),
+    st.sampled_from(["169.254.169.254/32", "127.0.0.5/32", "10.1.0.2/32", "10.1.0.0/24"]),
+    st.sampled_from(["fd00:1::/64", "fd00:ec2::254/128", "::/0", "2001:db8::/32", "::1/128"]),
+)
+
+
+def _cidrs(written: list[str]) -> CidrSet:
+    return CidrSet(False, tuple(ip_network(each, strict=False) for each in written))
+
+
+cidr_sets = st.one_of(st.just(CidrSet(is_all=True)), st.lists(networks, max_size=5).map(_cidrs))
+port_ranges = st.tuples(st.integers(1, 65535), st.integers(0, 200)).map(
+    lambda t: (t[0], min(65535, t[0] + t[1]))
+)
+port_sets = st.one_of(
+    st.just(PortSet(is_all=True)),
+    st.lists(
+        st.one_of(port_ranges, st.sampled_from([(22, 22), (80, 80), (15008, 15008)])), max_size=4
+    ).map(lambda found: PortSet(False, tuple(sorted(set(found))))),
+)
+redirections = st.builds(
+    Redirection,
+    outbound=cidr_sets,
+    outbound_exclude=st.lists(networks, max_size=3).map(_cidrs),
+    outbound_ports=port_sets,
+    outbound_ports_exclude=port_sets,
+    inbound=port_sets,
+    inbound_exclude=port_sets,
+)
+ACTORS = {
+    promises.Sender.APPLICATION: (1000, 1000),
+    promises.Sender.ROOT: (0, 0),
+    promises.Sender.PROXY_USER: (PROXY_UID, 1000),
+    promises.Sender.PROXY_GROUP: (1000, PROXY_GID),
+}
+OWN = {str(address) for address in FACTS.addresses}
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+@given(redirections)
+def test_rules_keep_every_promise(redirection: Redirection) -> None:
+    """Promises are made from the configuration alone; the rules must agree with each."""
+    rules = policy.build_ruleset(redirection, FACTS)
+    for promise in promises.build_promises(redirection, FACTS):
+        is_v6 = ":" in promise.destination
+        source = promise.source or ("fd00:1::2" if is_v6 else "10.1.0.2")
+        if promise.sender is promises.Sender.NEIGHBOUR:
+            arrived = packets.inbound(rules, Packet(promise.destination, promise.port, source))
+            assert arrived == promise.captured_at, promise
+            continue
+        uid, gid = ACTORS[promise.sender]
+        is_local = promise.destination in OWN or promise.destination.startswith(("127.", "::1"))
+        out = "lo" if is_local and promise.destination != "::1f" else "eth0"
+        packet = Packet(promise.destination, promise.port, source, uid, gid, out)
+        assert packets.outbound(rules, packet) == promise.captured_at, promise
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+@given(
+    redirections, st.integers(0, 2**32 - 1), st.integers(1, 65535), st.sampled_from(list(ACTORS))
+)
+def test_the_guard_refuses_what_is_captured_and_nothing_else(
+    redirection: Redirection, address: int, port: int, sender: promises.Sender
+) -> None:
+    uid, gid = ACTORS[sender]
+    rules = policy.build_ruleset(redirection, FACTS)
+    packet = Packet(str(IPv4Address(address)), port, uid=uid, gid=gid)
+    is_captured = packets.outbound(rules, packet) == redirection.outbound_capture_port
+    is_loopback = packet.address.is_loopback
+    assert packets.is_guarded(rules, packet) is (is_captured and not is_loopback)
+
+
+def test_the_guard_lets_captured_connections_and_replies_pass() -> None:
+    rules = policy.build_ruleset(ALL, FACTS)
+    for redirected in (Packet("127.0.0.1", 15001), Packet("::1", 15001, source="fd00:1::2")):
+        assert not packets.is_guarded(rules, redirected)
+    assert not packets.is_guarded(rules, Packet("8.8.8.8", flags=packets.SYN_ACK))
+    assert not packets.is_guarded(rules, Packet("10.1.0.2", out="lo"))
+    assert packets.is_guarded(rules, Packet("8.8.8.8"))

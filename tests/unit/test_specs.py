@@ -1,0 +1,229 @@
+"""What is started: arguments, environments, and the tree that pilot-agent finds."""
+
+from dataclasses import replace
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from istio_hostagent.config import model
+from istio_hostagent.supervise import specs
+
+IDENTITY = model.IdentitySettings(
+    ca_host="istiod.istio-system.svc",
+    ca_port=15012,
+    server_name="istiod.istio-system.svc",
+    trust_domain="example.org",
+    namespace="vms",
+    service_account="web",
+    cluster_id="Kubernetes",
+    token_file=Path("/var/run/secrets/tokens/istio-token"),
+    root_file=Path("/etc/certs/root-cert.pem"),
+    output_dir=Path("/etc/certs"),
+    ttl=timedelta(hours=24),
+)
+FACTS = model.HostFacts(
+    1337, 1338, addresses=(ip_address("192.0.2.7"), ip_address("2001:db8::7")), hostname="vm-1"
+)
+
+
+def build(**settings: object) -> model.Config:
+    proxy = replace(model.ProxySettings(), **settings)  # type: ignore[arg-type]
+    return model.Config(model.Redirection(), IDENTITY, proxy)
+
+
+def pilot_environment(written: dict[str, str], **settings: object) -> dict[str, str]:
+    config = build(environment=tuple(written.items()), **settings)
+    spec = specs.pilot_agent_spec(config, FACTS, "/usr/local/bin/pilot-agent", "/run/x/pilot")
+    return dict(spec.environment)
+
+
+def test_envoy_is_started_as_the_proxy_user_with_nothing_in_its_environment() -> None:
+    config = build(concurrency=3, log_level="info", status_port=16021)
+    spec = specs.envoy_spec(config, FACTS, "/usr/bin/envoy", "/run/x/envoy.json")
+    assert spec.argv[:3] == ("/usr/bin/envoy", "-c", "/run/x/envoy.json")
+    text = " ".join(spec.argv)
+    assert "-l info" in text
+    assert "--concurrency 3" in text
+    assert "--disable-hot-restart" in text
+    assert "--component-log-level" not in text
+    assert "--local-address-ip-version" not in text
+    assert (spec.user_uid, spec.user_gid) == (1337, 1338)
+    assert spec.environment == ()
+    assert spec.readiness_port == 16021
+
+
+def test_levels_of_components_are_given_apart() -> None:
+    config = build(log_level="info,misc:error,filter:debug")
+    argv = specs.envoy_spec(config, FACTS, "/envoy", "/b").argv
+    assert argv[argv.index("-l") + 1] == "info"
+    assert argv[argv.index("--component-log-level") + 1] == "misc:error,filter:debug"
+
+
+def test_host_with_ipv6_only_says_so() -> None:
+    facts = replace(FACTS, addresses=(ip_address("2001:db8::7"),))
+    argv = specs.envoy_spec(build(), facts, "/envoy", "/b").argv
+    assert argv[-2:] == ("--local-address-ip-version", "v6")
+
+
+def test_validation_opens_nothing_and_has_no_readiness() -> None:
+    spec = specs.validate_spec(build(), FACTS, "/envoy", "/b")
+    assert spec.argv[-2:] == ("--mode", "validate")
+    assert (spec.readiness_port, spec.user_uid) == (0, 1337)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "expected"),
+    [
+        ({}, specs.ENVOY, ("/usr/local/bin/envoy", "/usr/bin/envoy")),
+        ({}, specs.PILOT_AGENT, ("/usr/local/bin/pilot-agent", "/usr/bin/pilot-agent")),
+        (
+            {"bin_base": Path("/opt/istio")},
+            specs.PILOT_AGENT,
+            ("/opt/istio/pilot-agent", "/usr/local/bin/pilot-agent", "/usr/bin/pilot-agent"),
+        ),
+        ({"envoy": Path("/opt/envoy")}, specs.ENVOY, ("/opt/envoy",)),
+        (
+            {"envoy": Path("/opt/envoy")},
+            specs.PILOT_AGENT,
+            ("/usr/local/bin/pilot-agent", "/usr/bin/pilot-agent"),
+        ),
+    ],
+    ids=["envoy", "pilot-agent", "bin-base", "named", "named-is-for-envoy-only"],
+)
+def test_binaries_are_looked_for_in_order(
+    settings: dict[str, object], name: str, expected: tuple[str, ...]
+) -> None:
+    assert specs.binary_candidates(build(**settings).proxy, name) == expected
+
+
+def test_pilot_agent_finds_our_certificates_and_the_files_of_the_operator() -> None:
+    config = build(agent_flags=("--proxyLogLevel", "debug"))
+    spec = specs.pilot_agent_spec(config, FACTS, "/usr/local/bin/pilot-agent", "/run/x/pilot")
+    assert spec.argv == ("/usr/local/bin/pilot-agent", "proxy", "--proxyLogLevel", "debug")
+    assert spec.directory == "/run/x/pilot"
+    assert (spec.user_uid, spec.user_gid, spec.readiness_port) == (1337, 1338, 15021)
+    assert spec.directories == ("etc/istio/proxy", "var/run/secrets/workload-spiffe-uds")
+    links = dict(spec.links)
+    assert links["var/run/secrets/workload-spiffe-credentials"] == "/etc/certs"
+    assert links["etc/istio/config/mesh"] == "/etc/istio/config/mesh"
+    template = "var/lib/istio/envoy/envoy_bootstrap_tmpl.json"
+    assert links[template] == f"/{template}"
+    # With an ./etc/certs of its own, a root in there would win over ours.
+    assert not any(path.startswith("etc/certs") for path in links)
+
+
+def test_pilot_agent_is_handed_our_certificate_and_asks_for_none() -> None:
+    environment = pilot_environment({"OUTPUT_CERTS": "/etc/certs", "PROV_CERT": "/etc/certs"})
+    credentials = "./var/run/secrets/workload-spiffe-credentials"
+    assert environment["PROV_CERT"] == credentials
+    assert environment["XDS_ROOT_CA"] == f"{credentials}/root-cert.pem"
+    assert environment["OUTPUT_CERTS"] == ""
+    assert environment["CLOUD_PLATFORM"] == "none"
+    assert environment["CA_ADDR"] == "istiod.istio-system.svc:15012"
+    assert environment["POD_NAMESPACE"] == "vms"
+    assert environment["SERVICE_ACCOUNT"] == "web"
+    assert environment["TRUST_DOMAIN"] == "example.org"
+    assert environment["POD_NAME"] == "vm-1"
+    assert environment["INSTANCE_IP"] == "192.0.2.7"
+
+
+def test_keys_of_the_files_are_passed_on_but_not_ours() -> None:
+    environment = pilot_environment(
+        {
+            "ISTIO_META_NETWORK": "net-1",
+            "ISTIO_METAJSON_LABELS": '{"app":"web"}',
+            "CLOUD_PLATFORM": "aws",
+            "XDS_ROOT_CA": "SYSTEM",
+            "ISTIO_HOSTAGENT_MTLS": "strict",
+            "LD_PRELOAD": "/tmp/x.so",
+            "POD_NAMESPACE": "elsewhere",
+        }
+    )
+    assert environment["ISTIO_META_NETWORK"] == "net-1"
+    assert environment["ISTIO_METAJSON_LABELS"] == '{"app":"web"}'
+    assert environment["CLOUD_PLATFORM"] == "aws"
+    assert environment["XDS_ROOT_CA"] == "SYSTEM"
+    assert environment["POD_NAMESPACE"] == "vms"
+    assert "ISTIO_HOSTAGENT_MTLS" not in environment
+    assert "LD_PRELOAD" not in environment
+
+
+def test_address_and_name_can_be_set_and_no_address_is_left_out() -> None:
+    address = ip_address("198.51.100.9")
+    environment = pilot_environment({}, instance_ip=address, workload_name="db-0")
+    assert environment["INSTANCE_IP"] == "198.51.100.9"
+    assert environment["POD_NAME"] == "db-0"
+    spec = specs.pilot_agent_spec(build(), replace(FACTS, addresses=()), "/p", "/d")
+    assert "INSTANCE_IP" not in dict(spec.environment)
+
+
+def test_ca_named_by_an_ipv6_address_is_bracketed() -> None:
+    config = replace(build(), identity=replace(IDENTITY, ca_host="2001:db8::1"))
+    environment = dict(specs.pilot_agent_spec(config, FACTS, "/p", "/d").environment)
+    assert environment["CA_ADDR"] == "[2001:db8::1]:15012"
+
+
+DEFAULT_TEXT = "serviceCluster: rawvm\ncontrolPlaneAuthPolicy: MUTUAL_TLS\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "settings", "expected"),
+    [
+        ({}, {}, DEFAULT_TEXT),
+        (
+            {"CONTROL_PLANE_AUTH_POLICY": "NONE"},
+            {"service_cluster": "web"},
+            "serviceCluster: web\ncontrolPlaneAuthPolicy: NONE\n",
+        ),
+        (
+            {"PILOT_ADDRESS": "cp:15012"},
+            {"discovery_address": "cp:15012"},
+            "discoveryAddress: cp:15012\n",
+        ),
+        (
+            {"ISTIO_PILOT_PORT": "15010"},
+            {"discovery_address": "istiod.istio-system.svc:15010"},
+            "discoveryAddress: istiod.istio-system.svc:15010\n",
+        ),
+        ({"PROXY_CONFIG": "concurrency: 2\n"}, {}, "concurrency: 2\n"),
+        (
+            {"PROXY_CONFIG": "concurrency: 2", "PILOT_ADDRESS": "cp:1"},
+            {"discovery_address": "cp:1"},
+            "concurrency: 2\ndiscoveryAddress: cp:1\n",
+        ),
+        (
+            {"PROXY_CONFIG": '{"concurrency": 2}', "PILOT_ADDRESS": "cp:1"},
+            {"discovery_address": "cp:1"},
+            '{"discoveryAddress": "cp:1", "concurrency": 2}',
+        ),
+        (
+            {"PROXY_CONFIG": "{}", "PILOT_ADDRESS": "cp:1"},
+            {"discovery_address": "cp:1"},
+            '{"discoveryAddress": "cp:1"}',
+        ),
+        (
+            {"PROXY_CONFIG": "discoveryAddress: mine:1", "PILOT_ADDRESS": "cp:1"},
+            {"discovery_address": "cp:1"},
+            "discoveryAddress: mine:1\n",
+        ),
+        ({}, {"envoy": Path("/opt/envoy")}, DEFAULT_TEXT + "binaryPath: /opt/envoy\n"),
+    ],
+    ids=[
+        "default",
+        "default-set",
+        "pilot-address",
+        "pilot-port",
+        "own-text",
+        "both",
+        "both-json",
+        "empty-json",
+        "own-address-stays",
+        "named-envoy",
+    ],
+)
+def test_proxy_config_is_composed_as_by_the_start_script(
+    written: dict[str, str], settings: dict[str, object], expected: str
+) -> None:
+    assert pilot_environment(written, **settings)["PROXY_CONFIG"] == expected

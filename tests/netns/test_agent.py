@@ -1,0 +1,323 @@
+"""The agent on a host of its own: real rules, real packets, the demo CA and a real Envoy."""
+
+import os
+import signal
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.demo.ca_server import DemoAuthority
+from tests.lab.host import proxy_user
+from tests.netns.conftest import CLUSTER, MakeHost, configure, join
+
+TABLES = {"istio_hostagent", "istio_guard"}
+
+
+def eventually(condition: Callable[[], bool], what: str, *, within_s: float = 15.0) -> None:
+    """Wait for something that has no event to wait for, with a deadline."""
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end, f"not seen within {within_s} s: {what}"
+        time.sleep(0.02)
+
+
+def pair_matches(certs: Path) -> bool:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certs / "cert-chain.pem", certs / "key.pem")
+    except (ssl.SSLError, FileNotFoundError):
+        return False
+    return True
+
+
+@pytest.mark.envoy
+class TestJoining:
+    def test_from_two_files_to_in_the_mesh(self, make_host: MakeHost, envoy: str) -> None:
+        host = make_host(envoy=envoy)
+        host.start()
+        eventually(lambda: "waiting for" in host.log_text(), "says what it waits for")
+        assert host.status()["in_control"]
+        assert not host.status()["in_mesh"]
+        assert host.tables() == set()
+
+        configure(host)
+        host.verb("wait", "--timeout", "20")
+        report = host.status()
+        assert report["version"] == 1
+        assert report["in_mesh"]
+        assert report["joined"]
+        assert report["certificate"]["identity"] == "spiffe://cluster.local/ns/default/sa/default"
+        assert host.tables() == TABLES
+        assert host.verb("verify").returncode == 0
+        assert pair_matches(host.certs)
+
+    def test_a_refused_token_leaves_the_network_as_it_was(
+        self, make_host: MakeHost, envoy: str, authority: DemoAuthority
+    ) -> None:
+        host = make_host(envoy=envoy)
+        host.write_token(authority.token("system:serviceaccount:default:default", audiences=["x"]))
+        before = host.namespace.run(["ip", "address"]).stdout
+        configure(host)
+        host.start()
+        authority.wait_for_calls(1)
+        eventually(lambda: bool(host.status()["certificate"]["trouble"]), "the refusal is shown")
+        assert host.tables() == set()
+        assert host.namespace.run(["ip", "address"]).stdout == before
+        assert "token" in host.status()["summary"]
+
+        host.write_token(authority.token("system:serviceaccount:default:default"))
+        host.verb("wait", "--timeout", "20")
+
+    def test_a_missing_proxy_is_named_and_its_arrival_noticed(
+        self, make_host: MakeHost, envoy: str, tmp_path: Path
+    ) -> None:
+        host = make_host()
+        place = host.directory / "bin" / "envoy"
+        host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=str(place))
+        configure(host)
+        host.start()
+        eventually(lambda: str(place) in host.log_text(), "the place searched is named")
+        assert host.tables() == set()
+        place.parent.mkdir()
+        os.link(envoy, place)
+        host.verb("wait", "--timeout", "20")
+
+    def test_a_proxy_that_is_never_ready_gets_the_rules_taken_out_again(
+        self, make_host: MakeHost
+    ) -> None:
+        host = make_host()
+        fake = host.directory / "envoy"
+        # Accepts the bootstrap, and then does nothing.
+        fake.write_text('#!/bin/sh\ncase "$*" in *validate*) exit 0;; esac\nexec sleep 600\n')
+        fake.chmod(0o755)
+        host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=str(fake))
+        configure(host)
+        host.start()
+        eventually(lambda: host.tables() == TABLES, "the attempt")
+        eventually(lambda: host.tables() == set(), "the way back", within_s=45)
+        assert not host.status()["joined"]
+        assert "could not join" in host.log_text()
+        # In time for the next attempt the host is as it was: no proxy, no address of ours.
+        assert "::6/128" not in host.namespace.run(["ip", "address"]).stdout
+
+
+@pytest.mark.envoy
+class TestStaying:
+    def test_flushed_rules_come_back_and_the_culprit_is_named(
+        self, make_host: MakeHost, envoy: str
+    ) -> None:
+        host = make_host(envoy=envoy)
+        join(host)
+        host.namespace.run(["nft", "flush", "ruleset"], check=True)
+        eventually(lambda: host.status()["redirection"]["repaired"] == 1, "repaired")
+        eventually(lambda: host.status()["in_mesh"], "in the mesh again")
+        assert "CULPRIT=nft[" in host.log_text()
+        assert host.tables() == TABLES
+
+    def test_a_changed_file_takes_effect_by_itself_and_nothing_restarts(
+        self, make_host: MakeHost, envoy: str
+    ) -> None:
+        host = make_host(envoy=envoy)
+        join(host)
+        before = host.status()
+        host.write_sidecar("ISTIO_INBOUND_PORTS=8080,9090\n")
+        listing = ["nft", "list", "table", "inet", "istio_hostagent"]
+        eventually(lambda: "9090" in host.namespace.run(listing).stdout, "the new port")
+        eventually(lambda: host.status()["in_mesh"], "in the mesh")
+        after = host.status()
+        assert after["proxy"]["pid"] == before["proxy"]["pid"]
+        assert after["certificate"]["serial"] == before["certificate"]["serial"]
+
+    def test_a_bad_file_changes_nothing_and_is_named_with_its_line(
+        self, make_host: MakeHost, envoy: str
+    ) -> None:
+        host = make_host(envoy=envoy)
+        join(host)
+        before = host.namespace.run(["nft", "-s", "list", "ruleset"]).stdout
+        host.write_sidecar("# ports\nISTIO_INBOUND_PORTS=8080,90900\n")
+        done = host.verb("reload", is_checked=False)
+        assert done.returncode == 78
+        assert f"{host.sidecar_env}:2" in done.stderr
+        assert host.namespace.run(["nft", "-s", "list", "ruleset"]).stdout == before
+        assert host.status()["in_mesh"]
+        assert host.status()["configuration"]["state"] == "kept"
+
+        host.stop(signal.SIGKILL)
+        host.start()
+        host.verb("wait", "--timeout", "20")
+        assert host.namespace.run(["nft", "-s", "list", "ruleset"]).stdout == before
+
+        host.write_sidecar("ISTIO_INBOUND_PORTS=8080\n")
+        assert host.verb("reload").returncode == 0
+        assert host.status()["configuration"]["problems"] == []
+
+    def test_an_accepted_file_that_is_gone_stays_in_force(
+        self, make_host: MakeHost, envoy: str
+    ) -> None:
+        host = make_host(envoy=envoy)
+        join(host)
+        host.cluster_env.unlink()
+        eventually(lambda: "is gone" in host.status()["summary"], "the loss is shown")
+        host.stop(signal.SIGKILL)
+        host.start()
+        host.verb("wait", "--timeout", "20")
+        assert host.tables() == TABLES
+
+    def test_renewal_changes_the_certificate_and_nothing_else(
+        self, make_host: MakeHost, envoy: str, authority: DemoAuthority
+    ) -> None:
+        host = make_host(envoy=envoy)
+        join(host)
+        host.token.unlink()
+        before = host.status()
+        assert host.verb("renew").returncode == 0
+        after = host.status()
+        assert after["certificate"]["serial"] != before["certificate"]["serial"]
+        assert after["proxy"]["pid"] == before["proxy"]["pid"]
+        assert authority.seen[-1].how == "certificate"
+
+    def test_short_lived_certificates_renew_by_themselves(
+        self, make_host: MakeHost, envoy: str, authority: DemoAuthority
+    ) -> None:
+        authority.life_s = 3.0
+        host = make_host(envoy=envoy)
+        join(host)
+        authority.wait_for_calls(4, timeout_s=20)
+        assert host.status()["in_mesh"]
+
+    def test_a_dead_ca_takes_nothing_away(
+        self, make_host: MakeHost, envoy: str, authority: DemoAuthority
+    ) -> None:
+        host = make_host(envoy=envoy)
+        join(host)
+        authority.stop()
+        done = host.verb("renew", is_checked=False)
+        assert done.returncode == 75
+        report = host.status()
+        assert report["in_mesh"]
+        assert report["certificate"]["trouble"]
+        assert pair_matches(host.certs)
+
+    def test_a_killed_proxy_is_started_again(self, make_host: MakeHost, envoy: str) -> None:
+        host = make_host(envoy=envoy)
+        join(host)
+        os.kill(host.status()["proxy"]["pid"], signal.SIGKILL)
+        eventually(lambda: host.status()["proxy"]["starts"] == 2, "the second start")
+        host.verb("wait", "--timeout", "20")
+
+
+@pytest.mark.envoy
+class TestLeaving:
+    def test_sigterm_takes_everything_out(self, make_host: MakeHost, envoy: str) -> None:
+        host = make_host(envoy=envoy)
+        join(host)
+        proxy = host.status()["proxy"]["pid"]
+        assert host.stop() == 0
+        assert host.tables() == set()
+        assert not Path(f"/proc/{proxy}").exists()
+        assert not (host.state / "joined").exists()
+        assert "::6/128" not in host.namespace.run(["ip", "address"]).stdout
+
+    def test_a_crash_keeps_the_rules_and_takes_the_proxy(
+        self, make_host: MakeHost, envoy: str
+    ) -> None:
+        host = make_host(envoy=envoy)
+        join(host)
+        proxy = host.status()["proxy"]["pid"]
+        host.kill()
+        eventually(lambda: not Path(f"/proc/{proxy}").exists(), "the proxy is gone")
+        assert host.tables() == TABLES
+        # Captured traffic is refused, never let around.
+        reply = host.namespace.run(
+            ["setpriv", "--reuid=65534", "--clear-groups", "curl", "-sS", f"http://{CLUSTER}:80/"]
+        )
+        assert reply.returncode == 7
+        host.start()
+        host.verb("wait", "--timeout", "20")
+
+
+class TestVerbsWithoutAnAgent:
+    def test_apply_verify_plan_and_clean_need_neither_ca_nor_proxy(
+        self, make_host: MakeHost, authority: DemoAuthority
+    ) -> None:
+        authority.stop()
+        host = make_host()
+        configure(host)
+        planned = host.verb("plan").stdout
+        assert "+  tcp dport @inbound_ports" in planned
+        assert host.tables() == set()
+        assert host.verb("apply").stdout == planned
+        assert host.tables() == TABLES
+        assert host.verb("plan").stdout == ""
+        assert host.verb("verify").returncode == 0
+        assert not (host.state / "joined").exists()
+
+        host.namespace.run(
+            ["nft", "insert", "rule", "inet", "istio_hostagent", "ISTIO_OUTPUT", "return"],
+            check=True,
+        )
+        drifted = host.verb("verify", is_checked=False)
+        assert drifted.returncode == 1
+        assert "ISTIO_OUTPUT" in drifted.stdout
+        assert "broken: " in drifted.stdout
+
+        host.verb("apply")
+        assert host.verb("verify").returncode == 0
+        host.verb("clean")
+        assert host.tables() == set()
+        assert host.verb("verify", is_checked=False).returncode == 1
+
+    def test_verbs_that_need_an_agent_say_so(self, make_host: MakeHost) -> None:
+        host = make_host()
+        for words in (("status",), ("reload",), ("renew",), ("wait", "--timeout", "0.2")):
+            done = host.verb(*words, is_checked=False)
+            assert done.returncode == 75
+            assert "no agent runs" in done.stderr
+
+    def test_without_configuration_apply_names_the_file(self, make_host: MakeHost) -> None:
+        host = make_host()
+        done = host.verb("apply", is_checked=False)
+        assert done.returncode == 78
+        assert str(host.cluster_env) in done.stderr
+
+    def test_an_unknown_verb_or_option_starts_nothing(self, make_host: MakeHost) -> None:
+        host = make_host()
+        for words in (("frobnicate",), ("run", "--frobnicate"), ("apply", "--dry")):
+            assert host.verb(*words, is_checked=False).returncode == 64
+
+    def test_clean_is_refused_while_an_agent_runs(self, make_host: MakeHost) -> None:
+        host = make_host()
+        host.start()
+        eventually(lambda: "waiting for" in host.log_text(), "it runs")
+        done = host.verb("clean", is_checked=False)
+        assert done.returncode == 75
+        assert "systemctl stop" in done.stderr
+
+    def test_two_agents_in_two_namespaces_do_not_disturb_each_other(
+        self, make_host: MakeHost
+    ) -> None:
+        one, two = make_host("one", number=21), make_host("two", number=22)
+        configure(one)
+        one.start()
+        eventually(lambda: "no " in one.log_text(), "one runs")
+        configure(two)
+        two.verb("apply")
+        assert two.tables() == TABLES
+        assert one.tables() == set()
+        assert one.stop() == 0
+        assert two.verb("verify").returncode == 0
+
+    def test_a_second_agent_in_the_same_namespace_is_refused(self, make_host: MakeHost) -> None:
+        host = make_host()
+        host.start()
+        eventually(lambda: "waiting for" in host.log_text(), "it runs")
+        done = host.verb("run", is_checked=False)
+        assert done.returncode == 75
+        assert "another agent" in done.stderr
+
+
+def test_the_proxys_user_is_the_one_that_the_product_finds() -> None:
+    assert proxy_user()[0] != 0

@@ -1,0 +1,325 @@
+"""The probe worker as the agent starts it: it proves, it notices, and it disturbs nobody."""
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from istio_hostagent.config import model as config
+from istio_hostagent.host import synpacket
+from istio_hostagent.redirect import model, policy, promises
+from istio_hostagent.redirect.promises import State
+from tests.lab import capture, netns, servers
+from tests.lab.host import CHECKOUT, PYTHON
+from tests.netns import rig as rigs
+from tests.netns.rig import FACTS, Rig
+from tests.unit.samples import ALL, CASES, STANDARD, cidrs
+
+MANAGED = sorted(name for name, each in CASES.items() if each.is_managed)
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[Rig]:
+    with rigs.make() as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _clean(rig: Rig) -> Iterator[None]:
+    yield
+    rig.nft("flush", "ruleset")
+    rig.clean()
+
+
+def prove(
+    rig: Rig, redirection: config.Redirection, facts: config.HostFacts = FACTS
+) -> list[promises.Finding]:
+    made = promises.build_promises(redirection, facts)
+    answer = rig.worker("probes", request(redirection, facts))
+    outcomes = map(promises.read_outcome, answer["outcomes"])
+    return [promises.judge(*each) for each in zip(made, outcomes, strict=True)]
+
+
+def request(redirection: config.Redirection, facts: config.HostFacts = FACTS) -> dict[str, object]:
+    made = promises.build_promises(redirection, facts)
+    return {
+        "promises": [promise.to_json() for promise in made],
+        "proxy_uid": facts.proxy_uid,
+        "proxy_gid": facts.proxy_gid,
+    }
+
+
+def not_kept(findings: list[promises.Finding]) -> list[str]:
+    return [str(finding) for finding in findings if finding.state is not State.KEPT]
+
+
+def broken(findings: list[promises.Finding]) -> list[str]:
+    return [str(finding) for finding in findings if finding.state is State.BROKEN]
+
+
+@pytest.mark.parametrize("case", MANAGED)
+def test_every_promise_is_kept_and_tested(rig: Rig, case: str) -> None:
+    rig.install(CASES[case])
+    assert not_kept(prove(rig, CASES[case])) == []
+
+
+def test_without_rules_exactly_the_captured_promises_are_broken(rig: Rig) -> None:
+    # ::6 comes with the rules: what is bound to it cannot be sent without them.
+    rig.host.add_address("lo", "::6/128")
+    findings = prove(rig, STANDARD)
+    captured = {finding.promise for finding in findings if finding.promise.captured_at}
+    assert {each.promise for each in findings if each.state is State.BROKEN} == captured
+    assert all(finding.state is not State.NOT_TESTABLE for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        pytest.param(
+            "insert rule inet istio_hostagent ISTIO_OUTPUT ip daddr 172.20.0.0/16 return",
+            "broken: outbound 172.20.0.0/16 is captured: the connection was unchanged",
+            id="one-network-exempt",
+        ),
+        pytest.param(
+            "insert rule inet istio_hostagent ISTIO_OUTPUT meta skuid 0 return",
+            "broken: outbound 10.96.0.1 is captured for root too: the connection was unchanged",
+            id="root-exempt",
+        ),
+        pytest.param(
+            "insert rule inet istio_hostagent ISTIO_INBOUND tcp dport 22 redirect to :15006",
+            "broken: inbound port 22 is left alone (IPv4): "
+            "the connection was sent to 127.0.0.1 port 15006",
+            id="ssh-captured",
+        ),
+        pytest.param(
+            f"insert rule inet istio_hostagent ISTIO_OUTPUT meta skuid {rigs.PROXY_USER} "
+            "meta l4proto tcp redirect to :15001",
+            "broken: outbound 10.96.0.1 is left alone for the proxy user: "
+            "the connection was sent to 127.0.0.1 port 15001",
+            id="loop",
+        ),
+        pytest.param(
+            "insert rule inet istio_hostagent ISTIO_OUTPUT ip daddr 169.254.169.254 "
+            "meta l4proto tcp redirect to :15001",
+            "broken: metadata service 169.254.169.254 is left alone: "
+            "the connection was sent to 127.0.0.1 port 15001",
+            id="metadata-captured",
+        ),
+        pytest.param(
+            "insert rule inet istio_hostagent ISTIO_INBOUND meta nfproto ipv6 return",
+            "broken: inbound port 8080 is captured (IPv6): the connection was unchanged",
+            id="ipv6-forgotten",
+        ),
+    ],
+)
+def test_a_rule_put_in_between_breaks_what_it_changes(
+    rig: Rig, command: str, expected: str
+) -> None:
+    rig.install(STANDARD)
+    rig.nft(text=command + "\n")
+    assert expected in broken(prove(rig, STANDARD))
+
+
+def test_a_table_of_others_before_ours_is_noticed(rig: Rig) -> None:
+    rig.install(STANDARD)
+    rig.nft(
+        text="""table ip early {
+            chain output {
+                type nat hook output priority -150;
+                ip daddr 10.96.0.0/12 tcp dport 80 dnat to 203.0.113.5
+            }
+        }
+        """
+    )
+    assert any("sent to 203.0.113.5" in line for line in broken(prove(rig, STANDARD)))
+
+
+def test_translation_of_others_behind_ours_breaks_nothing(rig: Rig) -> None:
+    rig.install(STANDARD)
+    rig.nft(
+        text="""table ip docker {
+            chain output {
+                type nat hook output priority -100;
+                tcp dport 80 dnat to 203.0.113.5
+            }
+        }
+        """
+    )
+    assert broken(prove(rig, STANDARD)) == []
+
+
+def test_what_somebody_drops_before_it_can_be_seen_is_not_testable(rig: Rig) -> None:
+    rig.install(STANDARD)
+    rig.nft(
+        text="""table inet strict {
+            chain output {
+                type filter hook output priority -150;
+                ip daddr 10.96.0.0/12 drop
+            }
+        }
+        """
+    )
+    findings = prove(rig, STANDARD)
+    assert broken(findings) == []
+    line = "not testable: outbound 10.96.0.0/12 is captured: dropped before it could be seen"
+    assert line in not_kept(findings)
+
+
+def test_a_host_without_routes_says_so(rig: Rig) -> None:
+    with netns.Namespace("lonely") as lonely:
+        alone = Rig(lonely, rig.neighbour)
+        alone.install(STANDARD)
+        findings = prove(alone, STANDARD, replace(FACTS, addresses=()))
+    assert broken(findings) == []
+    assert "not testable: outbound 10.96.0.0/12 is captured: no route" in not_kept(findings)
+    kept = {each.promise.text for each in findings if each.state is State.KEPT}
+    assert "inbound port 8080 is captured (IPv4)" in kept
+    assert "inbound port 8080 is captured (IPv6)" in kept
+
+
+def test_a_host_without_ipv6_is_proven_with_ipv4(rig: Rig) -> None:
+    with netns.Namespace("old") as old:
+        old.sysctl("net.ipv6.conf.all.disable_ipv6", "1")
+        netns.link(old, rig.neighbour, "10.2.0.2/24", "10.2.0.1/24", b_interface="eth1")
+        old.ip("route", "add", "default", "via", "10.2.0.1")
+        alone = Rig(old, rig.neighbour)
+        facts = replace(FACTS, has_ipv6=False, addresses=FACTS.addresses[:0])
+        desired = policy.build_ruleset(ALL, facts)
+        with alone.kernel() as kernel:
+            alone.apply(kernel, desired)
+        assert not_kept(prove(alone, ALL, facts)) == []
+        # Even if the facts are wrong nothing is called broken.
+        assert broken(prove(alone, ALL, replace(facts, has_ipv6=True))) == []
+
+
+def test_nothing_leaves_the_host_and_nobody_is_reached(rig: Rig) -> None:
+    rig.install(ALL)
+    with (
+        rigs.serve(rig) as served,
+        capture.Capture(rig.neighbour, "eth0") as wire,
+    ):
+        assert not_kept(prove(rig, ALL)) == []
+        for server in (served.outbound, served.inbound, served.host, served.neighbour):
+            assert server.accepted() == 0
+        # Something that is sent afterwards marks the end of what could have been seen.
+        reply = servers.ask(rig.host, rigs.UNLISTED_V4, 80, user=rigs.PROXY_USER, until=4)
+        assert rigs.words(reply) == "neighbour"
+        marker = wire.wait_for(lambda segment: segment.is_opening)
+        assert marker.destination_port == 80
+        openings = wire.openings()
+    assert [each.destination_port for each in openings] == [80]
+
+
+def test_nothing_is_left_behind(rig: Rig) -> None:
+    rig.install(STANDARD)
+    before = rig.nft("list", "tables")
+    tracked = rig.host.run(["conntrack", "-C"]).stdout
+    prove(rig, STANDARD)
+    assert rig.nft("list", "tables") == before
+    assert rig.host.run(["conntrack", "-C"]).stdout == tracked
+
+
+def test_connections_of_others_pass_while_probes_run(rig: Rig) -> None:
+    rig.install(STANDARD)
+    with (
+        rigs.serve(rig),
+        servers.Traffic(
+            rig.host,
+            rigs.target(rigs.CAPTURED_V4, 80),
+            needle=rigs.CAPTURED_V4,
+            interval_s=0.0,
+            user=rigs.APP,
+        ) as flow,
+    ):
+        for _ in range(10):
+            assert not_kept(prove(rig, STANDARD)) == []
+        tally = flow.stop()
+    assert tally.failed == 0, tally.failures
+
+
+def test_a_killed_worker_leaves_nothing(rig: Rig) -> None:
+    many = replace(STANDARD, outbound=cidrs(*(f"10.{i}.0.0/16" for i in range(2, 250))))
+    rig.install(many)
+    before = rig.nft("list", "tables")
+    launch = str(CHECKOUT / "istio_hostagent" / "workers" / "launch.py")
+    process = rig.host.popen([PYTHON, "-I", launch, "probes"], stdin=subprocess.PIPE)
+    assert process.stdin
+    process.stdin.write(json.dumps(request(many)))
+    process.stdin.close()
+    deadline = time.monotonic() + 10
+    while rig.nft("list", "tables") == before and process.poll() is None:
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert rig.nft("list", "tables") == before
+
+
+def test_two_workers_at_once_do_not_disturb_each_other(rig: Rig) -> None:
+    rig.install(STANDARD)
+    launch = str(CHECKOUT / "istio_hostagent" / "workers" / "launch.py")
+    text = json.dumps(request(STANDARD))
+    running = []
+    for _ in range(2):
+        process = rig.host.popen(
+            [PYTHON, "-I", launch, "probes"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert process.stdin
+        process.stdin.write(text)
+        process.stdin.close()
+        running.append(process)
+    made = promises.build_promises(STANDARD, FACTS)
+    for process in running:
+        assert process.stdout
+        outcomes = map(promises.read_outcome, json.load(process.stdout)["outcomes"])
+        findings = [promises.judge(*each) for each in zip(made, outcomes, strict=True)]
+        assert not_kept(findings) == []
+
+
+def test_a_worker_without_privileges_says_so(rig: Rig) -> None:
+    done = rig.host.run(
+        [PYTHON, "-m", "istio_hostagent.workers.probes"],
+        user=rigs.APP,
+        stdin=json.dumps({"promises": [], "proxy_uid": 1, "proxy_gid": 1}),
+        cwd=CHECKOUT,
+    )
+    assert json.loads(done.stdout) == {"outcomes": []}
+    some = request(STANDARD)
+    done = rig.host.run(
+        [PYTHON, "-m", "istio_hostagent.workers.probes"],
+        user=rigs.APP,
+        stdin=json.dumps(some),
+        cwd=CHECKOUT,
+    )
+    assert json.loads(done.stdout)["error"]["code"] == "not-permitted"
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"), [("10.1.0.9", "10.1.0.2"), ("fd00:1::9", "fd00:1::2")]
+)
+def test_the_packets_are_whole(rig: Rig, source: str, destination: str) -> None:
+    """A server answers: the kernel takes no packet with a wrong checksum."""
+    rig.neighbour.add_address("eth0", f"{source}/{64 if ':' in source else 24}")
+    with rigs.serve(rig), capture.Capture(rig.neighbour, "eth0") as wire:
+        frame = synpacket.build_frame(ip_address(source), 40000, ip_address(destination), 8081)
+        macs = [mac(rig.host), mac(rig.neighbour)]
+        whole = b"".join(macs) + frame[12:]
+
+        def send() -> None:
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+                sock.sendto(whole, ("eth0", 0))
+
+        rig.neighbour.inside(send)
+        answer = wire.wait_for(lambda segment: segment.source_port == 8081)
+    assert not answer.is_reset
+    assert model.MAIN_TABLE not in rig.nft("list", "tables")
+
+
+def mac(space: netns.Namespace) -> bytes:
+    (shown,) = json.loads(space.ip("-j", "link", "show", "dev", "eth0"))
+    return bytes.fromhex(shown["address"].replace(":", ""))

@@ -1,0 +1,1 @@
+"""Tests of the installed package on booted Debian machines."""

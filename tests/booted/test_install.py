@@ -1,0 +1,81 @@
+"""Installing the package: apt returns, the agent is in control and says what it waits for."""
+
+import re
+
+from tests.booted import cluster as network
+from tests.booted import conftest, mesh
+from tests.booted import machine as machines
+
+UNITS = ("istio-hostagent.service", "istio-redirect.service", "istio-auth-node-agent.service")
+# systemd-analyze security, without the units of their own for proxy and CA worker.
+WORST_EXPOSURE = 3.2
+
+
+def test_apt_returns_at_once_and_the_agent_says_what_it_waits_for(
+    pristine: machines.Machine, cluster: network.Cluster
+) -> None:
+    before = mesh.network_state(pristine)
+    pristine.run(*conftest.INSTALL)
+
+    unit = pristine.unit(
+        "istio-hostagent.service",
+        *("ActiveState", "StatusText", "NRestarts", "UnitFileState"),
+        *("ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic"),
+    )
+    assert unit["ActiveState"] == "active"
+    assert unit["UnitFileState"] == "enabled"
+    assert unit["NRestarts"] == "0"
+    assert mesh.CLUSTER_ENV in unit["StatusText"]
+    began, ready = (
+        int(unit[name])
+        for name in ("ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+    )
+    assert (ready - began) / 1e6 < 3, "apt had to wait for the agent"
+    assert mesh.network_state(pristine) == before
+    assert cluster.ssh(pristine.address, "true").returncode == 0
+
+
+def test_the_recommended_proxy_and_the_proxy_user_are_there(machine: machines.Machine) -> None:
+    assert machine.run("envoy", "--version").returncode == 0
+    user = machine.run("getent", "passwd", "istio-proxy").stdout
+    assert user.split(":")[5] == "/var/lib/istio"
+    for directory in ("/var/lib/istio/envoy", "/etc/certs"):
+        owner = machine.run("stat", "-c", "%U:%G %a", directory).stdout.strip()
+        assert owner == "istio-proxy:istio-proxy 755"
+    assert not machine.run("ls", "-A", "/var/lib/istio/envoy").stdout
+
+
+def test_a_machine_that_has_no_configuration_is_not_in_the_mesh(machine: machines.Machine) -> None:
+    status = machine.run("istio-hostagent", "status", check=False)
+    assert status.returncode != 0
+    assert mesh.CLUSTER_ENV in status.stdout
+    assert machine.run("istio-hostagent", "wait", "--timeout", "1", check=False).returncode != 0
+
+
+def test_the_old_names_work_and_stopping_the_node_agent_changes_nothing(
+    machine: machines.Machine,
+) -> None:
+    assert machine.run("systemctl", "is-active", "istio.service").stdout.strip() == "active"
+    before = machine.unit("istio-hostagent.service", "MainPID")
+    machine.run("systemctl", "start", "istio-auth-node-agent")
+    machine.run("systemctl", "stop", "istio-auth-node-agent")
+    assert machine.unit("istio-hostagent.service", "MainPID") == before
+
+    machine.run("systemctl", "stop", "istio.service")
+    assert machine.unit("istio-hostagent.service", "ActiveState")["ActiveState"] == "inactive"
+    machine.run("systemctl", "start", "istio-auth-node-agent")
+    assert machine.unit("istio-hostagent.service", "ActiveState")["ActiveState"] == "active"
+
+
+def test_systemd_finds_nothing_to_say_about_the_units(machine: machines.Machine) -> None:
+    # The image has no manual pages for it to look at.
+    verified = machine.run("systemd-analyze", "verify", "--man=no", *UNITS, check=False)
+    assert verified.stdout + verified.stderr == ""
+    assert verified.returncode == 0
+
+
+def test_the_sandbox_is_no_weaker_than_recorded(machine: machines.Machine) -> None:
+    report = machine.run("systemd-analyze", "security", "--no-pager", UNITS[0]).stdout
+    match = re.search(r"Overall exposure level for .*: ([\d.]+)", report)
+    assert match is not None
+    assert float(match[1]) <= WORST_EXPOSURE

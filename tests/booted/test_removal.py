@@ -1,0 +1,116 @@
+"""Removal, purge and installing again: what we wrote goes, what others wrote stays."""
+
+import pytest
+
+from tests.booted import cluster as network
+from tests.booted import conftest, mesh
+from tests.booted import machine as machines
+from tests.package import repository
+
+PURGE = ("apt-get", "-q", "-y", "purge", "istio-hostagent")
+# Other people's books: the package manager's, the system user's, logs and caches.
+OTHERS = (
+    *("/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/etc/.pwd.lock"),
+    *("/etc/ld.so.cache", "/etc/mtab", "/var/cache", "/var/log", "/var/tmp"),
+    *("/var/lib/apt", "/var/lib/dpkg", "/var/lib/systemd", "/var/lib/python"),
+)
+
+
+@pytest.fixture
+def prepared(pristine: machines.Machine, package_needs: list[str]) -> machines.Machine:
+    """A machine with everything the package depends on, and what Istio's own package leaves."""
+    pristine.run("apt-get", "-q", "-y", "install", "envoy", *package_needs)
+    pristine.run("useradd", "--system", "--home", "/var/lib/istio", "istio-proxy")
+    pristine.run("install", "-d", "-o", "istio-proxy", "-g", "istio-proxy", "/etc/certs")
+    pristine.write("/etc/certs/operators.pem", "an operator's\n")
+    return pristine
+
+
+@pytest.fixture
+def package_needs(archive: repository.Repository, suite: str) -> list[str]:
+    """Names of the packages that ours depends on."""
+    listing = (archive.directory / f"dists/{suite}/main").glob("*/Packages")
+    (index,) = (path.read_text() for path in listing)
+    (stanza,) = (part for part in index.split("\n\n") if "Package: istio-hostagent\n" in part)
+    (line,) = (line for line in stanza.splitlines() if line.startswith("Depends: "))
+    return [part.split()[0].split(":")[0] for part in line[9:].split(", ")]
+
+
+def test_purge_removes_what_we_wrote_and_nothing_else_and_reinstall_works(
+    prepared: machines.Machine, ca: mesh.Authority, peer: machines.Machine
+) -> None:
+    before = _files(prepared)
+    state = mesh.network_state(prepared)
+    prepared.run(*conftest.INSTALL)
+    mesh.join(prepared, ca)
+    assert mesh.ask(prepared, peer.address).status == 0
+    prepared.run(*PURGE)
+
+    # At once, when apt returns: nobody waits for a guard that is still going.
+    assert mesh.network_state(prepared) == state
+    operators = {
+        mesh.CLUSTER_ENV: mesh.cluster_env(ca, prepared.name),
+        mesh.ROOT_CERT: ca.root_certificate,
+    }
+    for path, text in operators.items():
+        assert prepared.read(path) == text
+    after = _files(prepared)
+    assert after.keys() - before.keys() <= operators.keys() | {
+        # Where the operator's own files lie.
+        *("/var/lib/istio", "/var/lib/istio/envoy"),
+    }
+    assert before.items() <= after.items()
+
+    prepared.run(*conftest.INSTALL)
+    mesh.provision(prepared, ca)
+    # It may have joined with the files of before; what is asked below needs the new ones.
+    prepared.run("istio-hostagent", "reload")
+    mesh.wait_joined(prepared)
+    assert mesh.ask(prepared, peer.address).status == 0
+
+
+def test_purge_of_a_machine_that_never_joined_leaves_no_directory(
+    pristine: machines.Machine,
+) -> None:
+    pristine.run(*conftest.INSTALL)
+    pristine.run(*PURGE)
+    for path in ("/etc/certs", "/etc/istio-hostagent", "/var/lib/istio", "/run/istio-hostagent"):
+        assert not pristine.exists(path), path
+
+
+def test_remove_leaves_the_mesh_and_keeps_the_configuration(
+    machine: machines.Machine, ca: mesh.Authority, cluster: network.Cluster
+) -> None:
+    before = mesh.network_state(machine)
+    mesh.join(machine, ca)
+    settings = machine.read(mesh.HOSTAGENT_ENV)
+    machine.run("apt-get", "-q", "-y", "remove", "istio-hostagent")
+    assert mesh.network_state(machine) == before
+    assert machine.read(mesh.HOSTAGENT_ENV) == settings
+    assert cluster.ssh(machine.address, "true").returncode == 0
+
+    machine.run(*conftest.INSTALL)
+    mesh.wait_joined(machine)
+
+
+def test_an_upgrade_keeps_the_rules_and_restarts_the_agent(
+    machine: machines.Machine, ca: mesh.Authority, peer: machines.Machine
+) -> None:
+    mesh.join(machine, ca)
+    before = machine.unit("istio-hostagent.service", "MainPID")
+    guard = machine.unit("istio-redirect.service", "ActiveEnterTimestampMonotonic")
+    machine.run(*conftest.INSTALL[:-1], "--reinstall", "istio-hostagent")
+    assert machine.unit("istio-hostagent.service", "MainPID") != before
+    assert machine.unit("istio-redirect.service", "ActiveEnterTimestampMonotonic") == guard
+    mesh.wait_joined(machine)
+    assert mesh.ask(machine, peer.address).status == 0
+
+
+def _files(machine: machines.Machine) -> dict[str, str]:
+    """Every path of the machine's disk with what a change of it would change."""
+    skipped = [word for path in OTHERS for word in ("-path", path, "-prune", "-o")]
+    # Directories without their times and sizes: files of others come and go in them.
+    show = ["-type", "d", "-printf", "%p\t%M %U %G\n", "-o", "-printf", "%p\t%M %U %G %s %l\n"]
+    caches = ["-name", "__pycache__", "-prune", "-o"]
+    listing = machine.run("find", "/", "-xdev", *skipped, *caches, *show).stdout
+    return dict(line.split("\t", 1) for line in listing.splitlines())

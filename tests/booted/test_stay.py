@@ -1,0 +1,170 @@
+"""Who leaves the mesh and who stays: stop, restart, crash, reboot, and the guard in between."""
+
+import pytest
+
+from tests.booted import cluster as network
+from tests.booted import machine as machines
+from tests.booted import mesh
+
+MARKER = "/var/lib/istio-hostagent/joined"
+UNIT = "istio-hostagent.service"
+BROKEN = "[Service]\nExecStart=\nExecStart=/bin/false\n"
+STOP = ("systemctl", "stop", "istio-hostagent")
+# Rejects at once (status 7 of curl), where a captured connection would wait or succeed.
+REFUSED = 7
+# Requests of the program that starts with the network.
+EARLY = 30
+
+
+@pytest.fixture
+def joined(machine: machines.Machine, ca: mesh.Authority) -> machines.Machine:
+    """A machine that joined after the first start of its agent, and therefore of the guard."""
+    mesh.join(machine, ca)
+    return machine
+
+
+def test_a_stop_leaves_no_rule_and_a_working_network(
+    machine: machines.Machine, ca: mesh.Authority, cluster: network.Cluster
+) -> None:
+    before = mesh.network_state(machine)
+    mesh.join(machine, ca)
+    assert mesh.network_state(machine) != before
+    machine.run(*STOP)
+
+    # systemd stops the guard when the agent is gone, and systemctl does not wait for that.
+    network.wait_until(lambda: not mesh.table_names(machine), "the guard is gone", within_s=3)
+    assert mesh.network_state(machine) == before
+    assert not machine.exists(MARKER)
+    assert machine.run("pgrep", "envoy", check=False).returncode == 1
+    assert machine.run("curl", "-sSI", f"http://{network.ADDRESS}/").returncode == 0
+    assert cluster.ssh(machine.address, "true").returncode == 0
+
+
+def test_after_a_stop_joining_is_a_transaction_again(
+    joined: machines.Machine, ca: mesh.Authority
+) -> None:
+    joined.run(*STOP)
+    joined.write(mesh.TOKEN, "not a token", owner="istio-proxy")
+    joined.run("rm", "-rf", "/var/lib/istio-hostagent/certs", "/etc/certs/..data")
+    network.wait_until(lambda: not mesh.table_names(joined), "the guard is gone", within_s=3)
+    before = mesh.network_state(joined)
+    joined.run("systemctl", "start", "istio-hostagent")
+    assert joined.run("istio-hostagent", "wait", "--timeout", "3", check=False).returncode != 0
+    assert mesh.network_state(joined) == before
+
+
+@pytest.mark.parametrize("act", ["restart", "kill"])
+def test_a_restart_and_a_crash_never_take_the_rules_out(
+    joined: machines.Machine, peer: machines.Machine, act: str
+) -> None:
+    handle = _table_handle(joined)
+    before = joined.unit(UNIT, "MainPID")
+    if act == "restart":
+        joined.run("systemctl", "restart", UNIT)
+    else:
+        joined.run("kill", "-KILL", before["MainPID"])
+        network.wait_until(lambda: _runs_again(joined, before["MainPID"]), "the agent is back")
+    mesh.wait_joined(joined)
+    assert _table_handle(joined) == handle, "the table is another one"
+    assert joined.exists(MARKER)
+    assert mesh.ask(joined, peer.address).status == 0
+
+
+def test_a_reboot_stays_in_and_is_closed_from_the_start(
+    joined: machines.Machine, peer: machines.Machine
+) -> None:
+    _watch_early(joined, peer.address)
+    # Without its token: a machine that has joined needs none.
+    joined.reboot()
+
+    network.wait_until(lambda: len(_seen_early(joined)) == EARLY, "the early program has ended")
+    assert str(REFUSED) in _seen_early(joined), "it was too late to meet the guard"
+    assert "0" not in _seen_early(joined), "a plain request was answered"
+    assert joined.unit("istio-redirect.service", "ActiveState")["ActiveState"] == "active"
+    mesh.wait_joined(joined)
+    assert mesh.ask(joined, peer.address).status == 0
+
+
+def test_a_power_cut_stays_in(joined: machines.Machine, peer: machines.Machine) -> None:
+    joined.crash()
+    joined.boot()
+    mesh.wait_joined(joined)
+    assert mesh.ask(joined, peer.address).status == 0
+
+
+def test_the_guard_holds_while_no_agent_can(
+    joined: machines.Machine, peer: machines.Machine, cluster: network.Cluster
+) -> None:
+    # A reboot on which the agent cannot start: only the guard is there.
+    joined.write("/etc/systemd/system/istio-hostagent.service.d/break.conf", BROKEN)
+    joined.reboot()
+    assert mesh.table_names(joined) == ["istio_guard"]
+    with mesh.wiretap(joined) as captured:
+        assert mesh.ask(joined, peer.address).status == REFUSED
+    assert peer.address.encode() not in captured.read_bytes()
+    assert cluster.ssh(joined.address, "true").returncode == 0
+    assert joined.run("curl", "-sSI", f"http://{network.ADDRESS}/").returncode == 0
+
+
+def test_a_stop_in_a_crash_loop_takes_the_machine_out(joined: machines.Machine) -> None:
+    joined.write("/etc/systemd/system/istio-hostagent.service.d/break.conf", BROKEN)
+    joined.run("systemctl", "daemon-reload")
+    joined.run("systemctl", "kill", "-s", "KILL", UNIT)
+    network.wait_until(
+        lambda: int(joined.unit(UNIT, "NRestarts")["NRestarts"]) > 1, "the agent crash-loops"
+    )
+    assert mesh.table_names(joined), "a crash loop stays in"
+    joined.run(*STOP)
+    network.wait_until(lambda: not mesh.table_names(joined), "nothing is left", within_s=3)
+    assert not joined.exists(MARKER)
+
+
+def test_a_machine_that_was_stopped_boots_without_a_guard(
+    joined: machines.Machine, peer: machines.Machine
+) -> None:
+    joined.run(*STOP)
+    network.wait_until(lambda: not mesh.table_names(joined), "the guard is gone", within_s=3)
+    joined.run("systemctl", "disable", "--quiet", "istio-hostagent")
+    joined.reboot()
+    assert mesh.table_names(joined) == []
+
+
+def test_a_machine_that_never_joined_has_no_guard(machine: machines.Machine) -> None:
+    assert machine.unit("istio-redirect.service", "ActiveState")["ActiveState"] == "active"
+    assert mesh.table_names(machine) == []
+    machine.reboot()
+    assert machine.unit("istio-redirect.service", "ActiveState")["ActiveState"] == "active"
+    assert mesh.table_names(machine) == []
+
+
+def _runs_again(machine: machines.Machine, killed: str) -> bool:
+    unit = machine.unit(UNIT, "MainPID", "ActiveState")
+    return unit["ActiveState"] == "active" and unit["MainPID"] not in ("0", killed)
+
+
+def _table_handle(machine: machines.Machine) -> str:
+    """The number that the kernel gave the table when it was made."""
+    listing = machine.run("nft", "--handle", "list", "table", "inet", "istio_hostagent").stdout
+    # table inet istio_hostagent { # handle 1 progname istio-hostagent
+    return listing.splitlines()[0].partition("# handle ")[2].split()[0]
+
+
+def _seen_early(machine: machines.Machine) -> list[str]:
+    return machine.read("/var/lib/early").split()
+
+
+def _watch_early(machine: machines.Machine, address: str) -> None:
+    """From as early as the network is up, try plain requests and note curl's status of each."""
+    script = (
+        "for attempt in $(seq %d); do curl -s --max-time 1 -o /dev/null http://%s:%d/; "
+        "echo $? >> /var/lib/early; done"
+    )
+    machine.write("/opt/early.sh", script % (EARLY, address, mesh.PLAIN_PORT))
+    machine.write(
+        "/etc/systemd/system/early.service",
+        "[Unit]\nDefaultDependencies=no\nAfter=network-pre.target\n"
+        "[Service]\nUser=nobody\nExecStart=/bin/sh /opt/early.sh\n"
+        "[Install]\nWantedBy=sysinit.target\n",
+    )
+    machine.run("install", "-o", "nobody", "/dev/null", "/var/lib/early")
+    machine.run("systemctl", "enable", "--quiet", "early.service")

@@ -1,0 +1,1 @@
+"""The demonstration: a small mesh on one machine. No part of the product."""

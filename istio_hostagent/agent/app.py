@@ -6,7 +6,16 @@ from collections.abc import Mapping
 
 from ..errors import AgentRunning
 from ..host import clock, control, files, mailbox, nftables, notify, signals, watch
-from . import certificate, events, loop, places, proxy, redirection, tasks
+from . import (
+    certificate,
+    configuration,
+    events,
+    loop,
+    places,
+    proxy,
+    redirection,
+    tasks,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +48,13 @@ def run(environment: Mapping[str, str], *, has_store: bool) -> None:
         watcher=watch.FileWatcher(lambda: inbox.post(events.FilesChanged())),
         notifier=notifier,
         work=work,
+        configuration=configuration.ConfigurationPart(sources, host),
         certificate=certificate.CertificatePart(work, system_clock, host),
         redirection=redirection.RedirectionPart(kernel, work, system_clock),
         proxy=proxy.ProxyPart(inbox, work, system_clock),
         is_stored=stored is not None,
     )
-    agent = loop.Agent(parts, sources, host, notify.watchdog_interval_s(environment))
+    agent = loop.Agent(parts, host, notify.watchdog_interval_s(environment))
     server = control.ControlServer(inbox, events.Asked)
     try:
         agent.run()

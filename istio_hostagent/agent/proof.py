@@ -21,6 +21,9 @@ def make_request(made: Sequence[promises.Promise], facts: model.HostFacts) -> di
 
 def judge(made: Sequence[promises.Promise], answer: Any) -> tuple[promises.Finding, ...]:
     """Judge every outcome; raises ChildFailed if the worker's answer does not fit the request."""
+    problem = answer.get("error") if isinstance(answer, dict) else None
+    if problem is not None:
+        raise ChildFailed(f"worker {WORKER}", f"could not send: {problem.get('message')}")
     try:
         outcomes = [promises.read_outcome(value) for value in answer["outcomes"]]
         return tuple(

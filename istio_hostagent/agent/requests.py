@@ -15,7 +15,7 @@ from ..errors import (
     HostAgentError,
 )
 from ..host import control
-from . import certificate, inspection, join, readiness, reconcile, status
+from . import certificate, inspection, join, readiness, reconcile, status, survey
 
 if TYPE_CHECKING:
     from . import loop
@@ -71,11 +71,11 @@ class Requests:
 
     def _apply(self, caller: control.Caller) -> None:
         self._agent.reload()
-        config = self._agent.loaded.config
+        config = self._agent.parts.configuration.loaded.config
         if config is None:
             caller.answer(self._not_usable())
             return
-        if not self._agent.is_joined and not self._agent.situation().is_complete:
+        if not self._agent.is_joined and not survey.situation(self._agent).is_complete:
             error = HostAgentError(
                 "the agent runs and this host has not joined: it installs the rules itself",
                 hint="istio-hostagent status says what it waits for",
@@ -87,7 +87,7 @@ class Requests:
         caller.answer({"ok": True, "lines": list(done.lines)})
 
     def _plan(self, caller: control.Caller) -> None:
-        loaded = self._agent.look()
+        loaded = self._agent.parts.configuration.look()
         if loaded.config is None:
             caller.answer(self._not_usable())
             return
@@ -96,7 +96,7 @@ class Requests:
         caller.answer({"ok": True, "lines": list(lines)})
 
     def _verify(self, caller: control.Caller) -> None:
-        config = self._agent.config
+        config = self._agent.parts.configuration.in_force
         if config is None:
             caller.answer(self._not_usable())
             return
@@ -112,7 +112,7 @@ class Requests:
 
     def _renew(self, caller: control.Caller) -> None:
         part = self._agent.parts.certificate
-        if self._agent.config is None:
+        if self._agent.parts.configuration.in_force is None:
             caller.answer(self._not_usable())
             return
 
@@ -125,11 +125,12 @@ class Requests:
         part.ask(done=finished, is_forced=True)
 
     def _not_usable(self) -> dict[str, Any]:
-        loaded = self._agent.loaded
+        loaded = self._agent.parts.configuration.loaded
         if loaded.problems:
             message = "\n".join(str(problem) for problem in loaded.problems)
         else:
-            message = f"no configuration yet: {self._agent.sources.cluster} is missing or empty"
+            cluster = self._agent.parts.configuration.sources.cluster
+            message = f"no configuration yet: {cluster} is missing or empty"
         return refusal(HostAgentError(message)) | {"exit_status": 78, "code": "config-invalid"}
 
     def tell(self, report: readiness.Report) -> None:
@@ -138,7 +139,7 @@ class Requests:
             joined, self._joining = self._joining, []
             for caller in joined:
                 caller.answer({"ok": True, "status": status.report(self._agent)})
-        situation = self._agent.situation()
+        situation = survey.situation(self._agent)
         is_settled = (
             not situation.has_config
             or situation.rules is join.Rules.PROVEN
@@ -148,7 +149,7 @@ class Requests:
         )
         if is_settled and self._settling:
             settled, self._settling = self._settling, []
-            problems = self._agent.loaded.problems
+            problems = self._agent.parts.configuration.loaded.problems
             trouble = self._agent.parts.redirection.trouble
             for caller in settled:
                 if problems:

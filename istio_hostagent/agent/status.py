@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..redirect import promises
 from . import certificate as certificates
-from . import readiness
+from . import readiness, survey
 
 if TYPE_CHECKING:
     from . import loop
@@ -23,7 +23,7 @@ VERSION = 1
 
 def report(agent: "loop.Agent") -> dict[str, Any]:
     """Everything a person or a program may want to know, as plain JSON values."""
-    words = readiness.describe(agent.knowledge())
+    words = readiness.describe(survey.knowledge(agent))
     part = agent.parts.redirection
     proxy = agent.parts.proxy
     return {
@@ -58,7 +58,8 @@ def report(agent: "loop.Agent") -> dict[str, Any]:
 
 
 def _configuration(agent: "loop.Agent") -> dict[str, Any]:
-    loaded = agent.loaded
+    part = agent.parts.configuration
+    loaded = part.loaded
     state = "accepted" if loaded.config is not None else "waiting"
     if loaded.is_kept:
         state = "kept"
@@ -66,7 +67,7 @@ def _configuration(agent: "loop.Agent") -> dict[str, Any]:
         state = "invalid"
     return {
         "state": state,
-        "files": list(agent.sources.paths),
+        "files": list(part.sources.paths),
         "problems": [str(problem) for problem in loaded.problems],
         "warnings": [str(warning) for warning in loaded.warnings],
     }

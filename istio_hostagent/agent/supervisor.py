@@ -20,6 +20,7 @@ READY_TIME_S = 0.25
 STEADY_POLL_S = 60.0
 START_TIME_S = 60.0
 STOP_TIME_S = 8.0
+DRAIN_S = 0.02
 # It has served for so long: the failures before are forgotten.
 STEADY_S = 60.0
 
@@ -68,7 +69,12 @@ class Supervisor:
         self.stop()
         if self._child is not None:
             self._inbox.forget(self._child.descriptor)
-            self._child.end(STOP_TIME_S)
+            deadline = self._clock.monotonic() + STOP_TIME_S
+            while self._child.wait(DRAIN_S) is None and self._clock.monotonic() < deadline:
+                # A proxy whose log nobody reads any more would block in a write, and not end.
+                self._tail()
+            self._child.end(0.0)
+            self._tail()
             self._child = None
 
     def has_waited(self, seconds: float) -> bool:
@@ -96,11 +102,14 @@ class Supervisor:
         if self._child is None or self._child.poll() is None:
             return
         status = self._child.poll()
-        lines = self._output.tail() if self._output is not None else ()
+        lines = self._tail()
         self._child = None
         name = self._spec.name if self._spec is not None else "proxy"
         self.trouble = ChildFailed(name, processes.outcome(status), lines)
         self._report(child.Event.EXITED)
+
+    def _tail(self) -> tuple[str, ...]:
+        return self._output.tail() if self._output is not None else ()
 
     def _ask(self) -> None:
         if self._spec is None or not self._spec.readiness_port:

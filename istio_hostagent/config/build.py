@@ -73,7 +73,14 @@ def _build_redirection(reader: reading.Reader) -> model.Redirection:
         outbound_capture_port=reader.read(settings.ENVOY_PORT),
         inbound_capture_port=reader.read(settings.INBOUND_CAPTURE_PORT),
         tunnel_port=reader.read(settings.INBOUND_TUNNEL_PORT),
+        proxy_ports=_proxy_ports(reader),
     )
+
+
+def _proxy_ports(reader: reading.Reader) -> tuple[int, ...]:
+    """Istio's fixed ports, and those that were moved."""
+    moved = (reader.read(settings.ADMIN_PORT), reader.read(settings.STATUS_PORT))
+    return tuple(sorted({*model.Redirection.proxy_ports, *moved}))
 
 
 def _build_identity(reader: reading.Reader) -> model.IdentitySettings:

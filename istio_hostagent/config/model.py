@@ -71,6 +71,8 @@ class Redirection:
     outbound_capture_port: int = 15001
     inbound_capture_port: int = 15006
     tunnel_port: int = 15008  # reaches the proxy directly, never redirected
+    # The proxy's own listeners: they reach it as they are, unless one is named.
+    proxy_ports: tuple[int, ...] = (15000, 15020, 15021, 15090)
 
 
 @dataclass(frozen=True)

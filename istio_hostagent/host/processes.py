@@ -18,6 +18,10 @@ from typing import Any
 from ..errors import ChildFailed
 
 SETPRIV = "/usr/bin/setpriv"
+# The kernel's promise to end the child counts from setpriv's prctl on. Had we died before it, the
+# child would live for ever: so it looks once whether its parent is still the one it was given as
+# $0. The text is fixed and the program comes as arguments: no value is ever read as shell.
+ADOPTED = '[ "$PPID" = "$0" ] && exec "$@"'
 PYTHON = "/usr/bin/python3"
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # A worker finds the package through this descriptor: a checkout may lie below /root, where
@@ -101,9 +105,10 @@ def spawn(
             "--clear-groups",
             "--inh-caps=-all",
         ]
+    prefix += ["--", "/bin/sh", "-c", ADOPTED, str(os.getpid())]
     if directory:
         # setpriv has no option for it; env(1) replaces itself by the program like setpriv does.
-        prefix += ["--", "/usr/bin/env", "--chdir", directory]
+        prefix += ["/usr/bin/env", "--chdir", directory]
     actions: list[tuple[Any, ...]] = []
     if stdin is None:
         actions.append((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0))
@@ -117,7 +122,7 @@ def spawn(
         actions.append((os.POSIX_SPAWN_DUP2, package, PACKAGE_DESCRIPTOR))
     pid = os.posix_spawn(
         SETPRIV,
-        [*prefix, "--", *argv] if not directory else [*prefix, *argv],
+        [*prefix, *argv],
         dict(BASE_ENVIRONMENT if environment is None else environment),
         file_actions=actions,
         setpgroup=0,

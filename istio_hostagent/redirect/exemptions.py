@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from ..config import model as config
 from . import ranges
 
-# Envoy's admin, readiness and metrics, pilot-agent's status: not the application's.
-OWN_PORTS = (15000, 15020, 15021, 15090)
 ALL_PORTS = ((1, 65535),)
 
 LOOPBACK_V4 = ((0x7F000000, 0x7FFFFFFF),)
@@ -115,7 +113,8 @@ def _ranged_ports(ports: config.PortSet) -> ranges.Ranges:
 
 def _inbound_exempt(redirection: config.Redirection, facts: config.HostFacts) -> ranges.Ranges:
     """Exclusions, the tunnel port, and what is not the application's unless it is named."""
-    own = {redirection.outbound_capture_port, redirection.inbound_capture_port, *OWN_PORTS}
+    own = {redirection.outbound_capture_port, redirection.inbound_capture_port}
+    own |= set(redirection.proxy_ports)
     unnamed = (own | set(facts.ssh_ports)) - redirection.inbound.named
     always = (*_merge_ports(redirection.inbound_exclude), (redirection.tunnel_port,) * 2)
     return ranges.merge((*always, *((port, port) for port in unnamed)))

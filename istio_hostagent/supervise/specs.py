@@ -59,6 +59,9 @@ def envoy_spec(
         str(DRAIN_S),
         "--drain-strategy",
         "immediate",
+        # Access log lines reach the journal within a second, not ten.
+        "--file-flush-interval-msec",
+        "1000",
     ]
     if facts.addresses and all(address.version == 6 for address in facts.addresses):
         argv += ["--local-address-ip-version", "v6"]

@@ -154,6 +154,7 @@ def test_every_key_reaches_its_field() -> None:
         outbound_capture_port=3,
         inbound_capture_port=4,
         tunnel_port=5,
+        proxy_ports=(1, 2, 15000, 15020, 15021, 15090),
     )
     assert config.identity == model.IdentitySettings(
         ca_host="fd00::1",

@@ -1,0 +1,72 @@
+"""From the parts to the frozen values that decide (`join`) and become words (`readiness`)."""
+
+from typing import TYPE_CHECKING
+
+from . import fields, join, readiness
+
+if TYPE_CHECKING:
+    from . import loop
+
+JOIN_TIME_S = 30.0
+
+
+def situation(agent: "loop.Agent") -> join.Situation:
+    """What is known now, as the value that decides."""
+    parts = agent.parts
+    now = parts.clock.monotonic()
+    return join.Situation(
+        has_config=parts.configuration.in_force is not None,
+        is_joined=agent.is_joined,
+        is_attempt_due=now >= agent.attempt_at,
+        is_attempt_over=parts.proxy.child.has_waited(JOIN_TIME_S),
+        has_binary=parts.proxy.binary is not None,
+        bootstrap=parts.proxy.bootstrap,
+        is_validating=parts.proxy.is_validating,
+        has_certificate=parts.certificate.is_held,
+        is_asking=parts.certificate.is_asking,
+        is_certificate_due=parts.certificate.is_due,
+        rules=parts.redirection.rules,
+        is_apply_due=now >= parts.redirection.apply_at,
+        is_proving=parts.redirection.is_proving,
+        is_proof_due=now >= parts.redirection.prove_at,
+        is_proof_broken=parts.redirection.is_proof_broken,
+        proxy=parts.proxy.child.state,
+    )
+
+
+def knowledge(agent: "loop.Agent") -> readiness.Knowledge:
+    """What is known now, as the value that becomes words."""
+    parts = agent.parts
+    loaded = parts.configuration.loaded
+    held = parts.certificate.held
+    trouble = parts.certificate.trouble
+    return readiness.Knowledge(
+        situation=situation(agent),
+        is_empty=loaded.is_empty,
+        is_kept=loaded.is_kept,
+        cluster_file=parts.configuration.sources.cluster,
+        problems=loaded.problems,
+        identity=held.identity if held is not None else "",
+        held_until=fields.moment(held.not_after) if held is not None else "",
+        certificate_trouble=trouble.text if trouble is not None else "",
+        rules_trouble=str(parts.redirection.trouble or ""),
+        proxy_name=parts.proxy.kind.value,
+        proxy_trouble=parts.proxy.trouble,
+        searched=parts.proxy.searched,
+    )
+
+
+def patience_s(agent: "loop.Agent") -> float:
+    """How long nothing has to be done unless something happens, in seconds."""
+    parts = agent.parts
+    now = parts.clock.monotonic()
+    # What is overdue there is done at the next turn: then do not wait at all.
+    pending = [parts.work.deadline(), parts.proxy.child.deadline()]
+    moments = [moment - now for moment in pending if moment is not None]
+    if parts.configuration.in_force is not None:
+        # From these on something may be tried; when they are past they hold nothing up.
+        pauses = [parts.redirection.apply_at, parts.redirection.prove_at, agent.attempt_at]
+        moments += [moment - now for moment in pauses if moment > now]
+        if not parts.certificate.is_asking:
+            moments.append(max(parts.certificate.next_at - parts.clock.now(), 0.05))
+    return max(min(moments, default=agent.HEARTBEAT_S), 0.0)

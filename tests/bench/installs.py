@@ -1,0 +1,189 @@
+"""Rules in and out of the kernel, in this process, beside nft(8) and its library.
+
+Everything happens in one thread that has entered a namespace of its own. Ours and the peers take
+turns, starting from the same state; the first round warms everything up and does not count.
+What is timed of ours goes from the rule set as a value to the kernel's confirmation: planning and
+encoding, `::6/128` on lo where it is missing, and both tables.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from istio_hostagent.agent import reconcile
+from istio_hostagent.config import build
+from istio_hostagent.config import model as config
+from istio_hostagent.errors import HostAgentError
+from istio_hostagent.host import facts, nftables
+from istio_hostagent.redirect import drift, model, nft, plan, policy
+from tests.lab import netns
+
+from . import cost, libnftables, rows, site
+
+ROUNDS = 41
+LARGE_ROUNDS = 7
+LARGE = 10_000
+
+_Times = defaultdict[str, list[float]]
+_NFT = "nft -f, a process"
+_LIBRARY = "libnftables, in process"
+
+
+def build_rules(text: str, host: config.HostFacts) -> model.Ruleset:
+    """The rule set that a cluster.env of this text means, by the product's own parser."""
+    nobody = config.Trust(is_root_only=True)
+    layers = [
+        config.Layer("hostagent.env", None, nobody),
+        config.Layer("cluster.env", text.encode(), nobody),
+        config.Layer("sidecar.env", None, nobody),
+    ]
+    outcome = build.build_config(layers, host)
+    if outcome.config is None:
+        raise cost.NotMeasured("; ".join(map(str, outcome.problems)))
+    return policy.build_ruleset(outcome.config.redirection, host)
+
+
+def large_cidrs() -> Iterator[str]:
+    """Networks of which no two touch, so that none can be merged."""
+    for number in range(LARGE):
+        yield f"10.{number // 128}.{number % 128 * 2}.0/24"
+
+
+def measure_standard(directory: Path) -> dict[str, rows.Result]:
+    """Rows install, replace, read, repair. Raises NotMeasured, LabError."""
+    with netns.Namespace("bench") as namespace:
+        times = namespace.inside(lambda: _standard_rounds(directory))
+    tables = (
+        "main and guard table; the peers get the same rules as text, already made; a warm process:"
+        f" its first install took {times['first install'][0]:.1f} ms"
+    )
+    return {
+        "install": _result(times, "install", (tables,)),
+        "replace": _result(times, "replace"),
+        "read": rows.make_result(
+            times["read"],
+            {"nft list, a process, no comparison": times["nft read"]},
+        ),
+        "repair": rows.make_result(times["repair"]),
+    }
+
+
+def write_standard(directory: Path) -> Path:
+    """Write the standard set of the calling thread's host as text for `nft -f`."""
+    file = directory / "standard.nft"
+    file.write_text(_render(build_rules(site.keys_text(site.STANDARD), _probe(directory))))
+    return file
+
+
+def _probe(directory: Path) -> config.HostFacts:
+    return facts.probe_facts(state_dir=str(directory), runtime_dir=str(directory))
+
+
+def _result(times: _Times, name: str, notes: tuple[str, ...] = ()) -> rows.Result:
+    peers = {_NFT: times[f"nft {name}"], _LIBRARY: times[f"library {name}"]}
+    return rows.make_result(times[name], peers, notes)
+
+
+def _standard_rounds(directory: Path) -> _Times:
+    host = _probe(directory)
+    first = build_rules(site.keys_text(site.STANDARD), host)
+    changed = dict(site.STANDARD, ISTIO_SERVICE_EXCLUDE_CIDR="10.96.0.20/32")
+    second = build_rules(site.keys_text(changed), host)
+    files = [directory / "first.nft", directory / "second.nft"]
+    texts = [_render(rules) for rules in (first, second)]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text)
+    kernel, library = nftables.NftKernel(is_owner=False), libnftables.Library()
+    times: _Times = defaultdict(list)
+    try:
+        for number in range(ROUNDS + 1):
+            _clear(kernel)
+            _time(times, "install", lambda: _change(kernel, first, model.Observed()))
+            _time(times, "read", lambda: _must_be(kernel, first))
+            seen = kernel.observe()
+            _time(times, "replace", lambda seen=seen: _change(kernel, second, seen))  # type: ignore[misc]
+            _time(times, "repair", lambda: reconcile.reconcile(first, kernel))
+            _clear(kernel)
+            for name, file in zip(("nft install", "nft replace"), files, strict=True):
+                times[name].append(cost.run([cost.NFT, "-f", str(file)]).wall_ms)
+            times["nft read"].append(cost.run([cost.NFT, "list", "ruleset"]).wall_ms)
+            _clear(kernel)
+            for name, text in zip(("library install", "library replace"), texts, strict=True):
+                _time(times, name, lambda text=text: library.run(text))  # type: ignore[misc]
+            _forget_first(times, number)
+    finally:
+        _clear(kernel)
+        library.close()
+        kernel.close()
+    return times
+
+
+def measure_large(directory: Path) -> dict[str, rows.Result]:
+    """Rows cidrs, cidrs-text. Raises NotMeasured, LabError."""
+    with netns.Namespace("bench") as namespace:
+        times = namespace.inside(lambda: _large_rounds(directory))
+    notes = ("each network is in two sets, of the main and of the guard table",)
+    return {
+        "cidrs": _result(times, "install", notes),
+        "cidrs-text": rows.make_result(times["text"]),
+    }
+
+
+def _large_rounds(directory: Path) -> _Times:
+    host = _probe(directory)
+    keys = site.keys_text(dict(site.STANDARD, ISTIO_SERVICE_CIDR=",".join(large_cidrs())))
+    rules = build_rules(keys, host)
+    file = directory / "large.nft"
+    text = _render(rules)
+    file.write_text(text)
+    kernel, library = nftables.NftKernel(is_owner=False), libnftables.Library()
+    times: _Times = defaultdict(list)
+    try:
+        for number in range(LARGE_ROUNDS + 1):
+            _clear(kernel)
+            _time(times, "text", lambda: build_rules(keys, host))
+            _time(times, "install", lambda: _change(kernel, rules, model.Observed()))
+            _must_be(kernel, rules)
+            _clear(kernel)
+            times["nft install"].append(cost.run([cost.NFT, "-f", str(file)]).wall_ms)
+            _clear(kernel)
+            _time(times, "library install", lambda: library.run(text))
+            _forget_first(times, number)
+    finally:
+        _clear(kernel)
+        library.close()
+        kernel.close()
+    return times
+
+
+def _time(times: _Times, name: str, act: Callable[[], object]) -> None:
+    began = cost.now_ms()
+    act()
+    times[name].append(cost.now_ms() - began)
+
+
+def _forget_first(times: _Times, number: int) -> None:
+    if number == 0:
+        first = times["install"]
+        times.clear()
+        times["first install"] = first
+
+
+def _change(kernel: nftables.NftKernel, wanted: model.Ruleset, seen: model.Observed) -> None:
+    kernel.apply(plan.make_plan(wanted, seen, owned=False))
+
+
+def _must_be(kernel: nftables.NftKernel, wanted: model.Ruleset) -> None:
+    if found := drift.find_drift(wanted, kernel.observe()):
+        raise cost.NotMeasured(f"the rules are not as wanted: {found[0]}")
+
+
+def _clear(kernel: nftables.NftKernel) -> None:
+    try:
+        reconcile.reconcile(model.Ruleset(), kernel)
+    except HostAgentError as error:
+        raise cost.NotMeasured(f"the rules cannot be taken out: {error}") from error
+
+
+def _render(rules: model.Ruleset) -> str:
+    return "".join(nft.render_nft(table) for table in rules.tables)

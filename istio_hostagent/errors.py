@@ -7,12 +7,10 @@ sysexits.h where one fits.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 
-@dataclass(frozen=True, order=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing wrong with an input file. `line` counts from 1; 0 means the file as a whole."""
 
     file: str

@@ -1,5 +1,6 @@
 """The composition root: the only place that constructs real ports and joins them to the loop."""
 
+import gc
 import logging
 import signal
 from collections.abc import Mapping
@@ -20,10 +21,9 @@ from . import (
 logger = logging.getLogger(__name__)
 
 
-def run(environment: Mapping[str, str], *, has_store: bool) -> None:
+def run(environment: Mapping[str, str]) -> None:
     """Be the agent of this network namespace until SIGTERM.
 
-    `has_store`: our unit keeps descriptors, so the main table may belong to our socket alone.
     Raises AgentRunning if another agent is, HostUnsupported, NotPermitted.
     """
     lock = control.Lock()
@@ -35,7 +35,7 @@ def run(environment: Mapping[str, str], *, has_store: bool) -> None:
     inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
     notifier = notify.Notifier(environment)
     stored = notify.take_stored(environment, loop.STORED_SOCKET)
-    kernel = nftables.NftKernel(stored, is_owner=has_store and notifier.is_present)
+    kernel = nftables.NftKernel(stored, is_owner=notify.has_store(environment))
     system_clock = clock.SystemClock()
     work = tasks.Tasks(inbox, system_clock)
     monitor = nftables.ChangeMonitor()
@@ -56,6 +56,8 @@ def run(environment: Mapping[str, str], *, has_store: bool) -> None:
     )
     agent = loop.Agent(parts, host, notify.watchdog_interval_s(environment))
     server = control.ControlServer(inbox, events.Asked)
+    gc.freeze()  # what has been made so far stays for ever
+    gc.enable()
     try:
         agent.run()
     finally:

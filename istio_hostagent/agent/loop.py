@@ -59,7 +59,7 @@ class Agent:
     """One host's agent, from start to SIGTERM."""
 
     # The loop wakes at least this often: clocks may jump, and a host may have slept.
-    HEARTBEAT_S: ClassVar[float] = 45.0
+    HEARTBEAT_S: ClassVar[float] = 60.0
 
     def __init__(self, parts: Parts, facts: model.HostFacts, watchdog_s: float | None) -> None:
         """Look whether this host has joined; nothing is changed yet."""
@@ -118,7 +118,7 @@ class Agent:
         now = self.parts.clock.monotonic()
         longest = [self.HEARTBEAT_S, survey.patience_s(self)]
         if self._watchdog_s is not None:
-            longest.append(self._alive_at + self._watchdog_s / 2 - now)
+            longest.append(self._alive_at + self._watchdog_s - now)
         if not self._is_ready_sent:
             longest.append(self._started_at + READY_TIME_S - now)
         return max(min(longest), 0.0)
@@ -127,7 +127,7 @@ class Agent:
         self.parts.work.tick()
         self.parts.proxy.child.tick()
         now = self.parts.clock.monotonic()
-        if self._watchdog_s is not None and now >= self._alive_at + self._watchdog_s / 2:
+        if self._watchdog_s is not None and now >= self._alive_at + self._watchdog_s / 3:
             self._alive_at = now
             self.parts.notifier.send(WATCHDOG="1")
 

@@ -14,10 +14,10 @@ from . import events, fields
 
 logger = logging.getLogger(__name__)
 
-READY_POLL_S = 0.05
+READY_POLL_S = 0.02
 READY_TIME_S = 0.25
 # Asked again so seldom once it serves: its end is an event, a hang is not.
-STEADY_POLL_S = 60.0
+STEADY_POLL_S = 180.0
 START_TIME_S = 60.0
 STOP_TIME_S = 8.0
 DRAIN_S = 0.02

@@ -3,22 +3,19 @@
 Refused while an agent runs here: `systemctl stop istio-hostagent` takes the host out of the mesh.
 """
 
-import argparse
 import os
 
 from ..agent import oneshot
 from . import answer
+from .options import Option, Values
+
+OPTIONS = (Option("quiet", "print nothing on success"),)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `clean`."""
-    parser.add_argument("--quiet", action="store_true", help="print nothing on success")
-
-
-def execute(arguments: argparse.Namespace) -> int:
+def execute(values: Values) -> int:
     """Clean, and print what went."""
     answer.ask("clean")
     lines = oneshot.clean(os.environ)
-    if not arguments.quiet:
+    if not values["quiet"]:
         print("\n".join(lines) if lines else "nothing to do: no rules of ours")
     return 0

@@ -3,29 +3,28 @@
 Exit status: 0 if it can be used, 78 if not; then every problem is listed, with file and line.
 """
 
-import argparse
 import json
 import os
 import sys
 
 from ..agent import oneshot
 from ..config import build
+from .options import Option, Values
+
+OPTIONS = (
+    Option("explain", "origin of every value, and more"),
+    Option("json", "for programs"),
+)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `config`."""
-    parser.add_argument("--explain", action="store_true", help="origin of every value, and more")
-    parser.add_argument("--json", action="store_true", help="for programs")
-
-
-def execute(arguments: argparse.Namespace) -> int:
+def execute(values: Values) -> int:
     """Print values to stdout, problems and warnings to stderr."""
     loaded, _, sources = oneshot.load(os.environ)
-    if arguments.json:
+    if values["json"]:
         print(json.dumps(_to_json(loaded.values, loaded.problems, loaded.warnings), indent=1))
     else:
         for value in loaded.values:
-            print(_line(value) if arguments.explain else f"{value.key}={value.text}")
+            print(_line(value) if values["explain"] else f"{value.key}={value.text}")
     for problem in loaded.problems:
         print(f"problem: {problem}", file=sys.stderr)
     for warning in loaded.warnings:

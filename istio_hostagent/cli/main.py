@@ -1,25 +1,14 @@
 """Dispatch: one verb, one module, one exit status. An unknown verb or option starts nothing."""
 
-import argparse
 import importlib
-import logging
 import sys
 from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import ConfigInvalid, HostAgentError
-from . import verbs
+from . import options, verbs
 
-USAGE_STATUS = 64
 BUG_STATUS = 70
-
-
-class _Parser(argparse.ArgumentParser):
-    """Ends with EX_USAGE, so that a wrong option is told from every other failure."""
-
-    def error(self, message: str) -> None:  # type: ignore[override] # argparse says NoReturn
-        self.print_usage(sys.stderr)
-        self.exit(USAGE_STATUS, f"{self.prog}: {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,25 +16,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(verbs.overview())
-        return 0 if words else USAGE_STATUS
+        return 0 if words else options.USAGE_STATUS
     if words[0] == "--version":
         print(f"istio-hostagent {__version__}")
         return 0
     verb = next((verb for verb in verbs.VERBS if verb.name == words[0]), None)
     if verb is None:
         print(f"istio-hostagent: unknown verb {words[0]!r}; see --help", file=sys.stderr)
-        return USAGE_STATUS
-    # Only the verb's own module is imported: `apply` must not pay for `run`.
-    module = importlib.import_module(f".{verb.name}", __package__)
-    parser = _Parser(
-        prog=f"istio-hostagent {verb.name}",
-        description=module.__doc__,
-        epilog=f"example: istio-hostagent {verb.example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(parser)
+        return options.USAGE_STATUS
     try:
-        return int(module.execute(parser.parse_args(words[1:])))
+        return _perform(verb, words[1:])
+    except SystemExit as end:
+        return int(end.code or 0)
     except ConfigInvalid as error:
         for problem in error.problems:
             print(f"istio-hostagent: {problem}", file=sys.stderr)
@@ -59,6 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except Exception:
-        logging.getLogger(__name__).exception("this is a bug in istio-hostagent")
+    except Exception:  # noqa: BLE001 # the last place: say once that this is a bug
+        print("istio-hostagent: this is a bug in istio-hostagent", file=sys.stderr)
+        sys.excepthook(*sys.exc_info())
         return BUG_STATUS
+
+
+def _perform(verb: verbs.Verb, words: Sequence[str]) -> int:
+    # Only the verb's own module is imported: `apply` must not pay for `run`.
+    module = importlib.import_module(f".{verb.name}", __package__)
+    values = options.parse(
+        f"istio-hostagent {verb.name}",
+        words,
+        module.OPTIONS,
+        text=module.__doc__ or "",
+        example=f"istio-hostagent {verb.example}",
+    )
+    return int(module.execute(values))

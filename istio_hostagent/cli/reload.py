@@ -3,16 +3,13 @@
 Exit status: 0 taken (or nothing differs), 78 the files have problems and the state before stays.
 """
 
-import argparse
-
 from . import answer
+from .options import Option, Values
+
+OPTIONS: tuple[Option, ...] = ()
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`reload` has no options."""
-
-
-def execute(_arguments: argparse.Namespace) -> int:
+def execute(_values: Values) -> int:
     """Ask and wait."""
     print(answer.demand("reload")["summary"])
     return 0

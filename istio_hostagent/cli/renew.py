@@ -3,16 +3,13 @@
 Exit status: 0 renewed, 75 no answer from the CA, 77 refused; what is held stays then.
 """
 
-import argparse
-
 from . import answer, report
+from .options import Option, Values
+
+OPTIONS: tuple[Option, ...] = ()
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`renew` has no options."""
-
-
-def execute(_arguments: argparse.Namespace) -> int:
+def execute(_values: Values) -> int:
     """Ask and wait."""
     part = answer.demand("renew")["certificate"]
     print(f"{part['identity']}: {report.certificate_line(part)}")

@@ -5,26 +5,18 @@ and keeps redirection, certificate and proxy as they should be. SIGHUP reads the
 Outside systemd SIGTERM takes the rules out and a crash keeps them.
 """
 
-import argparse
 import logging
 import os
 
 from ..agent import app
 from . import log
+from .options import Option, Values
+
+OPTIONS = (Option("debug", "log each step"),)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `run`."""
-    parser.add_argument(
-        "--descriptor-store",
-        action="store_true",
-        help="rules belong to a socket kept by the unit (FileDescriptorStoreMax=)",
-    )
-    parser.add_argument("--debug", action="store_true", help="log each step")
-
-
-def execute(arguments: argparse.Namespace) -> int:
+def execute(values: Values) -> int:
     """Run until told to stop."""
-    log.set_up(logging.DEBUG if arguments.debug else logging.INFO)
-    app.run(os.environ, has_store=arguments.descriptor_store)
+    log.set_up(logging.DEBUG if values["debug"] else logging.INFO)
+    app.run(os.environ)
     return 0

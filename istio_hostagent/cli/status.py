@@ -3,19 +3,16 @@
 Exit status: 0 in the mesh, 1 not, 75 if no agent runs in this network namespace.
 """
 
-import argparse
 import json
 
 from . import answer, report
+from .options import Option, Values
+
+OPTIONS = (Option("json", "the whole report, versioned"),)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `status`."""
-    parser.add_argument("--json", action="store_true", help="the whole report, versioned")
-
-
-def execute(arguments: argparse.Namespace) -> int:
+def execute(values: Values) -> int:
     """Print the report."""
     status = answer.demand("status", timeout_s=10.0)["status"]
-    print(json.dumps(status, indent=1) if arguments.json else report.render(status))
+    print(json.dumps(status, indent=1) if values["json"] else report.render(status))
     return 0 if status["in_mesh"] else 1

@@ -4,26 +4,25 @@ No packet leaves this host and none reaches an application. Exit status: 0 in pl
 if something differs (what and where is printed), higher if it could not be found out.
 """
 
-import argparse
 import json
 import os
 from typing import Any
 
 from ..agent import oneshot
 from . import answer
+from .options import Option, Values
+
+OPTIONS = (
+    Option("json", "for programs"),
+    Option("verbose", "list every promise that was kept"),
+)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `verify`."""
-    parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument("--verbose", action="store_true", help="list every promise that was kept")
-
-
-def execute(arguments: argparse.Namespace) -> int:
+def execute(values: Values) -> int:
     """Print what was found."""
     asked = answer.ask("verify")
     result = asked["verification"] if asked else oneshot.verify(os.environ).to_json()
-    print(json.dumps(result, indent=1) if arguments.json else _render(result, arguments.verbose))
+    print(json.dumps(result, indent=1) if values["json"] else _render(result, values["verbose"]))
     return 0 if result["in_place"] else 1
 
 

@@ -34,6 +34,15 @@ class Notifier:
             socket.send_fds(self._notifier.socket, [message], [descriptor])
 
 
+def has_store(environment: Mapping[str, str]) -> bool:
+    """Whether the manager keeps descriptors for us: $FDSTORE (systemd.exec(5), from 254 on).
+
+    Our unit sets the variable itself, for systemd 252.
+    """
+    number = environment.get("FDSTORE", "")
+    return bool(environment.get("NOTIFY_SOCKET")) and number.isdigit() and int(number) > 0
+
+
 def take_stored(environment: Mapping[str, str], name: str) -> socket.socket | None:
     """Return the stored socket of this name; whatever else systemd passed is closed."""
     found = _inherited(environment)

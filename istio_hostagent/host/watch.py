@@ -4,23 +4,23 @@ Directories are watched, not files: a rename over a file, a file that does not e
 swapped symbolic link are all changes of a directory. Not here: what a change means.
 """
 
+import importlib
 import os
 from collections.abc import Callable, Iterable
+from typing import Any
 
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
-from watchdog.observers.api import ObservedWatch
 
 # Changes that matter; `opened` and `closed_no_write` come from our own reading.
 KINDS = frozenset({"created", "modified", "moved", "deleted", "closed"})
 
 
-class _Handler(FileSystemEventHandler):  # type: ignore[misc] # Debian's has no types
+class _Handler:
     def __init__(self, changed: Callable[[], None]) -> None:
         self.names: frozenset[str] = frozenset()
         self._changed = changed
 
-    def dispatch(self, event: FileSystemEvent) -> None:
+    def dispatch(self, event: Any) -> None:
+        """Take one event from watchdog; it calls nothing else of a handler."""
         if event.event_type not in KINDS:
             return
         paths = (event.src_path, getattr(event, "dest_path", "") or "")
@@ -34,8 +34,8 @@ class FileWatcher:
     def __init__(self, changed: Callable[[], None]) -> None:
         """Start with nothing watched."""
         self._changed = changed
-        self._observer: Observer | None = None
-        self._watches: dict[str, tuple[ObservedWatch, _Handler]] = {}
+        self._observer: Any = None
+        self._watches: dict[str, tuple[Any, _Handler]] = {}
 
     def follow(self, paths: Iterable[str]) -> bool:
         """Watch these files from now on and no others; raises OSError (inotify limits).
@@ -49,7 +49,8 @@ class FileWatcher:
             for directory, name in _places(path):
                 wanted.setdefault(directory, set()).add(name)
         if self._observer is None:
-            self._observer = Observer()
+            # Loaded at the first use: before that a host has better uses for 10 ms.
+            self._observer = importlib.import_module("watchdog.observers").Observer()
             self._observer.start()
         for directory in self._watches.keys() - wanted.keys():
             self._observer.unschedule(self._watches.pop(directory)[0])

@@ -1,0 +1,55 @@
+"""Options as data: a verb without words on its command line needs no parser at all.
+
+Importing argparse costs 5 ms and 1.5 MB, which the resident process would keep for ever.
+"""
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+USAGE_STATUS = 64
+
+
+class Option(NamedTuple):
+    """One option of a verb: a switch, or with a `metavar` a number of seconds."""
+
+    name: str
+    help: str
+    default: bool | float = False
+    metavar: str = ""
+
+
+Values = Mapping[str, Any]
+
+
+def parse(
+    prog: str, words: Sequence[str], options: Sequence[Option], *, text: str, example: str
+) -> Values:
+    """Return the value of every option by its name; ends the process for --help and mistakes."""
+    if not words:
+        return {option.name: option.default for option in options}
+    argparse = importlib.import_module("argparse")
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=text,
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        exit_on_error=True,
+    )
+    for option in options:
+        if option.metavar:
+            parser.add_argument(
+                f"--{option.name}",
+                type=float,
+                default=option.default,
+                metavar=option.metavar,
+                help=option.help,
+            )
+        else:
+            parser.add_argument(f"--{option.name}", action="store_true", help=option.help)
+    try:
+        return dict(vars(parser.parse_args(words)))
+    except SystemExit as end:
+        # argparse ends with 2 for a mistake; EX_USAGE tells it from every other failure.
+        sys.exit(USAGE_STATUS if end.code else 0)

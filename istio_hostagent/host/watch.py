@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-
 # Changes that matter; `opened` and `closed_no_write` come from our own reading.
 KINDS = frozenset({"created", "modified", "moved", "deleted", "closed"})
 

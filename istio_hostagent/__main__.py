@@ -4,9 +4,10 @@ import gc
 import os
 import sys
 
-# A tenth of a verb's time: nothing that modules make while they load is ever garbage. The resident
-# process collects again once it runs.
-gc.disable()
+# A tenth of a verb's time, for memory that ends with it. The resident process collects, or it would
+# keep what loading leaves behind for ever.
+if sys.argv[1:2] != ["run"]:
+    gc.disable()
 
 from .cli.main import main  # noqa: E402 # after the line above, on purpose
 

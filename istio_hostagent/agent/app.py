@@ -57,7 +57,6 @@ def run(environment: Mapping[str, str]) -> None:
     agent = loop.Agent(parts, host, notify.watchdog_interval_s(environment))
     server = control.ControlServer(inbox, events.Asked)
     gc.freeze()  # what has been made so far stays for ever
-    gc.enable()
     try:
         agent.run()
     finally:

@@ -15,6 +15,7 @@ from . import (
     places,
     proxy,
     redirection,
+    state,
     tasks,
 )
 
@@ -41,7 +42,8 @@ def run(environment: Mapping[str, str]) -> None:
     monitor = nftables.ChangeMonitor()
     inbox.watch(monitor.fileno(), lambda: _changes(monitor))
     signals.deliver((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), inbox, events.Signalled)
-    parts = loop.Parts(
+    parts = state.Parts(
+        facts=host,
         inbox=inbox,
         clock=system_clock,
         kernel=kernel,
@@ -54,7 +56,7 @@ def run(environment: Mapping[str, str]) -> None:
         proxy=proxy.ProxyPart(inbox, work, system_clock),
         is_stored=stored is not None,
     )
-    agent = loop.Agent(parts, host, notify.watchdog_interval_s(environment))
+    agent = loop.Agent(parts, notify.watchdog_interval_s(environment))
     server = control.ControlServer(inbox, events.Asked)
     gc.freeze()  # what has been made so far stays for ever
     try:

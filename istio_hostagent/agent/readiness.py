@@ -81,7 +81,8 @@ def _obstacle(known: Knowledge) -> str:
 def _progress(known: Knowledge) -> str:
     now = known.situation
     if not now.has_certificate:
-        return "waiting for the first certificate"
+        # A joined agent that starts has one on disk, which a worker is looking at.
+        return f"waiting for the {'' if now.is_joined else 'first '}certificate"
     if now.bootstrap is not join.Check.GOOD:
         return "checking the proxy's bootstrap"
     if now.rules is not join.Rules.PROVEN:

@@ -6,7 +6,7 @@ Every request is one JSON object with a `verb`; every answer has `ok`, and `erro
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import (
     AuthorityUnavailable,
@@ -15,10 +15,7 @@ from ..errors import (
     HostAgentError,
 )
 from ..host import control
-from . import certificate, inspection, join, readiness, reconcile, status, survey
-
-if TYPE_CHECKING:
-    from . import loop
+from . import certificate, inspection, join, readiness, reconcile, state, status, survey
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +25,10 @@ MAX_WAITING = 64
 class Requests:
     """The callers that wait for something, and the verbs they may use."""
 
-    def __init__(self, agent: "loop.Agent") -> None:
-        """Serve this agent; the socket itself belongs to the composition root."""
-        self._agent = agent
+    def __init__(self, parts: state.Parts, reload: Callable[[], None]) -> None:
+        """Serve these parts; the socket itself belongs to the composition root."""
+        self._parts = parts
+        self._reload_files = reload
         self._joining: list[control.Caller] = []
         self._settling: list[control.Caller] = []
         self._verbs: dict[str, Callable[[control.Caller], None]] = {
@@ -58,7 +56,7 @@ class Requests:
             caller.answer(refusal(error))
 
     def _status(self, caller: control.Caller) -> None:
-        caller.answer({"ok": True, "status": status.report(self._agent)})
+        caller.answer({"ok": True, "status": status.report(self._parts)})
 
     def _wait(self, caller: control.Caller) -> None:
         if len(self._joining) >= MAX_WAITING:
@@ -66,53 +64,53 @@ class Requests:
         self._joining.append(caller)
 
     def _reload(self, caller: control.Caller) -> None:
-        self._agent.reload()
+        self._reload_files()
         self._settling.append(caller)
 
     def _apply(self, caller: control.Caller) -> None:
-        self._agent.reload()
-        config = self._agent.parts.configuration.loaded.config
+        self._reload_files()
+        config = self._parts.configuration.loaded.config
         if config is None:
             caller.answer(self._not_usable())
             return
-        if not self._agent.is_joined and not survey.situation(self._agent).is_complete:
+        if not self._parts.is_joined and not survey.situation(self._parts).is_complete:
             error = HostAgentError(
                 "the agent runs and this host has not joined: it installs the rules itself",
                 hint="istio-hostagent status says what it waits for",
             )
             caller.answer(refusal(error) | {"exit_status": 75})
             return
-        part = self._agent.parts.redirection
-        done = reconcile.reconcile(part.desired, self._agent.parts.kernel)
+        part = self._parts.redirection
+        done = reconcile.reconcile(part.desired, self._parts.kernel)
         caller.answer({"ok": True, "lines": list(done.lines)})
 
     def _plan(self, caller: control.Caller) -> None:
-        loaded = self._agent.parts.configuration.look()
+        loaded = self._parts.configuration.look()
         if loaded.config is None:
             caller.answer(self._not_usable())
             return
-        wanted = inspection.desired_rules(loaded.config, self._agent.facts)
-        lines = reconcile.make_plan(wanted, self._agent.parts.kernel).lines
+        wanted = inspection.desired_rules(loaded.config, self._parts.facts)
+        lines = reconcile.make_plan(wanted, self._parts.kernel).lines
         caller.answer({"ok": True, "lines": list(lines)})
 
     def _verify(self, caller: control.Caller) -> None:
-        config = self._agent.parts.configuration.in_force
+        config = self._parts.configuration.in_force
         if config is None:
             caller.answer(self._not_usable())
             return
-        agent = self._agent
+        parts = self._parts
         inspection.start(
             config,
-            agent.facts,
-            agent.parts.kernel,
-            agent.parts.work,
+            parts.facts,
+            parts.kernel,
+            parts.work,
             done=lambda result: caller.answer({"ok": True, "verification": result.to_json()}),
             failed=lambda error: caller.answer(refusal(error)),
         )
 
     def _renew(self, caller: control.Caller) -> None:
-        part = self._agent.parts.certificate
-        if self._agent.parts.configuration.in_force is None:
+        part = self._parts.certificate
+        if self._parts.configuration.in_force is None:
             caller.answer(self._not_usable())
             return
 
@@ -125,11 +123,11 @@ class Requests:
         part.ask(done=finished, is_forced=True)
 
     def _not_usable(self) -> dict[str, Any]:
-        loaded = self._agent.parts.configuration.loaded
+        loaded = self._parts.configuration.loaded
         if loaded.problems:
             message = "\n".join(str(problem) for problem in loaded.problems)
         else:
-            cluster = self._agent.parts.configuration.sources.cluster
+            cluster = self._parts.configuration.sources.cluster
             message = f"no configuration yet: {cluster} is missing or empty"
         return refusal(HostAgentError(message)) | {"exit_status": 78, "code": "config-invalid"}
 
@@ -138,19 +136,19 @@ class Requests:
         if report.is_in_mesh and self._joining:
             joined, self._joining = self._joining, []
             for caller in joined:
-                caller.answer({"ok": True, "status": status.report(self._agent)})
-        situation = survey.situation(self._agent)
+                caller.answer({"ok": True, "status": status.report(self._parts)})
+        situation = survey.situation(self._parts)
         is_settled = (
             not situation.has_config
             or situation.rules is join.Rules.PROVEN
             or situation.is_proof_broken
             or (not situation.is_joined and not situation.is_proving)
-            or self._agent.parts.redirection.trouble is not None
+            or self._parts.redirection.trouble is not None
         )
         if is_settled and self._settling:
             settled, self._settling = self._settling, []
-            problems = self._agent.parts.configuration.loaded.problems
-            trouble = self._agent.parts.redirection.trouble
+            problems = self._parts.configuration.loaded.problems
+            trouble = self._parts.redirection.trouble
             for caller in settled:
                 if problems:
                     caller.answer(self._not_usable())

@@ -9,31 +9,28 @@ Version 1: {"version", "pid", "in_control", "in_mesh", "joined", "summary",
 """
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..redirect import promises
 from . import certificate as certificates
-from . import readiness, survey
-
-if TYPE_CHECKING:
-    from . import loop
+from . import readiness, state, survey
 
 VERSION = 1
 
 
-def report(agent: "loop.Agent") -> dict[str, Any]:
+def report(parts: state.Parts) -> dict[str, Any]:
     """Everything a person or a program may want to know, as plain JSON values."""
-    words = readiness.describe(survey.knowledge(agent))
-    part = agent.parts.redirection
-    proxy = agent.parts.proxy
+    words = readiness.describe(survey.knowledge(parts))
+    part = parts.redirection
+    proxy = parts.proxy
     return {
         "version": VERSION,
         "pid": os.getpid(),
         "in_control": words.is_in_control or words.is_in_mesh,
         "in_mesh": words.is_in_mesh,
-        "joined": agent.is_joined,
+        "joined": parts.is_joined,
         "summary": words.summary,
-        "configuration": _configuration(agent),
+        "configuration": _configuration(parts),
         "redirection": {
             "state": part.rules.value,
             "trouble": str(part.trouble) if part.trouble is not None else "",
@@ -44,7 +41,7 @@ def report(agent: "loop.Agent") -> dict[str, Any]:
                 if finding.state is not promises.State.KEPT
             ],
         },
-        "certificate": certificate(agent.parts.certificate),
+        "certificate": certificate(parts.certificate),
         "proxy": {
             "kind": proxy.kind.value,
             "binary": proxy.binary,
@@ -57,8 +54,8 @@ def report(agent: "loop.Agent") -> dict[str, Any]:
     }
 
 
-def _configuration(agent: "loop.Agent") -> dict[str, Any]:
-    part = agent.parts.configuration
+def _configuration(parts: state.Parts) -> dict[str, Any]:
+    part = parts.configuration
     loaded = part.loaded
     state = "accepted" if loaded.config is not None else "waiting"
     if loaded.is_kept:

@@ -1,23 +1,19 @@
 """From the parts to the frozen values that decide (`join`) and become words (`readiness`)."""
 
-from typing import TYPE_CHECKING
-
-from . import fields, join, readiness
-
-if TYPE_CHECKING:
-    from . import loop
+from . import fields, join, readiness, state
 
 JOIN_TIME_S = 30.0
+# The loop wakes at least this often: clocks may jump, and a host may have slept.
+HEARTBEAT_S = 60.0
 
 
-def situation(agent: "loop.Agent") -> join.Situation:
+def situation(parts: state.Parts) -> join.Situation:
     """What is known now, as the value that decides."""
-    parts = agent.parts
     now = parts.clock.monotonic()
     return join.Situation(
         has_config=parts.configuration.in_force is not None,
-        is_joined=agent.is_joined,
-        is_attempt_due=now >= agent.attempt_at,
+        is_joined=parts.is_joined,
+        is_attempt_due=now >= parts.attempt_at,
         is_attempt_over=parts.proxy.child.has_waited(JOIN_TIME_S),
         has_binary=parts.proxy.binary is not None,
         bootstrap=parts.proxy.bootstrap,
@@ -34,14 +30,13 @@ def situation(agent: "loop.Agent") -> join.Situation:
     )
 
 
-def knowledge(agent: "loop.Agent") -> readiness.Knowledge:
+def knowledge(parts: state.Parts) -> readiness.Knowledge:
     """What is known now, as the value that becomes words."""
-    parts = agent.parts
     loaded = parts.configuration.loaded
     held = parts.certificate.held
     trouble = parts.certificate.trouble
     return readiness.Knowledge(
-        situation=situation(agent),
+        situation=situation(parts),
         is_empty=loaded.is_empty,
         is_kept=loaded.is_kept,
         cluster_file=parts.configuration.sources.cluster,
@@ -56,17 +51,16 @@ def knowledge(agent: "loop.Agent") -> readiness.Knowledge:
     )
 
 
-def patience_s(agent: "loop.Agent") -> float:
+def patience_s(parts: state.Parts) -> float:
     """How long nothing has to be done unless something happens, in seconds."""
-    parts = agent.parts
     now = parts.clock.monotonic()
     # What is overdue there is done at the next turn: then do not wait at all.
     pending = [parts.work.deadline(), parts.proxy.child.deadline()]
     moments = [moment - now for moment in pending if moment is not None]
     if parts.configuration.in_force is not None:
         # From these on something may be tried; when they are past they hold nothing up.
-        pauses = [parts.redirection.apply_at, parts.redirection.prove_at, agent.attempt_at]
+        pauses = [parts.redirection.apply_at, parts.redirection.prove_at, parts.attempt_at]
         moments += [moment - now for moment in pauses if moment > now]
         if not parts.certificate.is_asking:
             moments.append(max(parts.certificate.next_at - parts.clock.now(), 0.05))
-    return max(min(moments, default=agent.HEARTBEAT_S), 0.0)
+    return max(min([HEARTBEAT_S, *moments]), 0.0)

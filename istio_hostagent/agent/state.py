@@ -1,0 +1,27 @@
+"""The parts of the agent and the little that they share: what the loop brings forward."""
+
+from dataclasses import dataclass
+
+from ..config import model
+from ..host import mailbox, nftables, notify, ports, watch
+from . import certificate, configuration, events, proxy, redirection, tasks
+
+
+@dataclass
+class Parts:
+    """Everything the composition root made, and whether this host has joined."""
+
+    facts: model.HostFacts
+    inbox: mailbox.Mailbox[events.Event]
+    clock: ports.Clock
+    kernel: nftables.NftKernel
+    watcher: watch.FileWatcher
+    notifier: notify.Notifier
+    work: tasks.Tasks
+    configuration: configuration.ConfigurationPart
+    certificate: certificate.CertificatePart
+    redirection: redirection.RedirectionPart
+    proxy: proxy.ProxyPart
+    is_stored: bool  # systemd already keeps the socket that owns the main table
+    is_joined: bool = False
+    attempt_at: float = 0.0  # monotonic seconds: not before then is joining tried again

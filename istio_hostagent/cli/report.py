@@ -13,15 +13,15 @@ def render(status: dict[str, Any]) -> str:
     rows = [
         ("mesh", status["summary"]),
         ("configuration", configuration["state"]),
-        ("redirection", _with(redirection["state"], redirection["trouble"])),
+        ("redirection", _with(_redirection(redirection), redirection["trouble"])),
         ("certificate", _with(certificate_line(certificate), certificate["trouble"])),
         ("proxy", _with(_proxy(proxy), proxy["trouble"])),
     ]
     if redirection["repaired"]:
-        rows.append(("repaired", f"{redirection['repaired']} times since the agent started"))
+        rows.append(("repaired", f"{_times(redirection['repaired'])} since the agent started"))
     rows += [("problem", problem) for problem in configuration["problems"]]
     rows += [("warning", warning) for warning in configuration["warnings"]]
-    rows += [("note", finding) for finding in redirection["findings"]]
+    rows += [("note", finding) for finding in _differences(redirection)]
     return "\n".join(f"{name:<14} {text}" for name, text in rows)
 
 
@@ -29,10 +29,24 @@ def _with(state: str, trouble: str) -> str:
     return f"{state}: {trouble}" if trouble else state
 
 
+def _redirection(part: dict[str, Any]) -> str:
+    """The state; what this host cannot test is no trouble of its own, and `verify` names it."""
+    untested = len(part["findings"]) - len(_differences(part))
+    if not untested:
+        return str(part["state"])
+    return f"{part['state']}, {untested} not testable here (istio-hostagent verify names them)"
+
+
+def _differences(part: dict[str, Any]) -> list[str]:
+    return [text for text in part["findings"] if not text.startswith("not testable")]
+
+
 def certificate_line(part: dict[str, Any]) -> str:
     """What is held, until when, and when it is renewed."""
     if part["state"] == "none":
-        return "none"
+        if part["next_attempt"] is None or not part["failures"]:
+            return "none"
+        return f"none, next try {_moment(part['next_attempt'])} or when a file changes"
     until = _moment(part["not_after"])
     renewal = _moment(part["next_attempt"])
     return f"{part['state']} until {until}, serial {part['serial']}, next renewal {renewal}"
@@ -41,6 +55,10 @@ def certificate_line(part: dict[str, Any]) -> str:
 def _proxy(part: dict[str, Any]) -> str:
     pid = f", pid {part['pid']}" if part["pid"] else ""
     return f"{part['kind']} {part['state']}{pid}"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _moment(unix_s: float | None) -> str:

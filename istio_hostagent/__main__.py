@@ -4,12 +4,12 @@ import gc
 import os
 import sys
 
-# A tenth of a verb's time, for memory that ends with it. The resident process collects, or it would
-# keep what loading leaves behind for ever.
+# A tenth of a verb's time, for memory that ends with it. The resident process collects: what
+# loading leaves behind would stay with it for ever.
 if sys.argv[1:2] != ["run"]:
     gc.disable()
 
-from .cli.main import main  # noqa: E402 # after the line above, on purpose
+from .cli.main import main  # after the lines above, on purpose
 
 if __name__ == "__main__":
     status = main()

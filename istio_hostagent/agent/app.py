@@ -12,6 +12,8 @@ from . import (
     configuration,
     events,
     loop,
+    marks,
+    membership,
     places,
     proxy,
     redirection,
@@ -35,7 +37,7 @@ def run(environment: Mapping[str, str]) -> None:
     files.make_directory(str(host.runtime_dir))
     inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
     notifier = notify.Notifier(environment)
-    stored = notify.take_stored(environment, loop.STORED_SOCKET)
+    stored = notify.take_stored(environment, membership.STORED_SOCKET)
     kernel = nftables.NftKernel(stored, is_owner=notify.has_store(environment))
     system_clock = clock.SystemClock()
     work = tasks.Tasks(inbox, system_clock)
@@ -50,6 +52,7 @@ def run(environment: Mapping[str, str]) -> None:
         watcher=watch.FileWatcher(lambda: inbox.post(events.FilesChanged())),
         notifier=notifier,
         work=work,
+        marks=marks.Marks(host, system_clock),
         configuration=configuration.ConfigurationPart(sources, host),
         certificate=certificate.CertificatePart(work, system_clock, host),
         redirection=redirection.RedirectionPart(kernel, work, system_clock),

@@ -23,6 +23,9 @@ WORKER = "certificate"
 TIMEOUT_S = 20.0
 # What only an operator can mend is tried again this seldom, and at once when a credential changes.
 REFUSED_PAUSE_S = 300.0
+# Without a certificate nothing works: of more failures than this (about half a minute apart) none
+# makes the pause longer.
+MAX_COUNTED = 5
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class CertificatePart:
         self.trouble: Trouble | None = None
         self.failures = 0
         self.next_at = 0.0  # unix seconds
+        self._planned_at = 0.0
         self.obtained = 0
 
     def configure(self, settings: model.IdentitySettings) -> None:
@@ -81,6 +85,8 @@ class CertificatePart:
             self._settings = settings
             self.held = None
             self.trouble = None
+            # What a worker brings for the settings before is not wanted any more.
+            self._work.abandon(WORKER)
             self.retry_now()
 
     @property
@@ -96,12 +102,14 @@ class CertificatePart:
     @property
     def is_due(self) -> bool:
         """Whether it is time to ask."""
-        return self._settings is not None and self._clock.now() >= self.next_at
+        now = self._clock.now()
+        # A clock that was put back: what was planned by it means nothing.
+        return self._settings is not None and (now >= self.next_at or now < self._planned_at)
 
     def retry_now(self) -> None:
         """Ask at once: a setting has changed."""
         self.failures = 0
-        self.next_at = 0.0
+        self.next_at = self._planned_at = 0.0
         self._seen = self._credentials()
 
     def look_at_credentials(self) -> None:
@@ -140,7 +148,7 @@ class CertificatePart:
     def _finish(self, answer: Any) -> None:
         if isinstance(answer, HostAgentError):
             answer = {"error": {"code": answer.code, "message": answer.message, "hint": ""}}
-        now = self._clock.now()
+        now = self._planned_at = self._clock.now()
         held = answer.get("held")
         if held is not None:
             self.held = Report(
@@ -209,7 +217,7 @@ class CertificatePart:
         due = schedule.next_attempt(
             self.held.validity if self.held is not None else None,
             _date(now),
-            failures=self.failures,
+            failures=self.failures if self.is_held else min(self.failures, MAX_COUNTED),
             jitter=jitter,
             ratio=self._settings.grace_ratio,
         )

@@ -21,25 +21,34 @@ class ConfigurationPart:
         self.sources = sources
         self._facts = facts
         self._accepted = reload.load_accepted(str(facts.state_dir), sources)
-        self._fallback: reload.Loaded | None = None
+        self._worked = reload.judge_accepted(self._accepted, facts)
+        self._refused: tuple[model.Layer, ...] | None = None
         self.loaded = self.look()
         self.in_force: model.Config | None = None
         self._report()
+
+    @property
+    def worked(self) -> model.Config | None:
+        """The last configuration that has worked, now or before the agent was started."""
+        return self._worked.config if self._worked is not None else None
 
     def look(self) -> reload.Loaded:
         """What the files say now, without taking it."""
         return reload.load(self.sources, self._facts, self._accepted)
 
-    def refresh(self, *, has_worked: bool) -> bool:
+    def refresh(self, *, is_asked: bool = False) -> bool:
         """Read the files again; says whether anything differs.
 
-        `has_worked`: the configuration in force does its work, so it is worth coming back to.
+        Texts that did not hold are not taken again unless it `is_asked` for.
         """
-        before, self.loaded = self.loaded, self.look()
-        if (before.problems, before.layers) == (self.loaded.problems, self.loaded.layers):
+        before, found = self.loaded, self.look()
+        is_refused = found.config is not None and found.layers == self._refused
+        if is_refused and not found.problems and not is_asked:
             return False
-        if has_worked and before.config is not None and not before.is_kept:
-            self._fallback = before
+        self._refused = None
+        self.loaded = found
+        if (before.problems, before.layers) == (found.problems, found.layers):
+            return False
         self._report()
         return True
 
@@ -65,29 +74,25 @@ class ConfigurationPart:
 
     def accept(self) -> None:
         """What is in force has worked: keep its texts. Raises OSError."""
-        self._fallback = None
-        is_current = not self.loaded.is_kept and self.loaded.config == self.in_force
-        if is_current and self.loaded.layers != self._accepted:
+        if self.loaded.is_kept or self.loaded.config != self.in_force:
+            return
+        self._worked = self.loaded
+        if self.loaded.layers != self._accepted:
             reload.save_accepted(str(self._facts.state_dir), self.loaded.layers)
             self._accepted = self.loaded.layers
 
-    @property
-    def can_revert(self) -> bool:
-        """Whether there is a configuration to come back to."""
-        return self._fallback is not None
-
-    def revert(self, reason: str) -> model.Config | None:
-        """Put the configuration before into force again; None if there is none to come back to."""
-        if self._fallback is None:
-            return None
-        refused, kept, self._fallback = self.loaded, self._fallback, None
+    def revert(self, reason: str) -> bool:
+        """Put what worked before into force again; False if there is nothing to come back to."""
+        if self._worked is None or self._worked.config == self.in_force:
+            return False
         logger.error(
             "the new configuration does not hold; the one before is in force again",
             extra=fields.of(CODE="not-kept", DETAIL=reason),
         )
-        self.in_force = kept.config
-        self.loaded = reload.refuse(kept, refused, reason)
-        return kept.config
+        self._refused = self.loaded.layers
+        self.in_force = self._worked.config
+        self.loaded = reload.refuse(self._worked, self.loaded, reason)
+        return True
 
     def _report(self) -> None:
         for problem in self.loaded.problems:

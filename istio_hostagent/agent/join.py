@@ -48,6 +48,7 @@ class Situation:
 
     has_config: bool
     is_joined: bool
+    is_attempting: bool  # rules may be in although this host has not joined
     is_attempt_due: bool  # a failed attempt to join waits before the next one
     is_attempt_over: bool  # the proxy had its time to become ready
     has_binary: bool
@@ -60,6 +61,7 @@ class Situation:
     is_apply_due: bool
     is_proving: bool
     is_proof_due: bool
+    is_proof_stale: bool  # somebody else changed something since the packets were sent
     is_proof_broken: bool
     proxy: child.State
 
@@ -86,12 +88,13 @@ class Situation:
 
 def next_steps(now: Situation) -> tuple[Step, ...]:
     """Name the steps to perform, in this order; an empty tuple means wait for an event."""
+    if now.is_attempting and not now.is_joined:
+        has_failed = now.is_proof_broken or now.is_attempt_over or not now.is_complete
+        has_joined = now.rules is Rules.PROVEN and now.proxy is child.State.READY
+        if has_failed and not has_joined and now.is_apply_due:
+            return (Step.WITHDRAW,)
     if not now.has_config:
         return ()
-    if not now.is_joined and now.rules is not Rules.OUT:
-        has_failed = now.is_proof_broken or now.is_attempt_over or not now.is_complete
-        if has_failed and now.proxy is not child.State.READY:
-            return (Step.WITHDRAW,)
     steps = []
     if now.has_binary and now.bootstrap is Check.UNKNOWN and not now.is_validating:
         steps.append(Step.VALIDATE)
@@ -101,10 +104,15 @@ def next_steps(now: Situation) -> tuple[Step, ...]:
     may_redirect = now.is_joined or (now.is_complete and now.is_attempt_due)
     if may_redirect and now.rules is Rules.OUT and now.is_apply_due:
         steps.insert(0, Step.APPLY)
-    elif now.rules is Rules.IN and not now.is_proving and now.is_proof_due:
+    elif _wants_proof(now):
         steps.insert(0, Step.PROVE)
-    elif now.rules is Rules.PROVEN and now.is_complete and now.proxy is child.State.IDLE:
+    if now.rules is Rules.PROVEN and now.is_complete and now.proxy is child.State.IDLE:
         steps.append(Step.START)
     if not now.is_joined and now.rules is Rules.PROVEN and now.proxy is child.State.READY:
         steps.append(Step.MARK)
     return tuple(steps)
+
+
+def _wants_proof(now: Situation) -> bool:
+    is_open = now.rules is Rules.IN or (now.rules is Rules.PROVEN and now.is_proof_stale)
+    return is_open and not now.is_proving and now.is_proof_due

@@ -1,35 +1,27 @@
 """The deciding thread: events in, one turn each; every part is brought forward, nothing blocks.
 
-Rules for editing: order and conditions belong to `join`, what a part does belongs to the part.
-Here are only the turn itself, the joining marker and the way out. A broad handler stands around
-one event, so that a bug in one part does not take the redirection's keeper away.
+Rules for editing: order and conditions belong to `join`, what a part does belongs to the part,
+rules and their marks on disk to `membership`. Here is only the turn itself. A broad handler stands
+around everything that is done, so that a bug in one part does not take the redirection's keeper
+away.
 """
 
+import functools
 import logging
 import os
 import signal
+from collections.abc import Callable
 
 from ..config import model
-from ..host import files
-from ..redirect import guard
-from . import (
-    events,
-    fields,
-    join,
-    places,
-    readiness,
-    requests,
-    state,
-    survey,
-)
+from ..host import nftables
+from . import events, fields, join, membership, readiness, requests, state, survey
 
 logger = logging.getLogger(__name__)
 
 # READY=1 is sent at the latest so long after start (design 3.5).
 READY_TIME_S = 15.0
-FIRST_PAUSE_S = 5.0
-LONGEST_PAUSE_S = 60.0
-STORED_SOCKET = "nft"
+# After something unexpected the loop waits so long for an event: a bug must not burn the CPU.
+STUMBLE_PAUSE_S = 1.0
 
 
 class Agent:
@@ -38,45 +30,55 @@ class Agent:
     def __init__(self, parts: state.Parts, watchdog_s: float | None) -> None:
         """Look whether this host has joined; nothing is changed yet."""
         self._parts = parts
-        self._parts.is_joined = os.path.exists(self._path(places.MARKER))
-        self._attempts = 0
-        self._requests = requests.Requests(parts, self.reload)
+        self._membership = membership.Membership(parts)
+        self._requests = requests.Requests(parts, functools.partial(self.reload, is_asked=True))
         self._watchdog_s = watchdog_s
         self._started_at = parts.clock.monotonic()
         self._alive_at = 0.0
+        self._looked_at = self._started_at
         self._is_ready_sent = False
         self._is_watching = False
+        self._has_stumbled = False
         self._status = ""
+        self._unwatched = ""
         self._is_stopping = False
-
-    def _path(self, name: str) -> str:
-        return places.in_state(self._parts.facts, name)
 
     def run(self) -> None:
         """Live until a signal says stop."""
-        if not self._parts.is_joined and os.path.exists(self._path(places.ATTEMPT)):
+        self._guarded(self._begin)
+        while not self._is_stopping:
+            self._guarded(self._turn)
+        self._leave()
+
+    def _guarded(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception:
+            self._has_stumbled = True
+            logger.exception("not done", extra=fields.of(CODE="bug"))
+
+    def _begin(self) -> None:
+        if self._parts.is_attempting:
             logger.warning("the last attempt to join was cut short; taking its rules out")
-            self._take_out()
+            self._membership.take_out()
         self._configure()
         self.advance()
-        while not self._is_stopping:
-            for event in self._parts.inbox.wait(self._patience_s()):
-                try:
-                    self._take(event)
-                except Exception:
-                    logger.exception("event not handled", extra=fields.of(CODE="bug"))
-            self._tick()
-            self.advance()
-        self._leave()
+
+    def _turn(self) -> None:
+        # What came several times until now is done once: a storm is over when it is over.
+        for event in dict.fromkeys(self._parts.inbox.wait(self._patience_s())):
+            self._guarded(functools.partial(self._take, event))
+        self._tick()
+        self.advance()
 
     def _take(self, event: events.Event) -> None:
         match event:
-            case events.FilesChanged() | events.Signalled(signal.SIGHUP):
+            case events.FilesChanged():
                 self.reload()
+            case events.Signalled(signal.SIGHUP):
+                self.reload(is_asked=True)
             case events.KernelChanged(changes):
-                foreign = tuple(change for change in changes if change.pid != os.getpid())
-                if foreign:
-                    self._parts.redirection.check(foreign)
+                self._check(changes)
             case events.TaskEnded(name):
                 self._parts.work.finish(name)
             case events.ProxyEnded():
@@ -86,6 +88,16 @@ class Agent:
             case events.Asked(caller):
                 self._requests.take(caller)
 
+    def _check(self, changes: tuple[nftables.Change, ...]) -> None:
+        parts = self._parts
+        foreign = tuple(
+            change
+            for change in changes
+            if change.pid != os.getpid() and not parts.work.has_started(change.pid)
+        )
+        if foreign:
+            parts.redirection.check(foreign)
+
     def _patience_s(self) -> float:
         now = self._parts.clock.monotonic()
         longest = [survey.patience_s(self._parts)]
@@ -93,7 +105,9 @@ class Agent:
             longest.append(self._alive_at + self._watchdog_s - now)
         if not self._is_ready_sent:
             longest.append(self._started_at + READY_TIME_S - now)
-        return max(min(longest), 0.0)
+        least = STUMBLE_PAUSE_S if self._has_stumbled else 0.0
+        self._has_stumbled = False
+        return max(min(longest), least)
 
     def _tick(self) -> None:
         self._parts.work.tick()
@@ -102,6 +116,11 @@ class Agent:
         if self._watchdog_s is not None and now >= self._alive_at + self._watchdog_s / 3:
             self._alive_at = now
             self._parts.notifier.send(WATCHDOG="1")
+        if self._is_watching and now >= self._looked_at + survey.HEARTBEAT_S:
+            # Not every change is an event: inotify has limits, and directories are moved away.
+            self._looked_at = now
+            if self._parts.watcher.is_stale():
+                self.reload()
 
     # -- going forward --------------------------------------------------------------------------
 
@@ -114,7 +133,12 @@ class Agent:
                 break
             done.add(left[0])
             self._perform(left[0])
-        self._settle()
+        if self._membership.settle():
+            config = self._parts.configuration.in_force
+            assert config is not None
+            self._put_into_force(config)
+            self.advance()
+            return
         self._tell()
 
     def _perform(self, step: join.Step) -> None:
@@ -125,87 +149,38 @@ class Agent:
             case join.Step.OBTAIN:
                 parts.certificate.ask()
             case join.Step.APPLY:
-                self._apply()
+                self._membership.apply()
             case join.Step.PROVE:
                 parts.redirection.prove()
             case join.Step.START:
                 parts.proxy.start()
             case join.Step.MARK:
-                self._mark()
+                self._membership.mark()
             case join.Step.WITHDRAW:
-                self._withdraw()
-
-    def _apply(self) -> None:
-        part = self._parts.redirection
-        if self._parts.is_joined:
-            if part.apply():
-                self._keep()
-            return
-        # A kill from here on leaves rules on a host that has not joined: the next start sees the
-        # attempt's mark and takes them out.
-        self._write(places.ATTEMPT)
-        if not part.apply():
-            self._take_out()
-
-    def _keep(self) -> None:
-        """Let the rules outlive us: the guard for early boot, the owning socket with systemd."""
-        text = guard.render_guard(self._parts.redirection.desired)
-        files.write_atomically(self._path(places.GUARD), text.encode(), mode=0o644)
-        if self._parts.kernel.is_owner and not self._parts.is_stored:
-            self._parts.notifier.store(STORED_SOCKET, self._parts.kernel.socket.fileno())
-            self._parts.is_stored = True
-
-    def _mark(self) -> None:
-        """Joined: from now on rules go in first and stay."""
-        self._keep()
-        self._parts.configuration.accept()
-        self._write(places.MARKER)
-        files.remove(self._path(places.ATTEMPT))
-        self._parts.is_joined = True
-        self._attempts = 0
-        held = self._parts.certificate.held
-        extra = fields.of(IDENTITY=held.identity if held is not None else "")
-        logger.info("joined the mesh", extra=extra)
-
-    def _withdraw(self) -> None:
-        """An attempt to join failed: the network goes back to what it was."""
-        trouble = self._parts.proxy.trouble or str(self._parts.redirection.trouble or "")
-        self._take_out()
-        self._parts.proxy.child.stop()
-        self._attempts += 1
-        pause = min(FIRST_PAUSE_S * 2 ** min(self._attempts - 1, 4), LONGEST_PAUSE_S)
-        self._parts.attempt_at = self._parts.clock.monotonic() + pause
-        logger.error(
-            "could not join; the rules are out again",
-            extra=fields.of(DETAIL=trouble or "the proxy was not ready", ATTEMPT=self._attempts),
-        )
-
-    def _take_out(self) -> None:
-        if self._parts.redirection.withdraw():
-            files.remove(self._path(places.ATTEMPT))
-
-    def _write(self, name: str) -> None:
-        moment = fields.moment(self._parts.clock.now())
-        files.write_atomically(self._path(name), f"{moment}\n".encode(), mode=0o644)
+                self._membership.withdraw()
 
     # -- configuration --------------------------------------------------------------------------
 
-    def reload(self) -> None:
-        """Read the files again and take what differs; a bad file changes nothing."""
+    def reload(self, *, is_asked: bool = False) -> None:
+        """Read the files again and take what differs; a bad file changes nothing.
+
+        `is_asked`: an operator wants it: what did not hold before is tried once more.
+        """
         parts = self._parts
-        has_changed = parts.configuration.refresh(has_worked=self._parts.is_joined)
+        parts.watcher.mark()
+        has_changed = parts.configuration.refresh(is_asked=is_asked)
         parts.certificate.look_at_credentials()
         parts.proxy.look_for_binary()
         if has_changed:
             self._configure()
-        if self._follow():
-            self.reload()
+        if self._is_watching and self._follow():
+            parts.inbox.post(events.FilesChanged())
 
     def _configure(self) -> None:
         part = self._parts.configuration
         if part.is_withdrawn and not self._parts.is_joined:
             part.forget()
-            self._take_out()
+            self._membership.take_out()
             self._parts.proxy.child.stop()
             return
         config = part.take()
@@ -214,34 +189,30 @@ class Agent:
 
     def _put_into_force(self, config: model.Config) -> None:
         self._parts.attempt_at = 0.0
+        self._parts.attempt_trouble = ""
         self._parts.certificate.configure(config.identity)
         self._parts.proxy.configure(config, self._parts.facts)
         self._parts.redirection.configure(config.redirection, self._parts.facts)
 
-    def _settle(self) -> None:
-        """On a joined host proven rules make the files accepted; refused ones take them back."""
-        part = self._parts.redirection
-        if not self._parts.is_joined:
-            return
-        if part.rules is join.Rules.PROVEN:
-            self._parts.configuration.accept()
-        elif part.trouble is not None:
-            config = self._parts.configuration.revert(str(part.trouble))
-            if config is not None:
-                self._put_into_force(config)
-                self.advance()
-
     def _follow(self) -> bool:
         """Watch every file whose change matters; True if something may have been missed."""
-        if not self._is_watching:
-            return False
-        paths = list(self._parts.configuration.sources.paths)
-        if self._parts.proxy.binary is None:
-            paths += self._parts.proxy.searched
-        config = self._parts.configuration.in_force
+        parts = self._parts
+        paths = list(parts.configuration.sources.paths)
+        if parts.proxy.binary is None:
+            paths += parts.proxy.searched
+        config = parts.configuration.in_force
         if config is not None:
             paths += [str(config.identity.token_file), str(config.identity.root_file)]
-        return self._parts.watcher.follow(paths)
+        is_missed = parts.watcher.follow(paths)
+        if parts.watcher.trouble != self._unwatched:
+            self._unwatched = parts.watcher.trouble
+            if self._unwatched:
+                logger.warning(
+                    "changed files are noticed late: %s",
+                    self._unwatched,
+                    extra=fields.of(CODE="not-watched", SECONDS=survey.HEARTBEAT_S),
+                )
+        return is_missed
 
     # -- the outside ----------------------------------------------------------------------------
 
@@ -264,14 +235,12 @@ class Agent:
         self._requests.tell(report)
 
     def _leave(self) -> None:
-        """SIGTERM: an owned table is systemd's to end (design invariant 8); else take all out."""
-        self._parts.notifier.send(STOPPING="1", STATUS="stopping")
-        self._parts.watcher.stop()
-        self._parts.work.cancel()
-        if not self._parts.kernel.is_owner:
-            self._parts.redirection.withdraw()
-            for name in (places.MARKER, places.ATTEMPT, places.GUARD):
-                files.remove(self._path(name))
-        self._parts.proxy.child.end()
-        self._requests.close()
+        """SIGTERM: whatever fails on the way out, the rest is done."""
+        parts = self._parts
+        parts.notifier.send(STOPPING="1", STATUS="stopping")
+        self._guarded(parts.watcher.stop)
+        self._guarded(parts.work.cancel)
+        self._guarded(self._membership.leave)
+        self._guarded(parts.proxy.child.end)
+        self._guarded(self._requests.close)
         logger.info("stopped")

@@ -27,6 +27,7 @@ class ProxyPart:
         self._config: model.Config | None = None
         self._files: proxyfiles.ProxyFiles | None = None
         self._wanted: tuple[specs.ProcessSpec, dict[str, str]] | None = None
+        self._started: tuple[specs.ProcessSpec, dict[str, str]] | None = None
         self._refusal: HostAgentError | None = None
         self.child = supervisor.Supervisor(inbox, clock)
         self.kind = model.ProxyKind.AUTO
@@ -97,7 +98,9 @@ class ProxyPart:
         if status == 0:
             self.bootstrap = join.Check.GOOD
             self._refusal = None
-            if self.child.state is not child.State.IDLE:
+            # Judged again with the outcome of before, what runs is not disturbed.
+            if self.child.state is not child.State.IDLE and wanted != self._started:
+                self._started = wanted
                 self.child.start(wanted[0], is_changed=True)
             return
         lines = text.decode(errors="replace").splitlines()[-TAIL_LINES:]
@@ -112,6 +115,7 @@ class ProxyPart:
     def start(self) -> None:
         """Start it with the bootstrap that was found valid."""
         assert self._wanted is not None
+        self._started = self._wanted
         self.child.start(self._wanted[0])
 
     @property

@@ -23,6 +23,8 @@ class Knowledge:
     held_until: str
     certificate_trouble: str
     rules_trouble: str
+    state_trouble: str
+    attempt_trouble: str
     proxy_name: str
     proxy_trouble: str
     searched: tuple[str, ...]
@@ -69,12 +71,16 @@ def _obstacle(known: Knowledge) -> str:
         return _problems(known)
     if known.rules_trouble:
         return f"redirection: {known.rules_trouble}"
+    if known.state_trouble:
+        return known.state_trouble
     if not now.has_binary:
         return f"no {known.proxy_name} found; searched {', '.join(known.searched)}"
     if known.proxy_trouble:
         return f"proxy: {known.proxy_trouble}"
     if known.certificate_trouble:
         return f"certificate: {known.certificate_trouble}"
+    if known.attempt_trouble:
+        return f"the last attempt to join failed: {known.attempt_trouble}"
     return ""
 
 

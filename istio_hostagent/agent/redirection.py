@@ -16,6 +16,10 @@ PROBE_TIMEOUT_S = 10.0
 MAX_REPAIRS = 8
 REPAIR_WINDOW_S = 10.0
 MAX_PAUSE_S = 30.0
+# After somebody else's change packets show whether all is as it was: so much later, since changes
+# come in bursts, and not more often than this.
+FIRST_DOUBT_S = 0.2
+DOUBT_S = 10.0
 
 
 class RedirectionPart:
@@ -31,6 +35,7 @@ class RedirectionPart:
         self._version = 0
         self._failures = 0
         self._repairs: list[float] = []
+        self._culprits = ""
         self.desired = model.Ruleset()
         self.rules = join.Rules.OUT
         self.trouble: HostAgentError | None = None
@@ -38,6 +43,8 @@ class RedirectionPart:
         self.apply_at = 0.0
         self.prove_at = 0.0
         self.is_proof_broken = False
+        self.is_proof_stale = False
+        self._proved_at = 0.0
         self.repaired = 0
 
     def configure(self, settings: config.Redirection, facts: config.HostFacts) -> None:
@@ -62,6 +69,19 @@ class RedirectionPart:
     def is_proving(self) -> bool:
         """Whether probe packets are under way."""
         return self._work.is_running(proof.WORKER)
+
+    @property
+    def fight_until(self) -> float:
+        """Until when somebody counts as fighting us (monotonic seconds); 0: nobody does."""
+        is_fight = len(self._repairs) > MAX_REPAIRS
+        return self._repairs[-MAX_REPAIRS - 1] + REPAIR_WINDOW_S if is_fight else 0.0
+
+    @property
+    def fight(self) -> str:
+        """Who keeps changing our rules, or nothing."""
+        if self._clock.monotonic() >= self.fight_until:
+            return ""
+        return f"{self._culprits} keeps changing the rules; they are put back ever more slowly"
 
     def apply(self) -> bool:
         """Bring the kernel to what is wanted and read it back; says whether it is there now."""
@@ -100,6 +120,8 @@ class RedirectionPart:
     def prove(self) -> None:
         """Send the probe packets; the answer arrives as the end of a task."""
         assert self._settings is not None and self._facts is not None
+        self.is_proof_stale = False
+        self._proved_at = self._clock.monotonic()
         made = promises.build_promises(self._settings, self._facts)
         version = self._version
         request = proof.make_request(made, self._facts)
@@ -140,7 +162,11 @@ class RedirectionPart:
         self.rules = join.Rules.IN
         pause = min(2.0 * 2 ** min(self._failures, 6), MAX_PAUSE_S)
         self.prove_at = self._clock.monotonic() + pause
-        logger.error("redirection not proven: %s", error, extra=fields.of(CODE="not-proven"))
+        logger.error(
+            "redirection not proven: %s",
+            error,
+            extra=fields.of(CODE="not-proven", CULPRIT=self._culprits),
+        )
 
     def check(self, changes: tuple[nftables.Change, ...]) -> None:
         """Somebody changed nf_tables: look at our part, and put it back if it was touched."""
@@ -151,9 +177,15 @@ class RedirectionPart:
         except HostAgentError as error:
             self._failed(error)
             return
-        if not drifts:
-            return
+        self._culprits = ", ".join(sorted({change.process_name or "?" for change in changes}))
         now = self._clock.monotonic()
+        if not drifts:
+            # Ours is as it was, but a rule of theirs may come before it.
+            if not self.is_proof_stale:
+                self.is_proof_stale = True
+                pause = FIRST_DOUBT_S if self.is_proof_broken else DOUBT_S
+                self.prove_at = max(now + FIRST_DOUBT_S, self._proved_at + pause)
+            return
         self._repairs = [at for at in self._repairs if now - at < REPAIR_WINDOW_S] + [now]
         culprit = ", ".join(sorted({f"{change.process_name}[{change.pid}]" for change in changes}))
         logger.warning(

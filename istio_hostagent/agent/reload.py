@@ -15,6 +15,8 @@ from ..errors import Problem
 from ..host import files, layers, processes
 
 ACCEPTED = "accepted.json"
+# Three texts of the largest size that the parser takes, each byte up to six characters long.
+MAX_ACCEPTED = 3 * 6 * files.MAX_BYTES + 65536
 HOSTAGENT_FILE = "hostagent.env"
 CLUSTER_FILE = "/var/lib/istio/envoy/cluster.env"
 SIDECAR_FILE = "/var/lib/istio/envoy/sidecar.env"
@@ -102,7 +104,7 @@ def _judge(
 
 def refuse(kept: Loaded, refused: Loaded, reason: str) -> Loaded:
     """The configuration before is in force again; say so until the files change."""
-    text = f"not kept, because with it {reason}"
+    text = f"not kept (reload tries it again), because with it: {reason}"
     changed = [
         new.file
         for new, old in zip(refused.layers, kept.layers, strict=True)
@@ -110,6 +112,12 @@ def refuse(kept: Loaded, refused: Loaded, reason: str) -> Loaded:
     ]
     problems = tuple(Problem(file, 0, text) for file in changed)
     return replace(kept, layers=refused.layers, problems=problems, is_kept=True)
+
+
+def judge_accepted(accepted: Sequence[model.Layer], facts: model.HostFacts) -> Loaded | None:
+    """What the kept texts come to; None if there are none, or they mean nothing any more."""
+    kept = _judge(tuple(accepted), facts, ()) if accepted else None
+    return kept if kept is not None and kept.config is not None else None
 
 
 def save_accepted(state_dir: str, accepted: Sequence[model.Layer]) -> None:
@@ -130,7 +138,8 @@ def save_accepted(state_dir: str, accepted: Sequence[model.Layer]) -> None:
 def load_accepted(state_dir: str, sources: Sources) -> tuple[model.Layer, ...]:
     """The kept texts if they are of these files; an unreadable record counts as none."""
     try:
-        record = json.loads(files.read_bounded(os.path.join(state_dir, ACCEPTED)))
+        with open(os.path.join(state_dir, ACCEPTED), "rb") as source:
+            record = json.loads(source.read(MAX_ACCEPTED))
         found = tuple(
             model.Layer(
                 row["file"],
@@ -139,6 +148,6 @@ def load_accepted(state_dir: str, sources: Sources) -> tuple[model.Layer, ...]:
             )
             for row in record["layers"]
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ()
     return found if tuple(layer.file for layer in found) == sources.paths else ()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..config import model
 from ..host import mailbox, nftables, notify, ports, watch
-from . import certificate, configuration, events, proxy, redirection, tasks
+from . import certificate, configuration, events, marks, proxy, redirection, tasks
 
 
 @dataclass
@@ -18,10 +18,13 @@ class Parts:
     watcher: watch.FileWatcher
     notifier: notify.Notifier
     work: tasks.Tasks
+    marks: marks.Marks
     configuration: configuration.ConfigurationPart
     certificate: certificate.CertificatePart
     redirection: redirection.RedirectionPart
     proxy: proxy.ProxyPart
     is_stored: bool  # systemd already keeps the socket that owns the main table
     is_joined: bool = False
+    is_attempting: bool = False  # rules may be in although this host has not joined
+    attempt_trouble: str = ""  # why the last attempt to join failed, until one succeeds
     attempt_at: float = 0.0  # monotonic seconds: not before then is joining tried again

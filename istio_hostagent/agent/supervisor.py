@@ -77,11 +77,10 @@ class Supervisor:
             self._tail()
             self._child = None
 
-    def has_waited(self, seconds: float) -> bool:
-        """Whether it has been wanted for that long without ever becoming ready."""
-        if self._wanted_since is None or self._ready_at is not None:
-            return False
-        return self._clock.monotonic() >= self._wanted_since + seconds
+    @property
+    def waiting_since(self) -> float | None:
+        """Since when it is wanted without being ready (monotonic seconds); None: it is not so."""
+        return self._wanted_since if self._ready_at is None else None
 
     def deadline(self) -> float | None:
         """When `tick` has something to do (monotonic seconds)."""
@@ -105,7 +104,8 @@ class Supervisor:
         lines = self._tail()
         self._child = None
         name = self._spec.name if self._spec is not None else "proxy"
-        self.trouble = ChildFailed(name, processes.outcome(status), lines)
+        if self.state not in (child.State.STOPPING, child.State.REPLACING):
+            self.trouble = ChildFailed(name, processes.outcome(status), lines)
         self._report(child.Event.EXITED)
 
     def _tail(self) -> tuple[str, ...]:

@@ -13,8 +13,9 @@ def situation(parts: state.Parts) -> join.Situation:
     return join.Situation(
         has_config=parts.configuration.in_force is not None,
         is_joined=parts.is_joined,
+        is_attempting=parts.is_attempting,
         is_attempt_due=now >= parts.attempt_at,
-        is_attempt_over=parts.proxy.child.has_waited(JOIN_TIME_S),
+        is_attempt_over=now >= _attempt_until(parts),
         has_binary=parts.proxy.binary is not None,
         bootstrap=parts.proxy.bootstrap,
         is_validating=parts.proxy.is_validating,
@@ -25,9 +26,16 @@ def situation(parts: state.Parts) -> join.Situation:
         is_apply_due=now >= parts.redirection.apply_at,
         is_proving=parts.redirection.is_proving,
         is_proof_due=now >= parts.redirection.prove_at,
+        is_proof_stale=parts.redirection.is_proof_stale,
         is_proof_broken=parts.redirection.is_proof_broken,
         proxy=parts.proxy.child.state,
     )
+
+
+def _attempt_until(parts: state.Parts) -> float:
+    """Until when the proxy may take to become ready; endless if nobody waits."""
+    since = parts.proxy.child.waiting_since
+    return since + JOIN_TIME_S if since is not None else float("inf")
 
 
 def knowledge(parts: state.Parts) -> readiness.Knowledge:
@@ -44,7 +52,9 @@ def knowledge(parts: state.Parts) -> readiness.Knowledge:
         identity=held.identity if held is not None else "",
         held_until=fields.moment(held.not_after) if held is not None else "",
         certificate_trouble=trouble.text if trouble is not None else "",
-        rules_trouble=str(parts.redirection.trouble or ""),
+        rules_trouble=str(parts.redirection.trouble or "") or parts.redirection.fight,
+        state_trouble=parts.marks.trouble,
+        attempt_trouble=parts.attempt_trouble,
         proxy_name=parts.proxy.kind.value,
         proxy_trouble=parts.proxy.trouble,
         searched=parts.proxy.searched,
@@ -59,8 +69,14 @@ def patience_s(parts: state.Parts) -> float:
     moments = [moment - now for moment in pending if moment is not None]
     if parts.configuration.in_force is not None:
         # From these on something may be tried; when they are past they hold nothing up.
-        pauses = [parts.redirection.apply_at, parts.redirection.prove_at, parts.attempt_at]
+        pauses = [
+            parts.redirection.apply_at,
+            parts.redirection.prove_at,
+            parts.redirection.fight_until,
+            parts.attempt_at,
+            _attempt_until(parts),
+            parts.marks.retry_at,
+            parts.certificate.next_at - parts.clock.now() + now,
+        ]
         moments += [moment - now for moment in pauses if moment > now]
-        if not parts.certificate.is_asking:
-            moments.append(max(parts.certificate.next_at - parts.clock.now(), 0.05))
     return max(min([HEARTBEAT_S, *moments]), 0.0)

@@ -4,6 +4,7 @@ At most one of a name runs at a time. The callback that takes the result runs in
 thread, when the loop sees the process end.
 """
 
+import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from ..errors import ChildFailed, HostAgentError
 from ..host import mailbox, ports, processes
 from . import events
 
+RECENT = 16
 Done = Callable[[Any | HostAgentError], None]
 
 
@@ -22,10 +24,15 @@ class Tasks:
         self._inbox = inbox
         self._clock = clock
         self._running: dict[str, tuple[processes.Run, float, Done]] = {}
+        self._recent: collections.deque[int] = collections.deque(maxlen=RECENT)
 
     def is_running(self, name: str) -> bool:
         """Whether a task of this name has not ended yet."""
         return name in self._running
+
+    def has_started(self, pid: int) -> bool:
+        """Whether a process is one of ours, or was until just now."""
+        return pid in self._recent
 
     def start_worker(
         self,
@@ -55,6 +62,7 @@ class Tasks:
         self._add(name, run, timeout_s, done)
 
     def _add(self, name: str, run: processes.Run, timeout_s: float, done: Done) -> None:
+        self._recent.append(run.child.pid)
         self._running[name] = (run, self._clock.monotonic() + timeout_s, done)
         ended = events.TaskEnded(name)
         self._inbox.watch(run.child.descriptor, lambda: ended)
@@ -84,9 +92,14 @@ class Tasks:
             result = (status, output)
         done(result)
 
-    def cancel(self) -> None:
-        """End every task without taking its result."""
-        for run, _, _ in self._running.values():
+    def abandon(self, name: str) -> None:
+        """End a task, if it runs, without taking its result."""
+        if name in self._running:
+            run, _, _ = self._running.pop(name)
             self._inbox.forget(run.child.descriptor)
             run.finish()
-        self._running.clear()
+
+    def cancel(self) -> None:
+        """End every task without taking its result."""
+        for name in list(self._running):
+            self.abandon(name)

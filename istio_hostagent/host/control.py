@@ -23,6 +23,8 @@ Event = TypeVar("Event")
 
 DIRECTORY = "/run/istio-hostagent"
 MAX_LINE = 1 << 20
+# More clients than this that have not finished their line: the oldest is cut off.
+MAX_CLIENTS = 64
 # Between two looks for an agent that is still starting.
 MIN_PAUSE_S = 0.05
 
@@ -100,12 +102,14 @@ class ControlServer(Generic[Event]):
             self._listener.bind(path)
         finally:
             os.umask(before)
-        self._listener.listen(8)
+        self._listener.listen(MAX_CLIENTS)
         self._path = path
         inbox.watch(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        if len(self._partial) >= MAX_CLIENTS:
+            self._forget(next(iter(self._partial))).close()
+        with contextlib.suppress(OSError):  # it has gone away, or descriptors are short
             connection, _ = self._listener.accept()
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
             _, uid, _ = struct.unpack("=III", credentials)
@@ -117,7 +121,13 @@ class ControlServer(Generic[Event]):
             self._partial[descriptor] = (connection, bytearray())
             self._inbox.watch(descriptor, lambda: self._read(descriptor))
 
+    def _forget(self, descriptor: int) -> socket.socket:
+        self._inbox.forget(descriptor)
+        return self._partial.pop(descriptor)[0]
+
     def _read(self, descriptor: int) -> Event | None:
+        if descriptor not in self._partial:
+            return None  # cut off in the same turn
         connection, line = self._partial[descriptor]
         try:
             part = connection.recv(65536)
@@ -128,11 +138,10 @@ class ControlServer(Generic[Event]):
         line += part
         if part and b"\n" not in line and len(line) < MAX_LINE:
             return None
-        self._inbox.forget(descriptor)
-        del self._partial[descriptor]
+        self._forget(descriptor)
         try:
             request = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             request = None
         if not isinstance(request, dict):
             connection.close()
@@ -185,6 +194,9 @@ def ask(request: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
         except TimeoutError as error:
             message = f"the agent did not answer within {timeout_s:g} s"
             raise AgentUnreachable(message) from error
+        except BlockingIOError as error:
+            # How a unix socket says that too many wait to be let in (connect(2), EAGAIN).
+            raise AgentUnreachable("the agent is busy with too many others") from error
         except OSError as error:
             if error.errno not in (errno.ECONNRESET, errno.EPIPE):
                 raise

@@ -5,7 +5,6 @@ Every probe has a safe answer when it cannot know: port 22 for ssh, no address, 
 
 import glob
 import ipaddress
-import os
 import pwd
 import socket
 from pathlib import Path
@@ -19,6 +18,7 @@ DEFAULT_USER = "istio-proxy"
 DEFAULT_ID = 1337
 SCOPE_LINK = 0x20  # /proc/net/if_inet6, IPV6_ADDR_LINKLOCAL
 SCOPE_HOST = 0x10
+LOCALHOST_V6 = f"{1:032x}"
 
 
 def probe_facts(*, state_dir: str, runtime_dir: str) -> model.HostFacts:
@@ -29,7 +29,7 @@ def probe_facts(*, state_dir: str, runtime_dir: str) -> model.HostFacts:
         proxy_gid=gid,
         ssh_ports=probe_ssh_ports(),
         addresses=probe_addresses(),
-        has_ipv6=os.path.exists("/proc/net/if_inet6"),
+        has_ipv6=probe_ipv6(),
         hostname=socket.gethostname().split(".")[0] or "localhost",
         state_dir=Path(state_dir),
         runtime_dir=Path(runtime_dir),
@@ -50,17 +50,26 @@ def probe_user(name: str) -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
+def probe_ipv6() -> bool:
+    """Whether ::1 is on `lo`: it is not where IPv6 is built out or switched off by sysctl."""
+    return any(row[0] == LOCALHOST_V6 and row[5] == "lo" for row in _rows_v6())
+
+
 def probe_ssh_ports() -> tuple[int, ...]:
-    """The ports that sshd's configuration names (Port, ListenAddress host:port), else 22."""
-    ports: set[int] = set()
+    """The ports that sshd's configuration names (Port, ListenAddress host:port), and always 22.
+
+    22 is what sshd takes for a ListenAddress without a port, what a socket unit listens on, and
+    where people look first: leaving it alone costs nothing, capturing it may cost the host.
+    """
+    ports = {22}
     for path in [SSHD_CONFIG, *sorted(glob.glob(f"{SSHD_CONFIG}.d/*.conf"))]:
         try:
             with open(path, encoding="utf-8", errors="replace") as lines:
                 for line in lines:
                     ports |= _ports_of(line)
         except OSError:
-            continue  # no sshd, or not readable: 22 stays protected below
-    return tuple(sorted(ports)) or (22,)
+            continue  # no sshd, or not readable
+    return tuple(sorted(ports))
 
 
 def _ports_of(line: str) -> set[int]:
@@ -102,13 +111,17 @@ def _addresses_v4() -> list[model.Address]:
 
 
 def _addresses_v6() -> list[model.Address]:
-    try:
-        with open("/proc/net/if_inet6", encoding="ascii") as lines:
-            rows = [line.split() for line in lines]
-    except OSError:
-        return []
     return [
         ipaddress.IPv6Address(int(row[0], 16))
-        for row in rows
+        for row in _rows_v6()
         if int(row[3], 16) not in (SCOPE_LINK, SCOPE_HOST) and row[5] != "lo"
     ]
+
+
+def _rows_v6() -> list[list[str]]:
+    """Address, index, prefix length, scope, flags and interface of every IPv6 address."""
+    try:
+        with open("/proc/net/if_inet6", encoding="ascii") as lines:
+            return [line.split() for line in lines]
+    except OSError:
+        return []

@@ -30,7 +30,8 @@ class Notifier:
     def store(self, name: str, descriptor: int) -> None:
         """Give systemd a descriptor to keep over restarts and crashes; raises OSError."""
         if self._notifier is not None and self._notifier.socket is not None:
-            message = f"FDSTORE=1\nFDNAME={name}".encode()
+            # FDPOLL=0: systemd drops a socket with an error pending, and with it went the rules.
+            message = f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0".encode()
             socket.send_fds(self._notifier.socket, [message], [descriptor])
 
 

@@ -1,6 +1,7 @@
 """The standard output of a long-lived child: passed on to our own log, the last lines kept."""
 
 import collections
+import contextlib
 import fcntl
 import os
 from typing import Any
@@ -45,7 +46,9 @@ class OutputPipe:
         self._partial = lines.pop()[-MAX_LINE:]
         self._tail.extend(lines)
         if lines:
-            os.write(2, b"".join(self._prefix + line + b"\n" for line in lines))
+            # Nobody reads our log any more: that is no reason to stop.
+            with contextlib.suppress(OSError):
+                os.write(2, b"".join(self._prefix + line + b"\n" for line in lines))
 
     def tail(self) -> tuple[str, ...]:
         """Return the last lines, after taking what has not been read yet."""

@@ -4,18 +4,29 @@ Directories are watched, not files: a rename over a file, a file that does not e
 swapped symbolic link are all changes of a directory. Not here: what a change means.
 """
 
+import collections
 import importlib
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from . import files
+
 # Changes that matter; `opened` and `closed_no_write` come from our own reading.
 KINDS = frozenset({"created", "modified", "moved", "deleted", "closed"})
 
 
+# A chain of links longer than this is not followed.
+MAX_LINKS = 8
+# Links here are the system's own (/var/run) and do not change.
+FIXED = frozenset({"/", "/var"})
+
+
 class _Handler:
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, directory: str, changed: Callable[[], None]) -> None:
+        self.identity = _identity(directory)
         self.names: frozenset[str] = frozenset()
+        self._directory = directory
         self._changed = changed
 
     def dispatch(self, event: Any) -> None:
@@ -23,8 +34,11 @@ class _Handler:
         if event.event_type not in KINDS:
             return
         paths = (event.src_path, getattr(event, "dest_path", "") or "")
-        if any(os.path.basename(os.fsdecode(path)) in self.names for path in paths):
-            self._changed()
+        for path in map(os.fsdecode, paths):
+            is_gone = event.event_type == "deleted" and path == self._directory
+            if is_gone or os.path.basename(path) in self.names:
+                self._changed()
+                return
 
 
 class FileWatcher:
@@ -35,33 +49,57 @@ class FileWatcher:
         self._changed = changed
         self._observer: Any = None
         self._watches: dict[str, tuple[Any, _Handler]] = {}
+        self._marks: dict[str, object] = {}
+        self.trouble = ""  # why some directory is not watched (inotify limits), or nothing
+
+    def mark(self) -> None:
+        """Remember how the files look: call it before they are read."""
+        self._marks = {path: files.fingerprint(path) for path in self._marks}
+
+    def is_stale(self) -> bool:
+        """Whether a file has changed since `mark`, for changes that no event tells."""
+        return any(files.fingerprint(path) != mark for path, mark in self._marks.items())
 
     def follow(self, paths: Iterable[str]) -> bool:
-        """Watch these files from now on and no others; raises OSError (inotify limits).
+        """Watch these files from now on and no others.
 
         Where a directory is missing, its nearest existing ancestor is watched for the next
         component of the path: call again after each change. True if a directory is new among the
         watched ones: what changed in it before was not seen, so read again.
         """
         wanted: dict[str, set[str]] = {}
+        marks = {}
         for path in paths:
+            marks[path] = self._marks.get(path) or files.fingerprint(path)
             for directory, name in _places(path):
                 wanted.setdefault(directory, set()).add(name)
+        self._marks = marks
         if self._observer is None:
             # Loaded at the first use: before that a host has better uses for 10 ms.
             self._observer = importlib.import_module("watchdog.observers").Observer()
             self._observer.start()
-        for directory in self._watches.keys() - wanted.keys():
-            self._observer.unschedule(self._watches.pop(directory)[0])
-        is_new = False
-        for directory, names in wanted.items():
-            if directory not in self._watches:
-                handler = _Handler(self._changed)
-                watch = self._observer.schedule(handler, directory, recursive=False)
-                self._watches[directory] = (watch, handler)
-                is_new = True
+        for directory, (watch, handler) in list(self._watches.items()):
+            # A directory of this name may be another one than before.
+            if directory not in wanted or handler.identity != _identity(directory):
+                self._observer.unschedule(watch)
+                del self._watches[directory]
+        self.trouble = ""
+        return any([self._watch(directory, names) for directory, names in wanted.items()])
+
+    def _watch(self, directory: str, names: set[str]) -> bool:
+        """Watch a directory for these names; True if it was not watched before."""
+        if directory in self._watches:
             self._watches[directory][1].names = frozenset(names)
-        return is_new
+            return False
+        handler = _Handler(directory, self._changed)
+        handler.names = frozenset(names)
+        try:
+            watch = self._observer.schedule(handler, directory, recursive=False)
+        except OSError as error:
+            self.trouble = f"cannot watch {directory}: {error.strerror}"
+            return False
+        self._watches[directory] = (watch, handler)
+        return True
 
     def stop(self) -> None:
         """Watch nothing; waits for the threads to end."""
@@ -72,16 +110,48 @@ class FileWatcher:
         self._watches = {}
 
 
+def _identity(directory: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _places(path: str) -> list[tuple[str, str]]:
-    """The directories to watch for one file, each with the name that matters in it."""
+    """The directories to watch for one file, each with the name that matters in it.
+
+    Besides the one in which it lies, these are the ones in which a symbolic link on the way lies.
+    """
     places = []
-    path = os.path.abspath(path)
-    for _ in range(8):  # a chain of links longer than this is not followed for watching
-        directory, name = os.path.split(path)
-        while not os.path.isdir(directory):
-            directory, name = os.path.split(directory)
-        places.append((directory, name))
-        if not os.path.islink(path):
+    here = "/"
+    links = 0
+    left = collections.deque(path.split("/"))
+    while left:
+        name = left.popleft()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            here = os.path.dirname(here)
+            continue
+        entry = os.path.join(here, name)
+        target = _target(entry) if links < MAX_LINKS else None
+        if target is not None:
+            links += 1
+            if here not in FIXED:
+                places.append((here, name))
+            here = "/" if target.startswith("/") else here
+            left.extendleft(reversed(target.split("/")))
+        elif left and os.path.isdir(entry):
+            here = entry
+        else:
+            places.append((here, name))
             break
-        path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
     return places
+
+
+def _target(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None  # no link, or nothing there

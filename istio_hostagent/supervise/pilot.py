@@ -49,8 +49,6 @@ def build_environment(
         "HOME": directory,
         # Otherwise it asks the metadata services of three clouds and waits up to 5 s for them.
         "CLOUD_PLATFORM": "none",
-        # Without it, the root is looked for in places where an operator's own file would win.
-        "XDS_ROOT_CA": f"{CREDENTIALS}/root-cert.pem",
         "CA_ADDR": _host_port(identity.ca_host, identity.ca_port),
         **written,
         "ENVOY_STATUS_PORT": str(proxy.status_port),
@@ -59,9 +57,13 @@ def build_environment(
         "SERVICE_ACCOUNT": identity.service_account,
         "TRUST_DOMAIN": identity.trust_domain,
         "PROXY_CONFIG": _proxy_config(written, proxy),
+        # Without it, the root is looked for in places where an operator's own file would win.
+        "XDS_ROOT_CA": f"{CREDENTIALS}/root-cert.pem",
         "PROV_CERT": CREDENTIALS,
         "OUTPUT_CERTS": "",
     }
+    # With it, pilot-agent takes certificates from other places than the one named here.
+    environment.pop("FILE_MOUNTED_CERTS", None)
     address = proxy.instance_ip or next(iter(facts.addresses), None)
     if address is not None:
         environment["INSTANCE_IP"] = str(address)

@@ -87,9 +87,16 @@ class Machine:
     ) -> None:
         self.close()
 
+    def on_disk(self, path: str, text: str, mode: int = 0o644) -> None:
+        """Put a file on the disk of a machine that does not run; `path` is without the slash."""
+        target = self.directory / "upper" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        target.chmod(mode)
+
     def _prepare(self) -> None:
         for part in ("upper", "work", "root"):
-            (self.directory / part).mkdir(parents=True, mode=0o755)
+            (self.directory / part).mkdir(parents=True, exist_ok=True, mode=0o755)
         keys = self.cluster.directory
         for path, text, mode in (
             ("etc/hostname", f"{self.name}\n", 0o644),
@@ -101,10 +108,7 @@ class Machine:
             # What a power cut destroys is not a subject here, and syncing costs seconds.
             ("etc/dpkg/dpkg.cfg.d/tests", "force-unsafe-io\n", 0o644),
         ):
-            target = self.directory / "upper" / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
-            target.chmod(mode)
+            self.on_disk(path, text, mode)
         (self.directory / "upper/root").chmod(0o700)
 
     def boot(self, within_s: float = 60) -> None:

@@ -87,10 +87,41 @@ def test_remove_leaves_the_mesh_and_keeps_the_configuration(
     machine.run("apt-get", "-q", "-y", "remove", "istio-hostagent")
     assert mesh.network_state(machine) == before
     assert machine.read(mesh.HOSTAGENT_ENV) == settings
+    # A dangling istio.service would hide the unit of that name in Istio's own package.
+    assert not machine.run("find", "/etc/systemd", "-lname", "*istio*").stdout
     assert cluster.ssh(machine.address, "true").returncode == 0
 
     machine.run(*conftest.INSTALL)
     mesh.wait_joined(machine)
+
+
+def test_a_disabled_agent_is_still_disabled_when_it_is_installed_again(
+    machine: machines.Machine,
+) -> None:
+    machine.run("systemctl", "disable", "--now", "--quiet", "istio-hostagent")
+    machine.run("apt-get", "-q", "-y", "remove", "istio-hostagent")
+    machine.run(*conftest.INSTALL)
+    unit = machine.unit("istio-hostagent.service", "UnitFileState", "ActiveState")
+    assert unit == {"UnitFileState": "disabled", "ActiveState": "inactive"}
+
+
+def test_purge_gives_back_another_output_directory(
+    machine: machines.Machine, ca: mesh.Authority
+) -> None:
+    directory = "/etc/mesh"
+    machine.run("install", "-d", "-o", "istio-proxy", directory)
+    machine.write(f"{directory}/key.pem", "an operator's\n", owner="istio-proxy")
+    mesh.provision(machine, ca)
+    settings = machine.read(mesh.HOSTAGENT_ENV)
+    machine.write(mesh.HOSTAGENT_ENV, f"{settings}OUTPUT_CERTS={directory}\n")
+    machine.run("istio-hostagent", "reload", check=False)
+    mesh.wait_joined(machine)
+    network.wait_until(
+        lambda: machine.exists(f"{directory}/cert-chain.pem"), "the certificate is there"
+    )
+    machine.run(*PURGE)
+    assert machine.run("ls", "-A", directory).stdout.split() == ["key.pem"]
+    assert machine.read(f"{directory}/key.pem") == "an operator's\n"
 
 
 def test_an_upgrade_keeps_the_rules_and_restarts_the_agent(

@@ -1,21 +1,11 @@
-"""The certificate worker against a real, running istiod.
+"""The certificate worker against a real istiod: what it gets, what is refused, what comes after.
 
-It needs a cluster, so it is not started here: the environment says where it is, and the tests skip
-without.
-
-    ISTIO_HOSTAGENT_TEST_CA        HOST:PORT of its TLS port (15012)
-    ISTIO_HOSTAGENT_TEST_ROOT      file: the mesh's root certificate
-    ISTIO_HOSTAGENT_TEST_TOKEN     file: a bootstrap token it accepts
-    ISTIO_HOSTAGENT_TEST_IDENTITY  spiffe://DOMAIN/ns/NAMESPACE/sa/ACCOUNT of that token
-    ISTIO_HOSTAGENT_TEST_NAME      its TLS name, istiod.istio-system.svc if not said
+conftest.py says how istiod is named; without it these tests skip.
 """
 
-import base64
 import json
-import os
-import shutil
-import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,18 +13,21 @@ import pytest
 
 from istio_hostagent import workers
 from istio_hostagent.identity import certificates
+from tests.demo import evidence
 
-pytestmark = pytest.mark.interop
+from . import authority as authorities
+from . import istiod as istiods
+from .authority import Authority, TokenKind
+from .istiod import Istiod
 
 LAUNCH = Path(workers.__file__).with_name("launch.py")
-NEEDED = ("CA", "ROOT", "TOKEN", "IDENTITY")
-PREFIX = "ISTIO_HOSTAGENT_TEST_"
 
 
 @dataclass(frozen=True)
-class Host:
-    """A host's directories, and requests of the worker to the istiod of the environment."""
+class Client:
+    """A host's directories beside istiod, and the worker that keeps a certificate in them."""
 
+    istiod: Istiod
     directory: Path
 
     @property
@@ -42,129 +35,206 @@ class Host:
         return self.directory / "token"
 
     @property
+    def root_file(self) -> Path:
+        return self.directory / "root.pem"
+
+    @property
     def output(self) -> Path:
         return self.directory / "certs"
 
     def run(self, op: str, **changed: object) -> dict[str, dict[str, object]]:
-        address, _, port = os.environ[PREFIX + "CA"].rpartition(":")
         request = {
             "op": op,
-            "ca_host": address.strip("[]"),
-            "ca_port": int(port),
-            "server_name": os.environ.get(PREFIX + "NAME", "istiod.istio-system.svc"),
-            "spiffe_id": os.environ[PREFIX + "IDENTITY"],
-            "cluster_id": "Kubernetes",
+            "ca_host": istiods.ADDRESS,
+            "ca_port": istiods.PORT,
+            "server_name": istiods.NAME,
+            "spiffe_id": authorities.IDENTITY,
+            "cluster_id": istiods.CLUSTER_ID,
             "token_file": str(self.token_file),
-            "root_file": str(self.directory / "root.pem"),
+            "root_file": str(self.root_file),
             "output_dir": str(self.output),
             "store_dir": str(self.directory / "store"),
             "ttl_s": 3600,
         }
-        done = subprocess.run(
+        done = self.istiod.network.run(
             [sys.executable, "-I", str(LAUNCH), "certificate"],
-            input=json.dumps({**request, **changed}),
-            capture_output=True,
-            text=True,
+            stdin=json.dumps({**request, **changed}),
             timeout=60,
             check=True,
         )
         answer: dict[str, dict[str, object]] = json.loads(done.stdout)
         return answer
 
+    def held(self, op: str, **changed: object) -> dict[str, object]:
+        """What is held after an operation that must succeed."""
+        answer = self.run(op, **changed)
+        assert "error" not in answer, answer["error"]
+        return answer["held"]
+
     def error(self, op: str, **changed: object) -> tuple[str, str]:
+        """Code and message of an operation that must fail."""
         error = self.run(op, **changed)["error"]
         return str(error["code"]), str(error["message"])
 
+    def files(self) -> dict[str, bytes]:
+        """What the readers of its certificates see."""
+        return {path.name: path.read_bytes() for path in self.output.iterdir() if path.is_file()}
+
+    def roots(self) -> int:
+        """How many roots the readers are given."""
+        return len(certificates.parse_certificates((self.output / "root-cert.pem").read_bytes()))
+
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
-    missing = [PREFIX + name for name in NEEDED if PREFIX + name not in os.environ]
-    if missing:
-        reason = f"no running istiod is named: set {', '.join(missing)}"
-        if "interop" in os.environ.get("HOSTAGENT_REQUIRE", "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    made = Host(tmp_path)
-    shutil.copy(os.environ[PREFIX + "TOKEN"], made.token_file)
-    shutil.copy(os.environ[PREFIX + "ROOT"], tmp_path / "root.pem")
+def client(istiod: Istiod, tmp_path: Path) -> Client:
+    made = Client(istiod, tmp_path / "host")
+    made.directory.mkdir()
+    made.root_file.write_bytes(istiod.authority.root_bundle)
+    made.token_file.write_text(istiod.authority.token())
     return made
 
 
-def changed_claims(token: str, **claims: object) -> str:
-    """The token with other claims, whose signature is therefore wrong."""
-    head, body, signature = token.strip().split(".")
-    known = json.loads(base64.urlsafe_b64decode(body + "=="))
-    text = base64.urlsafe_b64encode(json.dumps({**known, **claims}).encode())
-    return f"{head}.{text.rstrip(b'=').decode()}.{signature}"
+class TestAsking:
+    def test_first_certificate_by_token_then_renewal_without_it(self, client: Client) -> None:
+        first = client.held("ensure")
+        assert (first["via"], first["obtained"]) == ("token", True)
+        assert first["identity"] == authorities.IDENTITY
+        assert 3500 < float(str(first["not_after"])) - float(str(first["received"])) <= 3600
+        assert client.roots() == 1
+        assert client.held("ensure")["serial"] == first["serial"]
+
+        client.token_file.unlink()
+        second = client.held("renew")
+        assert (second["via"], second["obtained"]) == ("certificate", True)
+        assert second["serial"] != first["serial"]
+
+    def test_an_expired_certificate_gives_way_to_the_token(self, client: Client) -> None:
+        token = client.token_file.read_text()
+        end = float(str(client.held("ensure", ttl_s=3)["not_after"]))
+        evidence.wait_until("the certificate's end", lambda: time.time() > end)
+
+        client.token_file.unlink()
+        code, message = client.error("renew")
+        assert code == "certificate-refused"
+        assert "nothing to show to the CA: the held certificate expired on" in message
+        assert f"the token {client.token_file} cannot be read" in message
+
+        client.token_file.write_text(token)
+        held = client.held("renew")
+        assert (held["via"], held["obtained"]) == ("token", True)
+
+    def test_a_certificate_without_its_intermediate_gives_way_to_the_token(
+        self, client: Client
+    ) -> None:
+        client.held("ensure")
+        chain = client.output / "cert-chain.pem"
+        leaf, _intermediate = certificates.parse_certificates(chain.read_bytes())
+        chain.unlink()
+        chain.write_bytes(certificates.render_certificates((leaf,)))
+        held = client.held("renew")
+        assert (held["via"], held["obtained"]) == ("token", True)
+        client.token_file.unlink()
+        assert client.held("renew")["via"] == "certificate"
 
 
-def test_first_certificate_by_token_then_renewal_without_it(host: Host) -> None:
-    first = host.run("ensure")["held"]
-    assert (first["via"], first["obtained"]) == ("token", True)
-    assert first["identity"] == os.environ[PREFIX + "IDENTITY"]
-    assert 3000 < float(str(first["not_after"])) - float(str(first["received"])) <= 3600
-    assert host.run("ensure")["held"]["serial"] == first["serial"]
-    host.token_file.unlink()
-    second = host.run("renew")["held"]
-    assert (second["via"], second["obtained"]) == ("certificate", True)
-    assert second["serial"] != first["serial"]
+class TestRefusals:
+    # istiod has one answer to all of these; what it means, we say.
+    @pytest.mark.parametrize(
+        ("kind", "explanation"),
+        [
+            (TokenKind.TOO_EARLY, "is valid only from"),
+            (TokenKind.OTHER_AUDIENCE, "is meant for api (claim aud), not for istio-ca"),
+            (TokenKind.AUDIENCE_AS_TEXT, "it must be a list"),
+            (TokenKind.WITHOUT_END, "has no exp claim"),
+            (TokenKind.OTHER_KEY, "its signing key or the cluster id is not known to the CA"),
+            (TokenKind.OTHER_ISSUER, "its issuer, its signing key or the cluster id is not known"),
+            (TokenKind.GARBAGE, "is not a JWT"),
+        ],
+    )
+    def test_a_bad_token_is_refused_and_explained(
+        self, client: Client, authority: Authority, kind: TokenKind, explanation: str
+    ) -> None:
+        client.token_file.write_text(authority.token(kind))
+        code, message = client.error("ensure")
+        assert code == "certificate-refused"
+        assert "UNAUTHENTICATED" in message
+        assert explanation in message
+        assert not client.output.exists() or client.files() == {}
+
+    def test_an_expired_token_is_not_even_sent(self, client: Client, authority: Authority) -> None:
+        client.token_file.write_text(authority.token(TokenKind.EXPIRED))
+        code, message = client.error("ensure")
+        assert code == "certificate-refused"
+        assert "nothing to show to the CA" in message
+        assert "expired on" in message
+
+    def test_a_life_that_is_too_long_is_refused_with_the_limit(self, client: Client) -> None:
+        code, message = client.error("ensure", ttl_s=90 * 86400 + 1)
+        assert code == "certificate-refused"
+        assert "INVALID_ARGUMENT" in message
+        assert "max allowed TTL 2160h0m0s" in message
+
+    def test_a_wrong_name_of_the_ca_is_noticed(self, client: Client) -> None:
+        code, message = client.error("ensure", server_name="elsewhere.example")
+        assert code == "authority-unavailable"
+        assert "elsewhere.example" in message
 
 
-def test_token_with_a_wrong_signature_is_refused_and_explained(host: Host) -> None:
-    token = host.token_file.read_text()
-    host.token_file.write_text(changed_claims(token, extra="x"))
-    code, message = host.error("ensure")
-    assert code == "certificate-refused"
-    assert "UNAUTHENTICATED" in message
-    assert "its signing key or the cluster id is not known to the CA" in message
+class TestChangesOfIstiod:
+    def test_away_and_back(self, client: Client) -> None:
+        first = client.held("ensure")
+        before = client.files()
+        client.istiod.stop()
+        answer = client.run("renew")
+        assert answer["error"]["code"] == "authority-unavailable"
+        assert answer["held"]["serial"] == first["serial"]
+        assert client.files() == before
 
+        client.istiod.start()
+        held = client.held("renew")
+        assert (held["via"], held["obtained"]) == ("certificate", True)
 
-def test_token_for_another_audience_is_refused_and_explained(host: Host) -> None:
-    token = host.token_file.read_text()
-    host.token_file.write_text(changed_claims(token, aud=["api"]))
-    code, message = host.error("ensure")
-    assert code == "certificate-refused"
-    assert "is meant for api (claim aud), not for istio-ca" in message
+    def test_a_new_root_is_refused_until_the_operator_adds_it(self, client: Client) -> None:
+        first = client.held("ensure")
+        before = client.files()
+        old, new = client.istiod.authority, client.istiod.authority.successor()
+        client.istiod.restart(new)
+        answer = client.run("renew")
+        assert answer["error"]["code"] == "authority-unavailable"
+        assert "not from a root that we trust" in str(answer["error"]["hint"])
+        assert answer["held"]["serial"] == first["serial"]
+        assert client.files() == before
 
+        # The old certificate means nothing to the new root: only the token helps.
+        client.root_file.write_bytes(old.root.pem + new.root.pem)
+        token = client.token_file.read_text()
+        client.token_file.unlink()
+        _code, message = client.error("renew")
+        assert (
+            "asked with the held certificate: the connection ended after it was shown" in message
+        )
+        assert f"the token {client.token_file} cannot be read" in message
+        assert client.files() == before
 
-def test_what_is_no_token_is_refused_and_explained(host: Host) -> None:
-    host.token_file.write_text("nonsense")
-    code, message = host.error("ensure")
-    assert code == "certificate-refused"
-    assert "is not a JWT" in message
+        client.token_file.write_text(token)
+        held = client.held("renew")
+        assert (held["via"], held["obtained"]) == ("token", True)
+        assert (client.output / "root-cert.pem").read_bytes().strip() == new.root.pem.strip()
+        client.token_file.unlink()
+        assert client.held("renew")["via"] == "certificate"
 
+    def test_a_new_root_that_istiod_announced_needs_neither_token_nor_operator(
+        self, client: Client
+    ) -> None:
+        client.held("ensure")
+        client.token_file.unlink()
+        old, new = client.istiod.authority, client.istiod.authority.successor()
+        client.istiod.restart(old.beside(new))
+        assert client.held("renew")["via"] == "certificate"
+        assert client.roots() == 2
 
-def test_expired_token_is_not_sent(host: Host) -> None:
-    token = host.token_file.read_text()
-    host.token_file.write_text(changed_claims(token, exp=1600000000))
-    code, message = host.error("ensure")
-    assert code == "certificate-refused"
-    assert "nothing to show to the CA" in message
-    assert "expired on 2020-09-13" in message
-
-
-def test_life_that_is_too_long_is_refused_with_the_limit(host: Host) -> None:
-    code, message = host.error("ensure", ttl_s=90 * 86400 + 1)
-    assert code == "certificate-refused"
-    assert "INVALID_ARGUMENT" in message
-    assert "max allowed TTL" in message
-
-
-def test_wrong_name_of_the_ca_is_noticed(host: Host) -> None:
-    code, message = host.error("ensure", server_name="elsewhere.example")
-    assert code == "authority-unavailable"
-    assert "elsewhere.example" in message
-
-
-def test_certificate_shown_without_its_intermediate_gives_way_to_the_token(host: Host) -> None:
-    host.run("ensure")
-    chain = host.output / "cert-chain.pem"
-    found = certificates.parse_certificates(chain.read_bytes())
-    if len(found) < 2:
-        pytest.skip("this CA signs with its root: there is no intermediate to leave out")
-    chain.unlink()
-    chain.write_bytes(certificates.render_certificates(found[:1]))
-    held = host.run("renew")["held"]
-    assert (held["via"], held["obtained"]) == ("token", True)
-    host.token_file.unlink()
-    assert host.run("renew")["held"]["via"] == "certificate"
+        client.istiod.restart(new.beside(old))
+        assert client.held("renew")["via"] == "certificate"
+        client.istiod.restart(new)
+        assert client.held("renew")["via"] == "certificate"
+        assert client.roots() == 1

@@ -103,6 +103,26 @@ def _build(recipe: Recipe, directory: Path) -> None:
     overlay.run_checked(["mmdebstrap", *fixed, *options, recipe.suite, directory, mirror()])
 
 
+def layer(suite: str, *packages: str) -> Path:
+    """Return a layer with more packages on top of an image, making it if there is none."""
+    recipe = f"{Recipe(suite).key} {packages}"
+    name = f"layer-{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    target = overlay.CACHE / name
+    with locked(name):
+        if not target.is_dir():
+            with overlay.scratch(image(suite)) as root:
+                configuration = root.upper / "etc/apt/apt.conf.d/50tests"
+                configuration.parent.mkdir(parents=True)
+                configuration.write_text("".join(f"{option};\n" for option in APT_OPTIONS))
+                root.run("apt-get", "-q", "update", network=True)
+                root.run("apt-get", "-q", "-y", "install", *packages, network=True)
+                # As in the image, a machine's apt is to be a user's.
+                configuration.unlink()
+                root.run("sh", "-c", "apt-get clean; rm -r /var/lib/apt/lists/*")
+                root.upper.rename(target)
+    return target
+
+
 def main() -> None:
     """Build every image that is missing and print where they are."""
     for suite in RELEASES:

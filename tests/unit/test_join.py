@@ -9,6 +9,7 @@ from istio_hostagent.supervise.child import State
 NOTHING = Situation(
     has_config=False,
     is_joined=False,
+    is_attempting=False,
     is_attempt_due=True,
     is_attempt_over=False,
     has_binary=False,
@@ -21,6 +22,7 @@ NOTHING = Situation(
     is_apply_due=True,
     is_proving=False,
     is_proof_due=True,
+    is_proof_stale=False,
     is_proof_broken=False,
     proxy=State.IDLE,
 )
@@ -73,13 +75,26 @@ def test_the_whole_way_in() -> None:
 
 
 def test_rules_come_out_again_when_the_proxy_is_not_ready_in_time() -> None:
-    late = replace(COMPLETE, rules=Rules.PROVEN, proxy=State.STARTING, is_attempt_over=True)
+    late = replace(
+        COMPLETE,
+        is_attempting=True,
+        rules=Rules.PROVEN,
+        proxy=State.STARTING,
+        is_attempt_over=True,
+    )
     assert next_steps(late) == (Step.WITHDRAW,)
 
 
 def test_rules_come_out_again_when_packets_refute_them_on_a_host_that_is_not_joined() -> None:
-    refuted = replace(COMPLETE, rules=Rules.IN, is_proof_broken=True)
+    refuted = replace(COMPLETE, is_attempting=True, rules=Rules.IN, is_proof_broken=True)
     assert next_steps(refuted) == (Step.WITHDRAW,)
+
+
+def test_an_attempt_that_is_not_complete_any_more_is_taken_back() -> None:
+    changed = replace(COMPLETE, is_attempting=True, has_certificate=False)
+    assert next_steps(changed) == (Step.WITHDRAW,)
+    withdrawn = replace(NOTHING, is_attempting=True)
+    assert next_steps(withdrawn) == (Step.WITHDRAW,)
 
 
 def test_a_joined_host_gets_its_rules_before_anything_else() -> None:

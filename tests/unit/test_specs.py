@@ -136,6 +136,7 @@ def test_keys_of_the_files_are_passed_on_but_not_ours() -> None:
             "ISTIO_METAJSON_LABELS": '{"app":"web"}',
             "CLOUD_PLATFORM": "aws",
             "XDS_ROOT_CA": "SYSTEM",
+            "FILE_MOUNTED_CERTS": "true",
             "ISTIO_HOSTAGENT_MTLS": "strict",
             "LD_PRELOAD": "/tmp/x.so",
             "POD_NAMESPACE": "elsewhere",
@@ -144,10 +145,11 @@ def test_keys_of_the_files_are_passed_on_but_not_ours() -> None:
     assert environment["ISTIO_META_NETWORK"] == "net-1"
     assert environment["ISTIO_METAJSON_LABELS"] == '{"app":"web"}'
     assert environment["CLOUD_PLATFORM"] == "aws"
-    assert environment["XDS_ROOT_CA"] == "SYSTEM"
+    assert environment["XDS_ROOT_CA"].endswith("workload-spiffe-credentials/root-cert.pem")
     assert environment["POD_NAMESPACE"] == "vms"
     assert "ISTIO_HOSTAGENT_MTLS" not in environment
     assert "LD_PRELOAD" not in environment
+    assert "FILE_MOUNTED_CERTS" not in environment
 
 
 def test_address_and_name_can_be_set_and_no_address_is_left_out() -> None:

@@ -1,0 +1,70 @@
+"""The user-data of the documentation, on a first boot: from nothing to in the mesh, by cloud-init."""
+
+import textwrap
+from collections.abc import Iterator
+
+import pytest
+
+from tests.booted import cluster as network
+from tests.booted import machine as machines
+from tests.booted import mesh
+from tests.package import images, repository
+
+USER_DATA = mesh.SOURCE / "docs/user-data.yaml"
+SEED = "var/lib/cloud/seed/nocloud"
+SUITE = "bookworm"
+# The network is there already; the image has neither locales nor another source for apt; and the
+# tests log in with the keys that every machine has.
+CLOUD_CFG = """\
+datasource_list: [NoCloud, None]
+network: {config: disabled}
+locale: C.UTF-8
+apt: {preserve_sources_list: true}
+ssh_deletekeys: false
+"""
+
+
+def user_data(archive: repository.Repository, ca: mesh.Authority) -> str:
+    """Fill in the documentation's example, as its first lines tell an operator to."""
+    text = USER_DATA.read_text()
+    for placeholder, value in (
+        ("REPOSITORY-KEY", archive.public_key),
+        ("ROOT-CERTIFICATE", ca.root_certificate),
+        ("REPOSITORY SUITE", f"http://{network.ADDRESS}/ {SUITE}"),
+        ('"TOKEN"', f'"{ca.token("orders")}"'),
+        ("EAST-WEST-GATEWAY", network.ADDRESS),
+        ("10.96.0.0/12", mesh.MESH),
+        ("ISTIO_NAMESPACE=shop", f"ISTIO_NAMESPACE={mesh.NAMESPACE}"),
+    ):
+        assert placeholder in text
+        text = text.replace(placeholder, textwrap.indent(value.strip(), " " * 6).lstrip())
+    return text
+
+
+@pytest.fixture
+def seeded(
+    cluster: network.Cluster, archive: repository.Repository, ca: mesh.Authority
+) -> Iterator[machines.Machine]:
+    """A machine that boots for the first time, with user-data and nothing of ours installed."""
+    cloud = images.layer(SUITE, "cloud-init")
+    machine = machines.Machine(cluster, SUITE, "cloud", "10.200.1.254", layers=(cloud,))
+    machine.on_disk(f"{SEED}/user-data", user_data(archive, ca))
+    machine.on_disk(f"{SEED}/meta-data", "instance-id: first\n")
+    machine.on_disk("etc/cloud/cloud.cfg.d/90-tests.cfg", CLOUD_CFG)
+    machine.on_disk("etc/apt/sources.list", "")
+    with machine:
+        yield machine
+
+
+def test_user_data_alone_puts_a_new_machine_into_the_mesh(
+    seeded: machines.Machine, cluster: network.Cluster
+) -> None:
+    status = seeded.run("cloud-init", "status", "--wait", "--long", check=False)
+    assert "status: done" in status.stdout, seeded.read("/var/log/cloud-init-output.log")
+    assert "valid" in seeded.run("cloud-init", "schema", "--system").stdout.lower()
+    # runcmd has waited for the mesh already.
+    mesh.wait_joined(seeded, 1)
+    assert cluster.ssh(seeded.address, "true").returncode == 0
+
+    seeded.reboot()
+    mesh.wait_joined(seeded)

@@ -1,0 +1,59 @@
+"""Without Istio's programs this layer skips and says what to set; it fails where it is required."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import BOOTSTRAP, ISTIOD, PILOT_AGENT
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parents[1]
+
+
+def run_layer(**variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the tests of this layer that need Istio, with these variables alone."""
+    ours = ("ISTIO_HOSTAGENT_TEST_", "HOSTAGENT_REQUIRE", "PYTEST_")
+    others = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    files = [str(HERE / "test_istiod.py"), str(HERE / "test_pilot_agent.py")]
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", *files],
+        cwd=CHECKOUT,
+        env={**others, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_everything_skips_and_names_the_variables() -> None:
+    done = run_layer()
+    assert done.returncode == 0, done.stdout
+    assert "passed" not in done.stdout
+    assert f"set {ISTIOD} to its path" in done.stdout
+    assert f"set {PILOT_AGENT} to its path" in done.stdout
+
+
+def test_the_bootstrap_template_is_named_when_it_alone_is_missing() -> None:
+    done = run_layer(**{PILOT_AGENT: sys.executable})
+    assert done.returncode == 0, done.stdout
+    assert f"set {BOOTSTRAP} to its path" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"HOSTAGENT_REQUIRE": "interop"}, f"set {ISTIOD} to its path"),
+        ({ISTIOD: "/nonexistent/pilot-discovery"}, "is no program"),
+    ],
+)
+def test_it_fails_where_required_or_where_the_path_is_wrong(
+    variables: dict[str, str], said: str
+) -> None:
+    done = run_layer(**variables)
+    assert done.returncode == 1, done.stdout
+    assert said in done.stdout
+    assert "passed" not in done.stdout

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..config import model as config
 from ..errors import ChildFailed, HostAgentError
+from ..host import facts as host
 from ..host import ports
 from ..redirect import drift, exchange, model, policy, promises
 from . import proof, reconcile, tasks
@@ -72,7 +73,7 @@ def start(
     """
     desired = desired_rules(settings, facts)
     drifts = tuple(str(difference) for difference in reconcile.find_drift(desired, kernel))
-    made = promises.build_promises(settings.redirection, facts)
+    made = promises.build_promises(settings.redirection, host.look_again(facts))
     answers: dict[str, Any] = {}
 
     def collect(name: str, answer: Any) -> None:

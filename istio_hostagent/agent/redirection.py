@@ -5,6 +5,7 @@ from typing import Any
 
 from ..config import model as config
 from ..errors import ApplyRejected, HostAgentError, StillDrifted
+from ..host import facts as host
 from ..host import nftables, ports
 from ..redirect import model, policy, promises
 from . import fields, join, proof, reconcile, tasks
@@ -122,7 +123,7 @@ class RedirectionPart:
         assert self._settings is not None and self._facts is not None
         self.is_proof_stale = False
         self._proved_at = self._clock.monotonic()
-        made = promises.build_promises(self._settings, self._facts)
+        made = promises.build_promises(self._settings, host.look_again(self._facts))
         version = self._version
         request = proof.make_request(made, self._facts)
         self._work.start_worker(

@@ -3,6 +3,7 @@
 Every probe has a safe answer when it cannot know: port 22 for ssh, no address, no IPv6.
 """
 
+import dataclasses
 import glob
 import ipaddress
 import pwd
@@ -125,3 +126,8 @@ def _rows_v6() -> list[list[str]]:
             return [line.split() for line in lines]
     except OSError:
         return []
+
+
+def look_again(known: model.HostFacts) -> model.HostFacts:
+    """The same facts with the addresses that this host has now: they come and go (DHCP)."""
+    return dataclasses.replace(known, addresses=probe_addresses())

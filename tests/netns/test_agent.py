@@ -321,3 +321,19 @@ class TestVerbsWithoutAnAgent:
 
 def test_the_proxys_user_is_the_one_that_the_product_finds() -> None:
     assert proxy_user()[0] != 0
+
+
+
+@pytest.mark.envoy
+def test_a_host_whose_address_changed_still_keeps_its_promises(
+    make_host: MakeHost, envoy: str
+) -> None:
+    host = make_host(envoy=envoy)
+    join(host)
+    host.namespace.ip("address", "del", "10.78.0.11/24", "dev", "eth0")
+    host.namespace.ip("address", "add", "10.78.0.99/24", "dev", "eth0")
+    host.namespace.ip("route", "add", "default", "via", CLUSTER)
+    assert host.verb("verify").returncode == 0
+    host.namespace.run(["nft", "flush", "ruleset"], check=True)
+    eventually(lambda: host.status()["redirection"]["repaired"] == 1, "repaired")
+    host.verb("wait", "--timeout", "20")

@@ -111,10 +111,12 @@ def test_purge_gives_back_another_output_directory(
     directory = "/etc/mesh"
     machine.run("install", "-d", "-o", "istio-proxy", directory)
     machine.write(f"{directory}/key.pem", "an operator's\n", owner="istio-proxy")
+    # The agent would begin to join with the first file, before the setting is there.
+    machine.run("systemctl", "stop", "istio-hostagent.service")
     mesh.provision(machine, ca)
     settings = machine.read(mesh.HOSTAGENT_ENV)
     machine.write(mesh.HOSTAGENT_ENV, f"{settings}OUTPUT_CERTS={directory}\n")
-    machine.run("istio-hostagent", "reload", check=False)
+    machine.run("systemctl", "start", "istio-hostagent.service")
     mesh.wait_joined(machine)
     network.wait_until(
         lambda: machine.exists(f"{directory}/cert-chain.pem"), "the certificate is there"

@@ -323,7 +323,6 @@ def test_the_proxys_user_is_the_one_that_the_product_finds() -> None:
     assert proxy_user()[0] != 0
 
 
-
 @pytest.mark.envoy
 def test_a_host_whose_address_changed_still_keeps_its_promises(
     make_host: MakeHost, envoy: str

@@ -15,7 +15,7 @@ from ..errors import (
     HostAgentError,
 )
 from ..host import control
-from . import certificate, inspection, join, readiness, reconcile, state, status, survey
+from . import certificate, inspection, join, readiness, reconcile, reload, state, status, survey
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,8 @@ class Requests:
 
     def _apply(self, caller: control.Caller) -> None:
         self._reload_files()
-        config = self._parts.configuration.loaded.config
-        if config is None:
+        loaded = self._parts.configuration.loaded
+        if loaded.config is None or loaded.problems:
             caller.answer(self._not_usable())
             return
         if not self._parts.is_joined and not survey.situation(self._parts).is_complete:
@@ -86,8 +86,8 @@ class Requests:
 
     def _plan(self, caller: control.Caller) -> None:
         loaded = self._parts.configuration.look()
-        if loaded.config is None:
-            caller.answer(self._not_usable())
+        if loaded.config is None or loaded.problems:
+            caller.answer(self._not_usable(loaded))
             return
         wanted = inspection.desired_rules(loaded.config, self._parts.facts)
         lines = reconcile.make_plan(wanted, self._parts.kernel).lines
@@ -122,8 +122,8 @@ class Requests:
 
         part.ask(done=finished, is_forced=True)
 
-    def _not_usable(self) -> dict[str, Any]:
-        loaded = self._parts.configuration.loaded
+    def _not_usable(self, found: reload.Loaded | None = None) -> dict[str, Any]:
+        loaded = found or self._parts.configuration.loaded
         if loaded.problems:
             message = "\n".join(str(problem) for problem in loaded.problems)
         else:

@@ -73,6 +73,7 @@ class Supervisor:
             while self._child.wait(DRAIN_S) is None and self._clock.monotonic() < deadline:
                 # A proxy whose log nobody reads any more would block in a write, and not end.
                 self._tail()
+            self._child.end_group()
             self._child.end(0.0)
             self._tail()
             self._child = None
@@ -98,8 +99,10 @@ class Supervisor:
 
     def ended(self) -> None:
         """The process has ended."""
-        if self._child is None or self._child.poll() is None:
+        if self._child is None or not self._child.has_ended():
             return
+        # pilot-agent's Envoy outlives it, holds its ports, and the next one could never start.
+        self._child.end_group()
         status = self._child.poll()
         lines = self._tail()
         self._child = None

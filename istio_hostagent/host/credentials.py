@@ -231,11 +231,12 @@ class Credentials:
             yield
         except OSError as error:
             kind: type[HostAgentError] = HostUnsupported
+            hint = ""
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 kind = NotPermitted
-            raise kind(
-                f"certificate files in {self._output_dir} and {self._store_dir}: {error}"
-            ) from error
+                hint = f"they are written by istio-proxy: chown istio-proxy {self._output_dir}"
+            message = f"certificate files in {self._output_dir} and {self._store_dir}: {error}"
+            raise kind(message, hint=hint) from error
 
 
 def _read_names(output: int) -> tuple[generations.Files, tuple[str, ...]]:

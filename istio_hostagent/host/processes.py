@@ -74,6 +74,22 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.descriptor, number)
 
+    def has_ended(self) -> bool:
+        """Whether it has ended, without taking its status: its number stays its own till then."""
+        if self.status is not None:
+            return True
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PIDFD, self.descriptor, options) is not None
+
+    def end_group(self) -> None:
+        """SIGKILL to everything in its process group, as long as its status was not taken.
+
+        Until then its number is nobody else's, so no stranger's group is meant.
+        """
+        if self.status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
     def end(self, timeout_s: float) -> int:
         """SIGTERM, then after `timeout_s` seconds SIGKILL; returns the exit status."""
         self.signal(signal.SIGTERM)

@@ -141,6 +141,8 @@ class TestStaying:
         done = host.verb("reload", is_checked=False)
         assert done.returncode == 78
         assert f"{host.sidecar_env}:2" in done.stderr
+        for verb in ("plan", "apply"):
+            assert host.verb(verb, is_checked=False).returncode == 78
         assert host.namespace.run(["nft", "-s", "list", "ruleset"]).stdout == before
         assert host.status()["in_mesh"]
         assert host.status()["configuration"]["state"] == "kept"

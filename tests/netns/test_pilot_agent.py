@@ -14,7 +14,7 @@ from tests.netns.test_agent import eventually
 # Writes down what it was given, reads the certificate as pilot-agent would, and says ready.
 STAND_IN = """\
 #!/usr/bin/python3
-import http.server, json, os, stat, sys
+import http.server, json, os, stat, subprocess, sys
 
 seen = {"argv": sys.argv, "environment": dict(os.environ), "uid": os.getuid(), "gid": os.getgid(),
         "groups": os.getgroups(), "directory": os.getcwd(), "files": {}}
@@ -27,6 +27,10 @@ os.makedirs("./etc/istio/proxy/written-by-it", exist_ok=True)
 seen["root"] = open(os.environ["XDS_ROOT_CA"]).read(27)
 with open(os.path.join(os.path.dirname(sys.argv[0]), "out", "seen.json"), "w") as out:
     json.dump(seen, out)
+
+proxy = subprocess.Popen(["/usr/bin/sleep", "600"])
+with open(os.path.join(os.path.dirname(sys.argv[0]), "out", "proxy.pid"), "w") as out:
+    out.write(str(proxy.pid))
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -104,7 +108,9 @@ def test_it_dies_with_the_agent_and_is_started_again_when_it_ends(host: Host) ->
     host.start()
     host.verb("wait", "--timeout", "20")
     first = host.status()["proxy"]["pid"]
-    os.kill(first, signal.SIGTERM)
+    its_envoy = int((host.directory / "bin" / "out" / "proxy.pid").read_text())
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: not Path(f"/proc/{its_envoy}").exists(), "its Envoy went with it")
     eventually(lambda: host.status()["proxy"]["starts"] == 2, "the second start")
     host.verb("wait", "--timeout", "20")
     second = host.status()["proxy"]["pid"]

@@ -16,7 +16,6 @@ NAMES = (
     "IDENTITY",
     "LINE",
     "NEXT_TRY",
-    "OUTCOME",
     "PROXY",
     "PROXY_PID",
     "SECONDS",

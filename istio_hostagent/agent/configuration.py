@@ -32,6 +32,11 @@ class ConfigurationPart:
         """The last configuration that has worked, now or before the agent was started."""
         return self._worked.config if self._worked is not None else None
 
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether something is in force that has not worked yet, although another did."""
+        return self._worked is not None and self.in_force != self._worked.config
+
     def look(self) -> reload.Loaded:
         """What the files say now, without taking it."""
         return reload.load(self.sources, self._facts, self._accepted)

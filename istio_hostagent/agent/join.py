@@ -47,10 +47,11 @@ class Situation:
     """All that the order of steps depends on; `is_..._due`: its next try may begin."""
 
     has_config: bool
+    is_on_trial: bool  # another configuration has worked, and this one has not yet
     is_joined: bool
     is_attempting: bool  # rules may be in although this host has not joined
     is_attempt_due: bool  # a failed attempt to join waits before the next one
-    is_attempt_over: bool  # the proxy had its time to become ready
+    is_attempt_over: bool  # the proxy had its time, or its tries, to become ready
     has_binary: bool
     bootstrap: Check
     is_validating: bool
@@ -101,8 +102,7 @@ def next_steps(now: Situation) -> tuple[Step, ...]:
     wants_certificate = now.is_certificate_due and not now.is_asking
     if wants_certificate and (now.has_binary or now.has_certificate or now.is_joined):
         steps.append(Step.OBTAIN)
-    may_redirect = now.is_joined or (now.is_complete and now.is_attempt_due)
-    if may_redirect and now.rules is Rules.OUT and now.is_apply_due:
+    if _may_redirect(now) and now.rules is Rules.OUT and now.is_apply_due:
         steps.insert(0, Step.APPLY)
     elif _wants_proof(now):
         steps.insert(0, Step.PROVE)
@@ -111,6 +111,14 @@ def next_steps(now: Situation) -> tuple[Step, ...]:
     if not now.is_joined and now.rules is Rules.PROVEN and now.proxy is child.State.READY:
         steps.append(Step.MARK)
     return tuple(steps)
+
+
+def _may_redirect(now: Situation) -> bool:
+    if not now.is_joined:
+        return now.is_complete and now.is_attempt_due
+    # The rules before stay until the proxy's own parser has agreed to what comes with the new
+    # ones. Where no proxy is, the operator may want just this: to capture less.
+    return not (now.is_on_trial and now.has_binary and now.bootstrap is not Check.GOOD)
 
 
 def _wants_proof(now: Situation) -> bool:

@@ -8,6 +8,7 @@ import logging
 
 from ..errors import KernelBusy
 from ..redirect import guard
+from ..supervise import child
 from . import certificate, fields, join, places, reload, state, survey
 
 logger = logging.getLogger(__name__)
@@ -15,6 +16,7 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 60.0
 STORED_SOCKET = "nft"
+NOT_READY = "the proxy was not ready"
 # Somebody who changes the rules all the time keeps ours from going out for so many tries.
 LEAVE_TRIES = 10
 # Codes that say that asking again gives no other answer.
@@ -88,7 +90,7 @@ class Membership:
         )
         self.take_out()
         parts.proxy.child.stop()
-        self._failed(trouble or "the proxy was not ready")
+        self._failed(trouble or NOT_READY)
 
     def _failed(self, trouble: str) -> None:
         self._attempts += 1
@@ -115,14 +117,14 @@ class Membership:
         if not parts.is_joined:
             return False
         now = survey.situation(parts)
-        if now.rules is join.Rules.PROVEN and now.is_complete:
-            if parts.clock.monotonic() >= parts.marks.retry_at:
-                self._keep()
+        has_worked = now.rules is join.Rules.PROVEN and now.is_complete
+        if has_worked and parts.clock.monotonic() >= parts.marks.retry_at:
+            self._keep()
+            if now.proxy is child.State.READY:
                 self._accept()
-            return False
-        return bool(reason := self._refusal()) and parts.configuration.revert(reason)
+        return bool(reason := self._refusal(now)) and parts.configuration.revert(reason)
 
-    def _refusal(self) -> str:
+    def _refusal(self, situation: join.Situation) -> str:
         """Why what is in force does not hold although what worked before would; or nothing."""
         parts = self._parts
         now, before = parts.configuration.in_force, parts.configuration.worked
@@ -134,6 +136,11 @@ class Membership:
             return str(trouble)
         if parts.proxy.bootstrap is join.Check.BAD:
             return parts.proxy.trouble
+        # One that is late may only wait for its control plane: going back would gain nothing then,
+        # unless the one before did serve.
+        is_its_fault = parts.proxy.child.failures > 0 or parts.proxy.child.has_served
+        if situation.is_attempt_over and is_its_fault and parts.proxy.would_differ(before):
+            return parts.proxy.trouble or NOT_READY
         if now.identity != before.identity and not parts.certificate.is_held:
             return self._certificate_refusal(parts.certificate)
         return ""

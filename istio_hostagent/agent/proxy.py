@@ -26,8 +26,8 @@ class ProxyPart:
         self._work = work
         self._config: model.Config | None = None
         self._files: proxyfiles.ProxyFiles | None = None
-        self._wanted: tuple[specs.ProcessSpec, dict[str, str]] | None = None
-        self._started: tuple[specs.ProcessSpec, dict[str, str]] | None = None
+        self._wanted: proxyfiles.Build | None = None
+        self._started: proxyfiles.Build | None = None
         self._refusal: HostAgentError | None = None
         self.child = supervisor.Supervisor(inbox, clock)
         self.kind = model.ProxyKind.AUTO
@@ -50,7 +50,10 @@ class ProxyPart:
         wanted = self._files.build(self._config, self.kind, self.binary)
         if wanted != self._wanted or self.bootstrap is join.Check.BAD:
             self._wanted = wanted
-            self.bootstrap = join.Check.UNKNOWN
+            # What runs has been judged.
+            is_judged = wanted == self._started
+            self.bootstrap = join.Check.GOOD if is_judged else join.Check.UNKNOWN
+            self._refusal = None
 
     @property
     def searched(self) -> tuple[str, ...]:
@@ -74,8 +77,9 @@ class ProxyPart:
         assert self.binary is not None and self._wanted is not None
         wanted = self._wanted
         try:
-            self._files.write(*wanted)
-            check = self._files.validation(self._config, self.kind, self.binary)
+            self._files.write(wanted)
+            self._files.remove_others((wanted, self._started or wanted))
+            check = self._files.validation(self._config, wanted)
             if check is None:
                 self._judged(wanted, (0, b""))
                 return
@@ -91,7 +95,7 @@ class ProxyPart:
             done=lambda answer: self._judged(wanted, answer),
         )
 
-    def _judged(self, wanted: tuple[specs.ProcessSpec, dict[str, str]], answer: object) -> None:
+    def _judged(self, wanted: proxyfiles.Build, answer: object) -> None:
         if wanted is not self._wanted or not isinstance(answer, tuple):
             return  # asked about a configuration that is not wanted any more
         status, text = answer
@@ -101,7 +105,7 @@ class ProxyPart:
             # Judged again with the outcome of before, what runs is not disturbed.
             if self.child.state is not child.State.IDLE and wanted != self._started:
                 self._started = wanted
-                self.child.start(wanted[0], is_changed=True)
+                self.child.start(wanted.spec)
             return
         lines = text.decode(errors="replace").splitlines()[-TAIL_LINES:]
         name = f"{self.binary} --mode validate"
@@ -116,7 +120,15 @@ class ProxyPart:
         """Start it with the bootstrap that was found valid."""
         assert self._wanted is not None
         self._started = self._wanted
-        self.child.start(self._wanted[0])
+        self.child.start(self._wanted.spec)
+
+    def would_differ(self, config: model.Config) -> bool:
+        """Whether another proxy, or one with another bootstrap, would run with `config`."""
+        assert self._files is not None
+        kind, binary = find_binary(config.proxy)
+        if binary is None or self._wanted is None:
+            return False
+        return self._files.build(config, kind, binary) != self._wanted
 
     @property
     def trouble(self) -> str:

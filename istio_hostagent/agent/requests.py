@@ -15,6 +15,7 @@ from ..errors import (
     HostAgentError,
 )
 from ..host import control
+from ..supervise import child
 from . import certificate, inspection, join, readiness, reconcile, reload, state, status, survey
 
 logger = logging.getLogger(__name__)
@@ -138,14 +139,7 @@ class Requests:
             for caller in joined:
                 caller.answer({"ok": True, "status": status.report(self._parts)})
         situation = survey.situation(self._parts)
-        is_settled = (
-            not situation.has_config
-            or situation.rules is join.Rules.PROVEN
-            or situation.is_proof_broken
-            or (not situation.is_joined and not situation.is_proving)
-            or self._parts.redirection.trouble is not None
-        )
-        if is_settled and self._settling:
+        if self._settling and self._is_settled(situation):
             settled, self._settling = self._settling, []
             problems = self._parts.configuration.loaded.problems
             trouble = self._parts.redirection.trouble
@@ -156,6 +150,21 @@ class Requests:
                     caller.answer(refusal(trouble))
                 else:
                     caller.answer({"ok": True, "summary": report.summary})
+
+    def _is_settled(self, now: join.Situation) -> bool:
+        """Whether it is known what became of the files: nothing that they began is under way."""
+        if now.is_validating or now.is_proving:
+            return False
+        if not now.has_config or not now.is_joined:
+            return True
+        is_waited_for = now.proxy not in (child.State.IDLE, child.State.READY)
+        if now.is_on_trial and is_waited_for and not now.is_attempt_over:
+            return False
+        return (
+            now.rules is join.Rules.PROVEN
+            or now.is_proof_broken
+            or self._parts.redirection.trouble is not None
+        )
 
     def close(self) -> None:
         """The agent ends: who still waits sees that, and may wait for the next one."""

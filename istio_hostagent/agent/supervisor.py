@@ -39,7 +39,8 @@ class Supervisor:
         self._poll_at: float | None = None
         self._ready_at: float | None = None
         self._wanted_since: float | None = None
-        self._failures = 0
+        self.failures = 0  # ends in a row that nobody asked for
+        self.has_served = False  # some process was ready, since the agent began
         self.state = child.State.IDLE
         self.trouble: ChildFailed | None = None
         self.starts = 0
@@ -49,13 +50,14 @@ class Supervisor:
         """The process id while it runs."""
         return self._child.pid if self._child is not None else None
 
-    def start(self, spec: specs.ProcessSpec, *, is_changed: bool = False) -> None:
-        """Want this process; one with another specification or `is_changed` is replaced."""
-        if spec == self._spec and not is_changed and self.state is not child.State.IDLE:
+    def start(self, spec: specs.ProcessSpec) -> None:
+        """Want this process; one with another specification is replaced."""
+        if spec == self._spec and self.state is not child.State.IDLE:
             return
         self._spec = spec
-        if self._wanted_since is None:
-            self._wanted_since = self._clock.monotonic()
+        self._wanted_since = self._clock.monotonic()
+        self.failures = 0
+        self.trouble = None
         self._report(child.Event.START)
 
     def stop(self) -> None:
@@ -137,6 +139,7 @@ class Supervisor:
                 self._spawn(now)
             case child.Action.SETTLE:
                 self._ready_at = now
+                self.has_served = True
                 self.trouble = None
                 logger.info("proxy ready", extra=fields.of(PROXY=self._name))
             case child.Action.WATCH:
@@ -151,7 +154,7 @@ class Supervisor:
             case child.Action.DELAY:
                 self._delay(now)
             case child.Action.FORGET:
-                self._failures = 0
+                self.failures = 0
                 self._ready_at = None
                 self._poll_at = None
 
@@ -204,19 +207,19 @@ class Supervisor:
 
     def _delay(self, now: float) -> None:
         if self._ready_at is not None and now - self._ready_at >= STEADY_S:
-            self._failures = 0
-        self._failures += 1
+            self.failures = 0
+        self.failures += 1
         self._ready_at = None
         self._poll_at = None
-        delay = child.restart_delay(self._failures)
+        delay = child.restart_delay(self.failures)
         self._timer = now + delay
-        if self._failures & (self._failures - 1) == 0:
+        if self.failures & (self.failures - 1) == 0:
             logger.error(
                 "proxy ended; it is started again",
                 extra=fields.of(
                     CODE="child-failed",
                     DETAIL=str(self.trouble),
-                    FAILURES=self._failures,
+                    FAILURES=self.failures,
                     SECONDS=round(delay, 1),
                 ),
             )

@@ -3,6 +3,8 @@
 from . import fields, join, readiness, state
 
 JOIN_TIME_S = 30.0
+# A proxy that was never ready and has ended so often is not waited for any longer.
+JOIN_FAILURES = 3
 # The loop wakes at least this often: clocks may jump, and a host may have slept.
 HEARTBEAT_S = 60.0
 
@@ -12,10 +14,11 @@ def situation(parts: state.Parts) -> join.Situation:
     now = parts.clock.monotonic()
     return join.Situation(
         has_config=parts.configuration.in_force is not None,
+        is_on_trial=parts.configuration.is_on_trial,
         is_joined=parts.is_joined,
         is_attempting=parts.is_attempting,
         is_attempt_due=now >= parts.attempt_at,
-        is_attempt_over=now >= _attempt_until(parts),
+        is_attempt_over=_is_attempt_over(parts, now),
         has_binary=parts.proxy.binary is not None,
         bootstrap=parts.proxy.bootstrap,
         is_validating=parts.proxy.is_validating,
@@ -30,6 +33,12 @@ def situation(parts: state.Parts) -> join.Situation:
         is_proof_broken=parts.redirection.is_proof_broken,
         proxy=parts.proxy.child.state,
     )
+
+
+def _is_attempt_over(parts: state.Parts, now: float) -> bool:
+    proxy = parts.proxy.child
+    has_failed = proxy.waiting_since is not None and proxy.failures >= JOIN_FAILURES
+    return has_failed or now >= _attempt_until(parts)
 
 
 def _attempt_until(parts: state.Parts) -> float:

@@ -8,6 +8,7 @@ from istio_hostagent.supervise.child import State
 
 NOTHING = Situation(
     has_config=False,
+    is_on_trial=False,
     is_joined=False,
     is_attempting=False,
     is_attempt_due=True,
@@ -102,13 +103,22 @@ def test_a_joined_host_gets_its_rules_before_anything_else() -> None:
     assert next_steps(booted)[0] is Step.APPLY
 
 
+def test_rules_of_a_configuration_on_trial_wait_for_the_judgement_of_its_bootstrap() -> None:
+    changed = replace(
+        COMPLETE, is_joined=True, is_on_trial=True, bootstrap=Check.UNKNOWN, proxy=State.READY
+    )
+    assert next_steps(changed) == (Step.VALIDATE,)
+    assert next_steps(replace(changed, bootstrap=Check.GOOD)) == (Step.APPLY,)
+    assert next_steps(replace(changed, has_binary=False)) == (Step.APPLY,)
+
+
 def test_a_joined_host_whose_proxy_binary_is_gone_keeps_its_rules() -> None:
     now = replace(COMPLETE, is_joined=True, has_binary=False, rules=Rules.PROVEN)
     assert Step.WITHDRAW not in next_steps(now)
     assert Step.START not in next_steps(now)
 
 
-def test_no_situation_starts_the_proxy_before_the_proof() -> None:
+def test_no_situation_at_all_breaks_a_promise() -> None:
     for values in every_situation():
         now = Situation(**dict(values))  # type: ignore[arg-type] # built from its own fields
         steps = next_steps(now)
@@ -116,17 +126,8 @@ def test_no_situation_starts_the_proxy_before_the_proof() -> None:
             assert now.rules is Rules.PROVEN
             assert now.has_certificate
             assert now.bootstrap is Check.GOOD
-
-
-def test_no_situation_puts_rules_on_a_host_that_is_neither_joined_nor_complete() -> None:
-    for values in every_situation():
-        now = Situation(**dict(values))  # type: ignore[arg-type] # built from its own fields
-        if Step.APPLY in next_steps(now):
+        if Step.APPLY in steps:
             assert now.is_joined or now.is_complete
-
-
-def test_no_situation_takes_the_rules_from_a_joined_host() -> None:
-    for values in every_situation():
-        now = Situation(**dict(values))  # type: ignore[arg-type] # built from its own fields
+            assert now.bootstrap is Check.GOOD or not (now.is_on_trial and now.has_binary)
         if now.is_joined:
-            assert Step.WITHDRAW not in next_steps(now)
+            assert Step.WITHDRAW not in steps

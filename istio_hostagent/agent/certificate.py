@@ -20,6 +20,7 @@ from . import fields, tasks
 logger = logging.getLogger(__name__)
 
 WORKER = "certificate"
+KEY = "key.pem"
 TIMEOUT_S = 20.0
 # What only an operator can mend is tried again this seldom, and at once when a credential changes.
 REFUSED_PAUSE_S = 300.0
@@ -72,6 +73,7 @@ class CertificatePart:
         self._done: list[tasks.Done] = []
         self._seen: tuple[object, object] = (None, None)
         self._is_overtaken = False
+        self._has_looked = False
         self.held: Report | None = None
         self.trouble: Trouble | None = None
         self.failures = 0
@@ -84,6 +86,7 @@ class CertificatePart:
         if settings != self._settings:
             self._settings = settings
             self.held = None
+            self._has_looked = False
             self.trouble = None
             # What a worker brings for the settings before is not wanted any more.
             self._work.abandon(WORKER)
@@ -127,12 +130,15 @@ class CertificatePart:
         )
 
     def ask(self, *, done: tasks.Done | None = None, is_forced: bool = False) -> None:
-        """Start the worker; what is held is renewed if it is due, or `is_forced`."""
+        """Start the worker; what is held is renewed if it is due, or `is_forced`.
+
+        What lies on disk is looked at first: a CA that is away must not keep a proxy waiting for
+        a certificate that is still good.
+        """
         if done is not None:
             self._done.append(done)
         if self.is_asking or self._settings is None:
             return
-        is_renewal = is_forced or self.is_held
         store = os.path.join(str(self._facts.state_dir), "certs")
         user = processes.User(self._facts.proxy_uid, self._facts.proxy_gid)
         try:
@@ -140,10 +146,29 @@ class CertificatePart:
         except OSError as error:
             self._finish({"held": None, "error": {"code": "not-permitted", "message": str(error)}})
             return
-        request = make_request(self._settings, "renew" if is_renewal else "ensure", store)
+        if not self._has_looked and os.path.lexists(self._settings.output_dir / KEY):
+            operation, finish = "inspect", self._looked
+        else:
+            operation = "renew" if is_forced or self.is_held else "ensure"
+            finish = self._finish
         self._work.start_worker(
-            WORKER, request, user=user, timeout_s=TIMEOUT_S + 5.0, done=self._finish
+            WORKER,
+            make_request(self._settings, operation, store),
+            user=user,
+            timeout_s=TIMEOUT_S + 5.0,
+            done=finish,
         )
+
+    def _looked(self, answer: Any) -> None:
+        """What is on disk is known; if it is no good, or somebody waits, the CA is asked next."""
+        self._has_looked = True
+        waiting, self._done = self._done, []
+        is_good = isinstance(answer, dict) and answer.get("held") is not None
+        if is_good:
+            self._finish(answer)
+        if waiting or not is_good:
+            self._done = waiting
+            self.retry_now()
 
     def _finish(self, answer: Any) -> None:
         if isinstance(answer, HostAgentError):

@@ -203,6 +203,18 @@ class TestStaying:
         assert report["certificate"]["trouble"]
         assert pair_matches(host.certs)
 
+    def test_a_restart_does_not_wait_for_a_silent_ca_while_its_certificate_is_good(
+        self, make_host: MakeHost, envoy: str, authority: DemoAuthority
+    ) -> None:
+        authority.life_s = 40.0
+        host = make_host(envoy=envoy)
+        join(host, SECRET_GRACE_PERIOD_RATIO="0.999")  # a renewal is due at once
+        authority.mode = "mute"
+        host.kill()
+        host.start()
+        host.verb("wait", "--timeout", "10")  # less than a call to the CA may take
+        assert host.status()["proxy"]["state"] == "ready"
+
     def test_a_killed_proxy_is_started_again(self, make_host: MakeHost, envoy: str) -> None:
         host = make_host(envoy=envoy)
         join(host)

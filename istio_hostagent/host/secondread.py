@@ -54,6 +54,12 @@ _ATTRIBUTES: dict[str, dict[str, tuple[str, dict[str, int]]]] = {
         "NFTA_PAYLOAD_OFFSET": ("offset", {}),
         "NFTA_PAYLOAD_LEN": ("len", {}),
     },
+    "ct": {
+        "NFTA_CT_DREG": ("dreg", _REGISTERS),
+        "NFTA_CT_KEY": ("key", _numbers("nft_ct", "keys")),
+        "NFTA_CT_DIRECTION": ("direction", {}),
+        "NFTA_CT_SREG": ("sreg", _REGISTERS),
+    },
     "cmp": {
         "NFTA_CMP_SREG": ("sreg", _REGISTERS),
         "NFTA_CMP_OP": ("op", _numbers("nft_cmp", "ops")),

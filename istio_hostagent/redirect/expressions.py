@@ -5,23 +5,30 @@ What is made here is what nft(8) makes of the same words, so that a listing that
 gives the same expressions. Numbers: include/uapi/linux/netfilter/nf_tables.h.
 """
 
-import struct
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from . import model
 from .model import Action, Expr, Field, Operator
 
-DROP, JUMP, RETURN = 0, -3, -5  # NF_DROP, NFT_JUMP, NFT_RETURN
+DROP, JUMP, GOTO, RETURN = 0, -3, -4, -5  # NF_DROP, NFT_JUMP, NFT_GOTO, NFT_RETURN
 EQ, NE = 0, 1  # NFT_CMP_EQ, NFT_CMP_NEQ
 LOOKUP_INVERTED = 1  # NFT_LOOKUP_F_INV
 REJECT_TCP_RST = 1  # NFT_REJECT_TCP_RST
 PORT_SPECIFIED = 2  # NF_NAT_RANGE_PROTO_SPECIFIED
 NETWORK_HEADER, TRANSPORT_HEADER = 1, 2  # NFT_PAYLOAD_*
 FLAGS_MASK = b"\x17"  # FIN, SYN, RST, ACK
+ORIGINAL = 0  # IP_CT_DIR_ORIGINAL
+_IPS_DST_NAT = 1 << 5  # set only where the translated destination differs
 COUNTER = Expr("counter")
 
-_CODES = {Action.DROP: DROP, Action.RETURN: RETURN, Action.JUMP: JUMP}
+_CODES = {
+    Action.DROP: DROP,
+    Action.RETURN: RETURN,
+    Action.JUMP: JUMP,
+    Action.GOTO: GOTO,
+}
 
 
 def _meta(key: int) -> Expr:
@@ -30,6 +37,17 @@ def _meta(key: int) -> Expr:
 
 def _payload(base: int, offset: int, length: int) -> Expr:
     return Expr("payload", (("dreg", 1), ("base", base), ("offset", offset), ("len", length)))
+
+
+def _tracked(key: int) -> Expr:
+    """Load something of the connection's first direction; without an entry no rule applies."""
+    return Expr("ct", (("dreg", 1), ("key", key), ("direction", ORIGINAL)))
+
+
+def _bits(mask: bytes) -> Expr:
+    """Keep some bits of register 1."""
+    attributes = (("len", len(mask)), ("mask", mask), ("xor", bytes(len(mask))))
+    return Expr("bitwise", (("sreg", 1), ("dreg", 1), *attributes))
 
 
 def _compare(operator: int, data: bytes) -> Expr:
@@ -45,33 +63,39 @@ class Load(NamedTuple):
     """How a field gets into register 1: what must hold first, the expressions, the size there.
 
     `order` is that of the number's bytes as in `int.to_bytes`, empty for text. The machine keeps
-    what is not of a packet in the order of the host.
+    what is not of a packet in the order of the host. `is_implied`: nft(8) puts the condition in
+    by itself; otherwise it has to be written out.
     """
 
     condition: tuple[Expr, ...]
     expressions: tuple[Expr, ...]
     size: int
     order: str = "big"
+    is_implied: bool = True
 
 
-_HOST_ORDER = "little" if struct.pack("=H", 1) == b"\1\0" else "big"
-_MASKED_FLAGS = Expr(
-    "bitwise", (("sreg", 1), ("dreg", 1), ("len", 1), ("mask", FLAGS_MASK), ("xor", b"\0"))
-)
+_STATUS = Expr("ct", (("dreg", 1), ("key", 2)))  # NFT_CT_STATUS
 
 LOADS = {
     Field.L4PROTO: Load((), (_meta(16),), 1),
     Field.IIFNAME: Load((), (_meta(6),), 16, ""),
     Field.OIFNAME: Load((), (_meta(7),), 16, ""),
-    Field.SKUID: Load((), (_meta(10),), 4, _HOST_ORDER),
-    Field.SKGID: Load((), (_meta(11),), 4, _HOST_ORDER),
+    Field.SKUID: Load((), (_meta(10),), 4, sys.byteorder),
+    Field.SKGID: Load((), (_meta(11),), 4, sys.byteorder),
     Field.IP_SADDR: Load(IS_IPV4, (_payload(NETWORK_HEADER, 12, 4),), 4),
     Field.IP_DADDR: Load(IS_IPV4, (_payload(NETWORK_HEADER, 16, 4),), 4),
     Field.IP6_SADDR: Load(IS_IPV6, (_payload(NETWORK_HEADER, 8, 16),), 16),
     Field.IP6_DADDR: Load(IS_IPV6, (_payload(NETWORK_HEADER, 24, 16),), 16),
     Field.SPORT: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 0, 2),), 2),
     Field.DPORT: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 2, 2),), 2),
-    Field.TCP_FLAGS: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 13, 1), _MASKED_FLAGS), 1),
+    Field.TCP_FLAGS: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 13, 1), _bits(FLAGS_MASK)), 1),
+    Field.CT_STATUS_DNAT: Load(
+        (), (_STATUS, _bits(_IPS_DST_NAT.to_bytes(4, sys.byteorder))), 4, sys.byteorder
+    ),
+    # NFT_CT_DST_IP, NFT_CT_DST_IP6 (both since Linux 4.17), NFT_CT_PROTO_DST
+    Field.ORIGINAL_IP_DADDR: Load((), (_tracked(20),), 4),
+    Field.ORIGINAL_IP6_DADDR: Load((), (_tracked(22),), 16),
+    Field.ORIGINAL_DPORT: Load(IS_TCP, (_tracked(12),), 2, is_implied=False),
 }
 
 
@@ -138,6 +162,6 @@ def _verdict(verdict: model.Verdict) -> Iterator[Expr]:
             ("dreg", 0),
             ("verdict", _CODES[verdict.action]),
         )
-        if verdict.action is Action.JUMP:
+        if verdict.action in (Action.JUMP, Action.GOTO):
             attributes += (("chain", verdict.target),)
         yield Expr("immediate", attributes)

@@ -37,6 +37,12 @@ class Field(enum.Enum):
     DPORT = "tcp dport"
     # only the bits FIN, SYN, RST and ACK: what tells the first packet of a connection
     TCP_FLAGS = "tcp flags"
+    # only the bit that says whether anybody has translated the connection's destination
+    CT_STATUS_DNAT = "ct status & dnat"
+    # the connection's destination before anybody translated it; no value without an entry
+    ORIGINAL_IP_DADDR = "ct original ip daddr"
+    ORIGINAL_IP6_DADDR = "ct original ip6 daddr"
+    ORIGINAL_DPORT = "ct original proto-dst"
 
 
 class Operator(enum.Enum):
@@ -61,6 +67,7 @@ class Action(enum.Enum):
 
     RETURN = "return"
     JUMP = "jump"  # target: a chain of the same table
+    GOTO = "goto"  # the same, but its end is the end of this chain too
     REDIRECT = "redirect"  # target: a local port
     REJECT = "reject"  # with a TCP reset
     DROP = "drop"

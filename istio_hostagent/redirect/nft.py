@@ -15,7 +15,15 @@ _HOOKS = {0: "prerouting", 1: "input", 2: "forward", 3: "output", 4: "postroutin
 _VERDICTS = {0: "drop", 1: "accept", -3: "jump", -4: "goto", -5: "return"}
 _FLAGS = {1: "fin", 2: "syn", 4: "rst", 8: "psh", 16: "ack", 32: "urg"}
 _FIELDS = {load.expressions: field for field, load in LOADS.items()}
+_IMPLIED = {
+    (*load.condition, *load.expressions)
+    for load in LOADS.values()
+    if load.condition and load.is_implied
+}
+_IMPLYING = {rest[0].name for rest in _IMPLIED}
 _BITS = {"ipv4_addr": 32, "ipv6_addr": 128}
+# Where only some bits are looked at, a comparison has to be written as one.
+_MASKED = (Field.TCP_FLAGS, Field.CT_STATUS_DNAT)
 
 
 def render_nft(table: model.Table) -> str:
@@ -114,11 +122,7 @@ def _word(rest: tuple[Expr, ...]) -> tuple[str, int]:
 
 def _is_implied(rest: tuple[Expr, ...]) -> bool:
     """Whether the first two expressions are the condition that the words of the next one imply."""
-    return any(
-        rest[:2] == load.condition and rest[2 : 2 + len(load.expressions)] == load.expressions
-        for load in LOADS.values()
-        if load.condition
-    )
+    return rest[0].name in _IMPLYING and (rest[:3] in _IMPLIED or rest[:4] in _IMPLIED)
 
 
 def _is_redirect(rest: tuple[Expr, ...]) -> bool:
@@ -141,10 +145,13 @@ def _comparison(field: Field, condition: Expr) -> str:
     data = attributes.get("data")
     if condition.name != "cmp" or not isinstance(data, bytes) or attributes["op"] not in (0, 1):
         return ""
-    value = _value(field, expressions.decode_value(data, LOADS[field]))
+    number = expressions.decode_value(data, LOADS[field])
+    if (field, attributes["op"], number) == (Field.CT_STATUS_DNAT, expressions.NE, 0):
+        return "ct status dnat"
+    value = _value(field, number)
     if attributes["op"] == expressions.NE:
         return f"{name} != {value}"
-    return f"{name} == {value}" if field is Field.TCP_FLAGS else f"{name} {value}"
+    return f"{name} == {value}" if field in _MASKED else f"{name} {value}"
 
 
 def _value(field: Field, value: int | str) -> str:
@@ -154,9 +161,9 @@ def _value(field: Field, value: int | str) -> str:
         return {6: "tcp", 17: "udp"}.get(value, str(value))
     if field is Field.TCP_FLAGS:
         return " | ".join(name for bit, name in _FLAGS.items() if value & bit) or "0x0"
-    if field in (Field.IP_SADDR, Field.IP_DADDR):
+    if field in (Field.IP_SADDR, Field.IP_DADDR, Field.ORIGINAL_IP_DADDR):
         return _address(value, 32)
-    if field in (Field.IP6_SADDR, Field.IP6_DADDR):
+    if field in (Field.IP6_SADDR, Field.IP6_DADDR, Field.ORIGINAL_IP6_DADDR):
         return _address(value, 128)
     return str(value)
 

@@ -6,11 +6,14 @@ are left alone, so that applying twice touches nothing and counters survive.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from . import drift, expressions, model, nft
 
 # A set of ten thousand networks is shown by its first differences.
 _MAX_RANGES = 20
+
+_Item = TypeVar("_Item")
 
 
 def make_plan(desired: model.Ruleset, observed: model.Observed, *, owned: bool) -> model.Plan:
@@ -59,10 +62,12 @@ def _difference(present: model.TableState | None, state: model.TableState | None
     before, after = _parts(present), _parts(state)
     for key in sorted(before.keys() | after.keys()):
         old, new = before.get(key), after.get(key)
+        if old == new:
+            continue
         if isinstance(old or new, model.NamedSet):
             changed = list(_set_difference(old, new))
         else:
-            changed = list(_line_difference(_chain_lines(old), _chain_lines(new)))
+            changed = list(_chain_difference(_parts_of_chain(old), _parts_of_chain(new)))
         if changed:
             yield f" {key}"
             yield from changed
@@ -79,11 +84,12 @@ def _parts(
     return found
 
 
-def _chain_lines(chain: model.NamedSet | model.ChainState | None) -> list[str]:
+def _parts_of_chain(
+    chain: model.NamedSet | model.ChainState | None,
+) -> list[model.Hook | model.RuleState]:
     if not isinstance(chain, model.ChainState):
         return []
-    head = [nft.render_hook(chain.hook)] if chain.hook else []
-    return head + [_without_stamps(nft.render_rule(rule)) for rule in chain.rules]
+    return [*([chain.hook] if chain.hook else []), *chain.rules]
 
 
 def _stem(name: str) -> str:
@@ -95,16 +101,33 @@ def _without_stamps(line: str) -> str:
     return " ".join(_stem(word) if word.startswith("@") else word for word in line.split(" "))
 
 
-def _line_difference(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
-    """Leave out the equal lines at both ends; what lies between is all shown."""
-    start = 0
-    while start < min(len(before), len(after)) and before[start] == after[start]:
+def _chain_difference(
+    before: Sequence[model.Hook | model.RuleState], after: Sequence[model.Hook | model.RuleState]
+) -> Iterator[str]:
+    """Leave out the equal lines at both ends; what lies between is all shown.
+
+    Words cost more than everything else here: first what needs none is left out.
+    """
+    old, new = (list(map(_line, each)) for each in _trim(before, after))
+    for sign, lines in zip("-+", _trim(old, new), strict=True):
+        yield from (f"{sign}  {line}" for line in lines)
+
+
+def _line(part: model.Hook | model.RuleState) -> str:
+    if isinstance(part, model.Hook):
+        return nft.render_hook(part)
+    return _without_stamps(nft.render_rule(part))
+
+
+def _trim(before: Sequence[_Item], after: Sequence[_Item]) -> tuple[Sequence[_Item], ...]:
+    """Cut off what is equal at both ends."""
+    shorter = min(len(before), len(after))
+    start = end = 0
+    while start < shorter and before[start] == after[start]:
         start += 1
-    end = 0
-    while end < min(len(before), len(after)) - start and before[-1 - end] == after[-1 - end]:
+    while end < shorter - start and before[-1 - end] == after[-1 - end]:
         end += 1
-    yield from (f"-  {line}" for line in before[start : len(before) - end])
-    yield from (f"+  {line}" for line in after[start : len(after) - end])
+    return before[start : len(before) - end], after[start : len(after) - end]
 
 
 def _set_difference(

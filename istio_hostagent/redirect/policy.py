@@ -14,10 +14,11 @@ captured destination wherever connection tracking starts with our first rule, an
 The price: once somebody flushes the tracking table, captured connections are reset, not resumed.
 """
 
-import binascii
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from ..config import model as config
-from . import exemptions, model, ranges
+from . import exemptions, model, ranges, tables
 from .model import Action, Field, Match, Operator, Rule, Verdict
 
 # Before docker's and Kubernetes' own destination NAT at -100: at equal priority the table that was
@@ -34,16 +35,29 @@ _ON_LOOPBACK = Match(Field.OIFNAME, Operator.EQ, "lo")
 _RETURN = Verdict(Action.RETURN)
 
 
+class _Destination(NamedTuple):
+    """Where a rule finds the destination that it judges."""
+
+    v4: Field
+    v6: Field
+    port: Field
+
+
+_OF_PACKET = _Destination(Field.IP_DADDR, Field.IP6_DADDR, Field.DPORT)
+# What the application asked for: what the main table, before all others, has judged.
+_ASKED_FOR = _Destination(Field.ORIGINAL_IP_DADDR, Field.ORIGINAL_IP6_DADDR, Field.ORIGINAL_DPORT)
+
+
 def build_ruleset(redirection: config.Redirection, facts: config.HostFacts) -> model.Ruleset:
     """Build the main table and, where anything outbound is captured, the guard table."""
     if not redirection.is_managed:
         return model.Ruleset()
     sets = exemptions.build_sets(redirection, facts)
-    tables = [_build_main(redirection, facts, sets)]
+    built = [_build_main(redirection, facts, sets)]
     if redirection.outbound or redirection.outbound_ports:
-        tables.append(_build_guard(redirection, facts, sets))
+        built.append(_build_guard(redirection, facts, sets))
     addresses = (model.PASSTHROUGH_ADDRESS,) if facts.has_ipv6 else ()
-    return model.Ruleset(tuple(tables), addresses)
+    return model.Ruleset(tuple(built), addresses)
 
 
 def _build_main(
@@ -60,107 +74,50 @@ def _build_main(
             model.Chain("ISTIO_INBOUND", _inbound_rules(redirection)),
             _base_chain("prerouting", model.Hook("nat", PREROUTING, PRIORITY), "ISTIO_INBOUND"),
         ]
-    return _build_table(
-        model.MAIN_TABLE, chains, _named_sets(redirection, sets), may_be_owned=True
-    )
+    return tables.build_table(model.MAIN_TABLE, chains, tables.name_sets(sets), may_be_owned=True)
 
 
 def _build_guard(
     redirection: config.Redirection, facts: config.HostFacts, sets: exemptions.Sets
 ) -> model.Table:
-    """Refuse captured destinations that get here unchanged: then the main table is not there."""
-    loopback = [
-        Rule(
-            (Match(Field.IP_DADDR, Operator.IN, "loopback_v4"),),
-            _RETURN,
-            "captured already, or meant for this host",
+    """Refuse what the main table would have captured: if it gets here, that one is not there.
+
+    This comes after everybody's destination NAT. Of a connection whose destination was translated
+    it judges what was asked for: an excluded address stays excluded wherever somebody takes it,
+    and a captured one captured. Of every other connection it judges the packet.
+    """
+    of_packet, asked_for = (
+        (
+            *_exempt_port_rules(sets, destination),
+            *_destination_rules(redirection, sets, Verdict(Action.REJECT), destination),
         )
-    ]
-    named = [model.NamedSet("loopback_v4", model.SetKind.IPV4.value, exemptions.LOOPBACK_V4)]
-    if facts.has_ipv6:
-        loopback.append(
-            Rule(
-                (Match(Field.IP6_DADDR, Operator.EQ, exemptions.LOCALHOST_V6),),
-                _RETURN,
-                "captured already, or meant for this host",
-            )
-        )
-    rules = (
-        *_exempt_port_rules(sets),
-        *_proxy_rules(facts),
-        Rule((_ON_LOOPBACK,), _RETURN, "the host's own addresses"),
-        *loopback,
-        *_destination_rules(redirection, sets, Verdict(Action.REJECT)),
+        for destination in (_OF_PACKET, _ASKED_FOR)
     )
     chains = [
-        model.Chain("ISTIO_GUARD", rules),
+        model.Chain("ISTIO_GUARD", (*_guard_first_rules(facts), *of_packet)),
+        model.Chain("ISTIO_GUARD_TRANSLATED", asked_for),
         _base_chain("output", model.Hook("filter", OUTPUT, GUARD_PRIORITY), "ISTIO_GUARD"),
     ]
-    return _build_table(
-        model.GUARD_TABLE, chains, [*named, *_named_sets(redirection, sets)], may_be_owned=False
+    loopback = model.NamedSet("loopback_v4", model.SetKind.IPV4.value, exemptions.LOOPBACK_V4)
+    return tables.build_table(
+        model.GUARD_TABLE, chains, [loopback, *tables.name_sets(sets)], may_be_owned=False
     )
 
 
-def _build_table(
-    name: str, chains: list[model.Chain], sets: list[model.NamedSet], *, may_be_owned: bool
-) -> model.Table:
-    """Keep only the sets that a rule uses, everything in order of name as in what is observed."""
-    stamped = {each.name: each._replace(name=_stamp(each)) for each in sets}
-    used: dict[int | str, model.NamedSet] = {}
-
-    def resolve(match: Match) -> Match:
-        if match.operator not in (Operator.IN, Operator.NOT_IN):
-            return match
-        used[match.value] = found = stamped[str(match.value)]
-        return match._replace(value=found.name)
-
-    resolved = [
-        chain._replace(
-            rules=tuple(
-                rule._replace(matches=tuple(map(resolve, rule.matches))) for rule in chain.rules
-            )
-        )
-        for chain in chains
-    ]
-    return model.Table(
-        name,
-        tuple(sorted(used.values(), key=lambda each: each.name)),
-        tuple(sorted(resolved, key=lambda chain: chain.name)),
-        may_be_owned,
+def _guard_first_rules(facts: config.HostFacts) -> Iterator[Rule]:
+    """What passes whatever its destination is called, and what is judged by its entry."""
+    yield from _proxy_rules(facts)
+    yield Rule((_ON_LOOPBACK,), _RETURN, "the host's own addresses")
+    on_loopback = [Match(Field.IP_DADDR, Operator.IN, "loopback_v4")]
+    if facts.has_ipv6:
+        on_loopback.append(Match(Field.IP6_DADDR, Operator.EQ, exemptions.LOCALHOST_V6))
+    for match in on_loopback:
+        yield Rule((match,), _RETURN, "captured already, or meant for this host")
+    yield Rule(
+        (Match(Field.CT_STATUS_DNAT, Operator.NE, 0),),
+        Verdict(Action.GOTO, "ISTIO_GUARD_TRANSLATED"),
+        "translated by others: what was asked for counts",
     )
-
-
-def _stamp(named_set: model.NamedSet) -> str:
-    """Name a set after its content too: what has another content is another set.
-
-    So a new set can be filled completely beside the old one, before any rule looks at it.
-    """
-    checksum = binascii.crc32(repr(named_set.ranges).encode())
-    return f"{named_set.name}{model.STAMP_SEPARATOR}{checksum:08x}"
-
-
-def _named_sets(redirection: config.Redirection, sets: exemptions.Sets) -> list[model.NamedSet]:
-    named = [
-        model.NamedSet(name, model.SetKind.PORT.value, content)
-        for name, content in (
-            ("outbound_ports_exempt", sets.exempt_ports),
-            ("outbound_ports_named", sets.named_ports),
-            ("outbound_ports", sets.ranged_ports),
-            ("inbound_ports_exempt", sets.inbound_exempt),
-            ("inbound_ports", sets.inbound),
-        )
-    ]
-    for version, kind, family in (
-        ("v4", model.SetKind.IPV4.value, sets.v4),
-        ("v6", model.SetKind.IPV6.value, sets.v6),
-    ):
-        named += [
-            model.NamedSet(f"outbound_{version}", kind, family.include),
-            model.NamedSet(f"outbound_exclude_{version}", kind, family.exclude),
-            model.NamedSet(f"outbound_never_{version}", kind, family.never),
-            model.NamedSet(f"outbound_loopback_{version}", kind, family.named_loopback),
-        ]
-    return named
 
 
 def _redirect_chain(name: str, port: int) -> model.Chain:
@@ -191,7 +148,7 @@ def _output_rules(
 ) -> tuple[Rule, ...]:
     to_proxy = Verdict(Action.JUMP, "ISTIO_REDIRECT")
     return (
-        *_exempt_port_rules(sets),
+        *_exempt_port_rules(sets, _OF_PACKET),
         *_passthrough_rules(facts),
         *_self_call_rules(redirection, facts),
         *_proxy_rules(facts),
@@ -199,18 +156,19 @@ def _output_rules(
             "outbound_loopback",
             (sets.v4.named_loopback, sets.v6.named_loopback),
             to_proxy,
+            _OF_PACKET,
             "loopback addresses listed one by one",
         ),
         Rule((_ON_LOOPBACK,), _RETURN, "an application that calls this host directly"),
-        *_destination_rules(redirection, sets, to_proxy),
+        *_destination_rules(redirection, sets, to_proxy, _OF_PACKET),
     )
 
 
-def _exempt_port_rules(sets: exemptions.Sets) -> tuple[Rule, ...]:
+def _exempt_port_rules(sets: exemptions.Sets, destination: _Destination) -> tuple[Rule, ...]:
     if not sets.exempt_ports:
         return ()
-    excluded = Match(Field.DPORT, Operator.IN, "outbound_ports_exempt")
-    return (Rule((excluded,), _RETURN, "excluded ports, before everything else"),)
+    excluded = Match(destination.port, Operator.IN, "outbound_ports_exempt")
+    return (Rule((excluded,), _RETURN, "excluded ports, whatever the address"),)
 
 
 def _passthrough_rules(facts: config.HostFacts) -> tuple[Rule, ...]:
@@ -254,15 +212,22 @@ def _proxy_matches(facts: config.HostFacts) -> tuple[Match, Match]:
 
 
 def _destination_rules(
-    redirection: config.Redirection, sets: exemptions.Sets, verdict: Verdict
+    redirection: config.Redirection,
+    sets: exemptions.Sets,
+    verdict: Verdict,
+    destination: _Destination,
 ) -> list[Rule]:
     """Excluded, named, never, listed, in this order; the same for capture and guard."""
     v4, v6 = sets.v4, sets.v6
     rules = _address_rules(
-        "outbound_exclude", (v4.exclude, v6.exclude), _RETURN, "excluded destinations"
+        "outbound_exclude",
+        (v4.exclude, v6.exclude),
+        _RETURN,
+        destination,
+        "excluded destinations",
     )
     if sets.named_ports:
-        named = Match(Field.DPORT, Operator.IN, "outbound_ports_named")
+        named = Match(destination.port, Operator.IN, "outbound_ports_named")
         rules.append(Rule((named,), verdict, "listed ports, whatever the address"))
     if not (redirection.outbound or sets.ranged_ports):
         return rules
@@ -270,25 +235,30 @@ def _destination_rules(
         "outbound_never",
         (v4.never, v6.never),
         _RETURN,
+        destination,
         "metadata, link-local, multicast: only if named",
     )
     if sets.ranged_ports:
-        ranged = Match(Field.DPORT, Operator.IN, "outbound_ports")
+        ranged = Match(destination.port, Operator.IN, "outbound_ports")
         rules.append(Rule((ranged,), verdict, "port ranges, whatever the address"))
     if redirection.outbound.is_all:
         rules.append(Rule((), verdict, "every other destination"))
     else:
         rules += _address_rules(
-            "outbound", (v4.include, v6.include), verdict, "listed destinations"
+            "outbound", (v4.include, v6.include), verdict, destination, "listed destinations"
         )
     return rules
 
 
 def _address_rules(
-    name: str, content: tuple[ranges.Ranges, ranges.Ranges], verdict: Verdict, comment: str
+    name: str,
+    content: tuple[ranges.Ranges, ranges.Ranges],
+    verdict: Verdict,
+    destination: _Destination,
+    comment: str,
 ) -> list[Rule]:
     """One rule for each family that has something in its set."""
-    fields = ((Field.IP_DADDR, "v4"), (Field.IP6_DADDR, "v6"))
+    fields = ((destination.v4, "v4"), (destination.v6, "v6"))
     return [
         Rule((Match(field, Operator.IN, f"{name}_{version}"),), verdict, comment)
         for (field, version), held in zip(fields, content, strict=True)

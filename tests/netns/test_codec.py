@@ -1,6 +1,7 @@
 """Our codec against the kernel, against nft(8), and against pyroute2."""
 
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -8,7 +9,9 @@ import socket
 import subprocess
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +92,33 @@ def test_another_version_of_pyroute2_reads_the_same(rig: Rig, kernel: nftables.N
 @pytest.mark.parametrize("golden", GOLDENS, ids=lambda path: path.stem)
 def test_nft_accepts_every_golden(rig: Rig, golden: Path) -> None:
     rig.nft("-c", "-f", str(golden))
+
+
+def test_rules_that_always_differ_do_not_fill_the_memory() -> None:
+    """What is remembered of old rules has a bound: an agent lives through any number of reloads."""
+
+    def reload(turn: int) -> None:
+        redirection = replace(STANDARD, outbound=cidrs(f"10.{turn % 250}.{turn // 250}.0/24"))
+        for table in policy.build_ruleset(redirection, FACTS).tables:
+            for chain in compiling.compile_table(table, model.Owner.NOBODY).chains:
+                for rule in chain.rules:
+                    sent = expressions.encode_expressions(rule.expressions)
+                    assert expressions.decode_expressions(sent) == rule.expressions
+
+    def held() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        for turn in range(100):
+            reload(turn)
+        before = held()
+        for turn in range(100, 500):
+            reload(turn)
+        assert held() - before < 50_000
+    finally:
+        tracemalloc.stop()
 
 
 def edits(text: str) -> Iterator[tuple[str, str]]:

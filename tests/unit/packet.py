@@ -25,6 +25,7 @@ class Packet:
     out: str = "eth0"
     protocol: int = 6
     flags: int = SYN
+    asked_for: tuple[str, int] | None = None  # what somebody's translation has taken it away from
 
     @property
     def address(self) -> IPv4Address | IPv6Address:
@@ -50,10 +51,10 @@ def _walk_chain(
             continue
         if rule.verdict.action is Action.RETURN:
             return None
-        if rule.verdict.action is not Action.JUMP:
+        if rule.verdict.action not in (Action.JUMP, Action.GOTO):
             return rule.verdict
         final = _walk_chain(table, chains, str(rule.verdict.target), packet)
-        if final:
+        if final or rule.verdict.action is Action.GOTO:
             return final
     return None
 
@@ -72,6 +73,8 @@ def _holds(table: model.Table, match: model.Match, packet: Packet) -> bool:
 def _read(field: Field, packet: Packet) -> int | str | None:
     is_tcp = packet.protocol == policy.TCP
     source = ip_address(packet.source)
+    original, original_port = packet.asked_for or (packet.destination, packet.port)
+    asked = ip_address(original)
     readers: dict[Field, int | str | None] = {
         Field.L4PROTO: packet.protocol,
         Field.OIFNAME: packet.out,
@@ -83,6 +86,10 @@ def _read(field: Field, packet: Packet) -> int | str | None:
         Field.IP6_DADDR: int(packet.address) if packet.address.version == 6 else None,
         Field.DPORT: packet.port if is_tcp else None,
         Field.TCP_FLAGS: packet.flags & 0x17 if is_tcp else None,
+        Field.CT_STATUS_DNAT: 0x20 if packet.asked_for else 0,
+        Field.ORIGINAL_IP_DADDR: int(asked) if asked.version == 4 else None,
+        Field.ORIGINAL_IP6_DADDR: int(asked) if asked.version == 6 else None,
+        Field.ORIGINAL_DPORT: original_port if is_tcp else None,
     }
     return readers[field]
 

@@ -30,6 +30,17 @@ def text(*matches: Match, verdict: Verdict = Verdict(Action.RETURN), comment: st
             Match(Field.TCP_FLAGS, Operator.EQ, 2),
             "tcp flags & (fin | syn | rst | ack) == syn",
         ),
+        (Match(Field.CT_STATUS_DNAT, Operator.NE, 0), "ct status dnat"),
+        (Match(Field.CT_STATUS_DNAT, Operator.EQ, 0), "ct status & dnat == 0"),
+        (
+            Match(Field.ORIGINAL_IP_DADDR, Operator.NE, 0x7F000001),
+            "ct original ip daddr != 127.0.0.1",
+        ),
+        (Match(Field.ORIGINAL_IP6_DADDR, Operator.IN, "some"), "ct original ip6 daddr @some"),
+        (
+            Match(Field.ORIGINAL_DPORT, Operator.EQ, 25),
+            "meta l4proto tcp ct original proto-dst 25",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -41,6 +52,7 @@ def test_conditions(match: Match, words: str) -> None:
     ("verdict", "words"),
     [
         (Verdict(Action.JUMP, "ISTIO_OUTPUT"), "counter jump ISTIO_OUTPUT"),
+        (Verdict(Action.GOTO, "ISTIO_OUTPUT"), "counter goto ISTIO_OUTPUT"),
         (Verdict(Action.DROP), "counter drop"),
         (Verdict(Action.REDIRECT, 15001), "counter redirect to :15001"),
         (Verdict(Action.REJECT), "meta l4proto tcp counter reject with tcp reset"),

@@ -295,6 +295,68 @@ def test_the_guard_refuses_what_is_captured_and_nothing_else(
     assert packets.is_guarded(rules, packet) is (is_captured and not is_loopback)
 
 
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+@given(
+    redirections,
+    st.tuples(st.integers(0, 2**32 - 1).map(lambda n: str(IPv4Address(n))), st.integers(1, 65535)),
+    st.sampled_from([("10.96.0.5", 80), ("203.0.113.5", 25), ("169.254.169.254", 22)]),
+    st.sampled_from(list(ACTORS)),
+)
+def test_what_others_translate_is_guarded_as_it_was_asked_for(
+    redirection: Redirection,
+    asked_for: tuple[str, int],
+    translated: tuple[str, int],
+    sender: promises.Sender,
+) -> None:
+    """The main table judges what is asked for, the guard what somebody has made of it."""
+    uid, gid = ACTORS[sender]
+    rules = policy.build_ruleset(redirection, FACTS)
+    asked = Packet(*asked_for, uid=uid, gid=gid)
+    is_captured = packets.outbound(rules, asked) == redirection.outbound_capture_port
+    packet = Packet(*translated, uid=uid, gid=gid, asked_for=asked_for)
+    if not (asked.address.is_loopback and is_captured):  # these leave by `lo`
+        assert packets.is_guarded(rules, packet) is is_captured
+
+
+@pytest.mark.parametrize(
+    ("packet", "is_refused"),
+    [
+        pytest.param(
+            Packet("8.8.8.8", asked_for=("192.168.9.9", 80)), False, id="excluded-to-captured"
+        ),
+        pytest.param(
+            Packet("192.168.9.9", asked_for=("8.8.8.8", 80)), True, id="captured-to-excluded"
+        ),
+        pytest.param(
+            Packet("8.8.8.8", 80, asked_for=("8.8.8.8", 25)), False, id="excluded-port-to-captured"
+        ),
+        pytest.param(
+            Packet("8.8.8.8", 25, asked_for=("8.8.8.8", 80)), True, id="captured-port-to-excluded"
+        ),
+        pytest.param(
+            Packet("2001:db8::5", source="fd00:1::2", asked_for=("fd99::9", 80)),
+            False,
+            id="excluded-to-captured-v6",
+        ),
+        pytest.param(
+            Packet("fd99::9", source="fd00:1::2", asked_for=("2001:db8::5", 80)),
+            True,
+            id="captured-to-excluded-v6",
+        ),
+        pytest.param(
+            Packet("127.0.0.1", 15001, asked_for=("8.8.8.8", 80)), False, id="to-the-proxy"
+        ),
+        pytest.param(
+            Packet("192.168.9.9", uid=PROXY_UID, asked_for=("8.8.8.8", 80)), False, id="proxy"
+        ),
+    ],
+)
+def test_the_guard_and_translations_of_others(packet: Packet, is_refused: bool) -> None:
+    assert packets.is_guarded(ALL_RULES, packet) is is_refused
+
+
 def test_the_guard_lets_captured_connections_and_replies_pass() -> None:
     rules = policy.build_ruleset(ALL, FACTS)
     for redirected in (Packet("127.0.0.1", 15001), Packet("::1", 15001, source="fd00:1::2")):

@@ -19,6 +19,9 @@ _LIST_ELEM = 1  # NFTA_LIST_ELEM
 _EXPR_NAME, _EXPR_DATA = 1, 2
 _DATA_VALUE, _DATA_VERDICT = 1, 2
 _VERDICT_CODE, _VERDICT_CHAIN = 1, 2
+# Twice what a rule set has of different expressions. Those that name sets change with each reload:
+# a larger cache would fill with them, and keep nothing that is needed again.
+_CACHED = 128
 
 
 class _Kind(enum.Enum):
@@ -27,6 +30,7 @@ class _Kind(enum.Enum):
     DATA = 3  # nested: a value
     RESULT = 4  # nested: a value, or a verdict that may name a chain
     IGNORED = 5  # written as eight zero bytes, not read: counts
+    BYTE = 6  # a number of one byte
 
 
 class _Attribute(NamedTuple):
@@ -43,6 +47,12 @@ _SCHEMAS: dict[str, tuple[_Attribute, ...]] = {
         _Attribute("base", 2),
         _Attribute("offset", 3),
         _Attribute("len", 4),
+    ),
+    "ct": (
+        _Attribute("dreg", 1),
+        _Attribute("key", 2),
+        _Attribute("direction", 3, _Kind.BYTE),
+        _Attribute("sreg", 4),
     ),
     "cmp": (_Attribute("sreg", 1), _Attribute("op", 2), _Attribute("data", 3, _Kind.DATA)),
     "bitwise": (
@@ -80,7 +90,7 @@ def encode_expressions(expressions: tuple[model.Expr, ...]) -> bytes:
     return b"".join(map(encode, expressions))
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=_CACHED)
 def encode(expression: model.Expr) -> bytes:
     """Give one list element: name and attributes."""
     values = dict(expression.attributes)
@@ -114,6 +124,8 @@ def _encode_attribute(attribute: _Attribute, values: dict[str, int | str | bytes
         return pack_text(attribute.number, value)
     if value is None:
         raise KeyError(attribute.name)
+    if attribute.kind is _Kind.BYTE:
+        return pack(attribute.number, bytes((value,)))
     return pack_be32(attribute.number, value)
 
 
@@ -131,7 +143,7 @@ def _decode(content: bytes) -> model.Expr:
     return _decode_cached(content)
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=_CACHED)
 def _decode_cached(content: bytes) -> model.Expr:
     parts = framing.read(content)
     name = framing.text(parts.get(_EXPR_NAME, b""))
@@ -153,7 +165,7 @@ def _decode_attribute(attribute: _Attribute, data: bytes) -> list[tuple[str, int
         return []
     if attribute.kind is _Kind.TEXT:
         return [(attribute.name, framing.text(data))]
-    if attribute.kind is _Kind.NUMBER:
+    if attribute.kind in (_Kind.NUMBER, _Kind.BYTE):
         number = framing.be32(data)
         return [] if number == attribute.default else [(attribute.name, number)]
     parts = framing.read(data)

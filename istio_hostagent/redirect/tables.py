@@ -1,0 +1,72 @@
+"""From chains and contents to a table: which sets it has, what they are called, in which order.
+
+Not here: what the rules say (`policy`).
+"""
+
+import binascii
+
+from . import exemptions, model
+from .model import Match, Operator
+
+
+def build_table(
+    name: str, chains: list[model.Chain], sets: list[model.NamedSet], *, may_be_owned: bool
+) -> model.Table:
+    """Keep only the sets that a rule uses, everything in order of name as in what is observed."""
+    stamped = {each.name: each._replace(name=_stamp(each)) for each in sets}
+    used: dict[int | str, model.NamedSet] = {}
+
+    def resolve(match: Match) -> Match:
+        if match.operator not in (Operator.IN, Operator.NOT_IN):
+            return match
+        used[match.value] = found = stamped[str(match.value)]
+        return match._replace(value=found.name)
+
+    resolved = [
+        chain._replace(
+            rules=tuple(
+                rule._replace(matches=tuple(map(resolve, rule.matches))) for rule in chain.rules
+            )
+        )
+        for chain in chains
+    ]
+    return model.Table(
+        name,
+        tuple(sorted(used.values(), key=lambda each: each.name)),
+        tuple(sorted(resolved, key=lambda chain: chain.name)),
+        may_be_owned,
+    )
+
+
+def _stamp(named_set: model.NamedSet) -> str:
+    """Name a set after its content too: what has another content is another set.
+
+    So a new set can be filled completely beside the old one, before any rule looks at it.
+    """
+    checksum = binascii.crc32(repr(named_set.ranges).encode())
+    return f"{named_set.name}{model.STAMP_SEPARATOR}{checksum:08x}"
+
+
+def name_sets(sets: exemptions.Sets) -> list[model.NamedSet]:
+    """Every set that a rule may use, under the name by which rules do."""
+    named = [
+        model.NamedSet(name, model.SetKind.PORT.value, content)
+        for name, content in (
+            ("outbound_ports_exempt", sets.exempt_ports),
+            ("outbound_ports_named", sets.named_ports),
+            ("outbound_ports", sets.ranged_ports),
+            ("inbound_ports_exempt", sets.inbound_exempt),
+            ("inbound_ports", sets.inbound),
+        )
+    ]
+    for version, kind, family in (
+        ("v4", model.SetKind.IPV4.value, sets.v4),
+        ("v6", model.SetKind.IPV6.value, sets.v6),
+    ):
+        named += [
+            model.NamedSet(f"outbound_{version}", kind, family.include),
+            model.NamedSet(f"outbound_exclude_{version}", kind, family.exclude),
+            model.NamedSet(f"outbound_never_{version}", kind, family.never),
+            model.NamedSet(f"outbound_loopback_{version}", kind, family.named_loopback),
+        ]
+    return named

@@ -19,7 +19,7 @@ class ConfigurationPart:
     def __init__(self, sources: reload.Sources, facts: model.HostFacts) -> None:
         """Read everything once; nothing is in force yet."""
         self.sources = sources
-        self._facts = facts
+        self.facts = facts
         self._accepted = reload.load_accepted(str(facts.state_dir), sources)
         self._worked = reload.judge_accepted(self._accepted, facts)
         self._refused: tuple[model.Layer, ...] | None = None
@@ -39,7 +39,7 @@ class ConfigurationPart:
 
     def look(self) -> reload.Loaded:
         """What the files say now, without taking it."""
-        return reload.load(self.sources, self._facts, self._accepted)
+        return reload.load(self.sources, self.facts, self._accepted)
 
     def refresh(self, *, is_asked: bool = False) -> bool:
         """Read the files again; says whether anything differs.
@@ -83,7 +83,7 @@ class ConfigurationPart:
             return
         self._worked = self.loaded
         if self.loaded.layers != self._accepted:
-            reload.save_accepted(str(self._facts.state_dir), self.loaded.layers)
+            reload.save_accepted(str(self.facts.state_dir), self.loaded.layers)
             self._accepted = self.loaded.layers
 
     def revert(self, reason: str) -> bool:

@@ -6,6 +6,7 @@ around everything that is done, so that a bug in one part does not take the redi
 away.
 """
 
+import dataclasses
 import functools
 import logging
 import os
@@ -13,6 +14,7 @@ import signal
 from collections.abc import Callable
 
 from ..config import model
+from ..host import facts as host
 from ..host import nftables
 from . import events, fields, join, membership, readiness, requests, state, survey
 
@@ -117,9 +119,10 @@ class Agent:
             self._alive_at = now
             self._parts.notifier.send(WATCHDOG="1")
         if self._is_watching and now >= self._looked_at + survey.HEARTBEAT_S:
-            # Not every change is an event: inotify has limits, and directories are moved away.
+            # Not every change is an event: inotify has limits, directories are moved away, and
+            # a thread more for sshd's own directory would cost memory for ever.
             self._looked_at = now
-            if self._parts.watcher.is_stale():
+            if self._follow_sshd() or self._parts.watcher.is_stale():
                 self.reload()
 
     # -- going forward --------------------------------------------------------------------------
@@ -168,6 +171,7 @@ class Agent:
         """
         parts = self._parts
         parts.watcher.mark()
+        self._follow_sshd()
         has_changed = parts.configuration.refresh(is_asked=is_asked)
         parts.certificate.look_at_credentials()
         parts.proxy.look_for_binary()
@@ -175,6 +179,22 @@ class Agent:
             self._configure()
         if self._is_watching and self._follow():
             parts.inbox.post(events.FilesChanged())
+
+    def _follow_sshd(self) -> bool:
+        """See whether sshd listens somewhere else as well: that port is left alone from now on.
+
+        The one before stays so too: sshd may not have been restarted yet.
+        """
+        parts = self._parts
+        known = parts.facts.ssh_ports
+        if not (added := set(host.probe_ssh_ports()).difference(known)):
+            return False
+        ports = tuple(sorted(added.union(known)))
+        parts.facts = parts.configuration.facts = dataclasses.replace(parts.facts, ssh_ports=ports)
+        logger.info("sshd has another port", extra=fields.of(DETAIL=sorted(added)))
+        if parts.configuration.in_force is not None:
+            self._put_into_force(parts.configuration.in_force)
+        return True
 
     def _configure(self) -> None:
         part = self._parts.configuration

@@ -73,6 +73,18 @@ def test_an_open_ssh_session_lives_through_joining_and_leaving(
         assert session.exchange("left") == "heard left"
 
 
+def test_sshd_on_another_port_is_found_where_every_port_is_captured(
+    machine: machines.Machine, ca: mesh.Authority
+) -> None:
+    machine.write(mesh.SIDECAR_ENV, "ISTIO_INBOUND_PORTS=*\n")
+    mesh.join(machine, ca)
+    machine.write("/etc/ssh/sshd_config.d/port.conf", "Port 2222\n")
+    machine.run("systemctl", "restart", "ssh")
+    assert not _has_ssh(machine, 2222)  # who asks has no certificate of the mesh
+    machine.run("systemctl", "reload", "istio-hostagent")
+    assert _has_ssh(machine, 2222)
+
+
 def test_a_wrong_token_leaves_the_network_as_it_was(
     machine: machines.Machine, ca: mesh.Authority
 ) -> None:
@@ -121,6 +133,15 @@ def _gets_answer(machine: machines.Machine, port: int) -> bool:
     url = f"http://{machine.address}:{port}/"
     try:
         return "heard" in machine.cluster.run("curl", "-sS", "--max-time", "3", url)
+    except overlay.CommandFailed:
+        return False
+
+
+def _has_ssh(machine: machines.Machine, port: int) -> bool:
+    """Whether sshd answers somebody outside the mesh, on the same network."""
+    scan = ("ssh-keyscan", "-T", "3", "-t", "ed25519", "-p", str(port), machine.address)
+    try:
+        return "ssh-ed25519" in machine.cluster.run(*scan)
     except overlay.CommandFailed:
         return False
 

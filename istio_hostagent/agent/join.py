@@ -115,7 +115,9 @@ def next_steps(now: Situation) -> tuple[Step, ...]:
 
 def _may_redirect(now: Situation) -> bool:
     if not now.is_joined:
-        return now.is_complete and now.is_attempt_due
+        # The proxy of the attempt before may still hold its ports.
+        is_free = now.proxy is not child.State.STOPPING
+        return now.is_complete and now.is_attempt_due and is_free
     # The rules before stay until the proxy's own parser has agreed to what comes with the new
     # ones. Where no proxy is, the operator may want just this: to capture less.
     return not (now.is_on_trial and now.has_binary and now.bootstrap is not Check.GOOD)

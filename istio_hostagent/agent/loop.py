@@ -122,6 +122,7 @@ class Agent:
             # Not every change is an event: inotify has limits, directories are moved away, and
             # a thread more for sshd's own directory would cost memory for ever.
             self._looked_at = now
+            self._parts.redirection.look_at_addresses()
             if self._follow_sshd() or self._parts.watcher.is_stale():
                 self.reload()
 
@@ -177,6 +178,7 @@ class Agent:
         parts.proxy.look_for_binary()
         if has_changed:
             self._configure()
+        parts.redirection.look_at_addresses()
         if self._is_watching and self._follow():
             parts.inbox.post(events.FilesChanged())
 

@@ -6,7 +6,7 @@ from typing import Any
 from ..config import model as config
 from ..errors import ApplyRejected, HostAgentError, StillDrifted
 from ..host import facts as host
-from ..host import nftables, ports
+from ..host import loopback, nftables, ports
 from ..redirect import model, policy, promises
 from . import fields, join, proof, reconcile, tasks
 
@@ -170,7 +170,7 @@ class RedirectionPart:
         )
 
     def check(self, changes: tuple[nftables.Change, ...]) -> None:
-        """Somebody changed nf_tables: look at our part, and put it back if it was touched."""
+        """Somebody changed something: look at our part, and put it back if it was touched."""
         if self.rules is join.Rules.OUT:
             return
         try:
@@ -201,6 +201,12 @@ class RedirectionPart:
             self.apply_at = now + min(0.1 * 2 ** min(excess, 9), MAX_PAUSE_S)
         else:
             self.apply()
+
+    def look_at_addresses(self) -> None:
+        """See whether our addresses are still on `lo`; nobody tells when they are taken off."""
+        wanted = self.desired.loopback_addresses
+        if self.rules is not join.Rules.OUT and loopback.observe(wanted) != wanted:
+            self.check(())
 
     def withdraw(self) -> bool:
         """Take out everything that is ours; says whether it is out."""

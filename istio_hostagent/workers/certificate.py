@@ -30,6 +30,8 @@ from ..identity import certificates, csr, model, protocol, schedule, token, trus
 
 # Less than this left is too little for a call.
 SHORTEST_CALL_S = 0.2
+# HTTP/2 servers refuse headers of more than 8 to 64 KiB; a token of Kubernetes has 1 to 2.
+MAX_TOKEN = 65536
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,8 @@ def _token(request: Request) -> Candidate:
         return Candidate("token", None, f"{name} cannot be read ({reason})")
     except UnicodeDecodeError:
         text = ""
+    if len(text) > MAX_TOKEN:
+        return Candidate("token", None, f"{name} is no token: longer than {MAX_TOKEN} characters")
     if not text or not text.isprintable() or " " in text:
         return Candidate("token", None, f"{name} holds no token")
     if token.is_expired(text, _now()):

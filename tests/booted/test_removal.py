@@ -109,7 +109,7 @@ def test_purge_gives_back_another_output_directory(
     machine: machines.Machine, ca: mesh.Authority
 ) -> None:
     directory = "/etc/mesh"
-    machine.run("install", "-d", "-o", "istio-proxy", directory)
+    machine.run("install", "-d", "-o", "istio-proxy", directory, "/etc/other")
     machine.write(f"{directory}/key.pem", "an operator's\n", owner="istio-proxy")
     # The agent would begin to join with the first file, before the setting is there.
     machine.run("systemctl", "stop", "istio-hostagent.service")
@@ -121,8 +121,20 @@ def test_purge_gives_back_another_output_directory(
     network.wait_until(
         lambda: machine.exists(f"{directory}/cert-chain.pem"), "the certificate is there"
     )
+    # What was used before is given back as soon as the new one works, not only at purge.
+    machine.write(mesh.HOSTAGENT_ENV, f"{settings}OUTPUT_CERTS=/etc/other\n")
+    network.wait_until(lambda: not machine.exists(f"{directory}/..data"), "it is given back")
+    assert machine.read(f"{directory}/key.pem") == "an operator's\n"
+    machine.write(mesh.HOSTAGENT_ENV, f"{settings}OUTPUT_CERTS={directory}\n")
+    network.wait_until(lambda: machine.exists(f"{directory}/..data"), "it is in use again")
+    mesh.wait_joined(machine)
+
     machine.run(*PURGE)
-    assert machine.run("ls", "-A", directory).stdout.split() == ["key.pem"]
+    assert machine.run("ls", "-A", directory, "/etc/other").stdout.split() == [
+        "/etc/mesh:",
+        "key.pem",
+        "/etc/other:",
+    ]
     assert machine.read(f"{directory}/key.pem") == "an operator's\n"
 
 

@@ -191,6 +191,23 @@ class TestStaying:
         assert after["proxy"]["pid"] == before["proxy"]["pid"]
         assert authority.seen[-1].how == "certificate"
 
+    def test_another_directory_for_certificates_gives_the_one_before_back(
+        self, make_host: MakeHost, envoy: str
+    ) -> None:
+        host = make_host(envoy=envoy)
+        (host.certs / "root-cert.pem").write_text("an operator's\n")
+        join(host)
+        assert pair_matches(host.certs)
+        other = host.directory / "other"
+        other.mkdir()
+        os.chown(other, *proxy_user())
+        host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=envoy, OUTPUT_CERTS=str(other))
+        eventually(lambda: "given back" in host.log_text(), "the one before is given back")
+        assert [each.name for each in host.certs.iterdir()] == ["root-cert.pem"]
+        assert (host.certs / "root-cert.pem").read_text() == "an operator's\n"
+        assert pair_matches(other)
+        assert host.status()["in_mesh"]
+
     def test_short_lived_certificates_renew_by_themselves(
         self, make_host: MakeHost, envoy: str, authority: DemoAuthority
     ) -> None:

@@ -4,62 +4,25 @@ The resident process never opens a key or talks to a CA; a worker that runs as i
 and this part only keeps the dates it reports (design invariants 5 to 7).
 """
 
-import functools
 import logging
 import os
-from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 from ..config import model
 from ..errors import HostAgentError
 from ..host import files, ports, processes
-from ..identity import model as identities
 from ..identity import schedule
-from . import fields, stores, tasks
+from . import fields, issuance, stores, tasks
 
 logger = logging.getLogger(__name__)
 
 WORKER = "certificate"
 KEY = "key.pem"
-TIMEOUT_S = 20.0
 # What only an operator can mend is tried again this seldom, and at once when a credential changes.
 REFUSED_PAUSE_S = 300.0
 # Without a certificate nothing works: of more failures than this (about half a minute apart) none
 # makes the pause longer.
 MAX_COUNTED = 5
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the worker said of the certificate on disk; instants are unix seconds."""
-
-    identity: str
-    serial: str
-    not_before: float
-    not_after: float
-    received: float
-
-    @property
-    def validity(self) -> identities.Validity:
-        """The same dates as the schedule wants them."""
-        return identities.Validity(
-            _date(self.not_before), _date(self.not_after), _date(self.received)
-        )
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Why the last attempt gave no certificate."""
-
-    code: str
-    message: str
-    hint: str
-
-    @property
-    def text(self) -> str:
-        """The message, and what to do about it."""
-        return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
 class CertificatePart:
@@ -76,8 +39,8 @@ class CertificatePart:
         self._is_overtaken = False
         self._has_looked = False
         self._may_release = False
-        self.held: Report | None = None
-        self.trouble: Trouble | None = None
+        self.held: issuance.Report | None = None
+        self.trouble: issuance.Trouble | None = None
         self.failures = 0
         self.next_at = 0.0  # unix seconds
         self._planned_at = 0.0
@@ -156,9 +119,9 @@ class CertificatePart:
             finish = self._finish
         self._work.start_worker(
             WORKER,
-            make_request(self._settings, operation, store),
+            issuance.make_request(self._settings, operation, store),
             user=user,
-            timeout_s=TIMEOUT_S + 5.0,
+            timeout_s=issuance.TIMEOUT_S + 5.0,
             done=finish,
         )
 
@@ -171,15 +134,8 @@ class CertificatePart:
             return
         self._may_release = False
         state, output = str(self._facts.state_dir), str(self._settings.output_dir)
-        for store, other in stores.find_others(state, output).items():
-            self._work.start_worker(
-                WORKER,
-                {"op": "release", "output_dir": other, "store_dir": store},
-                name=f"{WORKER} release {store}",
-                user=processes.User(self._facts.proxy_uid, self._facts.proxy_gid),
-                timeout_s=TIMEOUT_S,
-                done=functools.partial(_released, store, other),
-            )
+        user = processes.User(self._facts.proxy_uid, self._facts.proxy_gid)
+        stores.release_others(self._work, state, output, user)
 
     def _looked(self, answer: Any) -> None:
         """What is on disk is known; if it is no good, or somebody waits, the CA is asked next."""
@@ -198,7 +154,7 @@ class CertificatePart:
         now = self._planned_at = self._clock.now()
         held = answer.get("held")
         if held is not None:
-            self.held = Report(
+            self.held = issuance.Report(
                 held["identity"],
                 held["serial"],
                 held["not_before"],
@@ -235,7 +191,7 @@ class CertificatePart:
 
     def _refuse(self, error: dict[str, Any], now: float) -> None:
         self.failures += 1
-        trouble = Trouble(error["code"], error["message"], error.get("hint", ""))
+        trouble = issuance.Trouble(error["code"], error["message"], error.get("hint", ""))
         self.next_at = self._next(now)
         if trouble.code == "certificate-refused":
             self.next_at = max(self.next_at, now + REFUSED_PAUSE_S)
@@ -263,42 +219,9 @@ class CertificatePart:
         jitter = int.from_bytes(os.urandom(4), "big") / 2**31 - 1.0
         due = schedule.next_attempt(
             self.held.validity if self.held is not None else None,
-            _date(now),
+            issuance.date(now),
             failures=self.failures if self.is_held else min(self.failures, MAX_COUNTED),
             jitter=jitter,
             ratio=self._settings.grace_ratio,
         )
         return due.timestamp()
-
-
-def _released(store: str, output: str, answer: Any) -> None:
-    if isinstance(answer, HostAgentError) or answer.get("error") is not None:
-        detail = str(answer) if isinstance(answer, HostAgentError) else answer["error"]["message"]
-        logger.warning("%s not given back", output, extra=fields.of(DETAIL=detail))
-        return
-    stores.remove(store)
-    logger.info("%s given back: OUTPUT_CERTS is another directory now", output)
-
-
-def _date(unix_s: float) -> datetime:
-    return datetime.fromtimestamp(unix_s, timezone.utc)
-
-
-def make_request(settings: model.IdentitySettings, operation: str, store: str) -> dict[str, Any]:
-    """The certificate worker's request, without any secret in it."""
-    return {
-        "op": operation,
-        "ca_host": settings.ca_host,
-        "ca_port": settings.ca_port,
-        "server_name": settings.server_name,
-        "spiffe_id": settings.spiffe_id,
-        "cluster_id": settings.cluster_id,
-        "token_file": str(settings.token_file),
-        "root_file": str(settings.root_file),
-        "output_dir": str(settings.output_dir),
-        "store_dir": store,
-        "ttl_s": int(settings.ttl.total_seconds()),
-        "grace_ratio": settings.grace_ratio,
-        "headers": [list(header) for header in settings.headers],
-        "timeout_s": TIMEOUT_S,
-    }

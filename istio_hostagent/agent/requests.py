@@ -16,7 +16,7 @@ from ..errors import (
 )
 from ..host import control
 from ..supervise import child
-from . import certificate, inspection, join, readiness, reconcile, reload, state, status, survey
+from . import inspection, issuance, join, readiness, reconcile, reload, state, status, survey
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class Requests:
             caller.hang_up()
 
 
-def _refused_renewal(trouble: certificate.Trouble | None) -> dict[str, Any]:
+def _refused_renewal(trouble: issuance.Trouble | None) -> dict[str, Any]:
     kinds: dict[str, type[HostAgentError]] = {
         kind.code: kind
         for kind in (AuthorityUnavailable, CertificateRefused, CertificateUntrusted)

@@ -7,9 +7,16 @@ So a directory that is not used any more can be given back, at purge by a shell 
 """
 
 import binascii
+import functools
+import logging
 import os
+from typing import Any
 
-from ..host import files
+from ..errors import HostAgentError
+from ..host import files, processes
+from . import fields, issuance, tasks
+
+logger = logging.getLogger(__name__)
 
 _STORES = "certs"
 _OUTPUT = ".output"
@@ -26,22 +33,35 @@ def make(state_dir: str, output_dir: str, owner: tuple[int, int]) -> str:
     return store
 
 
-def find_others(state_dir: str, output_dir: str) -> dict[str, str]:
-    """Return the stores of all other output directories, and those; raises OSError."""
-    directory = os.path.join(state_dir, _STORES)
-    own = _path(state_dir, output_dir)
-    links = (os.path.join(directory, name) for name in os.listdir(directory))
-    return {
-        link.removesuffix(_OUTPUT): os.readlink(link)
-        for link in links
-        if link.endswith(_OUTPUT) and link != own + _OUTPUT
-    }
+def release_others(
+    work: tasks.Tasks, state_dir: str, output_dir: str, user: processes.User
+) -> None:
+    """Begin to give all other output directories back; raises OSError."""
+    own = _path(state_dir, output_dir) + _OUTPUT
+    with os.scandir(os.path.dirname(own)) as entries:
+        links = [entry.path for entry in entries if entry.name.endswith(_OUTPUT)]
+    for link in links:
+        if link == own:
+            continue
+        store, other = link.removesuffix(_OUTPUT), os.readlink(link)
+        work.start_worker(
+            "certificate",
+            {"op": "release", "output_dir": other, "store_dir": store},
+            name=f"release {store}",
+            user=user,
+            timeout_s=issuance.TIMEOUT_S,
+            done=functools.partial(_released, store, other),
+        )
 
 
-def remove(store: str) -> None:
-    """Forget a store that has been emptied; raises OSError."""
-    os.rmdir(store)
+def _released(store: str, output: str, answer: Any) -> None:
+    if isinstance(answer, HostAgentError) or answer.get("error") is not None:
+        detail = str(answer) if isinstance(answer, HostAgentError) else answer["error"]["message"]
+        logger.warning("%s not given back", output, extra=fields.of(DETAIL=detail))
+        return
     os.unlink(store + _OUTPUT)
+    os.rmdir(store)
+    logger.info("%s given back: OUTPUT_CERTS is another directory now", output)
 
 
 def _path(state_dir: str, output_dir: str) -> str:

@@ -8,6 +8,7 @@ away.
 
 import dataclasses
 import functools
+import gc
 import logging
 import os
 import signal
@@ -179,6 +180,7 @@ class Agent:
         if has_changed:
             self._configure()
         parts.redirection.look_at_addresses()
+        gc.collect()  # what has been replaced is in circles, and would raise the memory for ever
         if self._is_watching and self._follow():
             parts.inbox.post(events.FilesChanged())
 

@@ -13,8 +13,10 @@ def is_ready(port: int, timeout_s: float) -> bool:
     """
     request = b"GET /healthz/ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout_s) as connection:
+        # Not create_connection: it asks the resolver, which loads idna and its tables for ever.
+        with socket.socket(socket.AF_INET) as connection:
             connection.settimeout(timeout_s)
+            connection.connect(("127.0.0.1", port))
             connection.sendall(request)
             answer = connection.recv(MAX_ANSWER)
     except OSError:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import files
+from . import files, postponed
 
 # Changes that matter; `opened` and `closed_no_write` come from our own reading.
 KINDS = frozenset({"created", "modified", "moved", "deleted", "closed"})
@@ -75,8 +75,7 @@ class FileWatcher:
                 wanted.setdefault(directory, set()).add(name)
         self._marks = marks
         if self._observer is None:
-            # Loaded at the first use: before that a host has better uses for 10 ms.
-            self._observer = importlib.import_module("watchdog.observers").Observer()
+            self._observer = _load_observer()
             self._observer.start()
         for directory, (watch, handler) in list(self._watches.items()):
             # A directory of this name may be another one than before.
@@ -108,6 +107,12 @@ class FileWatcher:
             self._observer.join()
             self._observer = None
         self._watches = {}
+
+
+def _load_observer() -> Any:
+    """watchdog is loaded at the first use: before that a host has better uses for 10 ms."""
+    postponed.postpone("ctypes.util")
+    return importlib.import_module(".inotify", __package__).make_observer()
 
 
 def _identity(directory: str) -> tuple[int, int] | None:

@@ -14,6 +14,8 @@ if __name__ == "__main__":
     gc.disable()
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sys.path[0:0] = [os.path.dirname(package)]
-    importlib.import_module(f"{os.path.basename(package)}.workers.{sys.argv[1]}").main()
+    name = os.path.basename(package)
+    importlib.import_module(f"{name}.host.postponed").postpone("inspect")
+    importlib.import_module(f"{name}.workers.{sys.argv[1]}").main()
     sys.stdout.flush()
     os._exit(0)

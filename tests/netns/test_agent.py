@@ -3,25 +3,16 @@
 import os
 import signal
 import ssl
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.demo.ca_server import DemoAuthority
 from tests.lab.host import proxy_user
+from tests.lab.waiting import eventually
 from tests.netns.conftest import CLUSTER, MakeHost, configure, join
 
 TABLES = {"istio_hostagent", "istio_guard"}
-
-
-def eventually(condition: Callable[[], bool], what: str, *, within_s: float = 15.0) -> None:
-    """Wait for something that has no event to wait for, with a deadline."""
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, f"not seen within {within_s} s: {what}"
-        time.sleep(0.02)
 
 
 def pair_matches(certs: Path) -> bool:

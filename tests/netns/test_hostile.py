@@ -21,8 +21,9 @@ import pytest
 from istio_hostagent.host import control, watch
 from tests.demo.ca_server import DemoAuthority
 from tests.lab.host import Host
+from tests.lab.waiting import eventually
 from tests.netns.conftest import CLUSTER, MakeHost, configure, join
-from tests.netns.test_agent import TABLES, eventually
+from tests.netns.test_agent import TABLES
 
 # Connections to one inbound port never reach our rules: somebody translates them before.
 THIEF = """

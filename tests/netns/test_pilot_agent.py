@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.lab.host import Host, proxy_user
+from tests.lab.waiting import eventually
 from tests.netns.conftest import MakeHost, configure
-from tests.netns.test_agent import eventually
 
 # Writes down what it was given, reads the certificate as pilot-agent would, and says ready.
 STAND_IN = """\

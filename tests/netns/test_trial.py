@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.host import Host
-from tests.netns.conftest import MakeHost, configure
-from tests.netns.test_agent import TABLES, eventually
+from tests.lab.waiting import eventually
+from tests.netns.conftest import MakeHost, configure, join
+from tests.netns.test_agent import TABLES
 
 
 @pytest.fixture
@@ -22,12 +22,6 @@ def picky(envoy: str, tmp_path: Path) -> str:
     for parent in (tmp_path, *tmp_path.parents[:3]):
         os.chmod(parent, 0o755)
     return str(program)
-
-
-def join(host: Host) -> None:
-    configure(host)
-    host.start()
-    host.verb("wait", "--timeout", "20")
 
 
 def test_what_comes_with_a_refused_bootstrap_touches_neither_rules_nor_proxy(

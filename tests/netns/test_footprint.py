@@ -1,0 +1,40 @@
+"""What the resident process carries for as long as it lives."""
+
+import subprocess
+from pathlib import Path
+
+from tests.lab.host import PYTHON, Host
+from tests.lab.waiting import eventually
+from tests.netns.conftest import MakeHost, configure
+
+# Extension modules that come with shutil, tempfile, hashlib and ssl, and what they are linked to.
+FOREIGN = {"_bz2", "_lzma", "_hashlib", "_ssl", "libcrypto", "libssl", "libbz2", "liblzma"}
+
+
+def libraries(maps: str) -> set[str]:
+    """The names of the libraries in a text of proc_pid_maps(5), without versions."""
+    paths = [words[5] for line in maps.splitlines() if len(words := line.split()) > 5]
+    return {Path(path).name.split(".")[0] for path in paths if ".so" in path}
+
+
+def mapped_by(host: Host) -> set[str]:
+    """The libraries of a host's agent; its launcher has become it by exec."""
+    assert host.agent is not None
+    return libraries(Path(f"/proc/{host.agent.pid}/maps").read_text())
+
+
+def mapped_by_nobody() -> set[str]:
+    """Those that this machine gives to every interpreter."""
+    show = [PYTHON, "-c", "print(open('/proc/self/maps').read())"]
+    return libraries(subprocess.run(show, capture_output=True, text=True, check=True).stdout)
+
+
+def test_a_watching_agent_carries_no_library_that_nothing_uses(make_host: MakeHost) -> None:
+    host = make_host()
+    configure(host)
+    host.start()
+    # The watcher is the last that an agent loads, and the only one that needs this.
+    eventually(lambda: "_ctypes" in mapped_by(host), "files are watched")
+    host.write_sidecar("ISTIO_INBOUND_PORTS=9x\n")
+    eventually(lambda: "9x" in "".join(host.status()["configuration"]["problems"]), "noticed")
+    assert not mapped_by(host) & FOREIGN - mapped_by_nobody()

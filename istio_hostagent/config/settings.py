@@ -72,8 +72,8 @@ INBOUND_PORTS = Setting(
     "ISTIO_INBOUND_PORTS",
     fields.parse_port_set,
     "",
-    "Local ports whose inbound TCP goes through the proxy: ports and ranges between commas, or "
-    "* for all. Empty: none.",
+    "Ports of this host's own addresses whose inbound TCP goes through the proxy: ports and "
+    "ranges between commas, or * for all. Empty: none.",
 )
 LOCAL_EXCLUDE_PORTS = Setting(
     "ISTIO_LOCAL_EXCLUDE_PORTS",

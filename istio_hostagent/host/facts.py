@@ -19,6 +19,7 @@ DEFAULT_USER = "istio-proxy"
 DEFAULT_ID = 1337
 SCOPE_LINK = 0x20  # /proc/net/if_inet6, IPV6_ADDR_LINKLOCAL
 SCOPE_HOST = 0x10
+TENTATIVE, OPTIMISTIC = 0x40, 0x04  # IFA_F_*, ibidem
 LOCALHOST_V6 = f"{1:032x}"
 
 
@@ -112,10 +113,13 @@ def _addresses_v4() -> list[model.Address]:
 
 
 def _addresses_v6() -> list[model.Address]:
+    # Until it is known to be nobody else's (RFC 4862) an address has no route to this host.
     return [
         ipaddress.IPv6Address(int(row[0], 16))
         for row in _rows_v6()
-        if int(row[3], 16) not in (SCOPE_LINK, SCOPE_HOST) and row[5] != "lo"
+        if int(row[3], 16) not in (SCOPE_LINK, SCOPE_HOST)
+        and row[5] != "lo"
+        and int(row[4], 16) & (TENTATIVE | OPTIMISTIC) != TENTATIVE
     ]
 
 

@@ -60,6 +60,12 @@ _ATTRIBUTES: dict[str, dict[str, tuple[str, dict[str, int]]]] = {
         "NFTA_CT_DIRECTION": ("direction", {}),
         "NFTA_CT_SREG": ("sreg", _REGISTERS),
     },
+    # pyroute2 takes the result for flags and the flags for one of them: as numbers they are right.
+    "fib": {
+        "NFTA_FIB_DREG": ("dreg", _REGISTERS),
+        "NFTA_FIB_RESULT": ("result", _bits(_EXPR.nft_fib.fib_result.ops)),
+        "NFTA_FIB_FLAGS": ("flags", _numbers("nft_fib", "fib_flags")),
+    },
     "cmp": {
         "NFTA_CMP_SREG": ("sreg", _REGISTERS),
         "NFTA_CMP_OP": ("op", _numbers("nft_cmp", "ops")),

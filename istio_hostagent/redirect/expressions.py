@@ -74,6 +74,8 @@ class Load(NamedTuple):
     is_implied: bool = True
 
 
+# NFT_FIB_RESULT_ADDRTYPE and NFTA_FIB_F_DADDR: whatever interface the packet came by
+_TYPE_OF_DADDR = Expr("fib", (("dreg", 1), ("result", 3), ("flags", 2)))
 _STATUS = Expr("ct", (("dreg", 1), ("key", 2)))  # NFT_CT_STATUS
 
 LOADS = {
@@ -89,6 +91,7 @@ LOADS = {
     Field.SPORT: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 0, 2),), 2),
     Field.DPORT: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 2, 2),), 2),
     Field.TCP_FLAGS: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 13, 1), _bits(FLAGS_MASK)), 1),
+    Field.FIB_DADDR_TYPE: Load((), (_TYPE_OF_DADDR,), 4, sys.byteorder),
     Field.CT_STATUS_DNAT: Load(
         (), (_STATUS, _bits(_IPS_DST_NAT.to_bytes(4, sys.byteorder))), 4, sys.byteorder
     ),

@@ -37,6 +37,8 @@ class Field(enum.Enum):
     DPORT = "tcp dport"
     # only the bits FIN, SYN, RST and ACK: what tells the first packet of a connection
     TCP_FLAGS = "tcp flags"
+    # what the routes of this host make of the destination: RTN_LOCAL is an address of its own
+    FIB_DADDR_TYPE = "fib daddr type"
     # only the bit that says whether anybody has translated the connection's destination
     CT_STATUS_DNAT = "ct status & dnat"
     # the connection's destination before anybody translated it; no value without an entry

@@ -14,6 +14,11 @@ from .model import Expr, Field
 _HOOKS = {0: "prerouting", 1: "input", 2: "forward", 3: "output", 4: "postrouting"}
 _VERDICTS = {0: "drop", 1: "accept", -3: "jump", -4: "goto", -5: "return"}
 _FLAGS = {1: "fin", 2: "syn", 4: "rst", 8: "psh", 16: "ack", 32: "urg"}
+# RTN_* of include/uapi/linux/rtnetlink.h, as far as nft(8) has words for them
+_ADDRESS_TYPES = (
+    *("unspec", "unicast", "local", "broadcast", "anycast", "multicast"),
+    *("blackhole", "unreachable", "prohibit"),
+)
 _FIELDS = {load.expressions: field for field, load in LOADS.items()}
 _IMPLIED = {
     (*load.condition, *load.expressions)
@@ -159,6 +164,8 @@ def _value(field: Field, value: int | str) -> str:
         return f'"{value}"'
     if field is Field.L4PROTO:
         return {6: "tcp", 17: "udp"}.get(value, str(value))
+    if field is Field.FIB_DADDR_TYPE and value < len(_ADDRESS_TYPES):
+        return _ADDRESS_TYPES[value]
     if field is Field.TCP_FLAGS:
         return " | ".join(name for bit, name in _FLAGS.items() if value & bit) or "0x0"
     if field in (Field.IP_SADDR, Field.IP_DADDR, Field.ORIGINAL_IP_DADDR):

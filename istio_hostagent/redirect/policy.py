@@ -2,8 +2,9 @@
 
 The order of the rules is Istio's (release 1.31, REDIRECT mode), except where its own was seen to
 fail: exclusions count for lists too, the proxy's real group is used, ssh and metadata are left
-alone, IPv6 is captured wherever the host has it. The proxy's calls to the host's own addresses are
-captured even where nothing else is, as Istio does it.
+alone, IPv6 is captured wherever the host has it, what the host only forwards is not inbound.
+The proxy's calls to the host's own addresses are captured even where nothing else is, as Istio
+does it.
 
 Rules for editing: every rule says why it is there; sets, never one rule for each entry, so that
 the cost of a connection does not depend on their number; both families in one table.
@@ -29,6 +30,7 @@ GUARD_PRIORITY = 10
 PREROUTING, OUTPUT = 0, 3  # NF_INET_PRE_ROUTING, NF_INET_LOCAL_OUT
 TCP = 6
 SYN = 0x02
+LOCAL = 2  # RTN_LOCAL
 
 _IS_NEW = Match(Field.TCP_FLAGS, Operator.EQ, SYN)
 _ON_LOOPBACK = Match(Field.OIFNAME, Operator.EQ, "lo")
@@ -131,16 +133,25 @@ def _base_chain(name: str, hook: model.Hook, target: str) -> model.Chain:
 
 
 def _inbound_rules(redirection: config.Redirection) -> tuple[Rule, ...]:
+    """Inbound is what goes to an address of this host, not what it forwards for others.
+
+    A published port of a container is one of this host: only later somebody translates it.
+    """
     to_proxy = Verdict(Action.JUMP, "ISTIO_IN_REDIRECT")
+    elsewhere = Rule(
+        (Match(Field.FIB_DADDR_TYPE, Operator.NE, LOCAL),),
+        _RETURN,
+        "only passes through this host",
+    )
     exempt = Rule(
         (Match(Field.DPORT, Operator.IN, "inbound_ports_exempt"),),
         _RETURN,
         "excluded ports, ssh, the proxy's own ports and its tunnel",
     )
     if redirection.inbound.is_all:
-        return (exempt, Rule((), to_proxy, "every other port"))
+        return (elsewhere, exempt, Rule((), to_proxy, "every other port"))
     listed = Match(Field.DPORT, Operator.IN, "inbound_ports")
-    return (exempt, Rule((listed,), to_proxy, "listed ports"))
+    return (elsewhere, exempt, Rule((listed,), to_proxy, "listed ports"))
 
 
 def _output_rules(

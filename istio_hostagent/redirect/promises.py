@@ -21,7 +21,7 @@ class Sender(enum.Enum):
     ROOT = "root"
     PROXY_USER = "proxy user"  # the proxy's uid, an ordinary group
     PROXY_GROUP = "proxy group"  # an ordinary user, the proxy's gid
-    NEIGHBOUR = "neighbour"  # from outside, to this host
+    NEIGHBOUR = "neighbour"  # from outside, to this host or through it
 
 
 class Promise(NamedTuple):
@@ -281,6 +281,12 @@ class _Maker:
         direct = {*samples.ends(exempt), *([_middle(unlisted)] if unlisted else [])}
         for port in sorted(direct):
             yield self._in(f"inbound port {port} is left alone ({family})", address, port, 0)
+        through = self._chosen.elsewhere
+        if through not in self._chosen.own:
+            name = self._chosen.text(through)
+            for port in samples.ends(captured)[:1]:
+                text = f"a connection through this host to {name} port {port} is left alone"
+                yield self._in(text, through, port, 0)
 
     def _in(self, text: str, address: int, port: int, captured_at: int) -> Promise:
         destination = self._chosen.text(address)

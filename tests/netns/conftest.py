@@ -1,4 +1,4 @@
-"""Fixtures of the namespace layer: a cluster with the demo CA, and hosts with an agent each."""
+"""Fixtures of the namespace layer: rules and servers, a cluster with the demo CA, and agents."""
 
 import os
 import shutil
@@ -12,6 +12,7 @@ from tests.demo.ca_server import DemoAuthority
 from tests.envoy import proxy
 from tests.lab import layers, netns
 from tests.lab.host import Host
+from tests.netns import rig as rigs
 
 CLUSTER = "10.78.0.1"
 MESH = "10.78.0.0/24"
@@ -42,6 +43,18 @@ def envoy() -> Iterator[str]:
         shutil.copy(found, binary)
         binary.chmod(0o755)
         yield str(binary)
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[rigs.Rig]:
+    with rigs.make() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def served(rig: rigs.Rig) -> Iterator[rigs.Servers]:
+    with rigs.serve(rig) as made:
+        yield made
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from istio_hostagent.errors import ApplyRejected, KernelBusy, NotPermitted
-from istio_hostagent.host import nftables
+from istio_hostagent.host import nftables, transactions
 from istio_hostagent.host.nfnetlink import connection, expressions, framing, messages
 from istio_hostagent.redirect import drift, exchange, model, nft, plan, policy
 from istio_hostagent.redirect import expressions as compiling
@@ -28,12 +28,6 @@ from tests.unit.samples import ALL, CASES, FACTS, STANDARD, cidrs
 
 GOLDENS = sorted((Path(__file__).parents[1] / "golden" / "cases").glob("*.nft"))
 DESIRED = policy.build_ruleset(STANDARD, FACTS)
-
-
-@pytest.fixture(scope="module")
-def rig() -> Iterator[Rig]:
-    with rigs.make() as made:
-        yield made
 
 
 @pytest.fixture
@@ -144,6 +138,9 @@ def edits(text: str) -> Iterator[tuple[str, str]]:
                 (" != ", " "),
                 ("meta skuid", "meta skgid"),
                 ("ip daddr", "ip saddr"),
+                ("fib daddr", "fib saddr"),
+                ("fib daddr", "fib daddr . iif"),
+                ("type != local", "type != unicast"),
                 ("dport", "sport"),
                 ('"lo"', '"eth0"'),
                 ("15001", "15002"),
@@ -278,6 +275,24 @@ def test_a_refused_first_installation_leaves_nothing(rig: Rig, kernel: nftables.
             lambda: kernel.apply(model.Plan(write=(broken,), add_addresses=("::6/128",)))
         )
     assert rig.observe(kernel) == model.Observed()
+
+
+def test_a_kernel_without_an_expression_refuses_all_and_is_named(rig: Rig) -> None:
+    """What an older or smaller kernel answers to `fib`: no expression of that name, no module."""
+    table = compiling.compile_table(DESIRED.tables[0], model.Owner.NOBODY)
+    parts = [*transactions.prepare([table], {}), *transactions.switch([table], [], {})]
+    renamed = [part._replace(body=part.body.replace(b"fib\0", b"fix\0")) for part in parts]
+    assert renamed != parts
+    link = rig.host.inside(connection.Connection)
+    with contextlib.closing(link.socket), pytest.raises(ApplyRejected) as caught:
+        link.commit(renamed, link.generation())
+    step = "add rule to istio_hostagent ISTIO_INBOUND (only passes through this host)"
+    assert caught.value.step == step
+    assert str(caught.value) == (
+        f"the kernel refused to {step}: No such file or directory; nothing was changed"
+    )
+    assert "nft_fib_inet" in caught.value.hint
+    assert rig.nft("list", "ruleset") == ""
 
 
 def test_a_concurrent_commit_is_refused_and_made_anew(

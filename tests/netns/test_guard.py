@@ -27,18 +27,6 @@ ELSEWHERE_V4, ELSEWHERE_V6 = UNLISTED_V4, rigs.UNLISTED_V6
 NO_GUARD, NO_MAIN = slice(0, 1), slice(1, 2)
 
 
-@pytest.fixture(scope="module")
-def rig() -> Iterator[Rig]:
-    with rigs.make() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def served(rig: Rig) -> Iterator[rigs.Servers]:
-    with rigs.serve(rig) as made:
-        yield made
-
-
 @pytest.fixture
 def guarded(rig: Rig, served: rigs.Servers) -> Iterator[model.Ruleset]:
     yield rig.install(GUARDED)

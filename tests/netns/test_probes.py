@@ -24,12 +24,6 @@ from tests.unit.samples import ALL, CASES, STANDARD, cidrs
 MANAGED = sorted(name for name, each in CASES.items() if each.is_managed)
 
 
-@pytest.fixture(scope="module")
-def rig() -> Iterator[Rig]:
-    with rigs.make() as made:
-        yield made
-
-
 @pytest.fixture(autouse=True)
 def _clean(rig: Rig) -> Iterator[None]:
     yield
@@ -110,6 +104,12 @@ def test_without_rules_exactly_the_captured_promises_are_broken(rig: Rig) -> Non
             "broken: metadata service 169.254.169.254 is left alone: "
             "the connection was sent to 127.0.0.1 port 15001",
             id="metadata-captured",
+        ),
+        pytest.param(
+            "insert rule inet istio_hostagent ISTIO_INBOUND jump ISTIO_IN_REDIRECT",
+            "broken: a connection through this host to 198.51.100.1 port 8080 is left alone: "
+            "the connection was sent to 127.0.0.1 port 15006",
+            id="forwarded-captured",
         ),
         pytest.param(
             "insert rule inet istio_hostagent ISTIO_INBOUND meta nfproto ipv6 return",
@@ -196,6 +196,24 @@ def test_a_host_without_ipv6_is_proven_with_ipv4(rig: Rig) -> None:
         assert not_kept(prove(alone, ALL, facts)) == []
         # Even if the facts are wrong nothing is called broken.
         assert broken(prove(alone, ALL, replace(facts, has_ipv6=True))) == []
+
+
+@pytest.mark.parametrize("is_settled", [False, True])
+def test_an_address_that_may_be_somebody_elses_promises_nothing_yet(is_settled: bool) -> None:
+    with netns.Namespace("host") as host, netns.Namespace("neighbour") as neighbour:
+        host.sysctl("net.ipv6.conf.default.accept_dad", "0" if is_settled else "1")
+        host.sysctl("net.ipv6.conf.default.dad_transmits", "20")  # one a second
+        netns.link(host, neighbour, ["10.1.0.2/24"], ["10.1.0.1/24"])
+        host.ip("address", "add", "fd00:1::2/64", "dev", "eth0")
+        host.ip("route", "add", "default", "via", "10.1.0.1")
+        host.ip("-6", "route", "add", "default", "via", "fd00:1::1")
+        young = Rig(host, neighbour)
+        young.install(STANDARD)
+        show = "from istio_hostagent.host import facts\nprint(*facts.probe_addresses())"
+        seen = host.python(show, env={"PYTHONPATH": str(CHECKOUT)})
+        known = tuple(map(ip_address, seen.split()))
+        assert (ip_address("fd00:1::2") in known) is is_settled
+        assert broken(prove(young, STANDARD, replace(FACTS, addresses=known))) == []
 
 
 def test_nothing_leaves_the_host_and_nobody_is_reached(rig: Rig) -> None:

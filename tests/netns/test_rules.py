@@ -22,18 +22,6 @@ EVERYTHING = Redirection(
 )
 
 
-@pytest.fixture(scope="module")
-def rig() -> Iterator[Rig]:
-    with rigs.make() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def served(rig: Rig) -> Iterator[rigs.Servers]:
-    with rigs.serve(rig) as made:
-        yield made
-
-
 @pytest.fixture
 def standard(rig: Rig, served: rigs.Servers) -> Iterator[model.Ruleset]:
     yield rig.install(STANDARD)

@@ -8,9 +8,11 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from istio_hostagent.redirect import model, policy, ranges
 from istio_hostagent.redirect.model import Action, Field, Operator
+from tests.unit.samples import FACTS
 
 ORDINARY = 1000
 SYN, SYN_ACK = 0x02, 0x12
+UNICAST, LOCAL = 1, 2  # RTN_* of the kernel
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,17 @@ def _read(field: Field, packet: Packet) -> int | str | None:
         Field.IP6_DADDR: int(packet.address) if packet.address.version == 6 else None,
         Field.DPORT: packet.port if is_tcp else None,
         Field.TCP_FLAGS: packet.flags & 0x17 if is_tcp else None,
+        Field.FIB_DADDR_TYPE: LOCAL if _is_own(packet) else UNICAST,
         Field.CT_STATUS_DNAT: 0x20 if packet.asked_for else 0,
         Field.ORIGINAL_IP_DADDR: int(asked) if asked.version == 4 else None,
         Field.ORIGINAL_IP6_DADDR: int(asked) if asked.version == 6 else None,
         Field.ORIGINAL_DPORT: original_port if is_tcp else None,
     }
     return readers[field]
+
+
+def _is_own(packet: Packet) -> bool:
+    return packet.address in FACTS.addresses or packet.address.is_loopback
 
 
 def outbound(ruleset: model.Ruleset, packet: Packet) -> int:

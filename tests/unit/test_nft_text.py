@@ -30,6 +30,9 @@ def text(*matches: Match, verdict: Verdict = Verdict(Action.RETURN), comment: st
             Match(Field.TCP_FLAGS, Operator.EQ, 2),
             "tcp flags & (fin | syn | rst | ack) == syn",
         ),
+        (Match(Field.FIB_DADDR_TYPE, Operator.NE, 2), "fib daddr type != local"),
+        (Match(Field.FIB_DADDR_TYPE, Operator.EQ, 8), "fib daddr type prohibit"),
+        (Match(Field.FIB_DADDR_TYPE, Operator.EQ, 9), "fib daddr type 9"),
         (Match(Field.CT_STATUS_DNAT, Operator.NE, 0), "ct status dnat"),
         (Match(Field.CT_STATUS_DNAT, Operator.EQ, 0), "ct status & dnat == 0"),
         (

@@ -121,6 +121,25 @@ def test_inbound(rules: model.Ruleset, port: int, captured: bool) -> None:
         assert arrived == (IN if captured else DIRECT)
 
 
+@pytest.mark.parametrize(
+    ("destination", "captured"),
+    [
+        pytest.param("10.1.0.2", True, id="own"),
+        pytest.param("10.1.0.3", False, id="another-host"),
+        pytest.param("10.96.7.7", False, id="a-service"),
+        pytest.param("8.8.8.8", False, id="anywhere"),
+        pytest.param("fd00:1::2", True, id="own-ipv6"),
+        pytest.param("2001:db8::5", False, id="anywhere-ipv6"),
+    ],
+)
+def test_only_what_goes_to_this_host_is_inbound(destination: str, captured: bool) -> None:
+    """A container or a virtual machine whose traffic the host forwards is not a client of it."""
+    source = "fd00:17::2" if ":" in destination else "172.17.0.2"
+    packet = Packet(destination, 8080, source)
+    for rules in (STANDARD_RULES, ALL_RULES):
+        assert packets.inbound(rules, packet) == (IN if captured else DIRECT)
+
+
 def test_ssh_is_captured_only_where_it_is_named() -> None:
     ssh = Packet("10.1.0.2", 22, "10.9.9.9")
     in_range = policy.build_ruleset(Redirection(inbound=ports((20, 30))), FACTS)

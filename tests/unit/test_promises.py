@@ -1,6 +1,8 @@
 """What is promised, and what an outcome says about it."""
 
 import errno
+from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
@@ -70,8 +72,18 @@ def test_every_class_of_the_configuration_has_a_promise() -> None:
         "inbound port 8080 is captured (IPv4)",
         "inbound port 9100 is captured (IPv6)",
         "inbound port 22 is left alone (IPv4)",
+        "a connection through this host to 198.51.100.1 port 8080 is left alone",
+        "a connection through this host to 2001:db8:1::1 port 8080 is left alone",
     ):
         assert expected in texts
+
+
+def test_what_passes_through_is_promised_nothing_where_that_cannot_be_shown() -> None:
+    here = replace(ONLY_V4, addresses=(ip_address("198.51.100.1"),))
+    for redirection, facts in ((STANDARD, here), (Redirection(), FACTS)):
+        made = promises.build_promises(redirection, facts)
+        assert made
+        assert not any("through this host" in each.text for each in made)
 
 
 def test_no_connection_is_promised_two_things() -> None:

@@ -27,6 +27,8 @@ _ERESTART = 85  # somebody else's transaction came between
 _SEND_BUFFER_FACTOR = 2
 _RECEIVE_SIZE = 1 << 16
 _TIMEOUT_S = 5
+# ENOENT is all that the kernel says of an expression that it does not have.
+_MISSING = "the kernel may lack a module of nf_tables that the rule needs, such as nft_fib_inet"
 _GENERAL = struct.Struct(">BBH")  # struct nfgenmsg: family, version, resource
 
 
@@ -168,10 +170,12 @@ class Connection:
             if code == errno.EPERM and not 0 <= index < len(parts):
                 raise NotPermitted("changing rules needs CAP_NET_ADMIN", hint="run it as root")
             reason = os.strerror(code) + (f" ({sentence})" if sentence else "")
+            is_rule = 0 <= index < len(parts) and parts[index].command == messages.NEWRULE
             raise ApplyRejected(
                 f"the kernel refused to {step}: {reason}; nothing was changed",
                 step=step,
                 errno=code,
+                hint=_MISSING if is_rule and code == errno.ENOENT else "",
             )
         if not is_done:
             raise KernelBusy("nf_tables did not confirm the transaction")

@@ -54,6 +54,7 @@ _SCHEMAS: dict[str, tuple[_Attribute, ...]] = {
         _Attribute("direction", 3, _Kind.BYTE),
         _Attribute("sreg", 4),
     ),
+    "fib": (_Attribute("dreg", 1), _Attribute("result", 2), _Attribute("flags", 3)),
     "cmp": (_Attribute("sreg", 1), _Attribute("op", 2), _Attribute("data", 3, _Kind.DATA)),
     "bitwise": (
         _Attribute("sreg", 1),

@@ -18,10 +18,7 @@ class Problem(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        """`file:line:
-
-        message`, the form that editors understand; without the line where there is none.
-        """
+        """The form that editors understand, `file:line: message`; a line of 0 is left out."""
         where = f"{self.file}:{self.line}" if self.line else self.file
         return f"{where}: {self.message}"
 
@@ -40,6 +37,11 @@ class HostAgentError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    @property
+    def text(self) -> str:
+        """The message, and what to do about it."""
+        return f"{self} ({self.hint})" if self.hint else str(self)
 
 
 class ConfigInvalid(HostAgentError):

@@ -85,9 +85,7 @@ class Membership:
     def withdraw(self) -> None:
         """An attempt to join failed: the network goes back to what it was."""
         parts = self._parts
-        trouble = (
-            parts.proxy.trouble or str(parts.redirection.trouble or "") or parts.marks.trouble
-        )
+        trouble = parts.proxy.trouble or parts.redirection.trouble_text or parts.marks.trouble
         self.take_out()
         parts.proxy.child.stop()
         self._failed(trouble or NOT_READY)
@@ -133,7 +131,7 @@ class Membership:
         trouble = parts.redirection.trouble
         is_new = now.redirection != before.redirection
         if is_new and trouble is not None and not isinstance(trouble, KernelBusy):
-            return str(trouble)
+            return trouble.text
         if parts.proxy.bootstrap is join.Check.BAD:
             return parts.proxy.trouble
         # One that is late may only wait for its control plane: going back would gain nothing then,

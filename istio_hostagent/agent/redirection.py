@@ -67,6 +67,11 @@ class RedirectionPart:
         self.is_proof_broken = False
 
     @property
+    def trouble_text(self) -> str:
+        """What is wrong with the rules and what to do about it, or nothing."""
+        return self.trouble.text if self.trouble is not None else ""
+
+    @property
     def is_proving(self) -> bool:
         """Whether probe packets are under way."""
         return self._work.is_running(proof.WORKER)

@@ -33,7 +33,7 @@ def report(parts: state.Parts) -> dict[str, Any]:
         "configuration": _configuration(parts),
         "redirection": {
             "state": part.rules.value,
-            "trouble": str(part.trouble) if part.trouble is not None else "",
+            "trouble": part.trouble_text,
             "repaired": part.repaired,
             "findings": [
                 str(finding)

@@ -61,7 +61,7 @@ def knowledge(parts: state.Parts) -> readiness.Knowledge:
         identity=held.identity if held is not None else "",
         held_until=fields.moment(held.not_after) if held is not None else "",
         certificate_trouble=trouble.text if trouble is not None else "",
-        rules_trouble=str(parts.redirection.trouble or "") or parts.redirection.fight,
+        rules_trouble=parts.redirection.trouble_text or parts.redirection.fight,
         state_trouble=parts.marks.trouble,
         attempt_trouble=parts.attempt_trouble,
         proxy_name=parts.proxy.kind.value,

@@ -51,6 +51,7 @@ class CertificatePart:
         if settings != self._settings:
             self._settings = settings
             self._may_release = True
+            self._is_overtaken = False
             self.held = None
             self._has_looked = False
             self.trouble = None
@@ -76,7 +77,7 @@ class CertificatePart:
         return self._settings is not None and (now >= self.next_at or now < self._planned_at)
 
     def retry_now(self) -> None:
-        """Ask at once: a setting has changed."""
+        """Ask at once, as if nothing had failed."""
         self.failures = 0
         self.next_at = self._planned_at = 0.0
         self._seen = self._credentials()
@@ -139,9 +140,12 @@ class CertificatePart:
 
     def _looked(self, answer: Any) -> None:
         """What is on disk is known; if it is no good, or somebody waits, the CA is asked next."""
+        if isinstance(answer, HostAgentError):
+            self._finish(answer)
+            return
         self._has_looked = True
         waiting, self._done = self._done, []
-        is_good = isinstance(answer, dict) and answer.get("held") is not None
+        is_good = answer.get("held") is not None
         if is_good:
             self._finish(answer)
         if waiting or not is_good:

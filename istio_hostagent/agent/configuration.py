@@ -1,11 +1,12 @@
 """The configuration part of the agent: which configuration is in force, and why that one.
 
-A configuration is *taken* when the files make one that differs, *accepted* (its texts kept) once
-it has worked, and *reverted* when it does not hold: then the one before is in force again. The
-parts that act on it are not known here.
+A configuration is *taken* when it comes into force, *accepted* (its texts kept) once it has
+worked, and *refused* when it does not hold: then the last one that worked is in force. When which
+of these happens is not decided here (`trial`), and the parts that act on it are not known.
 """
 
 import logging
+import os
 
 from ..config import model
 from . import fields, reload
@@ -20,22 +21,32 @@ class ConfigurationPart:
         """Read everything once; nothing is in force yet."""
         self.sources = sources
         self.facts = facts
-        self._accepted = reload.load_accepted(str(facts.state_dir), sources)
-        self._worked = reload.judge_accepted(self._accepted, facts)
-        self._refused: tuple[model.Layer, ...] | None = None
-        self.loaded = self.look()
+        self._accepted = reload.load_layers(self._path(reload.ACCEPTED), sources)
+        self.last_worked = reload.judge_accepted(self._accepted, facts)
+        self._refused = reload.load_layers(self._path(reload.REFUSED), sources)
+        self._taken: reload.Loaded | None = None
         self.in_force: model.Config | None = None
+        self.candidate: reload.Loaded | None = None  # what is judged, before it may be in force
+        self.loaded = self.look()
+        if self.last_worked is not None and self._is_refused(self.loaded):
+            self.loaded = reload.refuse(self.last_worked, self.loaded, "it did not hold before")
         self._report()
+
+    def _path(self, name: str) -> str:
+        return os.path.join(str(self.facts.state_dir), name)
+
+    def _is_refused(self, found: reload.Loaded) -> bool:
+        return found.config is not None and not found.problems and found.layers == self._refused
 
     @property
     def worked(self) -> model.Config | None:
         """The last configuration that has worked, now or before the agent was started."""
-        return self._worked.config if self._worked is not None else None
+        return self.last_worked.config if self.last_worked is not None else None
 
     @property
     def is_on_trial(self) -> bool:
         """Whether something is in force that has not worked yet, although another did."""
-        return self._worked is not None and self.in_force != self._worked.config
+        return self.last_worked is not None and self.in_force != self.last_worked.config
 
     def look(self) -> reload.Loaded:
         """What the files say now, without taking it."""
@@ -47,26 +58,21 @@ class ConfigurationPart:
         Texts that did not hold are not taken again unless it `is_asked` for.
         """
         before, found = self.loaded, self.look()
-        is_refused = found.config is not None and found.layers == self._refused
-        if is_refused and not found.problems and not is_asked:
+        if self._is_refused(found) and not is_asked:
             return False
-        self._refused = None
+        self._refused = ()
         self.loaded = found
         if (before.problems, before.layers) == (found.problems, found.layers):
             return False
         self._report()
         return True
 
-    def take(self) -> model.Config | None:
-        """Put what the files say into force; None if that changes nothing.
-
-        Files with problems, or gone on a host that has joined, leave what is in force.
-        """
-        config = self.loaded.config
-        if config is None or config == self.in_force:
-            return None
-        self.in_force = config
-        return config
+    def take(self, loaded: reload.Loaded) -> model.Config:
+        """Put this into force; it must have a configuration."""
+        assert loaded.config is not None
+        self._taken = loaded
+        self.in_force = loaded.config
+        return loaded.config
 
     @property
     def is_withdrawn(self) -> bool:
@@ -79,25 +85,27 @@ class ConfigurationPart:
 
     def accept(self) -> None:
         """What is in force has worked: keep its texts. Raises OSError."""
-        if self.loaded.is_kept or self.loaded.config != self.in_force:
-            return
-        self._worked = self.loaded
-        if self.loaded.layers != self._accepted:
-            reload.save_accepted(str(self.facts.state_dir), self.loaded.layers)
-            self._accepted = self.loaded.layers
+        if self.loaded.config == self.in_force and not self.loaded.is_kept:
+            self._taken = self.loaded  # the same in other words
+        assert self._taken is not None
+        self.last_worked = self._taken
+        if self._taken.layers != self._accepted:
+            reload.save_layers(self._path(reload.ACCEPTED), self._taken.layers)
+            self._accepted = self._taken.layers
 
-    def revert(self, reason: str) -> bool:
-        """Put what worked before into force again; False if there is nothing to come back to."""
-        if self._worked is None or self._worked.config == self.in_force:
-            return False
-        logger.error(
-            "the new configuration does not hold; the one before is in force again",
-            extra=fields.of(CODE="not-kept", DETAIL=reason),
-        )
-        self._refused = self.loaded.layers
-        self.in_force = self._worked.config
-        self.loaded = reload.refuse(self._worked, self.loaded, reason)
-        return True
+    def refuse(self, reason: str) -> model.Config:
+        """Let what has worked be in force, and say why not what the files make."""
+        assert self.last_worked is not None
+        refused = self.candidate or self._taken
+        assert refused is not None
+        self.candidate = None
+        self._refused = refused.layers
+        self.loaded = reload.refuse(self.last_worked, refused, reason)
+        return self.take(self.last_worked)
+
+    def save_refused(self) -> None:
+        """Remember over a restart what did not hold. Raises OSError."""
+        reload.save_layers(self._path(reload.REFUSED), self._refused)
 
     def _report(self) -> None:
         for problem in self.loaded.problems:

@@ -37,7 +37,7 @@ class Step(enum.Enum):
     OBTAIN = "obtain a certificate"
     APPLY = "install the rules"
     PROVE = "prove the rules with packets"
-    START = "start the proxy"
+    START = "start the proxy, in place of one that is outdated"
     MARK = "remember that this host is joined"
     WITHDRAW = "take the rules out again"
 
@@ -47,7 +47,6 @@ class Situation:
     """All that the order of steps depends on; `is_..._due`: its next try may begin."""
 
     has_config: bool
-    is_on_trial: bool  # another configuration has worked, and this one has not yet
     is_joined: bool
     is_attempting: bool  # rules may be in although this host has not joined
     is_attempt_due: bool  # a failed attempt to join waits before the next one
@@ -65,6 +64,7 @@ class Situation:
     is_proof_stale: bool  # somebody else changed something since the packets were sent
     is_proof_broken: bool
     proxy: child.State
+    is_outdated: bool  # what runs is not the proxy, or not the bootstrap, that is wanted
 
     @property
     def is_complete(self) -> bool:
@@ -83,15 +83,20 @@ class Situation:
             self.is_joined
             and self.has_certificate
             and self.rules is Rules.PROVEN
-            and self.proxy is child.State.READY
+            and self.is_serving
         )
+
+    @property
+    def is_serving(self) -> bool:
+        """The proxy that is wanted is ready."""
+        return self.proxy is child.State.READY and not self.is_outdated
 
 
 def next_steps(now: Situation) -> tuple[Step, ...]:
     """Name the steps to perform, in this order; an empty tuple means wait for an event."""
     if now.is_attempting and not now.is_joined:
         has_failed = now.is_proof_broken or now.is_attempt_over or not now.is_complete
-        has_joined = now.rules is Rules.PROVEN and now.proxy is child.State.READY
+        has_joined = now.rules is Rules.PROVEN and now.is_serving
         if has_failed and not has_joined and now.is_apply_due:
             return (Step.WITHDRAW,)
     if not now.has_config:
@@ -106,21 +111,20 @@ def next_steps(now: Situation) -> tuple[Step, ...]:
         steps.insert(0, Step.APPLY)
     elif _wants_proof(now):
         steps.insert(0, Step.PROVE)
-    if now.rules is Rules.PROVEN and now.is_complete and now.proxy is child.State.IDLE:
+    is_wanted = now.proxy is child.State.IDLE or now.is_outdated
+    if now.rules is Rules.PROVEN and now.is_complete and is_wanted:
         steps.append(Step.START)
-    if not now.is_joined and now.rules is Rules.PROVEN and now.proxy is child.State.READY:
+    if not now.is_joined and now.rules is Rules.PROVEN and now.is_serving:
         steps.append(Step.MARK)
     return tuple(steps)
 
 
 def _may_redirect(now: Situation) -> bool:
-    if not now.is_joined:
-        # The proxy of the attempt before may still hold its ports.
-        is_free = now.proxy is not child.State.STOPPING
-        return now.is_complete and now.is_attempt_due and is_free
-    # The rules before stay until the proxy's own parser has agreed to what comes with the new
-    # ones. Where no proxy is, the operator may want just this: to capture less.
-    return not (now.is_on_trial and now.has_binary and now.bootstrap is not Check.GOOD)
+    if now.is_joined:
+        return True
+    # The proxy of the attempt before may still hold its ports.
+    is_free = now.proxy not in (child.State.STOPPING, child.State.REPLACING)
+    return now.is_complete and now.is_attempt_due and is_free
 
 
 def _wants_proof(now: Situation) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from ..config import model
 from ..host import facts as host
 from ..host import nftables
-from . import events, fields, join, membership, readiness, requests, state, survey
+from . import events, fields, join, membership, readiness, requests, state, survey, trial
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class Agent:
         """Look whether this host has joined; nothing is changed yet."""
         self._parts = parts
         self._membership = membership.Membership(parts)
+        self._trial = trial.Trial(parts, self._membership, self._put_into_force)
         self._requests = requests.Requests(parts, functools.partial(self.reload, is_asked=True))
         self._watchdog_s = watchdog_s
         self._started_at = parts.clock.monotonic()
@@ -138,10 +139,7 @@ class Agent:
                 break
             done.add(left[0])
             self._perform(left[0])
-        if self._membership.settle():
-            config = self._parts.configuration.in_force
-            assert config is not None
-            self._put_into_force(config)
+        if self._trial.advance():
             self.advance()
             return
         self._tell()
@@ -207,9 +205,7 @@ class Agent:
             self._membership.take_out()
             self._parts.proxy.child.stop()
             return
-        config = part.take()
-        if config is not None:
-            self._put_into_force(config)
+        self._trial.consider()
 
     def _put_into_force(self, config: model.Config) -> None:
         self._parts.attempt_at = 0.0

@@ -6,10 +6,8 @@ the disk is full? A mark comes before the rules that it stands for, and goes aft
 
 import logging
 
-from ..errors import KernelBusy
-from ..redirect import guard
-from ..supervise import child
-from . import certificate, fields, join, places, reload, state, survey
+from ..redirect import guard, model
+from . import fields, places, reload, state
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +17,6 @@ STORED_SOCKET = "nft"
 NOT_READY = "the proxy was not ready"
 # Somebody who changes the rules all the time keeps ours from going out for so many tries.
 LEAVE_TRIES = 10
-# Codes that say that asking again gives no other answer.
-FINAL_CODES = frozenset({"certificate-refused", "certificate-untrusted"})
 
 
 class Membership:
@@ -30,7 +26,7 @@ class Membership:
         """Look whether this host has joined; nothing is changed yet."""
         self._parts = parts
         self._attempts = 0
-        self._guard = ""
+        self._guarded: model.Ruleset | None = None  # what the guard on disk stands for
         parts.is_joined = parts.marks.has(places.MARKER)
         parts.is_attempting = not parts.is_joined and parts.marks.has(places.ATTEMPT)
 
@@ -39,7 +35,7 @@ class Membership:
         parts = self._parts
         if parts.is_joined:
             if parts.redirection.apply():
-                self._keep()
+                self.keep()
             return
         # A kill from here on leaves rules on a host that has not joined: the next start sees the
         # attempt's mark and takes them out.
@@ -50,27 +46,31 @@ class Membership:
         if not parts.redirection.apply():
             self.take_out()
 
-    def _keep(self) -> bool:
+    def keep(self) -> bool:
         """Let the rules outlive us: the guard for early boot, the owning socket with systemd."""
         parts = self._parts
-        text = guard.render_guard(parts.redirection.desired)
-        if text != self._guard:
+        if parts.redirection.desired is not self._guarded:
+            text = guard.render_guard(parts.redirection.desired)
             if not parts.marks.write(places.GUARD, text):
                 return False
-            self._guard = text
+            self._guarded = parts.redirection.desired
         if parts.kernel.is_owner and not parts.is_stored:
             parts.notifier.store(STORED_SOCKET, parts.kernel.socket.fileno())
             parts.is_stored = True
         return True
 
-    def _accept(self) -> bool:
+    def accept(self) -> bool:
+        """What is in force has worked: its texts are what a start comes back to."""
         parts = self._parts
-        return parts.marks.keep(reload.ACCEPTED, parts.configuration.accept)
+        if not parts.marks.keep(reload.ACCEPTED, parts.configuration.accept):
+            return False
+        # While the files still make what was refused, that is remembered.
+        return parts.configuration.loaded.is_kept or parts.marks.remove(reload.REFUSED)
 
     def mark(self) -> None:
         """Joined: from now on rules go in first and stay."""
         parts = self._parts
-        if not (self._keep() and self._accept() and parts.marks.write(places.MARKER)):
+        if not (self.keep() and self.accept() and parts.marks.write(places.MARKER)):
             self.withdraw()
             return
         parts.marks.remove(places.ATTEMPT)
@@ -104,51 +104,10 @@ class Membership:
         """Take the rules of an attempt out; one that cannot be taken out stays an attempt."""
         parts = self._parts
         if parts.redirection.withdraw():
-            self._guard = ""
+            self._guarded = None
             parts.marks.remove(places.GUARD)
             parts.marks.remove(places.ATTEMPT)
             parts.is_attempting = False
-
-    def settle(self) -> bool:
-        """On a joined host: accept what works; True if it went back to what worked before."""
-        parts = self._parts
-        if not parts.is_joined:
-            return False
-        now = survey.situation(parts)
-        has_worked = now.rules is join.Rules.PROVEN and now.is_complete
-        if has_worked and parts.clock.monotonic() >= parts.marks.retry_at:
-            self._keep()
-            if now.proxy is child.State.READY and self._accept():
-                parts.certificate.release_others()
-        return bool(reason := self._refusal(now)) and parts.configuration.revert(reason)
-
-    def _refusal(self, situation: join.Situation) -> str:
-        """Why what is in force does not hold although what worked before would; or nothing."""
-        parts = self._parts
-        now, before = parts.configuration.in_force, parts.configuration.worked
-        if now is None or before is None or now == before:
-            return ""
-        trouble = parts.redirection.trouble
-        is_new = now.redirection != before.redirection
-        if is_new and trouble is not None and not isinstance(trouble, KernelBusy):
-            return trouble.text
-        if parts.proxy.bootstrap is join.Check.BAD:
-            return parts.proxy.trouble
-        # One that is late may only wait for its control plane: going back would gain nothing then,
-        # unless the one before did serve.
-        is_its_fault = parts.proxy.child.failures > 0 or parts.proxy.child.has_served
-        if situation.is_attempt_over and is_its_fault and parts.proxy.would_differ(before):
-            return parts.proxy.trouble or NOT_READY
-        if now.identity != before.identity and not parts.certificate.is_held:
-            return self._certificate_refusal(parts.certificate)
-        return ""
-
-    def _certificate_refusal(self, part: certificate.CertificatePart) -> str:
-        if part.trouble is None:
-            return ""
-        # A silent CA is waited for, unless that keeps a proxy from being started.
-        is_final = part.trouble.code in FINAL_CODES or self._parts.proxy.child.pid is None
-        return part.trouble.text if is_final else ""
 
     def leave(self) -> None:
         """SIGTERM: an owned table is systemd's to end (design invariant 8); else take all out."""

@@ -1,10 +1,13 @@
 """The proxy part of the agent: which program, is its bootstrap valid, does it run with it."""
 
+import functools
 import logging
 import os
+from collections.abc import Callable
+from typing import Any
 
 from ..config import model
-from ..errors import ChildFailed, HostAgentError
+from ..errors import ChildFailed, HostAgentError, HostUnsupported
 from ..host import mailbox, ports, processes, proxyfiles
 from ..supervise import child, specs
 from . import events, fields, join, supervisor, tasks
@@ -12,6 +15,7 @@ from . import events, fields, join, supervisor, tasks
 logger = logging.getLogger(__name__)
 
 VALIDATION = "validation"
+JUDGEMENT = "judgement"
 VALIDATE_TIME_S = 20.0
 TAIL_LINES = 20
 
@@ -28,6 +32,8 @@ class ProxyPart:
         self._files: proxyfiles.ProxyFiles | None = None
         self._wanted: proxyfiles.Build | None = None
         self._started: proxyfiles.Build | None = None
+        self._served: proxyfiles.Build | None = None
+        self._passed: proxyfiles.Build | None = None
         self._refusal: HostAgentError | None = None
         self.child = supervisor.Supervisor(inbox, clock)
         self.kind = model.ProxyKind.AUTO
@@ -35,36 +41,51 @@ class ProxyPart:
         self.bootstrap = join.Check.UNKNOWN
 
     def configure(self, config: model.Config, facts: model.HostFacts) -> None:
-        """Take a configuration; a running proxy is replaced once its new bootstrap is valid."""
+        """Take a configuration; what runs goes on until it is started anew."""
         self._config = config
         self._files = proxyfiles.ProxyFiles(facts)
+        self._wanted = None
         self.look_for_binary()
 
     def look_for_binary(self) -> None:
         """Find the program to run; what was judged before stays so if nothing differs."""
         if self._config is None or self._files is None:
             return
-        self.kind, self.binary = find_binary(self._config.proxy)
+        self.kind, self.binary = self._find(self._config.proxy)
         if self.binary is None:
             return
         wanted = self._files.build(self._config, self.kind, self.binary)
         if wanted != self._wanted or self.bootstrap is join.Check.BAD:
             self._wanted = wanted
-            # What runs has been judged.
-            is_judged = wanted == self._started
+            is_judged = wanted in self._good
             self.bootstrap = join.Check.GOOD if is_judged else join.Check.UNKNOWN
             self._refusal = None
+
+    def _find(self, settings: model.ProxySettings) -> tuple[model.ProxyKind, str | None]:
+        # Who installs pilot-agent does not mean: replace the Envoy that serves, now.
+        is_running = self.child.state is not child.State.IDLE
+        is_envoy_kept = is_running and self.kind is model.ProxyKind.ENVOY
+        return find_binary(settings, is_envoy_kept=is_envoy_kept)
+
+    @property
+    def _good(self) -> tuple[proxyfiles.Build, ...]:
+        """What needs no judgement: it runs, has served, or has been judged already."""
+        known = (self._started, self._served, self._passed)
+        return tuple(built for built in known if built is not None)
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether something else runs than what is wanted."""
+        return self.child.state is not child.State.IDLE and self._started != self._wanted
+
+    def remember(self) -> None:
+        """What runs has worked: it may be started again without being judged."""
+        self._served = self._started
 
     @property
     def searched(self) -> tuple[str, ...]:
         """The places where the program is looked for."""
-        if self._config is None:
-            return ()
-        settings = self._config.proxy
-        places = specs.binary_candidates(settings, self.kind.value)
-        if settings.kind is model.ProxyKind.AUTO:
-            places = (*specs.binary_candidates(settings, specs.PILOT_AGENT), *places)
-        return places
+        return searched(self._config.proxy, self.kind) if self._config is not None else ()
 
     @property
     def is_validating(self) -> bool:
@@ -72,49 +93,85 @@ class ProxyPart:
         return self._work.is_running(VALIDATION)
 
     def validate(self) -> None:
-        """Write the bootstrap and let the proxy's own parser judge it."""
-        assert self._config is not None and self._files is not None
-        assert self.binary is not None and self._wanted is not None
-        wanted = self._wanted
+        """Let the proxy's own parser judge the bootstrap that is wanted."""
+        assert self._config is not None and self._wanted is not None
+        self._check(
+            VALIDATION, self._config, self._wanted, functools.partial(self._judged, self._wanted)
+        )
+
+    def _judged(self, wanted: proxyfiles.Build, error: HostAgentError | None) -> None:
+        if wanted is not self._wanted:
+            return  # asked about a configuration that is not wanted any more
+        self._refusal = error
+        self.bootstrap = join.Check.BAD if error is not None else join.Check.GOOD
+        if error is not None:
+            logger.error("proxy refuses its bootstrap", extra=fields.of(DETAIL=str(error)))
+
+    def judge(self, config: model.Config, done: Callable[[HostAgentError | None], None]) -> None:
+        """Find out whether a proxy would take another configuration; nothing that runs changes.
+
+        `done` gets the reason why not, or None; it may be called at once.
+        """
+        assert self._files is not None
+        kind, binary = self._find(config.proxy)
+        if binary is None:
+            # Where no proxy is anyway, the operator may want just this: to capture less.
+            places = ", ".join(searched(config.proxy, kind))
+            missing = HostUnsupported(f"no {kind.value} found; searched {places}")
+            done(missing if self.binary is not None else None)
+            return
+        built = self._files.build(config, kind, binary)
+        if built == self._wanted or built in self._good:
+            done(None)
+        else:
+            self._check(JUDGEMENT, config, built, done)
+
+    def stop_judging(self) -> None:
+        """What `judge` was asked about is not of interest any more."""
+        self._work.abandon(JUDGEMENT)
+
+    def _check(
+        self,
+        task: str,
+        config: model.Config,
+        built: proxyfiles.Build,
+        done: Callable[[HostAgentError | None], None],
+    ) -> None:
+        """Write the files and run the proxy's own check, if it has one."""
+        assert self._files is not None
+        program = built.spec.argv[0]
+
+        def ended(answer: Any) -> None:
+            status, text = answer
+            if status == 0:
+                self._passed = built
+                done(None)
+            else:
+                lines = text.decode(errors="replace").splitlines()[-TAIL_LINES:]
+                outcome = processes.outcome(status)
+                done(ChildFailed(f"{program} --mode validate", outcome, lines))
+            self._remove_others()
+
         try:
-            self._files.write(wanted)
-            self._files.remove_others((wanted, self._started or wanted))
-            check = self._files.validation(self._config, wanted)
+            self._files.write(built)
+            check = self._files.validation(config, built)
             if check is None:
-                self._judged(wanted, (0, b""))
+                ended((0, b""))
                 return
             user = processes.User(check.user_uid, check.user_gid)
             run = processes.Run(check.argv, user=user, has_errors=True)
         except OSError as error:
-            self._refused(ChildFailed(self.binary, f"cannot be validated: {error}"))
+            done(ChildFailed(program, f"cannot be validated: {error}"))
             return
-        self._work.start_program(
-            VALIDATION,
-            run,
-            timeout_s=VALIDATE_TIME_S,
-            done=lambda answer: self._judged(wanted, answer),
-        )
+        self._work.start_program(task, run, timeout_s=VALIDATE_TIME_S, done=ended)
 
-    def _judged(self, wanted: proxyfiles.Build, answer: object) -> None:
-        if wanted is not self._wanted or not isinstance(answer, tuple):
-            return  # asked about a configuration that is not wanted any more
-        status, text = answer
-        if status == 0:
-            self.bootstrap = join.Check.GOOD
-            self._refusal = None
-            # Judged again with the outcome of before, what runs is not disturbed.
-            if self.child.state is not child.State.IDLE and wanted != self._started:
-                self._started = wanted
-                self.child.start(wanted.spec)
-            return
-        lines = text.decode(errors="replace").splitlines()[-TAIL_LINES:]
-        name = f"{self.binary} --mode validate"
-        self._refused(ChildFailed(name, processes.outcome(status), lines))
-
-    def _refused(self, error: ChildFailed) -> None:
-        self.bootstrap = join.Check.BAD
-        self._refusal = error
-        logger.error("proxy refuses its bootstrap", extra=fields.of(DETAIL=str(error)))
+    def _remove_others(self) -> None:
+        assert self._files is not None
+        wanted = (self._wanted,) if self._wanted is not None else ()
+        try:
+            self._files.remove_others((*self._good, *wanted))
+        except OSError as error:
+            logger.warning("files of a proxy not removed", extra=fields.of(DETAIL=str(error)))
 
     def start(self) -> None:
         """Start it with the bootstrap that was found valid."""
@@ -125,7 +182,7 @@ class ProxyPart:
     def would_differ(self, config: model.Config) -> bool:
         """Whether another proxy, or one with another bootstrap, would run with `config`."""
         assert self._files is not None
-        kind, binary = find_binary(config.proxy)
+        kind, binary = self._find(config.proxy)
         if binary is None or self._wanted is None:
             return False
         return self._files.build(config, kind, binary) != self._wanted
@@ -137,14 +194,28 @@ class ProxyPart:
         return str(error) if error is not None else ""
 
 
-def find_binary(settings: model.ProxySettings) -> tuple[model.ProxyKind, str | None]:
-    """Which proxy this host runs, and its program: the first that is there, None if none is."""
+def searched(settings: model.ProxySettings, kind: model.ProxyKind) -> tuple[str, ...]:
+    """The places where the program is looked for, the first one first."""
+    places = specs.binary_candidates(settings, kind.value)
+    if settings.kind is model.ProxyKind.AUTO:
+        places = (*specs.binary_candidates(settings, specs.PILOT_AGENT), *places)
+    return places
+
+
+def find_binary(
+    settings: model.ProxySettings, *, is_envoy_kept: bool = False
+) -> tuple[model.ProxyKind, str | None]:
+    """Which proxy this host runs, and its program: the first that is there, None if none is.
+
+    `is_envoy_kept`: where either may run, an Envoy that is there comes first.
+    """
     pilot = _first_program(specs.binary_candidates(settings, specs.PILOT_AGENT))
     if settings.kind is model.ProxyKind.PILOT_AGENT:
         return model.ProxyKind.PILOT_AGENT, pilot
-    if settings.kind is model.ProxyKind.AUTO and pilot is not None:
-        return model.ProxyKind.PILOT_AGENT, pilot
     envoy = _first_program(specs.binary_candidates(settings, specs.ENVOY))
+    is_pilot = settings.kind is model.ProxyKind.AUTO and pilot is not None
+    if is_pilot and not (is_envoy_kept and envoy is not None):
+        return model.ProxyKind.PILOT_AGENT, pilot
     return model.ProxyKind.ENVOY, envoy
 
 

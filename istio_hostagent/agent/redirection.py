@@ -57,6 +57,7 @@ class RedirectionPart:
         if has_changed:
             self.desired = desired
             self.rules = join.Rules.OUT
+            self.trouble = None
             self.retry_now()
 
     def retry_now(self) -> None:
@@ -183,7 +184,8 @@ class RedirectionPart:
         except HostAgentError as error:
             self._failed(error)
             return
-        self._culprits = ", ".join(sorted({change.process_name or "?" for change in changes}))
+        if changes:
+            self._culprits = ", ".join(sorted({change.process_name or "?" for change in changes}))
         now = self._clock.monotonic()
         if not drifts:
             # Ours is as it was, but a rule of theirs may come before it.

@@ -15,6 +15,7 @@ from ..errors import Problem
 from ..host import files, layers, processes
 
 ACCEPTED = "accepted.json"
+REFUSED = "refused.json"
 # Three texts of the largest size that the parser takes, each byte up to six characters long.
 MAX_ACCEPTED = 3 * 6 * files.MAX_BYTES + 65536
 HOSTAGENT_FILE = "hostagent.env"
@@ -70,9 +71,14 @@ def load(sources: Sources, facts: model.HostFacts, accepted: Sequence[model.Laye
         problems = _gone(found, accepted)
     loaded = _judge(found, facts, problems)
     if loaded.problems and accepted:
-        kept = _judge(tuple(accepted), facts, ())
+        kept = _judge_kept(accepted, facts)
         return replace(kept, problems=loaded.problems, warnings=loaded.warnings, is_kept=True)
     return loaded
+
+
+def _judge_kept(accepted: Sequence[model.Layer], facts: model.HostFacts) -> Loaded:
+    # sshd may have got a port of ours since they were accepted; that takes nothing away.
+    return _judge(tuple(accepted), replace(facts, ssh_ports=()), ())
 
 
 def _gone(found: Sequence[model.Layer], accepted: Sequence[model.Layer]) -> tuple[Problem, ...]:
@@ -116,11 +122,11 @@ def refuse(kept: Loaded, refused: Loaded, reason: str) -> Loaded:
 
 def judge_accepted(accepted: Sequence[model.Layer], facts: model.HostFacts) -> Loaded | None:
     """What the kept texts come to; None if there are none, or they mean nothing any more."""
-    kept = _judge(tuple(accepted), facts, ()) if accepted else None
+    kept = _judge_kept(accepted, facts) if accepted else None
     return kept if kept is not None and kept.config is not None else None
 
 
-def save_accepted(state_dir: str, accepted: Sequence[model.Layer]) -> None:
+def save_layers(path: str, layers: Sequence[model.Layer]) -> None:
     """Keep these texts, whole or not at all; raises OSError."""
     rows = [
         {
@@ -129,16 +135,16 @@ def save_accepted(state_dir: str, accepted: Sequence[model.Layer]) -> None:
             "is_root_only": layer.trust.is_root_only,
             "detail": layer.trust.detail,
         }
-        for layer in accepted
+        for layer in layers
     ]
     text = json.dumps({"version": 1, "layers": rows}, indent=1)
-    files.write_atomically(os.path.join(state_dir, ACCEPTED), text.encode())
+    files.write_atomically(path, text.encode())
 
 
-def load_accepted(state_dir: str, sources: Sources) -> tuple[model.Layer, ...]:
+def load_layers(path: str, sources: Sources) -> tuple[model.Layer, ...]:
     """The kept texts if they are of these files; an unreadable record counts as none."""
     try:
-        with open(os.path.join(state_dir, ACCEPTED), "rb") as source:
+        with open(path, "rb") as source:
             record = json.loads(source.read(MAX_ACCEPTED))
         found = tuple(
             model.Layer(

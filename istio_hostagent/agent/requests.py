@@ -15,7 +15,6 @@ from ..errors import (
     HostAgentError,
 )
 from ..host import control
-from ..supervise import child
 from . import inspection, issuance, join, readiness, reconcile, reload, state, status, survey
 
 logger = logging.getLogger(__name__)
@@ -31,7 +30,9 @@ class Requests:
         self._parts = parts
         self._reload_files = reload
         self._joining: list[control.Caller] = []
-        self._settling: list[control.Caller] = []
+        self._settling: list[
+            tuple[control.Caller, Callable[[readiness.Report], dict[str, Any]]]
+        ] = []
         self._verbs: dict[str, Callable[[control.Caller], None]] = {
             "status": self._status,
             "wait": self._wait,
@@ -66,24 +67,32 @@ class Requests:
 
     def _reload(self, caller: control.Caller) -> None:
         self._reload_files()
-        self._settling.append(caller)
+        self._settling.append((caller, self._taken))
 
     def _apply(self, caller: control.Caller) -> None:
         self._reload_files()
         loaded = self._parts.configuration.loaded
         if loaded.config is None or loaded.problems:
             caller.answer(self._not_usable())
-            return
-        if not self._parts.is_joined and not survey.situation(self._parts).is_complete:
+        elif not self._parts.is_joined:
             error = HostAgentError(
                 "the agent runs and this host has not joined: it installs the rules itself",
                 hint="istio-hostagent status says what it waits for",
             )
             caller.answer(refusal(error) | {"exit_status": 75})
-            return
-        part = self._parts.redirection
-        done = reconcile.reconcile(part.desired, self._parts.kernel)
-        caller.answer({"ok": True, "lines": list(done.lines)})
+        else:
+            self._settling.append((caller, self._applied))
+
+    def _taken(self, report: readiness.Report) -> dict[str, Any]:
+        return {"ok": True, "summary": report.summary}
+
+    def _applied(self, _report: readiness.Report) -> dict[str, Any]:
+        parts = self._parts
+        try:
+            done = reconcile.reconcile(parts.redirection.desired, parts.kernel)
+        except HostAgentError as error:
+            return refusal(error)
+        return {"ok": True, "lines": list(done.lines)}
 
     def _plan(self, caller: control.Caller) -> None:
         loaded = self._parts.configuration.look()
@@ -138,37 +147,39 @@ class Requests:
             joined, self._joining = self._joining, []
             for caller in joined:
                 caller.answer({"ok": True, "status": status.report(self._parts)})
-        situation = survey.situation(self._parts)
-        if self._settling and self._is_settled(situation):
+        if self._settling and self._is_settled(report):
             settled, self._settling = self._settling, []
-            problems = self._parts.configuration.loaded.problems
-            trouble = self._parts.redirection.trouble
-            for caller in settled:
-                if problems:
-                    caller.answer(self._not_usable())
-                elif trouble is not None and situation.is_joined:
-                    caller.answer(refusal(trouble))
-                else:
-                    caller.answer({"ok": True, "summary": report.summary})
+            for caller, answer in settled:
+                caller.answer(self._verdict(report) or answer(report))
 
-    def _is_settled(self, now: join.Situation) -> bool:
+    def _is_settled(self, report: readiness.Report) -> bool:
         """Whether it is known what became of the files: nothing that they began is under way."""
+        parts, now = self._parts, survey.situation(self._parts)
         if now.is_validating or now.is_proving:
             return False
         if not now.has_config or not now.is_joined:
             return True
-        is_waited_for = now.proxy not in (child.State.IDLE, child.State.READY)
-        if now.is_on_trial and is_waited_for and not now.is_attempt_over:
+        if parts.configuration.candidate is not None:
             return False
-        return (
-            now.rules is join.Rules.PROVEN
-            or now.is_proof_broken
-            or self._parts.redirection.trouble is not None
-        )
+        if parts.configuration.is_on_trial:
+            # One without an end: nothing has worked that could be come back to.
+            return parts.trial_at is None and (report.is_in_mesh or report.is_in_control)
+        return now.rules is join.Rules.PROVEN or parts.redirection.trouble is not None
+
+    def _verdict(self, report: readiness.Report) -> dict[str, Any] | None:
+        """The answer of whom the files did not bring what they ask for, else None."""
+        parts = self._parts
+        if parts.configuration.loaded.problems:
+            return self._not_usable()
+        if parts.redirection.trouble is not None and parts.is_joined:
+            return refusal(parts.redirection.trouble)
+        if parts.is_joined and parts.configuration.is_on_trial:
+            return refusal(HostAgentError(report.summary)) | {"exit_status": 75}
+        return None
 
     def close(self) -> None:
         """The agent ends: who still waits sees that, and may wait for the next one."""
-        for caller in [*self._joining, *self._settling]:
+        for caller in [*self._joining, *(caller for caller, _ in self._settling)]:
             caller.hang_up()
 
 

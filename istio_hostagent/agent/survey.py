@@ -14,7 +14,6 @@ def situation(parts: state.Parts) -> join.Situation:
     now = parts.clock.monotonic()
     return join.Situation(
         has_config=parts.configuration.in_force is not None,
-        is_on_trial=parts.configuration.is_on_trial,
         is_joined=parts.is_joined,
         is_attempting=parts.is_attempting,
         is_attempt_due=now >= parts.attempt_at,
@@ -32,6 +31,7 @@ def situation(parts: state.Parts) -> join.Situation:
         is_proof_stale=parts.redirection.is_proof_stale,
         is_proof_broken=parts.redirection.is_proof_broken,
         proxy=parts.proxy.child.state,
+        is_outdated=parts.proxy.is_outdated,
     )
 
 
@@ -85,6 +85,7 @@ def patience_s(parts: state.Parts) -> float:
             parts.attempt_at,
             _attempt_until(parts),
             parts.marks.retry_at,
+            parts.trial_at or 0.0,
             parts.certificate.next_at - parts.clock.now() + now,
         ]
         moments += [moment - now for moment in pauses if moment > now]

@@ -8,7 +8,6 @@ from istio_hostagent.supervise.child import State
 
 NOTHING = Situation(
     has_config=False,
-    is_on_trial=False,
     is_joined=False,
     is_attempting=False,
     is_attempt_due=True,
@@ -26,6 +25,7 @@ NOTHING = Situation(
     is_proof_stale=False,
     is_proof_broken=False,
     proxy=State.IDLE,
+    is_outdated=False,
 )
 COMPLETE = replace(
     NOTHING,
@@ -103,13 +103,19 @@ def test_a_joined_host_gets_its_rules_before_anything_else() -> None:
     assert next_steps(booted)[0] is Step.APPLY
 
 
-def test_rules_of_a_configuration_on_trial_wait_for_the_judgement_of_its_bootstrap() -> None:
+def test_an_outdated_proxy_is_replaced_once_the_rules_are_proven() -> None:
     changed = replace(
-        COMPLETE, is_joined=True, is_on_trial=True, bootstrap=Check.UNKNOWN, proxy=State.READY
+        COMPLETE, is_joined=True, rules=Rules.IN, proxy=State.READY, is_outdated=True
     )
-    assert next_steps(changed) == (Step.VALIDATE,)
-    assert next_steps(replace(changed, bootstrap=Check.GOOD)) == (Step.APPLY,)
-    assert next_steps(replace(changed, has_binary=False)) == (Step.APPLY,)
+    assert next_steps(changed) == (Step.PROVE,)
+    proven = replace(changed, rules=Rules.PROVEN)
+    assert not proven.is_in_mesh
+    assert next_steps(proven) == (Step.START,)
+
+
+def test_an_attempt_waits_until_the_proxy_of_the_one_before_is_gone() -> None:
+    assert next_steps(replace(COMPLETE, proxy=State.STOPPING)) == ()
+    assert next_steps(replace(COMPLETE, proxy=State.REPLACING)) == ()
 
 
 def test_a_joined_host_whose_proxy_binary_is_gone_keeps_its_rules() -> None:
@@ -128,6 +134,5 @@ def test_no_situation_at_all_breaks_a_promise() -> None:
             assert now.bootstrap is Check.GOOD
         if Step.APPLY in steps:
             assert now.is_joined or now.is_complete
-            assert now.bootstrap is Check.GOOD or not (now.is_on_trial and now.has_binary)
         if now.is_joined:
             assert Step.WITHDRAW not in steps

@@ -44,6 +44,7 @@ def run(environment: Mapping[str, str]) -> None:
     monitor = nftables.ChangeMonitor()
     inbox.watch(monitor.fileno(), lambda: _changes(monitor))
     signals.deliver((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), inbox, events.Signalled)
+    kept = marks.Marks(host, system_clock)
     parts = state.Parts(
         facts=host,
         inbox=inbox,
@@ -52,8 +53,10 @@ def run(environment: Mapping[str, str]) -> None:
         watcher=watch.FileWatcher(lambda: inbox.post(events.FilesChanged())),
         notifier=notifier,
         work=work,
-        marks=marks.Marks(host, system_clock),
-        configuration=configuration.ConfigurationPart(sources, host),
+        marks=kept,
+        configuration=configuration.ConfigurationPart(
+            sources, host, is_joined=kept.has(places.MARKER)
+        ),
         certificate=certificate.CertificatePart(work, system_clock, host),
         redirection=redirection.RedirectionPart(kernel, work, system_clock),
         proxy=proxy.ProxyPart(inbox, work, system_clock),

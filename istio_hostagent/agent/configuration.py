@@ -17,13 +17,19 @@ logger = logging.getLogger(__name__)
 class ConfigurationPart:
     """What the files say, what is in force, and what was accepted before."""
 
-    def __init__(self, sources: reload.Sources, facts: model.HostFacts) -> None:
-        """Read everything once; nothing is in force yet."""
+    def __init__(
+        self, sources: reload.Sources, facts: model.HostFacts, *, is_joined: bool
+    ) -> None:
+        """Read everything once; nothing is in force yet.
+
+        Who starts a host that has left the mesh asks for what was refused to be tried again.
+        """
         self.sources = sources
         self.facts = facts
         self._accepted = reload.load_layers(self._path(reload.ACCEPTED), sources)
         self.last_worked = reload.judge_accepted(self._accepted, facts)
-        self._refused = reload.load_layers(self._path(reload.REFUSED), sources)
+        refused = self._path(reload.REFUSED)
+        self._refused = reload.load_layers(refused, sources) if is_joined else ()
         self._taken: reload.Loaded | None = None
         self.in_force: model.Config | None = None
         self.candidate: reload.Loaded | None = None  # what is judged, before it may be in force

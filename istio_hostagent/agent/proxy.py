@@ -34,6 +34,7 @@ class ProxyPart:
         self._started: proxyfiles.Build | None = None
         self._served: proxyfiles.Build | None = None
         self._passed: proxyfiles.Build | None = None
+        self._asked: proxyfiles.Build | None = None
         self._refusal: HostAgentError | None = None
         self.child = supervisor.Supervisor(inbox, clock)
         self.kind = model.ProxyKind.AUTO
@@ -120,7 +121,7 @@ class ProxyPart:
             missing = HostUnsupported(f"no {kind.value} found; searched {places}")
             done(missing if self.binary is not None else None)
             return
-        built = self._files.build(config, kind, binary)
+        built = self._asked = self._files.build(config, kind, binary)
         if built == self._wanted or built in self._good:
             done(None)
         else:
@@ -128,6 +129,7 @@ class ProxyPart:
 
     def stop_judging(self) -> None:
         """What `judge` was asked about is not of interest any more."""
+        self._asked = None
         self._work.abandon(JUDGEMENT)
 
     def _check(
@@ -167,9 +169,9 @@ class ProxyPart:
 
     def _remove_others(self) -> None:
         assert self._files is not None
-        wanted = (self._wanted,) if self._wanted is not None else ()
+        others = [built for built in (self._wanted, self._asked) if built is not None]
         try:
-            self._files.remove_others((*self._good, *wanted))
+            self._files.remove_others((*self._good, *others))
         except OSError as error:
             logger.warning("files of a proxy not removed", extra=fields.of(DETAIL=str(error)))
 

@@ -1,4 +1,4 @@
-"""What this machine is, probed once into a `HostFacts`.
+"""What this machine is, as a `HostFacts`; what comes and goes can be looked at again.
 
 Every probe has a safe answer when it cannot know: port 22 for ssh, no address, no IPv6.
 """

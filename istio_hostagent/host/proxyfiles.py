@@ -76,9 +76,12 @@ class ProxyFiles:
         for relative, target in spec.links:
             path = os.path.join(spec.directory, relative)
             self._make_parents(spec.directory, relative)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            os.symlink(target, path)
+            if not (os.path.islink(path) and os.readlink(path) == target):
+                # By a rename: what runs may be reading through the one before.
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{path}.new")
+                os.symlink(target, f"{path}.new")
+                os.replace(f"{path}.new", path)
         for relative in spec.directories:
             self._make_parents(spec.directory, relative)
             files.make_directory(os.path.join(spec.directory, relative), mode=0o700, owner=proxy)

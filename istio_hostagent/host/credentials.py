@@ -3,6 +3,7 @@
     OUTPUT/key.pem -> ..data/key.pem      (cert-chain.pem and root-cert.pem alike)
     OUTPUT/..data  -> STORE/gen-000007    swapped by one rename: the three files switch together
     STORE/gen-000006                      the generation before, for readers that hold it open
+    STORE/gen-000004                      one more if the writer asks for it: three at most
     STORE/provided/                       what an operator had put there, given back by `release`
 
 Not here: what the files must contain. Rules for editing: whoever is killed between any two lines
@@ -32,13 +33,15 @@ class Snapshot:
     """What lies there: as readers see it, in the generation of our own, and as provided first.
 
     `visible` and `stored` differ where an operator has put a file of their own in place of our
-    link. `unreadable` names visible files that we may not read.
+    link. `unreadable` names visible files that we may not read. `kept`: our other generations,
+    the last written first; any of them may be only half there.
     """
 
     visible: generations.Files
     stored: generations.Files
     provided: generations.Files
     unreadable: tuple[str, ...]
+    kept: tuple[generations.Files, ...] = ()
 
 
 class Credentials:
@@ -66,6 +69,7 @@ class Credentials:
     def read(self) -> Snapshot:
         """Read everything; what is absent is None. Raises NotPermitted, HostUnsupported."""
         stored = provided = generations.Files()
+        kept: tuple[generations.Files, ...] = ()
         with self._translated():
             try:
                 with generations.open_directory(self._output_dir) as output:
@@ -77,25 +81,29 @@ class Credentials:
                     ):
                         stored = self._read_stored(output, store)
                         provided = self._read_provided(output, store)
+                        kept = self._read_kept(output, store)
             except FileNotFoundError:
                 visible, unreadable = generations.Files(), ()
         paths = tuple(os.path.join(self._output_dir, name) for name in unreadable)
-        return Snapshot(visible, stored, provided, paths)
+        return Snapshot(visible, stored, provided, paths, kept)
 
-    def install(self, files: generations.Files) -> None:
+    def install(self, files: generations.Files, *, spared: str = "") -> None:
         """Make `files` what every reader sees, all at once; keep what an operator had put there.
 
+        Of our generations these stay: the new one, the one before, and `spared`, a name. All
+        others go, also what a killed writer left.
         Raises NotPermitted or HostUnsupported: then readers see what they saw before.
         """
         with self._opened() as (output, store):
-            if self._current(output) is None or not all(
-                _is_linked(output, n) for n in generations.NAMES
-            ):
-                self._take_over(output, store)
-            previous = self._current(output)
-            self._point_at(output, store, generations.write_generation(store, files))
-            kept = frozenset(each for each in (previous, self._current(output)) if each)
-            generations.remove_generations(store, kept=kept)
+            self._own_names(output, store)
+            self._switch(output, store, generations.write_generation(store, files), spared)
+
+    def show(self, name: str, *, spared: str = "") -> None:
+        """Make a generation that is still there what every reader sees; else as `install`."""
+        with self._opened() as (output, store):
+            generations.sync_generation(store, name)
+            self._own_names(output, store)
+            self._switch(output, store, name, spared)
 
     def release(self) -> None:
         """Give back what was provided and remove everything of ours; raises as `install` does."""
@@ -132,13 +140,13 @@ class Credentials:
 
     def _read_stored(self, output: int, store: int) -> generations.Files:
         current = self._current(output)
-        if current is None:
-            return generations.Files()
-        try:
-            with generations.open_directory(current, within=store) as generation:
-                return generations.read_files(generation)
-        except OSError:
-            return generations.Files()
+        return generations.read_generation(store, current) if current else generations.Files()
+
+    def _read_kept(self, output: int, store: int) -> tuple[generations.Files, ...]:
+        current = self._current(output)
+        names = [each for each in generations.list_generations(store) if each != current]
+        found = [generations.read_generation(store, name) for name in names]
+        return tuple(files for files in found if files.content())
 
     def _read_provided(self, output: int, store: int) -> generations.Files:
         try:
@@ -155,6 +163,19 @@ class Credentials:
                 )
         key, chain, root = (followed.get(name) for name in generations.NAMES)
         return generations.Files(key, chain, root, files.received)
+
+    def _own_names(self, output: int, store: int) -> None:
+        """See to it that the three names are our links, so that one switch changes them all."""
+        if self._current(output) is None or not all(
+            _is_linked(output, name) for name in generations.NAMES
+        ):
+            self._take_over(output, store)
+
+    def _switch(self, output: int, store: int, name: str, spared: str) -> None:
+        previous = self._current(output)
+        self._point_at(output, store, name)
+        kept = frozenset(each for each in (name, previous, spared) if each)
+        generations.remove_generations(store, kept=kept)
 
     def _take_over(self, output: int, store: int) -> None:
         """Turn whatever is there into links, without a change that a reader could notice."""

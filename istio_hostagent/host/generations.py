@@ -6,6 +6,7 @@ followed. After a SIGKILL at any place a generation is whole or nobody is pointe
 """
 
 import contextlib
+import dataclasses
 import errno
 import os
 import stat
@@ -17,16 +18,22 @@ NAMES = (KEY, CHAIN, ROOT)
 MODES = {KEY: 0o600, CHAIN: 0o644, ROOT: 0o644}
 MAX_BYTES = 1 << 20
 _PREFIX = "gen-"
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True)
 class Files:
-    """The three files, PEM; None where there is none. `received`: unix seconds of the chain."""
+    """The three files, PEM; None where there is none.
+
+    `received`: unix seconds of the chain. `name`: of the generation they were read from, if any;
+    it plays no part in a comparison.
+    """
 
     key: bytes | None = field(default=None, repr=False)
     chain: bytes | None = None
     root: bytes | None = None
     received: float = 0.0
+    name: str = field(default="", compare=False)
 
     def content(self) -> tuple[tuple[str, bytes], ...]:
         """The files that exist, by name."""
@@ -58,9 +65,7 @@ def read_file(name: str, *, within: int, is_link_followed: bool = False) -> tupl
 
     O_NONBLOCK: a FIFO planted in its place must not hang us.
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-    if not is_link_followed:
-        flags |= os.O_NOFOLLOW
+    flags = _READ & ~os.O_NOFOLLOW if is_link_followed else _READ
     with open(os.open(name, flags, dir_fd=within), "rb") as source:
         status = os.fstat(source.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -99,8 +104,8 @@ def write_generation(store: int, files: Files) -> str:
 
     A failure leaves nothing behind.
     """
-    numbers = [int(each[len(_PREFIX) :]) for each in os.listdir(store) if is_generation(each)]
-    name = f"{_PREFIX}{max(numbers, default=0) + 1:06d}"
+    last = max(map(_number, list_generations(store)), default=0)
+    name = f"{_PREFIX}{last + 1:06d}"
     os.mkdir(name, 0o755, dir_fd=store)
     try:
         with open_directory(name, within=store) as generation:
@@ -115,6 +120,37 @@ def write_generation(store: int, files: Files) -> str:
     return name
 
 
+def read_generation(store: int, name: str) -> Files:
+    """Read a generation; one that cannot be opened counts as empty."""
+    try:
+        with open_directory(name, within=store) as generation:
+            return dataclasses.replace(read_files(generation), name=name)
+    except OSError:
+        return Files()
+
+
+def list_generations(store: int) -> tuple[str, ...]:
+    """Return the names of what looks like a generation, the last written first; raises OSError."""
+    names = [name for name in os.listdir(store) if is_generation(name)]
+    return tuple(sorted(names, key=_number, reverse=True))
+
+
+def sync_generation(store: int, name: str) -> None:
+    """Sync a generation whose writer may have been killed before it could.
+
+    Raises OSError, also for a generation that lacks one of the three files.
+    """
+    with open_directory(name, within=store) as generation:
+        for each in NAMES:
+            descriptor = os.open(each, _READ, dir_fd=generation)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        os.fsync(generation)
+    os.fsync(store)
+
+
 def remove_generation(store: int, name: str) -> None:
     """Remove a generation as far as that is possible; what stays is tried again the next time."""
     with contextlib.suppress(OSError), open_directory(name, within=store) as generation:
@@ -127,6 +163,10 @@ def remove_generation(store: int, name: str) -> None:
 
 def remove_generations(store: int, *, kept: frozenset[str]) -> None:
     """Remove every generation but those named."""
-    for name in os.listdir(store):
-        if is_generation(name) and name not in kept:
+    for name in list_generations(store):
+        if name not in kept:
             remove_generation(store, name)
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix(_PREFIX))

@@ -8,59 +8,26 @@ Out: {"held": {...} | null} and, where the operation failed, "error": {"code", "
 "obtained" (by this call) and "via" ("token", "certificate", or "" if not obtained).
 
 `inspect` only looks: an error says why nothing is held. `ensure` obtains a certificate unless a
-whole one of ours is held and more than `grace_ratio` of its life is left; `renew` obtains one.
-A failure changes no file. Nothing printed holds a key or a token.
+whole one of ours is held and more than `grace_ratio` of its life is left; if what is held is no
+good for this request, an earlier one of ours that is good is shown again, before the CA is asked.
+`renew` obtains one. Beside the certificate before, the last one of another identity is kept while
+it is good, so that a host can return to settings whose token is gone.
+A failure takes nothing away. Nothing printed holds a key or a token.
 """
 
 import contextlib
+import dataclasses
 import json
-import os
 import resource
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
 
-from ..errors import CertificateRefused, CertificateUntrusted, HostAgentError
-from ..host import ca, credentials, files, generations, keys
-from ..identity import certificates, csr, model, protocol, schedule, token, trust
-
-# Less than this left is too little for a call.
-SHORTEST_CALL_S = 0.2
-# HTTP/2 servers refuse headers of more than 8 to 64 KiB; a token of Kubernetes has 1 to 2.
-MAX_TOKEN = 65536
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked of this process; the fields are the keys of the input."""
-
-    op: str
-    output_dir: str
-    store_dir: str
-    spiffe_id: str = ""
-    ca_host: str = ""
-    ca_port: int = 0
-    server_name: str = ""
-    cluster_id: str = ""
-    token_file: str = ""
-    root_file: str = ""
-    ttl_s: int = 0
-    headers: tuple[tuple[str, str], ...] = ()
-    timeout_s: float = 10.0
-    grace_ratio: float = 0.5
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A credential to try, or the reason why there is none; `via` is its name in the answer."""
-
-    via: str
-    credential: ca.Credential | None
-    reason: str = ""
+from ..errors import CertificateUntrusted, HostAgentError
+from ..host import credentials, generations, keys
+from ..identity import certificates, csr, model, protocol, schedule, trust
+from . import asking
 
 
 def main() -> None:
@@ -70,10 +37,10 @@ def main() -> None:
     value = json.load(sys.stdin)
     value["ttl_s"] = int(value.get("ttl_s", 0))
     value["headers"] = tuple((name, text) for name, text in value.get("headers", ()))
-    json.dump(perform(Request(**value)), sys.stdout)
+    json.dump(perform(asking.Request(**value)), sys.stdout)
 
 
-def perform(request: Request) -> dict[str, object]:
+def perform(request: asking.Request) -> dict[str, object]:
     """Do what is asked and return the answer."""
     store = credentials.Credentials(request.output_dir, request.store_dir)
     try:
@@ -93,41 +60,39 @@ def perform(request: Request) -> dict[str, object]:
     raise ValueError(f"unknown op {request.op!r}")
 
 
-def judge_held(snapshot: credentials.Snapshot, request: Request) -> model.Held:
+def judge_held(snapshot: credentials.Snapshot, request: asking.Request) -> model.Held:
     """Judge what the readers of the output directory see; raises CertificateUntrusted."""
-    seen = snapshot.visible
     if snapshot.unreadable:
         raise CertificateUntrusted(f"{snapshot.unreadable[0]} cannot be read by this user")
+    return _judge(snapshot.visible, request.output_dir, request.spiffe_id)
+
+
+def _judge(seen: generations.Files, place: str, spiffe_id: str) -> model.Held:
     if seen.key is None or seen.chain is None or seen.root is None:
-        raise CertificateUntrusted(f"no certificate is held in {request.output_dir}")
-    with _described("the held certificate"):
+        raise CertificateUntrusted(f"no certificate is held in {place}")
+    with asking.described("the held certificate"):
         public_key = keys.public_part_of_pem(seen.key)
         chain = certificates.parse_certificates(seen.chain)
         roots = certificates.parse_certificates(seen.root)
-        expected = trust.Expected(public_key, request.spiffe_id, _now())
-        trust.judge(chain, roots, expected)
+        trust.judge(chain, roots, trust.Expected(public_key, spiffe_id, asking.now()))
     return _held(chain, roots, datetime.fromtimestamp(seen.received, UTC))
 
 
-def _ensure(store: credentials.Credentials, request: Request) -> dict[str, object]:
+def _ensure(store: credentials.Credentials, request: asking.Request) -> dict[str, object]:
     snapshot = store.read()
-    if request.op == "ensure":
-        with contextlib.suppress(CertificateUntrusted):
-            held = judge_held(snapshot, request)
-            now = _now()
-            due = schedule.next_attempt(
-                held.validity, now, failures=0, jitter=0.0, ratio=request.grace_ratio
-            )
-            if due > now:
-                return _answer(held)
-    roots = _trusted_roots(snapshot, request)
-    candidates = (_certificate(snapshot, request), _token(request))
+    held = _without_asking(store, snapshot, request) if request.op == "ensure" else None
+    if held is not None:
+        return _answer(held)
+    roots = asking.trusted_roots(snapshot, request)
+    candidates = (asking.find_certificate(snapshot, request), asking.find_token(request))
     key = keys.generate_key()
-    via, response = _ask(request, roots, candidates, csr.build_request(key, request.spiffe_id))
-    with _described("the CA's answer"):
+    via, response = asking.ask(
+        request, roots, candidates, csr.build_request(key, request.spiffe_id)
+    )
+    with asking.described("the CA's answer"):
         chain, bundle = _parse_answer(response)
-    with _described("the CA's answer is discarded: the certificate"):
-        expected = trust.Expected(keys.public_part(key), request.spiffe_id, _now())
+    with asking.described("the CA's answer is discarded: the certificate"):
+        expected = trust.Expected(keys.public_part(key), request.spiffe_id, asking.now())
         trust.judge(chain, roots, expected)
         # What the readers are given must fit together as well.
         trust.judge(chain, bundle, expected)
@@ -136,47 +101,47 @@ def _ensure(store: credentials.Credentials, request: Request) -> dict[str, objec
             key=keys.render_key(key),
             chain=certificates.render_certificates(chain),
             root=certificates.render_certificates(bundle),
-        )
+        ),
+        spared=_of_another_identity(snapshot, request),
     )
-    return _answer(_held(chain, bundle, _now()), via=via)
+    return _answer(_held(chain, bundle, asking.now()), via=via)
 
 
-def _ask(
-    request: Request,
-    roots: tuple[x509.Certificate, ...],
-    candidates: tuple[Candidate, ...],
-    signing_request: bytes,
-) -> tuple[str, bytes]:
-    """Try the credentials in order; return the name of the one that worked and the answer."""
-    deadline = time.monotonic() + request.timeout_s
-    authority = ca.Authority(
-        host=request.ca_host,
-        port=request.ca_port,
-        server_name=request.server_name or request.ca_host,
-        roots=certificates.render_certificates(roots),
-        cluster_id=request.cluster_id,
-        headers=request.headers,
-    )
-    message = protocol.render_request(signing_request, request.ttl_s)
-    failures: list[ca.CredentialRejected | ca.CertificateIgnored] = []
-    reasons = []
-    for candidate in candidates:
-        if candidate.credential is None:
-            reasons.append(candidate.reason)
-            continue
-        left_s = max(deadline - time.monotonic(), SHORTEST_CALL_S)
-        try:
-            return candidate.via, ca.call(
-                authority, protocol.METHOD, message, candidate.credential, timeout_s=left_s
-            )
-        except (ca.CredentialRejected, ca.CertificateIgnored) as error:
-            failures.append(error)
-            if isinstance(candidate.credential, ca.Token):
-                reasons.append(_explain(candidate.credential, request))
-    if not failures:
-        raise CertificateRefused("nothing to show to the CA: " + "; ".join(reasons))
-    told = [failure.message for failure in failures]
-    raise type(failures[-1])("; ".join(told + reasons), hint=failures[-1].hint)
+def _without_asking(
+    store: credentials.Credentials, snapshot: credentials.Snapshot, request: asking.Request
+) -> model.Held | None:
+    """Return what is held, or one of ours that is shown again; None if the CA has to be asked."""
+    with contextlib.suppress(CertificateUntrusted):
+        held = judge_held(snapshot, request)
+        return None if _is_due(held, request) else held
+    for each in (snapshot.stored, *snapshot.kept):
+        with contextlib.suppress(CertificateUntrusted):
+            held = _judge(each, each.name, request.spiffe_id)
+            if snapshot.visible.root not in (None, snapshot.stored.root):
+                # A root that the operator has put in place of ours since has the last word.
+                dropped = dataclasses.replace(each, root=snapshot.visible.root)
+                _judge(dropped, each.name, request.spiffe_id)
+            store.show(each.name, spared=_of_another_identity(snapshot, request))
+            return None if _is_due(held, request) else held
+    return None
+
+
+def _is_due(held: model.Held, request: asking.Request) -> bool:
+    now = asking.now()
+    ratio = request.grace_ratio
+    return schedule.next_attempt(held.validity, now, failures=0, jitter=0.0, ratio=ratio) <= now
+
+
+def _of_another_identity(snapshot: credentials.Snapshot, request: asking.Request) -> str:
+    """Name the last generation of ours that is good, for somebody else; empty without one."""
+    for each in (snapshot.stored, *snapshot.kept):
+        with contextlib.suppress(CertificateUntrusted), asking.described("the kept certificate"):
+            leaves = certificates.parse_certificates(each.chain or b"")[:1]
+            identities = {name for leaf in leaves for name in certificates.uri_names(leaf)}
+            for identity in identities - {request.spiffe_id}:
+                _judge(each, each.name, identity)
+                return each.name
+    return ""
 
 
 def _parse_answer(
@@ -190,75 +155,6 @@ def _parse_answer(
     return chain, certificates.parse_certificates(parts[-1])
 
 
-def _trusted_roots(
-    snapshot: credentials.Snapshot, request: Request
-) -> tuple[x509.Certificate, ...]:
-    """Return every root we have reason to trust: the operator's, and those last handed out."""
-    roots: dict[str, x509.Certificate] = {}
-    faults = []
-    try:
-        texts = [files.read_bounded(request.root_file)]
-    except OSError as error:
-        texts = []
-        faults.append(f"{request.root_file}: {os.strerror(error.errno or 0)}")
-    kept = (snapshot.provided.root, snapshot.visible.root, snapshot.stored.root)
-    for text in texts + [each for each in kept if each]:
-        try:
-            found = certificates.parse_certificates(text)
-        except ValueError as error:
-            faults.append(f"{request.root_file}: {error}")
-        else:
-            roots.update((certificates.fingerprint(each), each) for each in found)
-    if not roots:
-        reason = "; ".join(faults) or f"{request.root_file} holds none"
-        raise CertificateRefused(f"no root certificate to recognise the CA by: {reason}")
-    return tuple(roots.values())
-
-
-def _certificate(snapshot: credentials.Snapshot, request: Request) -> Candidate:
-    """Choose the pair to show: what readers see, else our own last one, else the provided one."""
-    reason = "no certificate is held"
-    for pair in (snapshot.visible, snapshot.stored, snapshot.provided):
-        if pair.key is None or pair.chain is None:
-            continue
-        try:
-            with _described("the held certificate"):
-                chain = certificates.parse_certificates(pair.chain)
-                if not chain:
-                    raise ValueError("there is none in its file")
-                public_key = keys.public_part_of_pem(pair.key)
-                # With an expired one istiod refuses even a good token.
-                trust.check_leaf(chain[0], trust.Expected(public_key, request.spiffe_id, _now()))
-        except CertificateUntrusted as error:
-            reason = error.message
-        else:
-            shown = ca.ClientCertificate(certificates.render_certificates(chain), pair.key)
-            return Candidate("certificate", shown)
-    return Candidate("certificate", None, reason)
-
-
-def _token(request: Request) -> Candidate:
-    name = f"the token {request.token_file}"
-    try:
-        text = files.read_bounded(request.token_file).decode("ascii").strip()
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        return Candidate("token", None, f"{name} cannot be read ({reason})")
-    except UnicodeDecodeError:
-        text = ""
-    if len(text) > MAX_TOKEN:
-        return Candidate("token", None, f"{name} is no token: longer than {MAX_TOKEN} characters")
-    if not text or not text.isprintable() or " " in text:
-        return Candidate("token", None, f"{name} holds no token")
-    if token.is_expired(text, _now()):
-        return Candidate("token", None, f"{name} {token.explain(text, _now())}")
-    return Candidate("token", ca.Token(text))
-
-
-def _explain(shown: ca.Token, request: Request) -> str:
-    return f"the token {request.token_file} {token.explain(shown.text, _now())}"
-
-
 def _held(
     chain: tuple[x509.Certificate, ...], roots: tuple[x509.Certificate, ...], received: datetime
 ) -> model.Held:
@@ -270,7 +166,9 @@ def _held(
     )
 
 
-def _held_anyway(store: credentials.Credentials, request: Request) -> dict[str, object] | None:
+def _held_anyway(
+    store: credentials.Credentials, request: asking.Request
+) -> dict[str, object] | None:
     """What is held after a failure: it was not touched."""
     try:
         return _facts(judge_held(store.read(), request), via="")
@@ -292,21 +190,6 @@ def _facts(held: model.Held, *, via: str) -> dict[str, object]:
         "obtained": bool(via),
         "via": via,
     }
-
-
-@contextlib.contextmanager
-def _described(subject: str) -> Iterator[None]:
-    """Complete the sentences about a certificate that begin without their subject."""
-    try:
-        yield
-    except CertificateUntrusted as error:
-        raise CertificateUntrusted(f"{subject} {error.message}", hint=error.hint) from error
-    except ValueError as error:
-        raise CertificateUntrusted(f"{subject} cannot be used: {error}") from error
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 if __name__ == "__main__":

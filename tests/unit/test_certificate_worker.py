@@ -22,6 +22,7 @@ from tests.demo.ca import DemoAuthority
 
 LAUNCH = Path(workers.__file__).with_name("launch.py")
 WEB = "spiffe://cluster.local/ns/vms/sa/web"
+DB = "spiffe://cluster.local/ns/vms/sa/db"
 SUBJECT = "system:serviceaccount:vms:web"
 SERVER_NAME = "istiod.istio-system.svc"
 NOBODY = 65534
@@ -420,6 +421,141 @@ def test_settings_of_another_identity_make_the_held_certificate_count_no_more(
     assert (held["identity"], held["via"]) == ("spiffe://cluster.local/ns/vms/sa/db", "token")
 
 
+@pytest.fixture
+def returning(host: Host, authority: DemoAuthority) -> Host:
+    """A host that went from WEB to DB and is asked for WEB again: it has the token of DB."""
+    host.run("ensure")
+    become_db(host)
+    return host
+
+
+def become_db(host: Host) -> None:
+    host.give_token(host.authority.token("system:serviceaccount:vms:db"))
+    assert held_of(host.run("ensure", spiffe_id=DB))["via"] == "token"
+
+
+def serials(host: Host) -> list[str]:
+    """The serial of each generation that holds a certificate, in the order they were written."""
+    paths = sorted((host.directory / "store").glob("gen-*/cert-chain.pem"))
+    return [f"{ca_material.split(path.read_bytes())[0].serial_number:x}" for path in paths]
+
+
+@pytest.mark.parametrize("renewals", [0, 1, 3])
+def test_return_to_the_identity_before_needs_no_ca(
+    host: Host, authority: DemoAuthority, renewals: int
+) -> None:
+    host.run("ensure")
+    first = held_of(host.run("inspect"))
+    become_db(host)
+    for _ in range(renewals):
+        assert held_of(host.run("renew", spiffe_id=DB))["via"] == "certificate"
+    authority.stop()
+    before = host.tree()
+    assert "not for" in error_of(host.run("inspect"))["message"]
+    assert host.tree() == before
+    answer = host.run("ensure")
+    assert answer == {"held": first}
+    assert (first["obtained"], first["via"]) == (False, "")
+    leaf = assert_pair_matches(host.output)
+    assert f"{leaf.serial_number:x}" == first["serial"]
+    assert host.run("inspect") == answer
+    assert (host.output / "key.pem").stat().st_mode & 0o7777 == 0o600
+    # And forth again: what the trial obtained is still good for it.
+    assert held_of(host.run("ensure", spiffe_id=DB))["obtained"] is False
+    assert len(serials(host)) == 2
+
+
+def test_return_to_a_certificate_that_is_due_survives_without_the_ca(returning: Host) -> None:
+    returning.authority.stop()
+    answer = returning.run("ensure", grace_ratio=0.9999999)
+    assert held_of(answer)["identity"] == WEB
+    assert error_of(answer)["code"] == "authority-unavailable"
+    assert_pair_matches(returning.output)
+
+
+def test_identity_shown_again_is_renewed_by_its_own_certificate(returning: Host) -> None:
+    returning.run("ensure")
+    assert held_of(returning.run("renew"))["via"] == "certificate"
+    assert [call.identity for call in returning.authority.seen] == [WEB, DB, WEB]
+
+
+@pytest.mark.parametrize(("op", "ratio"), [("renew", 0.5), ("ensure", 0.9999999)])
+def test_kept_certificate_is_the_credential_of_its_identity(
+    returning: Host, op: str, ratio: float
+) -> None:
+    held = held_of(returning.run(op, grace_ratio=ratio))
+    assert (held["identity"], held["via"], held["obtained"]) == (WEB, "certificate", True)
+
+
+def test_expired_kept_certificate_is_neither_shown_nor_kept_on(
+    host: Host, authority: DemoAuthority
+) -> None:
+    authority.life_s = SHORT_LIFE_S
+    first = held_of(host.run("ensure"))
+    authority.life_s = None
+    become_db(host)
+    lapses = first["not_after"]
+    assert isinstance(lapses, float)
+    time.sleep(max(0.0, lapses - time.time()) + 0.05)
+    answer = host.run("ensure")
+    # The token is that of DB: the CA was asked, and gave what that token is good for.
+    assert authority.seen[-1].how == "token"
+    assert "is for spiffe://cluster.local/ns/vms/sa/db, not for" in error_of(answer)["message"]
+    host.run("renew", spiffe_id=DB)
+    assert first["serial"] not in serials(host)
+    host.give_token(authority.token(SUBJECT))
+    held = held_of(host.run("ensure"))
+    assert (held["identity"], held["via"]) == (WEB, "token")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kept_certificate_that_is_not_whole_is_not_shown(returning: Host, name: str) -> None:
+    store = returning.directory / "store"
+    current = os.path.realpath(returning.output / "..data")
+    for path in store.glob(f"gen-*/{name}"):
+        if str(path.parent) != current:
+            path.write_bytes(path.read_bytes()[:100])
+    before = returning.tree()
+    returning.authority.stop()
+    answer = returning.run("ensure")
+    assert error_of(answer)["code"] == "authority-unavailable"
+    assert answer["held"] is None
+    assert returning.tree() == before
+
+
+def test_operators_new_root_has_the_last_word_over_kept_certificates(
+    returning: Host, tmp_path: Path
+) -> None:
+    with DemoAuthority.create(tmp_path / "new") as fresh:
+        (returning.output / "root-cert.pem").unlink()
+        shutil.copy(fresh.root_file, returning.output / "root-cert.pem")
+        returning.give_token(fresh.token(SUBJECT))
+        held = held_of(returning.run("ensure", ca_port=fresh.port))
+        assert (held["identity"], held["obtained"], held["via"]) == (WEB, True, "token")
+
+
+def test_operators_same_root_put_back_does_not_hide_kept_certificates(returning: Host) -> None:
+    root = (returning.output / "root-cert.pem").read_bytes()
+    (returning.output / "root-cert.pem").unlink()
+    (returning.output / "root-cert.pem").write_bytes(b"# of the mesh\n" + root)
+    returning.authority.stop()
+    held = held_of(returning.run("ensure"))
+    assert (held["identity"], held["obtained"]) == (WEB, False)
+    assert f"{assert_pair_matches(returning.output).serial_number:x}" == held["serial"]
+    assert (returning.output / "root-cert.pem").is_symlink()
+
+
+def test_many_identities_leave_three_generations_at_most(
+    host: Host, authority: DemoAuthority
+) -> None:
+    host.run("ensure")
+    for account in ("db", "cache", "queue"):
+        host.give_token(authority.token(f"system:serviceaccount:vms:{account}"))
+        for op in ("ensure", "renew"):
+            host.run(op, spiffe_id=f"spiffe://cluster.local/ns/vms/sa/{account}")
+            assert len(list((host.directory / "store").glob("gen-*"))) <= 3
+
+
 def test_planted_link_is_not_written_through(host: Host) -> None:
     victim = host.directory / "victim"
     victim.write_text("precious")
@@ -485,6 +621,10 @@ def test_runs_as_another_user_and_names_what_that_user_cannot_read(
     os.chown(host.token_file, NOBODY, NOBODY)
     assert held_of(host.run("ensure"))["via"] == "token"
     assert (host.output / "key.pem").stat().st_uid == NOBODY
+    become_db(host)
+    assert held_of(host.run("ensure"))["obtained"] is False
+    for path in (host.output / "..data", host.output / "key.pem"):
+        assert (path.lstat().st_uid, path.stat().st_uid) == (NOBODY, NOBODY)
     os.chown(host.directory / "store", 0, 0)
     before = host.tree()
     error = error_of(host.run("renew"))

@@ -92,6 +92,74 @@ def test_generation_before_stays_and_older_ones_go(output: Path, store: Path) ->
     assert sorted(marks(each)[0] or "" for each in store.glob("gen-*")) == ["3", "4"]
 
 
+def test_spared_generation_outlives_renewals_and_is_shown_again(output: Path, store: Path) -> None:
+    held = open_store(output, store)
+    held.install(pair("1"))
+    name = held.read().stored.name
+    for mark in "234":
+        held.install(pair(mark), spared=name)
+    assert sorted(marks(each)[0] or "" for each in store.glob("gen-*")) == ["1", "3", "4"]
+    assert [files.key for files in held.read().kept] == [b"key 3", b"key 1"]
+    key = (store / name / "key.pem").stat()
+    held.show(name)
+    assert marks(output) == ("1", "1", "1")
+    shown = (output / "key.pem").stat()
+    assert (shown.st_ino, shown.st_mode, shown.st_mtime) == (key.st_ino, key.st_mode, key.st_mtime)
+    assert [files.key for files in held.read().kept] == [b"key 4"]
+    held.install(pair("5"))
+    assert sorted(marks(each)[0] or "" for each in store.glob("gen-*")) == ["1", "5"]
+
+
+def test_kept_generations_come_newest_first_past_the_padding(output: Path, store: Path) -> None:
+    held = open_store(output, store)
+    held.install(pair("1"))
+    (store / "gen-000002").rename(store / "gen-999999")
+    (output / "..data").unlink()
+    (output / "..data").symlink_to(store / "gen-999999")
+    held.install(pair("2"), spared="gen-999999")
+    held.install(pair("3"), spared="gen-999999")
+    assert [files.key for files in held.read().kept] == [b"key 2", b"key 1"]
+
+
+def test_planted_generation_is_neither_read_nor_shown(output: Path, store: Path) -> None:
+    held = open_store(output, store)
+    held.install(pair("1"))
+    victim = output.parent / "victim"
+    victim.mkdir()
+    provide(victim, "planted")
+    (store / "gen-000099").symlink_to(victim)
+    assert "planted" not in str(held.read().kept)
+    with pytest.raises(HostUnsupported):
+        held.show("gen-000099")
+    assert marks(output) == ("1", "1", "1")
+
+
+def test_generation_that_is_not_whole_is_not_shown(output: Path, store: Path) -> None:
+    held = open_store(output, store)
+    held.install(pair("1"))
+    held.install(pair("2"))
+    (half,) = held.read().kept
+    (store / half.name / "root-cert.pem").unlink()
+    with pytest.raises(HostUnsupported):
+        held.show(half.name)
+    assert marks(output) == ("2", "2", "2")
+
+
+def test_file_dropped_over_our_link_is_kept_when_a_generation_is_shown_again(
+    output: Path, store: Path
+) -> None:
+    held = open_store(output, store)
+    held.install(pair("1"))
+    name = held.read().stored.name
+    held.install(pair("2"))
+    provide(output, "operator", ("root-cert.pem",))
+    held.show(name)
+    assert marks(output) == ("1", "1", "1")
+    assert len(list(store.glob("gen-*"))) <= 3
+    held.release()
+    assert marks(output) == (None, None, "operator")
+
+
 def test_reader_that_opened_the_directory_keeps_a_whole_pair(output: Path, store: Path) -> None:
     open_store(output, store).install(pair("1"))
     seen = Path(os.path.realpath(output / "..data"))
@@ -218,6 +286,45 @@ def test_kill_at_any_step_of_a_renewal_leaves_a_whole_pair(output: Path, store: 
         held.install(pair(before))
         assert marks(output) == (before,) * 3
         assert len(list(store.glob("gen-*"))) == 2
+        if has_lived:
+            break
+    assert has_lived
+    assert step > 5
+
+
+def test_kill_at_any_step_of_showing_again_loses_neither_pair(output: Path, store: Path) -> None:
+    held = open_store(output, store)
+    held.install(pair("A"))
+    first = held.read().stored.name
+    has_lived, step = False, 0
+    for step in range(1, MOST_STEPS):
+        for mark in ("B", "C"):
+            held.install(pair(mark), spared=first)
+        last = held.read().stored.name
+        has_lived = survive(step, lambda last=last: held.show(first, spared=last))  # type: ignore[misc]  # bound
+        assert marks(output) in (("A",) * 3, ("C",) * 3)
+        assert marks(store / first) == ("A",) * 3
+        assert marks(store / last) == ("C",) * 3
+        held.show(first, spared=last)
+        assert marks(output) == ("A",) * 3
+        assert len(list(store.glob("gen-*"))) <= 3
+        if has_lived:
+            break
+    assert has_lived
+    assert step > 5
+
+
+def test_kill_at_any_step_of_a_renewal_spares_what_it_should(output: Path, store: Path) -> None:
+    held = open_store(output, store)
+    held.install(pair("A"))
+    spared = held.read().stored.name
+    has_lived, step = False, 0
+    for step in range(1, MOST_STEPS):
+        has_lived = survive(step, lambda: held.install(pair("B"), spared=spared))
+        assert marks(store / spared) == ("A",) * 3
+        held.install(pair("B"), spared=spared)
+        assert marks(store / spared) == ("A",) * 3
+        assert len(list(store.glob("gen-*"))) <= 3
         if has_lived:
             break
     assert has_lived

@@ -40,7 +40,6 @@ class Supervisor:
         self._ready_at: float | None = None
         self._wanted_since: float | None = None
         self.failures = 0  # ends in a row that nobody asked for
-        self.has_served = False  # some process was ready, since the agent began
         self.state = child.State.IDLE
         self.trouble: ChildFailed | None = None
         self.starts = 0
@@ -139,7 +138,6 @@ class Supervisor:
                 self._spawn(now)
             case child.Action.SETTLE:
                 self._ready_at = now
-                self.has_served = True
                 self.trouble = None
                 logger.info("proxy ready", extra=fields.of(PROXY=self._name))
             case child.Action.WATCH:

@@ -88,6 +88,7 @@ def test_what_works_is_repaired_while_something_else_is_judged(
     configure(host, ENVOY_PORT="15101")
     eventually((place / "asked").exists, "it is being judged")
     assert is_in_mesh(host)
+    assert "judged" in host.status()["summary"]
     host.namespace.run(["nft", "flush", "ruleset"])
     eventually(lambda: host.tables() == TABLES, "they are back", within_s=5)
     assert "15101" not in main_rules(host)

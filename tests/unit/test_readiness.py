@@ -12,6 +12,7 @@ EMPTY = Knowledge(
     situation=NOTHING,
     is_empty=True,
     is_kept=False,
+    is_changing=False,
     cluster_file="/var/lib/istio/envoy/cluster.env",
     problems=(),
     identity="",

@@ -85,6 +85,7 @@ class Trial:
             return False
         if part.candidate is not None:
             self._take(part.last_worked)  # the files say something else already
+            parts.trial_at = parts.clock.monotonic() + TRIAL_TIME_S
         else:
             self._refuse(reason)
         return True

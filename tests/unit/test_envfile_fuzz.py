@@ -75,7 +75,7 @@ def quote(value: str) -> str:
     return "'" + value.replace("'", "'\"'\"'") + "'"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.filter_too_much])
 @given(SHELL_TEXT)
 @example("A=$'\\x41\\u00e9' export\nB=a\\\n#b C=$A")
 def test_what_is_accepted_means_the_same_to_bash(text: str) -> None:

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_hostagent.config.model import Redirection
@@ -34,7 +34,6 @@ def test_equal_needs_no_plan(name: str) -> None:
 
 
 @given(names, names, st.booleans())
-@settings(deadline=None)
 def test_applying_a_plan_leads_from_anything_to_what_is_wanted(
     before: str, after: str, owned: bool
 ) -> None:

@@ -276,9 +276,7 @@ ACTORS = {
 OWN = {str(address) for address in FACTS.addresses}
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(redirections)
 def test_rules_keep_every_promise(redirection: Redirection) -> None:
     """Promises are made from the configuration alone; the rules must agree with each."""
@@ -297,9 +295,7 @@ def test_rules_keep_every_promise(redirection: Redirection) -> None:
         assert packets.outbound(rules, packet) == promise.captured_at, promise
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(
     redirections, st.integers(0, 2**32 - 1), st.integers(1, 65535), st.sampled_from(list(ACTORS))
 )
@@ -314,9 +310,7 @@ def test_the_guard_refuses_what_is_captured_and_nothing_else(
     assert packets.is_guarded(rules, packet) is (is_captured and not is_loopback)
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(
     redirections,
     st.tuples(st.integers(0, 2**32 - 1).map(lambda n: str(IPv4Address(n))), st.integers(1, 65535)),

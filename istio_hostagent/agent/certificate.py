@@ -57,6 +57,7 @@ class CertificatePart:
             self.trouble = None
             # What a worker brings for the settings before is not wanted any more.
             self._work.abandon(WORKER)
+            stores.stop_release(self._work, str(self._facts.state_dir), str(settings.output_dir))
             self.retry_now()
 
     @property

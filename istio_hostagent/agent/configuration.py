@@ -27,6 +27,7 @@ class ConfigurationPart:
         self.sources = sources
         self.facts = facts
         self._accepted = reload.load_layers(self._path(reload.ACCEPTED), sources)
+        self._saved = self._accepted
         self.last_worked = reload.judge_accepted(self._accepted, facts)
         refused = self._path(reload.REFUSED)
         self._refused = reload.load_layers(refused, sources) if is_joined else ()
@@ -64,9 +65,12 @@ class ConfigurationPart:
         Texts that did not hold are not taken again unless it `is_asked` for.
         """
         before, found = self.loaded, self.look()
-        if self._is_refused(found) and not is_asked:
-            return False
-        self._refused = ()
+        if self.last_worked is not None and self._is_refused(found) and not is_asked:
+            if before.layers == found.layers:
+                return False
+            found = reload.refuse(self.last_worked, found, "it did not hold before")
+        else:
+            self._refused = ()
         self.loaded = found
         if (before.problems, before.layers) == (found.problems, found.layers):
             return False
@@ -95,9 +99,10 @@ class ConfigurationPart:
             self._taken = self.loaded  # the same in other words
         assert self._taken is not None
         self.last_worked = self._taken
-        if self._taken.layers != self._accepted:
-            reload.save_layers(self._path(reload.ACCEPTED), self._taken.layers)
-            self._accepted = self._taken.layers
+        self._accepted = self._taken.layers
+        if self._saved != self._accepted:
+            reload.save_layers(self._path(reload.ACCEPTED), self._accepted)
+            self._saved = self._accepted
 
     def refuse(self, reason: str) -> model.Config:
         """Let what has worked be in force, and say why not what the files make."""

@@ -84,7 +84,7 @@ class Agent:
             case events.KernelChanged(changes):
                 self._check(changes)
             case events.TaskEnded(name):
-                self._parts.work.finish(name)
+                self._parts.work.ended(name)
             case events.ProxyEnded():
                 self._parts.proxy.child.ended()
             case events.Signalled():
@@ -139,7 +139,11 @@ class Agent:
                 break
             done.add(left[0])
             self._perform(left[0])
+        if self._parts.configuration.candidate is not None:
+            self._tell()  # what is whole now may be tried against something else at once
         if self._trial.advance():
+            if self._is_watching and self._follow():
+                self._parts.inbox.post(events.FilesChanged())
             self.advance()
             return
         self._tell()

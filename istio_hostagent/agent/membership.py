@@ -49,7 +49,9 @@ class Membership:
     def keep(self) -> bool:
         """Let the rules outlive us: the guard for early boot, the owning socket with systemd."""
         parts = self._parts
-        if parts.redirection.desired is not self._guarded:
+        # On trial the guard is that of what a start would come back to.
+        is_new = parts.redirection.desired is not self._guarded
+        if is_new and not parts.configuration.is_on_trial:
             text = guard.render_guard(parts.redirection.desired)
             if not parts.marks.write(places.GUARD, text):
                 return False

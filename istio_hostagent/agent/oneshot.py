@@ -84,7 +84,7 @@ def verify(environment: Mapping[str, str]) -> inspection.Verification:
         while not found and not failures:
             for event in inbox.wait(1.0):
                 if isinstance(event, events.TaskEnded):
-                    work.finish(event.name)
+                    work.ended(event.name)
             work.tick()
         work.cancel()
     if failures:

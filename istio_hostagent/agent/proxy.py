@@ -54,6 +54,7 @@ class ProxyPart:
             return
         self.kind, self.binary = self._find(self._config.proxy)
         if self.binary is None:
+            self._wanted = self._running_build(self._config)
             return
         wanted = self._files.build(self._config, self.kind, self.binary)
         if wanted != self._wanted or self.bootstrap is join.Check.BAD:
@@ -62,11 +63,21 @@ class ProxyPart:
             self.bootstrap = join.Check.GOOD if is_judged else join.Check.UNKNOWN
             self._refusal = None
 
+    def _running_build(self, config: model.Config) -> proxyfiles.Build | None:
+        """What runs, if it is what `config` wants although its program is gone."""
+        assert self._files is not None
+        if self._started is None or self.child.state is child.State.IDLE:
+            return None
+        program = self._started.spec.argv[0]
+        is_same = self._files.build(config, self.kind, program) == self._started
+        return self._started if is_same else None
+
     def _find(self, settings: model.ProxySettings) -> tuple[model.ProxyKind, str | None]:
         # Who installs pilot-agent does not mean: replace the Envoy that serves, now.
         is_running = self.child.state is not child.State.IDLE
-        is_envoy_kept = is_running and self.kind is model.ProxyKind.ENVOY
-        return find_binary(settings, is_envoy_kept=is_envoy_kept)
+        served = self._served or self._started
+        is_envoy = served is not None and served.spec.name == specs.ENVOY
+        return find_binary(settings, is_envoy_kept=is_running and is_envoy)
 
     @property
     def _good(self) -> tuple[proxyfiles.Build, ...]:
@@ -119,7 +130,8 @@ class ProxyPart:
             # Where no proxy is anyway, the operator may want just this: to capture less.
             places = ", ".join(searched(config.proxy, kind))
             missing = HostUnsupported(f"no {kind.value} found; searched {places}")
-            done(missing if self.binary is not None else None)
+            is_there = self.binary is not None or self.child.state is not child.State.IDLE
+            done(missing if is_there else None)
             return
         built = self._asked = self._files.build(config, kind, binary)
         if built == self._wanted or built in self._good:
@@ -139,7 +151,11 @@ class ProxyPart:
         built: proxyfiles.Build,
         done: Callable[[HostAgentError | None], None],
     ) -> None:
-        """Write the files and run the proxy's own check, if it has one."""
+        """Write the files and run the proxy's own check, if it has one.
+
+        pilot-agent has none, and its files are those that one that runs is reading: they are
+        written when it is started.
+        """
         assert self._files is not None
         program = built.spec.argv[0]
 
@@ -154,12 +170,12 @@ class ProxyPart:
                 done(ChildFailed(f"{program} --mode validate", outcome, lines))
             self._remove_others()
 
+        check = self._files.validation(config, built)
+        if check is None:
+            ended((0, b""))
+            return
         try:
             self._files.write(built)
-            check = self._files.validation(config, built)
-            if check is None:
-                ended((0, b""))
-                return
             user = processes.User(check.user_uid, check.user_gid)
             run = processes.Run(check.argv, user=user, has_errors=True)
         except OSError as error:
@@ -177,7 +193,13 @@ class ProxyPart:
 
     def start(self) -> None:
         """Start it with the bootstrap that was found valid."""
-        assert self._wanted is not None
+        assert self._wanted is not None and self._files is not None
+        try:
+            self._files.write(self._wanted)
+        except OSError as error:
+            program = self._wanted.spec.argv[0]
+            self._judged(self._wanted, ChildFailed(program, f"cannot be started: {error}"))
+            return
         self._started = self._wanted
         self.child.start(self._wanted.spec)
 

@@ -17,7 +17,7 @@ class Knowledge:
     situation: join.Situation
     is_empty: bool  # no configuration has been written yet
     is_kept: bool  # the files are bad or gone; the accepted ones are in force
-    is_changing: bool  # what the files make is being judged
+    is_changing: bool  # what the files make is judged or tried, and has not worked yet
     cluster_file: str
     problems: tuple[Problem, ...]
     identity: str
@@ -51,7 +51,7 @@ def describe(known: Knowledge) -> Report:
         elif obstacle:
             summary += f"; {obstacle}"
         elif known.is_changing:
-            summary += "; a changed configuration is being judged"
+            summary += "; a changed configuration is being tried"
         return Report(is_in_control=True, is_in_mesh=True, summary=summary)
     waiting = obstacle or _progress(known)
     summary = f"{'joined, not whole' if now.is_joined else 'not in the mesh'}: {waiting}"

@@ -163,7 +163,8 @@ class Requests:
             return False
         if parts.configuration.is_on_trial:
             # One without an end: nothing has worked that could be come back to.
-            return parts.trial_at is None and (report.is_in_mesh or report.is_in_control)
+            is_known = report.is_in_mesh or report.is_in_control or now.is_attempt_over
+            return parts.trial_at is None and is_known
         return now.rules is join.Rules.PROVEN or parts.redirection.trouble is not None
 
     def _verdict(self, report: readiness.Report) -> dict[str, Any] | None:

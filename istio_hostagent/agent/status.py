@@ -62,6 +62,8 @@ def _configuration(parts: state.Parts) -> dict[str, Any]:
         state = "kept"
     elif loaded.problems:
         state = "invalid"
+    elif part.candidate is not None or part.is_on_trial:
+        state = "trial"
     return {
         "state": state,
         "files": list(part.sources.paths),

@@ -41,17 +41,26 @@ def release_others(
     with os.scandir(os.path.dirname(own)) as entries:
         links = [entry.path for entry in entries if entry.name.endswith(_OUTPUT)]
     for link in links:
-        if link == own:
+        if link == own or work.is_running(_release(link)):
             continue
         store, other = link.removesuffix(_OUTPUT), os.readlink(link)
         work.start_worker(
             "certificate",
             {"op": "release", "output_dir": other, "store_dir": store},
-            name=f"release {store}",
+            name=_release(link),
             user=user,
             timeout_s=issuance.TIMEOUT_S,
             done=functools.partial(_released, store, other),
         )
+
+
+def stop_release(work: tasks.Tasks, state_dir: str, output_dir: str) -> None:
+    """This directory is wanted again: end what may be giving it back, wherever it is in that."""
+    work.abandon(_release(_path(state_dir, output_dir) + _OUTPUT))
+
+
+def _release(link: str) -> str:
+    return f"release {os.path.basename(link)}"
 
 
 def _released(store: str, output: str, answer: Any) -> None:
@@ -59,8 +68,11 @@ def _released(store: str, output: str, answer: Any) -> None:
         detail = str(answer) if isinstance(answer, HostAgentError) else answer["error"]["message"]
         logger.warning("%s not given back", output, extra=fields.of(DETAIL=detail))
         return
-    os.unlink(store + _OUTPUT)
-    os.rmdir(store)
+    try:
+        os.unlink(store + _OUTPUT)
+        os.rmdir(store)
+    except OSError as error:
+        logger.warning("%s not removed", store, extra=fields.of(DETAIL=error.strerror))
     logger.info("%s given back: OUTPUT_CERTS is another directory now", output)
 
 

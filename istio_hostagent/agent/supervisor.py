@@ -96,6 +96,8 @@ class Supervisor:
             self._ask()
         if self._timer is not None and now >= self._timer:
             self._timer = None
+            if self.state is child.State.STARTING:
+                self.trouble = ChildFailed(self._name, f"was not ready in {START_TIME_S:.0f} s")
             self._report(child.Event.TIMER)
 
     def ended(self) -> None:

@@ -56,7 +56,7 @@ def knowledge(parts: state.Parts) -> readiness.Knowledge:
         situation=situation(parts),
         is_empty=loaded.is_empty,
         is_kept=loaded.is_kept,
-        is_changing=parts.configuration.candidate is not None,
+        is_changing=parts.configuration.candidate is not None or parts.configuration.is_on_trial,
         cluster_file=parts.configuration.sources.cluster,
         problems=loaded.problems,
         identity=held.identity if held is not None else "",

@@ -75,9 +75,15 @@ class Tasks:
         """Give up the tasks whose time is over."""
         now = self._clock.monotonic()
         for name in [name for name, (_, due, _) in self._running.items() if due <= now]:
-            self.finish(name)
+            if name in self._running:  # a result may be a reason to abandon another
+                self._finish(name)
 
-    def finish(self, name: str) -> None:
+    def ended(self, name: str) -> None:
+        """The process of a task has ended; one of this name may have been begun since."""
+        if name in self._running and self._running[name][0].child.has_ended():
+            self._finish(name)
+
+    def _finish(self, name: str) -> None:
         """Take the result of an ended task, or end it, and hand the result on."""
         run, _, done = self._running.pop(name)
         self._inbox.forget(run.child.descriptor)

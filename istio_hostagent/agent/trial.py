@@ -18,8 +18,6 @@ from . import fields, join, membership, readiness, reload, state, survey
 logger = logging.getLogger(__name__)
 
 TRIAL_TIME_S = 30.0
-# Codes that say that asking again gives no other answer.
-FINAL_CODES = frozenset({"certificate-refused", "certificate-untrusted"})
 
 
 class Trial:
@@ -36,7 +34,9 @@ class Trial:
         self._members = members
         self._put_into_force = put_into_force
         self._is_judged = False
+        self._is_partial = False  # the identity is in force, the rest waits for its certificate
         self._had_served = False
+        self._has_way_back = False  # what worked before was whole when it was left
 
     def consider(self) -> None:
         """The files may say something else: judge it, or take it at once if none has worked."""
@@ -48,7 +48,10 @@ class Trial:
             return
         if part.in_force is None or part.loaded.config == part.worked:
             self._take(part.last_worked)
-        if part.loaded.config is None or part.loaded.config == part.in_force:
+        if part.loaded.config is None:
+            return
+        if part.loaded.config == part.in_force:
+            part.take(part.loaded)
             return
         part.candidate = part.loaded
         self._is_judged = False
@@ -59,9 +62,9 @@ class Trial:
     def _take(self, loaded: reload.Loaded | None) -> None:
         part = self._parts.configuration
         if loaded is not None and loaded.config not in (None, part.in_force):
-            config = part.take(loaded)
             self._parts.trial_at = None
-            self._put_into_force(config)
+            self._is_partial = self._has_way_back = False
+            self._put_into_force(part.take(loaded))
 
     def _judged(self, candidate: reload.Loaded, error: HostAgentError | None) -> None:
         if candidate is not self._parts.configuration.candidate:
@@ -77,8 +80,11 @@ class Trial:
         if not parts.is_joined:
             return False
         now = survey.situation(parts)
-        if part.candidate is not None and self._is_judged and self._may_begin():
+        if part.candidate is not None and self._is_judged and self._may_begin(now):
             self._begin(part.candidate, now)
+            return True
+        if self._is_partial and now.has_certificate:
+            self._complete()
             return True
         self._accept(now)
         if not part.is_on_trial or not (reason := self._reason(now)):
@@ -90,53 +96,74 @@ class Trial:
             self._refuse(reason)
         return True
 
-    def _may_begin(self) -> bool:
+    def _may_begin(self, now: join.Situation) -> bool:
         """Not while what works is on its way: it is what may have to be come back to."""
+        if self._has_way_back or now.is_in_mesh or self._is_time_over():
+            return True
+        # A proxy that has just ended may be there again at once.
+        is_hopeful = self._parts.proxy.trouble and not now.is_attempt_over
         report = readiness.describe(survey.knowledge(self._parts))
-        return report.is_in_mesh or report.is_in_control or self._is_time_over()
+        return report.is_in_control and not is_hopeful
 
     def _is_time_over(self) -> bool:
         until = self._parts.trial_at
         return until is not None and self._parts.clock.monotonic() >= until
 
     def _begin(self, candidate: reload.Loaded, now: join.Situation) -> None:
-        self._had_served = now.proxy is child.State.READY
-        self._parts.configuration.candidate = None
-        self._take(candidate)
+        """Put a candidate into force, in place also of one that is on trial itself."""
+        parts, part = self._parts, self._parts.configuration
+        if not part.is_on_trial:
+            self._has_way_back = now.is_in_mesh
+            self._had_served = now.proxy is child.State.READY
+        config = part.take(candidate)
+        part.candidate = None
         # To come back to what did not work either would gain nothing.
-        if now.is_in_mesh:
-            self._parts.trial_at = self._parts.clock.monotonic() + TRIAL_TIME_S
+        has_end = self._has_way_back
+        parts.trial_at = parts.clock.monotonic() + TRIAL_TIME_S if has_end else None
+        # What serves goes on with its rules until there is a certificate for what is to come.
+        parts.certificate.configure(config.identity)
+        self._is_partial = True
+        if parts.certificate.is_held or not self._has_way_back:
+            self._complete()
+
+    def _complete(self) -> None:
+        config = self._parts.configuration.in_force
+        assert config is not None
+        self._is_partial = False
+        self._put_into_force(config)
 
     def _accept(self, now: join.Situation) -> None:
         parts = self._parts
         is_whole = now.rules is join.Rules.PROVEN and now.is_complete and not now.is_outdated
-        if not is_whole or parts.clock.monotonic() < parts.marks.retry_at:
+        if self._is_partial or not is_whole or parts.clock.monotonic() < parts.marks.retry_at:
             return
-        self._members.keep()
         if now.proxy is child.State.READY and self._members.accept():
+            self._has_way_back = False
             parts.proxy.remember()
-            parts.certificate.release_others()
             if parts.configuration.candidate is None:
                 parts.trial_at = None
+                parts.certificate.release_others()
+        self._members.keep()
 
     def _reason(self, now: join.Situation) -> str:
         """Why what is on trial does not hold; or nothing, as long as it may."""
         parts = self._parts
         config, before = parts.configuration.in_force, parts.configuration.worked
         assert config is not None and before is not None
+        is_over = parts.configuration.candidate is None and self._is_time_over()
+        refusal = parts.certificate.trouble
+        if self._is_partial:
+            words = refusal.text if refusal is not None else "no certificate for it"
+            return words if is_over else ""
         trouble = parts.redirection.trouble
         is_new = config.redirection != before.redirection
         if is_new and trouble is not None and not isinstance(trouble, KernelBusy):
             return trouble.text
         if parts.proxy.bootstrap is join.Check.BAD and parts.proxy.would_differ(before):
             return parts.proxy.trouble
-        refusal = parts.certificate.trouble
-        is_other = config.identity != before.identity
-        if is_other and refusal is not None and refusal.code in FINAL_CODES:
-            return refusal.text
         if self._had_served and now.is_attempt_over and not now.is_outdated:
             return parts.proxy.trouble or membership.NOT_READY
-        if parts.configuration.candidate is None and self._is_time_over():
+        if is_over:
             words = refusal.text if refusal is not None else parts.redirection.trouble_text
             return parts.proxy.trouble or words or membership.NOT_READY
         return ""
@@ -149,6 +176,7 @@ class Trial:
             extra=fields.of(CODE="not-kept", DETAIL=reason),
         )
         parts.trial_at = None
+        self._is_partial = self._has_way_back = False
         before = part.in_force
         config = part.refuse(reason)
         parts.marks.keep(reload.REFUSED, part.save_refused)

@@ -5,7 +5,8 @@ from typing import Any
 from ..errors import AgentUnreachable, HostAgentError
 from ..host import control
 
-TIMEOUT_S = 60.0
+# A changed configuration is judged (20 s), waits for what works (30 s), and is tried (30 s).
+TIMEOUT_S = 120.0
 
 
 class Refused(HostAgentError):

@@ -95,8 +95,7 @@ class ConfigurationPart:
 
     def accept(self) -> None:
         """What is in force has worked: keep its texts. Raises OSError."""
-        if self.loaded.config == self.in_force and not self.loaded.is_kept:
-            self._taken = self.loaded  # the same in other words
+        self._take_other_words()
         assert self._taken is not None
         self.last_worked = self._taken
         self._accepted = self._taken.layers
@@ -104,9 +103,15 @@ class ConfigurationPart:
             reload.save_layers(self._path(reload.ACCEPTED), self._accepted)
             self._saved = self._accepted
 
+    def _take_other_words(self) -> None:
+        """The files may say what is in force in other words, since it was taken."""
+        if self.loaded.config == self.in_force and not self.loaded.is_kept:
+            self._taken = self.loaded
+
     def refuse(self, reason: str) -> model.Config:
         """Let what has worked be in force, and say why not what the files make."""
         assert self.last_worked is not None
+        self._take_other_words()
         refused = self.candidate or self._taken
         assert refused is not None
         self.candidate = None

@@ -48,16 +48,14 @@ class Trial:
             return
         if part.in_force is None or part.loaded.config == part.worked:
             self._take(part.last_worked)
-        if part.loaded.config is None:
-            return
-        if part.loaded.config == part.in_force:
-            part.take(part.loaded)
+        config = part.loaded.config
+        if config is None or config == part.in_force:
             return
         part.candidate = part.loaded
         self._is_judged = False
         # Not longer than this is waited for what works to be whole, before it is changed.
         parts.trial_at = parts.clock.monotonic() + TRIAL_TIME_S
-        parts.proxy.judge(part.loaded.config, functools.partial(self._judged, part.loaded))
+        parts.proxy.judge(config, functools.partial(self._judged, part.loaded))
 
     def _take(self, loaded: reload.Loaded | None) -> None:
         part = self._parts.configuration

@@ -99,7 +99,8 @@ class Trial:
         if self._has_way_back or now.is_in_mesh or self._is_time_over():
             return True
         # A proxy that has just ended may be there again at once.
-        is_hopeful = self._parts.proxy.trouble and not now.is_attempt_over
+        is_starting = now.proxy in (child.State.STARTING, child.State.BACKOFF)
+        is_hopeful = is_starting and not now.is_attempt_over
         report = readiness.describe(survey.knowledge(self._parts))
         return report.is_in_control and not is_hopeful
 

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ from ..config import model
 from ..errors import ChildFailed, HostAgentError, HostUnsupported
 from ..host import mailbox, ports, processes, proxyfiles
 from ..supervise import child, specs
-from . import events, fields, join, supervisor, tasks
+from . import events, fields, join, programs, supervisor, tasks
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ class ProxyPart:
         is_running = self.child.state is not child.State.IDLE
         served = self._served or self._started
         is_envoy = served is not None and served.spec.name == specs.ENVOY
-        return find_binary(settings, is_envoy_kept=is_running and is_envoy)
+        return programs.find(settings, is_envoy_kept=is_running and is_envoy)
 
     @property
     def _good(self) -> tuple[proxyfiles.Build, ...]:
@@ -97,7 +96,7 @@ class ProxyPart:
     @property
     def searched(self) -> tuple[str, ...]:
         """The places where the program is looked for."""
-        return searched(self._config.proxy, self.kind) if self._config is not None else ()
+        return programs.places(self._config.proxy, self.kind) if self._config is not None else ()
 
     @property
     def is_validating(self) -> bool:
@@ -128,7 +127,7 @@ class ProxyPart:
         kind, binary = self._find(config.proxy)
         if binary is None:
             # Where no proxy is anyway, the operator may want just this: to capture less.
-            places = ", ".join(searched(config.proxy, kind))
+            places = ", ".join(programs.places(config.proxy, kind))
             missing = HostUnsupported(f"no {kind.value} found; searched {places}")
             is_there = self.binary is not None or self.child.state is not child.State.IDLE
             done(missing if is_there else None)
@@ -172,7 +171,8 @@ class ProxyPart:
 
         check = self._files.validation(config, built)
         if check is None:
-            ended((0, b""))
+            self._passed = built
+            done(None)
             return
         try:
             self._files.write(built)
@@ -216,34 +216,3 @@ class ProxyPart:
         """What is wrong with it, in one line, or nothing."""
         error = self._refusal or self.child.trouble
         return str(error) if error is not None else ""
-
-
-def searched(settings: model.ProxySettings, kind: model.ProxyKind) -> tuple[str, ...]:
-    """The places where the program is looked for, the first one first."""
-    places = specs.binary_candidates(settings, kind.value)
-    if settings.kind is model.ProxyKind.AUTO:
-        places = (*specs.binary_candidates(settings, specs.PILOT_AGENT), *places)
-    return places
-
-
-def find_binary(
-    settings: model.ProxySettings, *, is_envoy_kept: bool = False
-) -> tuple[model.ProxyKind, str | None]:
-    """Which proxy this host runs, and its program: the first that is there, None if none is.
-
-    `is_envoy_kept`: where either may run, an Envoy that is there comes first.
-    """
-    pilot = _first_program(specs.binary_candidates(settings, specs.PILOT_AGENT))
-    if settings.kind is model.ProxyKind.PILOT_AGENT:
-        return model.ProxyKind.PILOT_AGENT, pilot
-    envoy = _first_program(specs.binary_candidates(settings, specs.ENVOY))
-    is_pilot = settings.kind is model.ProxyKind.AUTO and pilot is not None
-    if is_pilot and not (is_envoy_kept and envoy is not None):
-        return model.ProxyKind.PILOT_AGENT, pilot
-    return model.ProxyKind.ENVOY, envoy
-
-
-def _first_program(candidates: tuple[str, ...]) -> str | None:
-    return next(
-        (path for path in candidates if os.path.isfile(path) and os.access(path, os.X_OK)), None
-    )

@@ -10,7 +10,7 @@ import pytest
 from tests.demo.ca_server import DemoAuthority
 from tests.lab.host import proxy_user
 from tests.lab.waiting import eventually
-from tests.netns.conftest import CLUSTER, MakeHost, configure, join
+from tests.netns.conftest import CLUSTER, MakeHost, configure, join, stand_in
 
 TABLES = {"istio_hostagent", "istio_guard"}
 
@@ -80,11 +80,7 @@ class TestJoining:
         self, make_host: MakeHost
     ) -> None:
         host = make_host()
-        fake = host.directory / "envoy"
-        # Accepts the bootstrap, and then does nothing.
-        fake.write_text('#!/bin/sh\ncase "$*" in *validate*) exit 0;; esac\nexec sleep 600\n')
-        fake.chmod(0o755)
-        host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=str(fake))
+        stand_in(host, "exec sleep 600")
         configure(host)
         host.start()
         eventually(lambda: host.tables() == TABLES, "the attempt")

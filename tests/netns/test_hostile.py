@@ -22,7 +22,7 @@ from istio_hostagent.host import control, watch
 from tests.demo.ca_server import DemoAuthority
 from tests.lab.host import Host
 from tests.lab.waiting import eventually
-from tests.netns.conftest import CLUSTER, MakeHost, configure, join
+from tests.netns.conftest import CLUSTER, MakeHost, configure, join, stand_in
 from tests.netns.test_agent import TABLES
 
 # Connections to one inbound port never reach our rules: somebody translates them before.
@@ -140,10 +140,7 @@ class TestConfigurationsThatDoNotHold:
         self, make_host: MakeHost
     ) -> None:
         host = make_host()
-        fake = host.directory / "envoy"
-        fake.write_text('#!/bin/sh\ncase "$*" in *validate*) exit 0;; esac\necho boom; exit 3\n')
-        fake.chmod(0o755)
-        host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=str(fake))
+        stand_in(host, "echo boom; exit 3")
         configure(host)
         host.start()
         eventually(lambda: host.tables() == TABLES, "the attempt")
@@ -154,10 +151,7 @@ class TestConfigurationsThatDoNotHold:
         self, make_host: MakeHost
     ) -> None:
         host = make_host()
-        fake = host.directory / "envoy"
-        fake.write_text('#!/bin/sh\ncase "$*" in *validate*) exit 0;; esac\nexec sleep 600\n')
-        fake.chmod(0o755)
-        host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=str(fake))
+        stand_in(host, "exec sleep 600")
         configure(host)
         host.start()
         eventually(lambda: host.tables() == TABLES, "the attempt")

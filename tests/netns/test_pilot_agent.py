@@ -71,6 +71,7 @@ def test_it_is_the_default_where_it_is_installed_and_gets_our_certificate(host: 
     host.verb("wait", "--timeout", "20")
     report = host.status()
     assert report["proxy"]["kind"] == "pilot-agent"
+    assert "not removed" not in host.log_text()
 
     seen = seen_by(host)
     uid, gid = proxy_user()

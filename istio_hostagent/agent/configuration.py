@@ -108,7 +108,7 @@ class ConfigurationPart:
         if self.loaded.config == self.in_force and not self.loaded.is_kept:
             self._taken = self.loaded
 
-    def refuse(self, reason: str) -> model.Config:
+    def refuse(self, reason: str, *, is_final: bool) -> model.Config:
         """Let what has worked be in force, and say why not what the files make."""
         assert self.last_worked is not None
         self._take_other_words()
@@ -116,7 +116,7 @@ class ConfigurationPart:
         assert refused is not None
         self.candidate = None
         self._refused = refused.layers
-        self.loaded = reload.refuse(self.last_worked, refused, reason)
+        self.loaded = reload.refuse(self.last_worked, refused, reason, is_final=is_final)
         return self.take(self.last_worked)
 
     def save_refused(self) -> None:

@@ -115,7 +115,7 @@ class Agent:
 
     def _tick(self) -> None:
         self._parts.work.tick()
-        self._parts.proxy.child.tick()
+        self._parts.proxy.tick()
         now = self._parts.clock.monotonic()
         if self._watchdog_s is not None and now >= self._alive_at + self._watchdog_s / 3:
             self._alive_at = now

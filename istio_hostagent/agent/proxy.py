@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ..config import model
@@ -17,6 +18,21 @@ VALIDATION = "validation"
 JUDGEMENT = "judgement"
 VALIDATE_TIME_S = 20.0
 TAIL_LINES = 20
+# What a shell says of a program that it could not run (POSIX, "Exit Status for Commands"): the
+# check did not take place.
+NOT_RUN = (126, 127)
+
+
+@dataclass
+class _Check:
+    """A bootstrap that the proxy itself is asked about, until it has given its verdict."""
+
+    spec: specs.ProcessSpec
+    built: proxyfiles.Build
+    done: Callable[[HostAgentError | None], None]
+    failures: int = 0
+    error: HostAgentError | None = None  # why the last try gave no verdict
+    retry_at: float | None = None  # monotonic seconds; None: it is under way
 
 
 class ProxyPart:
@@ -35,6 +51,8 @@ class ProxyPart:
         self._passed: proxyfiles.Build | None = None
         self._asked: proxyfiles.Build | None = None
         self._refusal: HostAgentError | None = None
+        self._clock = clock
+        self._checks: dict[str, _Check] = {}
         self.child = supervisor.Supervisor(inbox, clock)
         self.kind = model.ProxyKind.AUTO
         self.binary: str | None = None
@@ -61,6 +79,7 @@ class ProxyPart:
             is_judged = wanted in self._good
             self.bootstrap = join.Check.GOOD if is_judged else join.Check.UNKNOWN
             self._refusal = None
+            self._forget_check(VALIDATION)
 
     def _running_build(self, config: model.Config) -> proxyfiles.Build | None:
         """What runs, if it is what `config` wants although its program is gone."""
@@ -100,15 +119,41 @@ class ProxyPart:
 
     @property
     def is_validating(self) -> bool:
-        """Whether the bootstrap is being judged."""
-        return self._work.is_running(VALIDATION)
+        """Whether the bootstrap is being judged, or will be again after a pause."""
+        return VALIDATION in self._checks
+
+    @property
+    def check_trouble(self) -> str:
+        """Why another configuration could not be judged yet; it is tried again by itself."""
+        check = self._checks.get(JUDGEMENT)
+        return str(check.error) if check is not None and check.error is not None else ""
+
+    @property
+    def is_first_check(self) -> bool:
+        """Whether a bootstrap is being judged that has not failed to be judged before."""
+        return any(check.error is None for check in self._checks.values())
 
     def validate(self) -> None:
         """Let the proxy's own parser judge the bootstrap that is wanted."""
         assert self._config is not None and self._wanted is not None
-        self._check(
+        self._begin_check(
             VALIDATION, self._config, self._wanted, functools.partial(self._judged, self._wanted)
         )
+
+    def deadline(self) -> float | None:
+        """When `tick` has something to do (monotonic seconds)."""
+        moments = [check.retry_at for check in self._checks.values() if check.retry_at is not None]
+        moments += [moment] if (moment := self.child.deadline()) is not None else []
+        return min(moments, default=None)
+
+    def tick(self) -> None:
+        """Try the checks again whose pause is over, and let the child's timers run out."""
+        self.child.tick()
+        now = self._clock.monotonic()
+        for task, check in list(self._checks.items()):
+            if check.retry_at is not None and now >= check.retry_at:
+                check.retry_at = None
+                self._run_check(task, check)
 
     def _judged(self, wanted: proxyfiles.Build, error: HostAgentError | None) -> None:
         if wanted is not self._wanted:
@@ -136,52 +181,82 @@ class ProxyPart:
         if built == self._wanted or built in self._good:
             done(None)
         else:
-            self._check(JUDGEMENT, config, built, done)
+            self._begin_check(JUDGEMENT, config, built, done)
 
     def stop_judging(self) -> None:
         """What `judge` was asked about is not of interest any more."""
         self._asked = None
-        self._work.abandon(JUDGEMENT)
+        self._forget_check(JUDGEMENT)
 
-    def _check(
+    def _forget_check(self, task: str) -> None:
+        self._checks.pop(task, None)
+        self._work.abandon(task)
+
+    def _begin_check(
         self,
         task: str,
         config: model.Config,
         built: proxyfiles.Build,
         done: Callable[[HostAgentError | None], None],
     ) -> None:
-        """Write the files and run the proxy's own check, if it has one.
+        """Let the proxy's own check judge `built`; `done` gets its verdict, now or later.
 
         pilot-agent has none, and its files are those that one that runs is reading: they are
         written when it is started.
         """
         assert self._files is not None
-        program = built.spec.argv[0]
-
-        def ended(answer: Any) -> None:
-            status, text = answer
-            if status == 0:
-                self._passed = built
-                done(None)
-            else:
-                lines = text.decode(errors="replace").splitlines()[-TAIL_LINES:]
-                outcome = processes.outcome(status)
-                done(ChildFailed(f"{program} --mode validate", outcome, lines))
-            self._remove_others()
-
-        check = self._files.validation(config, built)
-        if check is None:
+        spec = self._files.validation(config, built)
+        if spec is None:
             self._passed = built
             done(None)
             return
+        check = self._checks[task] = _Check(spec, built, done)
+        self._run_check(task, check)
+
+    def _run_check(self, task: str, check: "_Check") -> None:
+        assert self._files is not None
+        program = check.built.spec.argv[0]
         try:
-            self._files.write(built)
-            user = processes.User(check.user_uid, check.user_gid)
-            run = processes.Run(check.argv, user=user, has_errors=True)
+            self._files.write(check.built)
+            user = processes.User(check.spec.user_uid, check.spec.user_gid)
+            run = processes.Run(check.spec.argv, user=user, has_errors=True)
         except OSError as error:
-            done(ChildFailed(program, f"cannot be validated: {error}"))
+            self._try_later(task, check, ChildFailed(program, f"cannot be validated: {error}"))
             return
+        ended = functools.partial(self._check_ended, task, check)
         self._work.start_program(task, run, timeout_s=VALIDATE_TIME_S, done=ended)
+
+    def _check_ended(self, task: str, check: "_Check", answer: Any) -> None:
+        """The exit status is the proxy's verdict; a check that gave none is tried again."""
+        status, text = answer
+        error = None
+        if status != 0:
+            lines = text.decode(errors="replace").splitlines()[-TAIL_LINES:]
+            program = check.built.spec.argv[0]
+            error = ChildFailed(f"{program} --mode validate", processes.outcome(status), lines)
+            if status is None or status < 0 or status in NOT_RUN:
+                self._try_later(task, check, error)
+                return
+        else:
+            self._passed = check.built
+        self._checks.pop(task, None)
+        check.done(error)
+        self._remove_others()
+
+    def _try_later(self, task: str, check: "_Check", error: HostAgentError) -> None:
+        check.failures += 1
+        check.error = error
+        pause = child.restart_delay(check.failures)
+        check.retry_at = self._clock.monotonic() + pause
+        if task == VALIDATION:
+            self._refusal = error
+        if check.failures & (check.failures - 1) == 0:
+            logger.warning(
+                "the proxy's bootstrap could not be validated; trying again",
+                extra=fields.of(
+                    DETAIL=str(error), FAILURES=check.failures, SECONDS=round(pause, 1)
+                ),
+            )
 
     def _remove_others(self) -> None:
         assert self._files is not None
@@ -194,14 +269,8 @@ class ProxyPart:
     def start(self) -> None:
         """Start it with the bootstrap that was found valid."""
         assert self._wanted is not None and self._files is not None
-        try:
-            self._files.write(self._wanted)
-        except OSError as error:
-            program = self._wanted.spec.argv[0]
-            self._judged(self._wanted, ChildFailed(program, f"cannot be started: {error}"))
-            return
         self._started = self._wanted
-        self.child.start(self._wanted.spec)
+        self.child.start(self._wanted.spec, functools.partial(self._files.write, self._wanted))
 
     def would_differ(self, config: model.Config) -> bool:
         """Whether another proxy, or one with another bootstrap, would run with `config`."""

@@ -108,9 +108,13 @@ def _judge(
     )
 
 
-def refuse(kept: Loaded, refused: Loaded, reason: str) -> Loaded:
-    """The configuration before is in force again; say so until the files change."""
-    text = f"not kept (reload tries it again), because with it: {reason}"
+def refuse(kept: Loaded, refused: Loaded, reason: str, *, is_final: bool = True) -> Loaded:
+    """The configuration before is in force again; say so until the files change.
+
+    `is_final`: it is not tried again unless somebody asks.
+    """
+    again = "`reload` tries it again" if is_final else "it is tried again by itself"
+    text = f"not kept ({again}), because with it: {reason}"
     changed = [
         new.file
         for new, old in zip(refused.layers, kept.layers, strict=True)

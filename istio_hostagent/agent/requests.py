@@ -155,12 +155,12 @@ class Requests:
     def _is_settled(self, report: readiness.Report) -> bool:
         """Whether it is known what became of the files: nothing that they began is under way."""
         parts, now = self._parts, survey.situation(self._parts)
-        if now.is_validating or now.is_proving:
+        if parts.proxy.is_first_check or now.is_proving:
             return False
         if not now.has_config or not now.is_joined:
             return True
         if parts.configuration.candidate is not None:
-            return False
+            return bool(parts.proxy.check_trouble)
         if parts.configuration.is_on_trial:
             # One without an end: nothing has worked that could be come back to.
             is_known = report.is_in_mesh or report.is_in_control or now.is_attempt_over
@@ -172,6 +172,9 @@ class Requests:
         parts = self._parts
         if parts.configuration.loaded.problems:
             return self._not_usable()
+        if parts.configuration.candidate is not None and parts.proxy.check_trouble:
+            message = f"not in force yet, tried again by itself: {parts.proxy.check_trouble}"
+            return refusal(HostAgentError(message)) | {"exit_status": 75}
         if parts.redirection.trouble is not None and parts.is_joined:
             return refusal(parts.redirection.trouble)
         if parts.is_joined and parts.configuration.is_on_trial:

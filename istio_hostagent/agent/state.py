@@ -28,4 +28,5 @@ class Parts:
     is_attempting: bool = False  # rules may be in although this host has not joined
     attempt_trouble: str = ""  # why the last attempt to join failed, until one succeeds
     trial_at: float | None = None  # when a changed configuration has had its time; None: endless
+    retry_at: float | None = None  # when one that a passing cause kept out is tried again
     attempt_at: float = 0.0  # monotonic seconds: not before then is joining tried again

@@ -6,6 +6,7 @@ is then refused, never let around.
 
 import logging
 import signal
+from collections.abc import Callable
 
 from ..errors import ChildFailed
 from ..host import endpoint, mailbox, output, ports, processes
@@ -33,6 +34,7 @@ class Supervisor:
         self._inbox = inbox
         self._clock = clock
         self._spec: specs.ProcessSpec | None = None
+        self._prepare: Callable[[], None] | None = None
         self._child: processes.Child | None = None
         self._output: output.OutputPipe | None = None
         self._timer: float | None = None
@@ -40,6 +42,7 @@ class Supervisor:
         self._ready_at: float | None = None
         self._wanted_since: float | None = None
         self.failures = 0  # ends in a row that nobody asked for
+        self.has_exited = False  # by itself, the last time; not ended by a signal
         self.state = child.State.IDLE
         self.trouble: ChildFailed | None = None
         self.starts = 0
@@ -49,11 +52,15 @@ class Supervisor:
         """The process id while it runs."""
         return self._child.pid if self._child is not None else None
 
-    def start(self, spec: specs.ProcessSpec) -> None:
-        """Want this process; one with another specification is replaced."""
+    def start(self, spec: specs.ProcessSpec, prepare: Callable[[], None]) -> None:
+        """Want this process; one with another specification is replaced.
+
+        `prepare` puts its files in place before each start; it may raise OSError.
+        """
         if spec == self._spec and self.state is not child.State.IDLE:
             return
         self._spec = spec
+        self._prepare = prepare
         self._wanted_since = self._clock.monotonic()
         self.failures = 0
         self.trouble = None
@@ -107,6 +114,7 @@ class Supervisor:
         # pilot-agent's Envoy outlives it, holds its ports, and the next one could never start.
         self._child.end_group()
         status = self._child.poll()
+        self.has_exited = status is not None and status >= 0
         lines = self._tail()
         self._child = None
         name = self._spec.name if self._spec is not None else "proxy"
@@ -163,9 +171,10 @@ class Supervisor:
         return self._spec.name if self._spec is not None else ""
 
     def _spawn(self, now: float) -> None:
-        assert self._spec is not None
+        assert self._spec is not None and self._prepare is not None
         self._ready_at = None
         try:
+            self._prepare()
             self._child = self._spawn_with_output(self._spec)
         except OSError as error:
             self.trouble = ChildFailed(self._spec.name, f"cannot be started: {error}")

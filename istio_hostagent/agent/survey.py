@@ -36,9 +36,13 @@ def situation(parts: state.Parts) -> join.Situation:
 
 
 def _is_attempt_over(parts: state.Parts, now: float) -> bool:
+    return has_proxy_failed(parts) or now >= _attempt_until(parts)
+
+
+def has_proxy_failed(parts: state.Parts) -> bool:
+    """Whether the proxy has ended so often without having been ready that this is its answer."""
     proxy = parts.proxy.child
-    has_failed = proxy.waiting_since is not None and proxy.failures >= JOIN_FAILURES
-    return has_failed or now >= _attempt_until(parts)
+    return proxy.waiting_since is not None and proxy.failures >= JOIN_FAILURES
 
 
 def _attempt_until(parts: state.Parts) -> float:
@@ -75,7 +79,7 @@ def patience_s(parts: state.Parts) -> float:
     """How long nothing has to be done unless something happens, in seconds."""
     now = parts.clock.monotonic()
     # What is overdue there is done at the next turn: then do not wait at all.
-    pending = [parts.work.deadline(), parts.proxy.child.deadline()]
+    pending = [parts.work.deadline(), parts.proxy.deadline()]
     moments = [moment - now for moment in pending if moment is not None]
     if parts.configuration.in_force is not None:
         # From these on something may be tried; when they are past they hold nothing up.
@@ -87,6 +91,7 @@ def patience_s(parts: state.Parts) -> float:
             _attempt_until(parts),
             parts.marks.retry_at,
             parts.trial_at or 0.0,
+            parts.retry_at or 0.0,
             parts.certificate.next_at - parts.clock.now() + now,
         ]
         moments += [moment - now for moment in pauses if moment > now]

@@ -11,13 +11,17 @@ import logging
 from collections.abc import Callable
 
 from ..config import model
-from ..errors import HostAgentError, KernelBusy
+from ..errors import HostAgentError, StillDrifted
 from ..supervise import child
 from . import fields, join, membership, readiness, reload, state, survey
 
 logger = logging.getLogger(__name__)
 
 TRIAL_TIME_S = 30.0
+# What a passing cause kept out is tried again after so long, then twice as long, up to an hour:
+# each try may cost the proxy's connections.
+FIRST_RETRY_S = 60.0
+LONGEST_RETRY_S = 3600.0
 
 
 class Trial:
@@ -37,11 +41,17 @@ class Trial:
         self._is_partial = False  # the identity is in force, the rest waits for its certificate
         self._had_served = False
         self._has_way_back = False  # what worked before was whole when it was left
+        self._failures = 0  # tries in a row that a passing cause ended
 
     def consider(self) -> None:
         """The files may say something else: judge it, or take it at once if none has worked."""
+        self._failures = 0
+        self._consider()
+
+    def _consider(self) -> None:
         parts, part = self._parts, self._parts.configuration
         part.candidate = None
+        parts.retry_at = None
         parts.proxy.stop_judging()
         if not parts.is_joined or part.worked is None:
             self._take(part.loaded)
@@ -70,13 +80,16 @@ class Trial:
         if error is None:
             self._is_judged = True
         else:
-            self._refuse(error.text)
+            self._refuse(error.text, is_final=True)
 
     def advance(self) -> bool:
         """Bring it forward; True if another configuration has been put into force."""
         parts, part = self._parts, self._parts.configuration
         if not parts.is_joined:
             return False
+        if parts.retry_at is not None and parts.clock.monotonic() >= parts.retry_at:
+            part.refresh(is_asked=True)
+            self._consider()
         now = survey.situation(parts)
         if part.candidate is not None and self._is_judged and self._may_begin(now):
             self._begin(part.candidate, now)
@@ -85,13 +98,16 @@ class Trial:
             self._complete()
             return True
         self._accept(now)
-        if not part.is_on_trial or not (reason := self._reason(now)):
+        if not part.is_on_trial:
+            return False
+        verdict = self._verdict(now)
+        if not (reason := verdict or (self._passing_trouble() if self._is_over(now) else "")):
             return False
         if part.candidate is not None:
             self._take(part.last_worked)  # the files say something else already
             parts.trial_at = parts.clock.monotonic() + TRIAL_TIME_S
         else:
-            self._refuse(reason)
+            self._refuse(reason, is_final=bool(verdict))
         return True
 
     def _may_begin(self, now: join.Situation) -> bool:
@@ -144,31 +160,42 @@ class Trial:
                 parts.certificate.release_others()
         self._members.keep()
 
-    def _reason(self, now: join.Situation) -> str:
-        """Why what is on trial does not hold; or nothing, as long as it may."""
+    def _verdict(self, now: join.Situation) -> str:
+        """What ends a trial at once and for good: packets that disprove, or the proxy's own no."""
         parts = self._parts
         config, before = parts.configuration.in_force, parts.configuration.worked
         assert config is not None and before is not None
-        is_over = parts.configuration.candidate is None and self._is_time_over()
-        refusal = parts.certificate.trouble
         if self._is_partial:
-            words = refusal.text if refusal is not None else "no certificate for it"
-            return words if is_over else ""
-        trouble = parts.redirection.trouble
+            return ""
         is_new = config.redirection != before.redirection
-        if is_new and trouble is not None and not isinstance(trouble, KernelBusy):
-            return trouble.text
+        if is_new and now.is_proof_broken and isinstance(parts.redirection.trouble, StillDrifted):
+            return parts.redirection.trouble.text
         if parts.proxy.bootstrap is join.Check.BAD and parts.proxy.would_differ(before):
             return parts.proxy.trouble
-        if self._had_served and now.is_attempt_over and not now.is_outdated:
-            return parts.proxy.trouble or membership.NOT_READY
-        if is_over:
-            words = refusal.text if refusal is not None else parts.redirection.trouble_text
-            return parts.proxy.trouble or words or membership.NOT_READY
+        # One that a signal ended, from the kernel short of memory for example, said nothing.
+        has_exited = survey.has_proxy_failed(parts) and parts.proxy.child.has_exited
+        if self._had_served and has_exited and not now.is_outdated:
+            return parts.proxy.trouble
         return ""
 
-    def _refuse(self, reason: str) -> None:
-        """Let what worked before be in force, now and after a restart; say so."""
+    def _is_over(self, now: join.Situation) -> bool:
+        """Whether what is on trial has had its time."""
+        is_late = self._had_served and now.is_attempt_over and not now.is_outdated
+        is_last = self._parts.configuration.candidate is None
+        return (is_late and not self._is_partial) or (is_last and self._is_time_over())
+
+    def _passing_trouble(self) -> str:
+        """What kept it from working so far, and may be gone the next time."""
+        parts = self._parts
+        refusal = parts.certificate.trouble
+        certificate = refusal.text if refusal is not None else ""
+        if self._is_partial:
+            return certificate or "no certificate for it"
+        rules = parts.redirection.trouble_text
+        return parts.proxy.trouble or certificate or rules or membership.NOT_READY
+
+    def _refuse(self, reason: str, *, is_final: bool) -> None:
+        """Let what worked before be in force; one that is final stays refused over a restart."""
         parts, part = self._parts, self._parts.configuration
         logger.error(
             "the new configuration does not hold; the one before stays in force",
@@ -177,7 +204,12 @@ class Trial:
         parts.trial_at = None
         self._is_partial = self._has_way_back = False
         before = part.in_force
-        config = part.refuse(reason)
-        parts.marks.keep(reload.REFUSED, part.save_refused)
+        config = part.refuse(reason, is_final=is_final)
+        if is_final:
+            parts.marks.keep(reload.REFUSED, part.save_refused)
+        else:
+            self._failures += 1
+            pause = min(FIRST_RETRY_S * 2 ** min(self._failures - 1, 6), LONGEST_RETRY_S)
+            parts.retry_at = parts.clock.monotonic() + pause
         if config != before:
             self._put_into_force(config)

@@ -30,6 +30,11 @@ class ProxyEnded:
 
 
 @dataclass(frozen=True)
+class ProxyAnswered:
+    """The proxy has answered whether it lives and is ready."""
+
+
+@dataclass(frozen=True)
 class Signalled:
     """A signal arrived."""
 
@@ -43,4 +48,4 @@ class Asked:
     caller: control.Caller
 
 
-Event = FilesChanged | KernelChanged | TaskEnded | ProxyEnded | Signalled | Asked
+Event = FilesChanged | KernelChanged | TaskEnded | ProxyEnded | ProxyAnswered | Signalled | Asked

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from ..config import model
 from ..host import facts as host
 from ..host import nftables
+from ..supervise import liveness
 from . import events, fields, join, membership, readiness, requests, state, survey, trial
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,8 @@ class Agent:
                 self._parts.work.ended(name)
             case events.ProxyEnded():
                 self._parts.proxy.child.ended()
+            case events.ProxyAnswered():
+                self._parts.proxy.child.answered()
             case events.Signalled():
                 self._is_stopping = True
             case events.Asked(caller):
@@ -117,10 +120,11 @@ class Agent:
         self._parts.work.tick()
         self._parts.proxy.tick()
         now = self._parts.clock.monotonic()
-        if self._watchdog_s is not None and now >= self._alive_at + self._watchdog_s / 3:
+        soon = now + liveness.STEADY_S  # what is due before the next wake-up is done at this one
+        if self._watchdog_s is not None and soon >= self._alive_at + self._watchdog_s / 3:
             self._alive_at = now
             self._parts.notifier.send(WATCHDOG="1")
-        if self._is_watching and now >= self._looked_at + survey.HEARTBEAT_S:
+        if self._is_watching and soon >= self._looked_at + survey.HEARTBEAT_S:
             # Not every change is an event: inotify has limits, directories are moved away, and
             # a thread more for sshd's own directory would cost memory for ever.
             self._looked_at = now

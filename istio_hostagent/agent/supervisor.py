@@ -9,17 +9,12 @@ import signal
 from collections.abc import Callable
 
 from ..errors import ChildFailed
-from ..host import endpoint, mailbox, output, ports, processes
-from ..supervise import child, specs
+from ..host import doors, mailbox, output, ports, processes, procstate
+from ..supervise import child, liveness, specs
 from . import events, fields
 
 logger = logging.getLogger(__name__)
 
-READY_POLL_S = 0.02
-READY_TIME_S = 0.25
-# Asked again so seldom once it serves: its end is an event, a hang is not.
-STEADY_POLL_S = 180.0
-START_TIME_S = 60.0
 STOP_TIME_S = 8.0
 DRAIN_S = 0.02
 # It has served for so long: the failures before are forgotten.
@@ -38,7 +33,12 @@ class Supervisor:
         self._child: processes.Child | None = None
         self._output: output.OutputPipe | None = None
         self._timer: float | None = None
-        self._poll_at: float | None = None
+        self._doors = doors.Doors(inbox)
+        self._watch = liveness.Watch()
+        self._round_at: float | None = None  # when the round of questions begins or is read
+        self._is_asked = False  # a round is under way
+        self._unready_since = 0.0
+        self._was_continued = False
         self._ready_at: float | None = None
         self._wanted_since: float | None = None
         self.failures = 0  # ends in a row that nobody asked for
@@ -93,19 +93,80 @@ class Supervisor:
 
     def deadline(self) -> float | None:
         """When `tick` has something to do (monotonic seconds)."""
-        moments = [moment for moment in (self._timer, self._poll_at) if moment is not None]
+        moments = [moment for moment in (self._timer, self._round_at) if moment is not None]
         return min(moments, default=None)
 
     def tick(self) -> None:
-        """Ask whether it is ready, and report the timers that are over."""
+        """Ask whether it lives and is ready, and report the timers that are over."""
         now = self._clock.monotonic()
-        if self._poll_at is not None and now >= self._poll_at:
-            self._ask()
+        if self._round_at is not None and now >= self._round_at:
+            if self._is_asked:
+                self._read_round(now)
+            elif self._spec is not None and self._child is not None:
+                self._begin_round(now)
         if self._timer is not None and now >= self._timer:
             self._timer = None
-            if self.state is child.State.STARTING:
-                self.trouble = ChildFailed(self._name, f"was not ready in {START_TIME_S:.0f} s")
             self._report(child.Event.TIMER)
+
+    def answered(self) -> None:
+        """All doors have answered."""
+        if self._is_asked and self._doors.is_answered:
+            self._read_round(self._clock.monotonic())
+
+    def _begin_round(self, now: float) -> None:
+        assert self._spec is not None
+        self._is_asked = True
+        is_steady = self.state is child.State.READY and not self._watch.is_suspicious
+        self._round_at = now + (liveness.STEADY_S if is_steady else liveness.SUSPICIOUS_S)
+        self._doors.ask(self._spec.doors, None if is_steady else events.ProxyAnswered)
+        if self._doors.is_answered:
+            self._read_round(now)
+
+    def _read_round(self, now: float) -> None:
+        """Take the answers, say what they mean, and set when to ask again."""
+        assert self._spec is not None and self._round_at is not None
+        is_late = now > self._round_at + liveness.LATE_S
+        answers = self._doors.read()
+        self._is_asked = False
+        if is_late:
+            self._watch = liveness.forget_silences(self._watch)
+        else:
+            self._watch = liveness.observe(self._watch, answers)
+            is_ready = answers[self._spec.doors[0]] is liveness.Answer.READY
+            self._report(child.Event.READY if is_ready else child.Event.UNREADY)
+            if self._watch.is_suspicious:
+                self._help_on()
+        if self.state is child.State.READY or self._watch.is_suspicious:
+            self._round_at = now
+        elif self._round_at is not None:
+            self._round_at = now + liveness.poll_pause_s(now - self._unready_since)
+        if self._watch.hung:
+            self._watch = liveness.forget_silences(self._watch)
+            self.trouble = ChildFailed(self._name, f"hangs: {self._silent_ports()} gave no answer")
+            logger.error("proxy hangs; it is replaced", extra=fields.of(DETAIL=str(self.trouble)))
+            self._report(child.Event.HUNG)
+
+    def _silent_ports(self) -> str:
+        assert self._spec is not None
+        return ", ".join(f"port {door.port}" for door in self._spec.doors)
+
+    def _help_on(self) -> None:
+        """A process that somebody keeps from running does not hang."""
+        assert self._child is not None
+        for name, _ in self._watch.silences:
+            pid: int | None = self._child.pid
+            if name != self._name:
+                pid = procstate.find_child(self._child.pid, name)
+            hold = procstate.probe_hold(pid) if pid is not None else procstate.Hold.NONE
+            if hold is procstate.Hold.NONE:
+                continue
+            if hold is not procstate.Hold.STOPPED or not self._was_continued:
+                self._watch = liveness.forget_silences(self._watch)
+            self.trouble = ChildFailed(name, f"is {hold.value} (pid {pid})")
+            if hold is procstate.Hold.STOPPED and not self._was_continued:
+                self._was_continued = True
+                logger.warning("proxy was stopped; continuing it", extra=fields.of(PROXY_PID=pid))
+                self._child.signal_group(signal.SIGCONT)
 
     def ended(self) -> None:
         """The process has ended."""
@@ -125,16 +186,6 @@ class Supervisor:
     def _tail(self) -> tuple[str, ...]:
         return self._output.tail() if self._output is not None else ()
 
-    def _ask(self) -> None:
-        if self._spec is None or not self._spec.readiness_port:
-            self._poll_at = None
-            return
-        is_ready = endpoint.is_ready(self._spec.readiness_port, READY_TIME_S)
-        self._report(child.Event.READY if is_ready else child.Event.UNREADY)
-        if self._poll_at is not None:
-            pause = STEADY_POLL_S if is_ready else READY_POLL_S
-            self._poll_at = self._clock.monotonic() + pause
-
     def _report(self, event: child.Event) -> None:
         step = child.next_step(self.state, event)
         self.state = step.state
@@ -151,20 +202,27 @@ class Supervisor:
                 self.trouble = None
                 logger.info("proxy ready", extra=fields.of(PROXY=self._name))
             case child.Action.WATCH:
-                self._timer = now + START_TIME_S
+                self._unready_since = now
                 logger.warning("proxy not ready any more", extra=fields.of(PROXY=self._name))
             case child.Action.TERMINATE:
                 self._signal(signal.SIGTERM)
                 self._timer = now + STOP_TIME_S
-                self._poll_at = None
+                self._end_rounds()
             case child.Action.KILL:
-                self._signal(signal.SIGKILL)
+                self._end_rounds()
+                if self._child is not None:
+                    self._child.end_group()
             case child.Action.DELAY:
                 self._delay(now)
             case child.Action.FORGET:
                 self.failures = 0
                 self._ready_at = None
-                self._poll_at = None
+                self._end_rounds()
+
+    def _end_rounds(self) -> None:
+        self._doors.close()
+        self._is_asked = False
+        self._round_at = None
 
     @property
     def _name(self) -> str:
@@ -181,8 +239,10 @@ class Supervisor:
             self._report(child.Event.EXITED)
             return
         self.starts += 1
-        self._poll_at = now
-        self._timer = now + START_TIME_S
+        self._watch = liveness.Watch()
+        self._was_continued = False
+        self._unready_since = now
+        self._round_at = now if self._spec.doors else None
         ended = events.ProxyEnded()
         descriptor = self._child.descriptor
 
@@ -219,7 +279,7 @@ class Supervisor:
             self.failures = 0
         self.failures += 1
         self._ready_at = None
-        self._poll_at = None
+        self._end_rounds()
         delay = child.restart_delay(self.failures)
         self._timer = now + delay
         if self.failures & (self.failures - 1) == 0:

@@ -81,14 +81,18 @@ class Child:
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PIDFD, self.descriptor, options) is not None
 
-    def end_group(self) -> None:
-        """SIGKILL to everything in its process group, as long as its status was not taken.
+    def signal_group(self, number: int) -> None:
+        """Send a signal to everything in its process group, as long as its status was not taken.
 
         Until then its number is nobody else's, so no stranger's group is meant.
         """
         if self.status is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+                os.killpg(self.pid, number)
+
+    def end_group(self) -> None:
+        """SIGKILL to everything in its process group, as long as its status was not taken."""
+        self.signal_group(signal.SIGKILL)
 
     def end(self, timeout_s: float) -> int:
         """SIGTERM, then after `timeout_s` seconds SIGKILL; returns the exit status."""

@@ -18,6 +18,8 @@ KINDS = frozenset({"created", "modified", "moved", "deleted", "closed"})
 
 # A chain of links longer than this is not followed.
 MAX_LINKS = 8
+# Directories that go away while they are about to be watched: look again so often.
+MAX_RETRIES = 3
 # Links here are the system's own (/var/run) and do not change.
 FIXED = frozenset({"/", "/var"})
 
@@ -51,6 +53,7 @@ class FileWatcher:
         self._watches: dict[str, tuple[Any, _Handler]] = {}
         self._marks: dict[str, object] = {}
         self.trouble = ""  # why some directory is not watched (inotify limits), or nothing
+        self._has_vanished = False  # a directory went away between finding and watching it
 
     def mark(self) -> None:
         """Remember how the files look: call it before they are read."""
@@ -67,6 +70,15 @@ class FileWatcher:
         component of the path: call again after each change. True if a directory is new among the
         watched ones: what changed in it before was not seen, so read again.
         """
+        paths = tuple(paths)
+        is_new = self._follow(paths)
+        for _ in range(MAX_RETRIES):
+            if not self._has_vanished:
+                break
+            is_new |= self._follow(paths)
+        return is_new
+
+    def _follow(self, paths: tuple[str, ...]) -> bool:
         wanted: dict[str, set[str]] = {}
         marks = {}
         for path in paths:
@@ -83,6 +95,7 @@ class FileWatcher:
                 self._observer.unschedule(watch)
                 del self._watches[directory]
         self.trouble = ""
+        self._has_vanished = False
         return any([self._watch(directory, names) for directory, names in wanted.items()])
 
     def _watch(self, directory: str, names: set[str]) -> bool:
@@ -95,6 +108,7 @@ class FileWatcher:
         try:
             watch = self._observer.schedule(handler, directory, recursive=False)
         except OSError as error:
+            self._has_vanished |= isinstance(error, FileNotFoundError)
             self.trouble = f"cannot watch {directory}: {error.strerror}"
             return False
         self._watches[directory] = (watch, handler)

@@ -27,17 +27,18 @@ class Event(enum.Enum):
     STOP = "stop"  # it is not wanted any more
     READY = "ready"  # the readiness check passed
     UNREADY = "unready"  # the readiness check failed
+    HUNG = "hung"  # the process does not answer at all any more (`liveness`)
     EXITED = "exited"  # the process ended, or could not be spawned
-    TIMER = "timer"  # the time of the state is over: start or stop deadline, or back-off
+    TIMER = "timer"  # the time of the state is over: stop deadline, or back-off
 
 
 class Action(enum.Enum):
     """What the caller does on a transition. Each but NOTHING cancels the running timer."""
 
     NOTHING = "nothing"
-    SPAWN = "spawn"  # failures in that are an EXITED; arm the start deadline
-    SETTLE = "settle"  # it serves: no timer
-    WATCH = "watch"  # it serves no more: arm the start deadline
+    SPAWN = "spawn"  # failures in that are an EXITED
+    SETTLE = "settle"  # it serves
+    WATCH = "watch"  # it serves no more
     TERMINATE = "terminate"  # SIGTERM; arm the stop deadline
     KILL = "kill"  # SIGKILL; no timer, an EXITED follows
     DELAY = "delay"  # count a failure; arm the timer with restart_delay()
@@ -63,12 +64,13 @@ TRANSITIONS: dict[tuple[State, Event], Step] = {
     (State.STARTING, Event.READY): Step(State.READY, Action.SETTLE),
     (State.STARTING, Event.UNREADY): Step(State.STARTING, Action.NOTHING),
     (State.STARTING, Event.EXITED): Step(State.BACKOFF, Action.DELAY),
-    # Never ready: a process that hangs is as bad as one that ended.
-    (State.STARTING, Event.TIMER): Step(State.REPLACING, Action.TERMINATE),
+    # What hangs does not hear SIGTERM. One that only is not ready is never ended for that.
+    (State.STARTING, Event.HUNG): Step(State.REPLACING, Action.KILL),
     (State.READY, Event.START): Step(State.REPLACING, Action.TERMINATE),
     (State.READY, Event.STOP): Step(State.STOPPING, Action.TERMINATE),
     (State.READY, Event.READY): Step(State.READY, Action.NOTHING),
     (State.READY, Event.UNREADY): Step(State.STARTING, Action.WATCH),
+    (State.READY, Event.HUNG): Step(State.REPLACING, Action.KILL),
     (State.READY, Event.EXITED): Step(State.BACKOFF, Action.DELAY),
     (State.STOPPING, Event.START): Step(State.REPLACING, Action.NOTHING),
     (State.STOPPING, Event.STOP): Step(State.STOPPING, Action.NOTHING),

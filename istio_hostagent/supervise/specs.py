@@ -8,7 +8,7 @@ carries a key or a token.
 from dataclasses import dataclass
 
 from ..config import model
-from . import pilot
+from . import liveness, pilot
 
 ENVOY = "envoy"
 PILOT_AGENT = "pilot-agent"
@@ -24,8 +24,8 @@ class ProcessSpec:
     `directory` is absolute, or empty where the working directory does not matter. `directories`
     are relative to it and owned by the process's user with mode 0700. `links` are pairs (path
     relative to `directory`, absolute target); a target need not exist. The parents of both belong
-    to root, readable by the process's group. `readiness_port` answers GET /healthz/ready with 200
-    on 127.0.0.1 once the process serves; 0 where there is none.
+    to root, readable by the process's group. The first of `doors` is ready once the process
+    serves; all of them together tell whether the processes live.
     """
 
     name: str
@@ -34,7 +34,7 @@ class ProcessSpec:
     user_uid: int
     user_gid: int
     directory: str = ""
-    readiness_port: int = 0
+    doors: tuple[liveness.Door, ...] = ()
     directories: tuple[str, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
 
@@ -71,7 +71,14 @@ def envoy_spec(
         environment=(),
         user_uid=facts.proxy_uid,
         user_gid=facts.proxy_gid,
-        readiness_port=config.proxy.status_port,
+        doors=_envoy_doors(config.proxy.status_port, config.proxy.admin_port),
+    )
+
+
+def _envoy_doors(status_port: int, admin_port: int) -> tuple[liveness.Door, ...]:
+    return (
+        liveness.Door(ENVOY, status_port, "/healthz/ready"),
+        liveness.Door(ENVOY, admin_port, "/ready"),
     )
 
 
@@ -106,7 +113,12 @@ def pilot_agent_spec(
         user_uid=facts.proxy_uid,
         user_gid=facts.proxy_gid,
         directory=directory,
-        readiness_port=config.proxy.status_port,
+        # Its Envoy's doors, and its own. Where PROXY_CONFIG moves one of these ports, nobody
+        # answers at the default, and what has never answered is not counted.
+        doors=(
+            *_envoy_doors(config.proxy.status_port, pilot.ENVOY_ADMIN_PORT),
+            liveness.Door(PILOT_AGENT, pilot.STATUS_PORT, "/healthz/ready"),
+        ),
         directories=pilot.DIRECTORIES,
         links=pilot.build_links(config),
     )

@@ -13,8 +13,14 @@ HAS_PROCESS = {State.STARTING, State.READY, State.STOPPING, State.REPLACING}
 IMPOSSIBLE = {
     (State.IDLE, Event.EXITED),
     (State.IDLE, Event.TIMER),
+    (State.STARTING, Event.TIMER),
     (State.READY, Event.TIMER),
     (State.BACKOFF, Event.EXITED),
+    # Nobody is asked who does not run, or is told to end.
+    (State.IDLE, Event.HUNG),
+    (State.STOPPING, Event.HUNG),
+    (State.REPLACING, Event.HUNG),
+    (State.BACKOFF, Event.HUNG),
 }
 
 EVERY_PAIR = set(itertools.product(State, Event))
@@ -81,10 +87,16 @@ def test_process_that_ignores_sigterm_is_killed() -> None:
     ]
 
 
-def test_process_that_is_never_ready_is_replaced() -> None:
-    events = (Event.TIMER, Event.EXITED)
-    assert walk(State.STARTING, *events) == [
-        (State.REPLACING, Action.TERMINATE),
+@pytest.mark.parametrize("state", [State.STARTING, State.READY])
+def test_process_that_says_no_is_not_ended(state: State) -> None:
+    assert walk(state, *[Event.UNREADY] * 100)[-1] == (State.STARTING, Action.NOTHING)
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.READY])
+def test_process_that_hangs_is_killed_and_started_again(state: State) -> None:
+    events = (Event.HUNG, Event.EXITED)
+    assert walk(state, *events) == [
+        (State.REPLACING, Action.KILL),
         (State.STARTING, Action.SPAWN),
     ]
 

@@ -51,7 +51,7 @@ def test_envoy_is_started_as_the_proxy_user_with_nothing_in_its_environment() ->
     assert "--local-address-ip-version" not in text
     assert (spec.user_uid, spec.user_gid) == (1337, 1338)
     assert spec.environment == ()
-    assert spec.readiness_port == 16021
+    assert [door.port for door in spec.doors] == [16021, 15000]
 
 
 def test_levels_of_components_are_given_apart() -> None:
@@ -70,7 +70,7 @@ def test_host_with_ipv6_only_says_so() -> None:
 def test_validation_opens_nothing_and_has_no_readiness() -> None:
     spec = specs.validate_spec(build(), FACTS, "/envoy", "/b")
     assert spec.argv[-2:] == ("--mode", "validate")
-    assert (spec.readiness_port, spec.user_uid) == (0, 1337)
+    assert (spec.doors, spec.user_uid) == ((), 1337)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,9 @@ def test_pilot_agent_finds_our_certificates_and_the_files_of_the_operator() -> N
     spec = specs.pilot_agent_spec(config, FACTS, "/usr/local/bin/pilot-agent", "/run/x/pilot")
     assert spec.argv == ("/usr/local/bin/pilot-agent", "proxy", "--proxyLogLevel", "debug")
     assert spec.directory == "/run/x/pilot"
-    assert (spec.user_uid, spec.user_gid, spec.readiness_port) == (1337, 1338, 15021)
+    assert (spec.user_uid, spec.user_gid) == (1337, 1338)
+    doors = [(door.process, door.port) for door in spec.doors]
+    assert doors == [("envoy", 15021), ("envoy", 15000), ("pilot-agent", 15020)]
     assert spec.directories == ("etc/istio/proxy", "var/run/secrets/workload-spiffe-uds")
     links = dict(spec.links)
     assert links["var/run/secrets/workload-spiffe-credentials"] == "/etc/certs"

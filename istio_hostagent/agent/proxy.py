@@ -283,5 +283,4 @@ class ProxyPart:
     @property
     def trouble(self) -> str:
         """What is wrong with it, in one line, or nothing."""
-        error = self._refusal or self.child.trouble
-        return str(error) if error is not None else ""
+        return str(self._refusal) if self._refusal is not None else self.child.trouble

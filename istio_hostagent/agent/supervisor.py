@@ -15,10 +15,14 @@ from . import events, fields
 
 logger = logging.getLogger(__name__)
 
-STOP_TIME_S = 8.0
+# After these nothing runs that could be asked, or only what was told to end.
+_WITHOUT_ROUNDS = (
+    child.Action.TERMINATE,
+    child.Action.KILL,
+    child.Action.DELAY,
+    child.Action.FORGET,
+)
 DRAIN_S = 0.02
-# It has served for so long: the failures before are forgotten.
-STEADY_S = 60.0
 
 
 class Supervisor:
@@ -30,27 +34,22 @@ class Supervisor:
         self._clock = clock
         self._spec: specs.ProcessSpec | None = None
         self._prepare: Callable[[], None] | None = None
-        self._child: processes.Child | None = None
+        self._process: processes.Child | None = None
         self._output: output.OutputPipe | None = None
-        self._timer: float | None = None
         self._doors = doors.Doors(inbox)
         self._watch = liveness.Watch()
         self._round_at: float | None = None  # when the round of questions begins or is read
         self._is_asked = False  # a round is under way
         self._unready_since = 0.0
         self._was_continued = False
-        self._ready_at: float | None = None
-        self._wanted_since: float | None = None
-        self.failures = 0  # ends in a row that nobody asked for
-        self.has_exited = False  # by itself, the last time; not ended by a signal
-        self.state = child.State.IDLE
-        self.trouble: ChildFailed | None = None
+        self._held = ""  # who keeps it from running
+        self.child = child.Child()
         self.starts = 0
 
     @property
     def pid(self) -> int | None:
         """The process id while it runs."""
-        return self._child.pid if self._child is not None else None
+        return self._process.pid if self._process is not None else None
 
     def start(self, spec: specs.ProcessSpec, prepare: Callable[[], None]) -> None:
         """Want this process; one with another specification is replaced.
@@ -61,39 +60,42 @@ class Supervisor:
             return
         self._spec = spec
         self._prepare = prepare
-        self._wanted_since = self._clock.monotonic()
-        self.failures = 0
-        self.trouble = None
         self._report(child.Event.START)
 
     def stop(self) -> None:
         """Want no process; its end arrives later."""
         self._spec = None
-        self._wanted_since = None
         self._report(child.Event.STOP)
 
     def end(self) -> None:
         """Stop it and wait for its end: the way out of the agent."""
         self.stop()
-        if self._child is not None:
-            self._inbox.forget(self._child.descriptor)
-            deadline = self._clock.monotonic() + STOP_TIME_S
-            while self._child.wait(DRAIN_S) is None and self._clock.monotonic() < deadline:
+        if self._process is not None:
+            self._inbox.forget(self._process.descriptor)
+            deadline = self._clock.monotonic() + child.STOP_TIME_S
+            while self._process.wait(DRAIN_S) is None and self._clock.monotonic() < deadline:
                 # A proxy whose log nobody reads any more would block in a write, and not end.
                 self._tail()
-            self._child.end_group()
-            self._child.end(0.0)
+            self._process.end_group()
+            self._process.end(0.0)
             self._tail()
-            self._child = None
+            self._process = None
 
     @property
-    def waiting_since(self) -> float | None:
-        """Since when it is wanted without being ready (monotonic seconds); None: it is not so."""
-        return self._wanted_since if self._ready_at is None else None
+    def state(self) -> child.State:
+        """Where it is."""
+        return self.child.state
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with it, in one line, or nothing."""
+        return self._held or self.child.last_error
 
     def deadline(self) -> float | None:
         """When `tick` has something to do (monotonic seconds)."""
-        moments = [moment for moment in (self._timer, self._round_at) if moment is not None]
+        moments = [
+            moment for moment in (self.child.timer_at, self._round_at) if moment is not None
+        ]
         return min(moments, default=None)
 
     def tick(self) -> None:
@@ -102,10 +104,9 @@ class Supervisor:
         if self._round_at is not None and now >= self._round_at:
             if self._is_asked:
                 self._read_round(now)
-            elif self._spec is not None and self._child is not None:
+            elif self._spec is not None and self._process is not None:
                 self._begin_round(now)
-        if self._timer is not None and now >= self._timer:
-            self._timer = None
+        if self.child.timer_at is not None and now >= self.child.timer_at:
             self._report(child.Event.TIMER)
 
     def answered(self) -> None:
@@ -134,6 +135,7 @@ class Supervisor:
             self._watch = liveness.observe(self._watch, answers)
             is_ready = answers[self._spec.doors[0]] is liveness.Answer.READY
             self._report(child.Event.READY if is_ready else child.Event.UNREADY)
+            self._held = ""
             if self._watch.is_suspicious:
                 self._help_on()
         if self.state is child.State.READY or self._watch.is_suspicious:
@@ -142,9 +144,9 @@ class Supervisor:
             self._round_at = now + liveness.poll_pause_s(now - self._unready_since)
         if self._watch.hung:
             self._watch = liveness.forget_silences(self._watch)
-            self.trouble = ChildFailed(self._name, f"hangs: {self._silent_ports()} gave no answer")
-            logger.error("proxy hangs; it is replaced", extra=fields.of(DETAIL=str(self.trouble)))
-            self._report(child.Event.HUNG)
+            error = ChildFailed(self._name, f"hangs: {self._silent_ports()} gave no answer")
+            logger.error("proxy hangs; it is replaced", extra=fields.of(DETAIL=str(error)))
+            self._report(child.Event.HUNG, error=str(error))
 
     def _silent_ports(self) -> str:
         assert self._spec is not None
@@ -152,72 +154,60 @@ class Supervisor:
 
     def _help_on(self) -> None:
         """A process that somebody keeps from running does not hang."""
-        assert self._child is not None
+        assert self._process is not None
         for name, _ in self._watch.silences:
-            pid: int | None = self._child.pid
+            pid: int | None = self._process.pid
             if name != self._name:
-                pid = procstate.find_child(self._child.pid, name)
+                pid = procstate.find_child(self._process.pid, name)
             hold = procstate.probe_hold(pid) if pid is not None else procstate.Hold.NONE
             if hold is procstate.Hold.NONE:
                 continue
             if hold is not procstate.Hold.STOPPED or not self._was_continued:
                 self._watch = liveness.forget_silences(self._watch)
-            self.trouble = ChildFailed(name, f"is {hold.value} (pid {pid})")
+            self._held = str(ChildFailed(name, f"is {hold.value} (pid {pid})"))
             if hold is procstate.Hold.STOPPED and not self._was_continued:
                 self._was_continued = True
                 logger.warning("proxy was stopped; continuing it", extra=fields.of(PROXY_PID=pid))
-                self._child.signal_group(signal.SIGCONT)
+                self._process.signal_group(signal.SIGCONT)
 
     def ended(self) -> None:
         """The process has ended."""
-        if self._child is None or not self._child.has_ended():
+        if self._process is None or not self._process.has_ended():
             return
         # pilot-agent's Envoy outlives it, holds its ports, and the next one could never start.
-        self._child.end_group()
-        status = self._child.poll()
-        self.has_exited = status is not None and status >= 0
+        self._process.end_group()
+        status = self._process.poll()
         lines = self._tail()
-        self._child = None
+        self._process = None
         name = self._spec.name if self._spec is not None else "proxy"
-        if self.state not in (child.State.STOPPING, child.State.REPLACING):
-            self.trouble = ChildFailed(name, processes.outcome(status), lines)
-        self._report(child.Event.EXITED)
+        self._report(
+            child.Event.EXITED,
+            error=str(ChildFailed(name, processes.outcome(status), lines)),
+            has_exited=status is not None and status >= 0,
+        )
 
     def _tail(self) -> tuple[str, ...]:
         return self._output.tail() if self._output is not None else ()
 
-    def _report(self, event: child.Event) -> None:
-        step = child.next_step(self.state, event)
-        self.state = step.state
+    def _report(self, event: child.Event, *, error: str = "", has_exited: bool = False) -> None:
         now = self._clock.monotonic()
-        if step.action is not child.Action.NOTHING:
-            self._timer = None
-        match step.action:
-            case child.Action.NOTHING:
-                pass
+        self.child, action = child.take(self.child, event, now, error=error, has_exited=has_exited)
+        if action in _WITHOUT_ROUNDS:
+            self._end_rounds()
+        match action:
             case child.Action.SPAWN:
                 self._spawn(now)
             case child.Action.SETTLE:
-                self._ready_at = now
-                self.trouble = None
                 logger.info("proxy ready", extra=fields.of(PROXY=self._name))
             case child.Action.WATCH:
                 self._unready_since = now
                 logger.warning("proxy not ready any more", extra=fields.of(PROXY=self._name))
-            case child.Action.TERMINATE:
-                self._signal(signal.SIGTERM)
-                self._timer = now + STOP_TIME_S
-                self._end_rounds()
-            case child.Action.KILL:
-                self._end_rounds()
-                if self._child is not None:
-                    self._child.end_group()
+            case child.Action.TERMINATE if self._process is not None:
+                self._process.signal(signal.SIGTERM)
+            case child.Action.KILL if self._process is not None:
+                self._process.end_group()
             case child.Action.DELAY:
-                self._delay(now)
-            case child.Action.FORGET:
-                self.failures = 0
-                self._ready_at = None
-                self._end_rounds()
+                self._log_failure(now)
 
     def _end_rounds(self) -> None:
         self._doors.close()
@@ -230,13 +220,12 @@ class Supervisor:
 
     def _spawn(self, now: float) -> None:
         assert self._spec is not None and self._prepare is not None
-        self._ready_at = None
         try:
             self._prepare()
-            self._child = self._spawn_with_output(self._spec)
+            self._process = self._spawn_with_output(self._spec)
         except OSError as error:
-            self.trouble = ChildFailed(self._spec.name, f"cannot be started: {error}")
-            self._report(child.Event.EXITED)
+            trouble = ChildFailed(self._spec.name, f"cannot be started: {error}")
+            self._report(child.Event.EXITED, error=str(trouble))
             return
         self.starts += 1
         self._watch = liveness.Watch()
@@ -244,14 +233,14 @@ class Supervisor:
         self._unready_since = now
         self._round_at = now if self._spec.doors else None
         ended = events.ProxyEnded()
-        descriptor = self._child.descriptor
+        descriptor = self._process.descriptor
 
         def read() -> events.Event:
             self._inbox.forget(descriptor)
             return ended
 
         self._inbox.watch(descriptor, read)
-        extra = fields.of(PROXY=self._spec.name, PROXY_PID=self._child.pid)
+        extra = fields.of(PROXY=self._spec.name, PROXY_PID=self._process.pid)
         logger.info("proxy started", extra=extra)
 
     def _spawn_with_output(self, spec: specs.ProcessSpec) -> processes.Child:
@@ -270,25 +259,16 @@ class Supervisor:
         finally:
             self._output.handed_over()
 
-    def _signal(self, number: int) -> None:
-        if self._child is not None:
-            self._child.signal(number)
-
-    def _delay(self, now: float) -> None:
-        if self._ready_at is not None and now - self._ready_at >= STEADY_S:
-            self.failures = 0
-        self.failures += 1
-        self._ready_at = None
-        self._end_rounds()
-        delay = child.restart_delay(self.failures)
-        self._timer = now + delay
-        if self.failures & (self.failures - 1) == 0:
+    def _log_failure(self, now: float) -> None:
+        failures, timer_at = self.child.failures, self.child.timer_at
+        assert timer_at is not None
+        if failures & (failures - 1) == 0:
             logger.error(
                 "proxy ended; it is started again",
                 extra=fields.of(
                     CODE="child-failed",
-                    DETAIL=str(self.trouble),
-                    FAILURES=self.failures,
-                    SECONDS=round(delay, 1),
+                    DETAIL=self.child.last_error,
+                    FAILURES=failures,
+                    SECONDS=round(timer_at - now, 1),
                 ),
             )

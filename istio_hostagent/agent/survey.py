@@ -2,9 +2,6 @@
 
 from . import fields, join, readiness, state
 
-JOIN_TIME_S = 30.0
-# A proxy that was never ready and has ended so often is not waited for any longer.
-JOIN_FAILURES = 3
 # The loop wakes at least this often: clocks may jump, and a host may have slept.
 HEARTBEAT_S = 60.0
 
@@ -17,7 +14,7 @@ def situation(parts: state.Parts) -> join.Situation:
         is_joined=parts.is_joined,
         is_attempting=parts.is_attempting,
         is_attempt_due=now >= parts.attempt_at,
-        is_attempt_over=_is_attempt_over(parts, now),
+        is_attempt_over=parts.proxy.child.child.is_late(now),
         has_binary=parts.proxy.binary is not None,
         bootstrap=parts.proxy.bootstrap,
         is_validating=parts.proxy.is_validating,
@@ -33,22 +30,6 @@ def situation(parts: state.Parts) -> join.Situation:
         proxy=parts.proxy.child.state,
         is_outdated=parts.proxy.is_outdated,
     )
-
-
-def _is_attempt_over(parts: state.Parts, now: float) -> bool:
-    return has_proxy_failed(parts) or now >= _attempt_until(parts)
-
-
-def has_proxy_failed(parts: state.Parts) -> bool:
-    """Whether the proxy has ended so often without having been ready that this is its answer."""
-    proxy = parts.proxy.child
-    return proxy.waiting_since is not None and proxy.failures >= JOIN_FAILURES
-
-
-def _attempt_until(parts: state.Parts) -> float:
-    """Until when the proxy may take to become ready; endless if nobody waits."""
-    since = parts.proxy.child.waiting_since
-    return since + JOIN_TIME_S if since is not None else float("inf")
 
 
 def knowledge(parts: state.Parts) -> readiness.Knowledge:
@@ -88,7 +69,7 @@ def patience_s(parts: state.Parts) -> float:
             parts.redirection.prove_at,
             parts.redirection.fight_until,
             parts.attempt_at,
-            _attempt_until(parts),
+            parts.proxy.child.child.patience_at or 0.0,
             parts.marks.retry_at,
             parts.trial_at or 0.0,
             parts.retry_at or 0.0,

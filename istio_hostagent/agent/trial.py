@@ -173,7 +173,8 @@ class Trial:
         if parts.proxy.bootstrap is join.Check.BAD and parts.proxy.would_differ(before):
             return parts.proxy.trouble
         # One that a signal ended, from the kernel short of memory for example, said nothing.
-        has_exited = survey.has_proxy_failed(parts) and parts.proxy.child.has_exited
+        proxy = parts.proxy.child.child
+        has_exited = proxy.is_given_up and proxy.has_exited
         if self._had_served and has_exited and not now.is_outdated:
             return parts.proxy.trouble
         return ""

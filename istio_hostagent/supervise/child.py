@@ -1,12 +1,12 @@
 """One child process as a table: its states, what can happen, and what to do then.
 
-Not here: spawning, signals and timers (the caller performs the actions and reports the events).
+Not here: spawning and signals (the caller performs the actions and reports the events).
 Always: a pair that is not in the table is a bug and raises KeyError; exactly one process exists in
 STARTING, READY, STOPPING and REPLACING, none in IDLE and BACKOFF.
 """
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 class State(enum.Enum):
@@ -94,11 +94,89 @@ TRANSITIONS: dict[tuple[State, Event], Step] = {
 
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 30.0
+# SIGTERM is followed by SIGKILL after so long.
+STOP_TIME_S = 8.0
+# It has served for so long: the failures before are forgotten.
+STEADY_S = 60.0
+# It is waited for so long, or until it has ended so often, before its host goes on without it.
+READY_TIME_S = 30.0
+READY_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class Child:
+    """One child, with its deadlines (monotonic seconds)."""
+
+    state: State = State.IDLE
+    timer_at: float | None = None  # stop deadline or back-off
+    patience_at: float | None = None  # wanted: while it is not ready, waited for until then
+    ready_at: float | None = None  # since when it is, or was, ready; None: not since its start
+    failures: int = 0  # ends in a row that nobody asked for
+    has_exited: bool = False  # its last end was its own, not by a signal
+    last_error: str = ""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is wanted and its process, if there is one, has not been ready yet."""
+        return self.patience_at is not None and self.ready_at is None
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it has ended so often without having been ready that this is its answer."""
+        return self.is_waiting and self.failures >= READY_FAILURES
+
+    def is_late(self, now: float) -> bool:
+        """Whether it has had its time, or its tries, to become ready."""
+        is_over = self.patience_at is not None and now >= self.patience_at
+        return self.is_waiting and (is_over or self.is_given_up)
 
 
 def next_step(state: State, event: Event) -> Step:
     """Look the pair up; KeyError means that the caller reported what cannot happen."""
     return TRANSITIONS[state, event]
+
+
+def take(
+    child: Child, event: Event, now: float, *, error: str = "", has_exited: bool = False
+) -> tuple[Child, Action]:
+    """Take an event: the child afterwards, and what to do.
+
+    `error` says what is wrong, with EXITED or HUNG; `has_exited`: EXITED by itself, no signal.
+    """
+    step = next_step(child.state, event)
+    was_asked = child.state in (State.STOPPING, State.REPLACING)
+    found = replace(child, state=step.state)
+    match event:
+        case Event.START:
+            found = replace(found, patience_at=now + READY_TIME_S, failures=0, last_error="")
+        case Event.STOP:
+            found = replace(found, patience_at=None)
+        case Event.EXITED if not was_asked:
+            found = replace(found, has_exited=has_exited, last_error=error)
+        case Event.HUNG:
+            found = replace(found, last_error=error)
+    return _act(found, step.action, now), step.action
+
+
+def _act(child: Child, action: Action, now: float) -> Child:
+    if action is Action.NOTHING:
+        return child
+    child = replace(child, timer_at=None)
+    match action:
+        case Action.SPAWN:
+            return replace(child, ready_at=None)
+        case Action.SETTLE:
+            return replace(child, ready_at=now, last_error="")
+        case Action.TERMINATE:
+            return replace(child, timer_at=now + STOP_TIME_S)
+        case Action.DELAY:
+            was_steady = child.ready_at is not None and now - child.ready_at >= STEADY_S
+            failures = 1 if was_steady else child.failures + 1
+            timer_at = now + restart_delay(failures)
+            return replace(child, ready_at=None, failures=failures, timer_at=timer_at)
+        case Action.FORGET:
+            return replace(child, ready_at=None, failures=0)
+    return child
 
 
 def restart_delay(failures: int) -> float:

@@ -5,19 +5,22 @@ import logging
 import signal
 from collections.abc import Mapping
 
+from ..config import model
 from ..errors import AgentRunning
 from ..host import clock, control, files, mailbox, nftables, notify, signals, watch
+from ..lifecycle import life
 from . import (
     certificate,
+    components,
     configuration,
     events,
     loop,
-    marks,
-    membership,
+    performer,
     places,
     proxy,
     redirection,
-    state,
+    reload,
+    statedir,
     tasks,
 )
 
@@ -37,15 +40,15 @@ def run(environment: Mapping[str, str]) -> None:
     files.make_directory(str(host.runtime_dir))
     inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
     notifier = notify.Notifier(environment)
-    stored = notify.take_stored(environment, membership.STORED_SOCKET)
+    stored = notify.take_stored(environment, performer.STORED_SOCKET)
     kernel = nftables.NftKernel(stored, is_owner=notify.has_store(environment))
     system_clock = clock.SystemClock()
     work = tasks.Tasks(inbox, system_clock)
     monitor = nftables.ChangeMonitor()
     inbox.watch(monitor.fileno(), lambda: _changes(monitor))
     signals.deliver((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), inbox, events.Signalled)
-    kept = marks.Marks(host, system_clock)
-    parts = state.Parts(
+    state = statedir.StateDirectory(str(host.state_dir), system_clock)
+    parts = components.Components(
         facts=host,
         inbox=inbox,
         clock=system_clock,
@@ -53,15 +56,14 @@ def run(environment: Mapping[str, str]) -> None:
         watcher=watch.FileWatcher(lambda: inbox.post(events.FilesChanged())),
         notifier=notifier,
         work=work,
-        marks=kept,
-        configuration=configuration.ConfigurationPart(
-            sources, host, is_joined=kept.has(places.MARKER)
-        ),
+        state=state,
+        configuration=configuration.ConfigurationPart(sources, host),
         certificate=certificate.CertificatePart(work, system_clock, host),
         redirection=redirection.RedirectionPart(kernel, work, system_clock),
         proxy=proxy.ProxyPart(inbox, work, system_clock),
-        is_stored=stored is not None,
     )
+    disk = read_disk(state, sources, host, is_stored=stored is not None)
+    parts.life = life.begin(disk, parts.configuration.read(disk.accepted))
     agent = loop.Agent(parts, notify.watchdog_interval_s(environment))
     server = control.ControlServer(inbox, events.Asked)
     gc.freeze()  # what has been made so far stays for ever
@@ -70,6 +72,25 @@ def run(environment: Mapping[str, str]) -> None:
     finally:
         server.close()
         lock.close()
+
+
+def read_disk(
+    state: statedir.StateDirectory,
+    sources: reload.Sources,
+    facts: model.HostFacts,
+    *,
+    is_stored: bool,
+) -> life.Disk:
+    """What earlier agents left in the state directory."""
+    accepted = reload.judge_accepted(state.load(reload.ACCEPTED, sources), facts)
+    return life.Disk(
+        is_joined=state.has(places.MARKER),
+        is_attempting=state.has(places.ATTEMPT),
+        has_guard=state.has(places.GUARD),
+        is_stored=is_stored,
+        accepted=configuration.revision(accepted),
+        refused=state.load(reload.REFUSED, sources) or None,
+    )
 
 
 def _changes(monitor: nftables.ChangeMonitor) -> events.Event | None:

@@ -1,9 +1,7 @@
-"""The deciding thread: events in, one turn each; every part is brought forward, nothing blocks.
+"""The main event loop: takes events, updates the components, performs what `lifecycle` names.
 
-Rules for editing: order and conditions belong to `join`, what a part does belongs to the part,
-rules and their marks on disk to `membership`. Here is only the turn itself. A broad handler stands
-around everything that is done, so that a bug in one part does not take the redirection's keeper
-away.
+Every handler runs under one catch-all, so that a bug in one component cannot stop the agent. Order
+and conditions belong to `lifecycle.decide`, what a part does belongs to the part.
 """
 
 import dataclasses
@@ -14,11 +12,13 @@ import os
 import signal
 from collections.abc import Callable
 
-from ..config import model
 from ..host import facts as host
 from ..host import nftables
+from ..lifecycle import decide
+from ..lifecycle import life as lives
+from ..lifecycle.phase import Phase
 from ..supervise import liveness
-from . import events, fields, join, membership, readiness, requests, state, survey, trial
+from . import components, configuration, events, fields, performer, requests
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +26,19 @@ logger = logging.getLogger(__name__)
 READY_TIME_S = 15.0
 # After something unexpected the loop waits so long for an event: a bug must not burn the CPU.
 STUMBLE_PAUSE_S = 1.0
+# The loop wakes at least this often: clocks may jump, and a host may have slept.
+HEARTBEAT_S = 60.0
+# More steps than this in one turn are a bug; the next turn goes on.
+MAX_STEPS = 60
 
 
 class Agent:
     """One host's agent, from start to SIGTERM."""
 
-    def __init__(self, parts: state.Parts, watchdog_s: float | None) -> None:
-        """Look whether this host has joined; nothing is changed yet."""
+    def __init__(self, parts: components.Components, watchdog_s: float | None) -> None:
+        """Nothing is changed yet."""
         self._parts = parts
-        self._membership = membership.Membership(parts)
-        self._trial = trial.Trial(parts, self._membership, self._put_into_force)
+        self._performer = performer.Performer(parts)
         self._requests = requests.Requests(parts, functools.partial(self.reload, is_asked=True))
         self._watchdog_s = watchdog_s
         self._started_at = parts.clock.monotonic()
@@ -46,11 +49,14 @@ class Agent:
         self._has_stumbled = False
         self._status = ""
         self._unwatched = ""
+        self._followed: object = None  # for what the files are watched
         self._is_stopping = False
 
     def run(self) -> None:
         """Live until a signal says stop."""
-        self._guarded(self._begin)
+        if self._parts.life.disk.is_attempting and not self._parts.life.is_joined:
+            logger.warning("the last attempt to join was cut short; taking its rules out")
+        self._guarded(self.advance)
         while not self._is_stopping:
             self._guarded(self._turn)
         self._leave()
@@ -61,13 +67,6 @@ class Agent:
         except Exception:
             self._has_stumbled = True
             logger.exception("not done", extra=fields.of(CODE="bug"))
-
-    def _begin(self) -> None:
-        if self._parts.is_attempting:
-            logger.warning("the last attempt to join was cut short; taking its rules out")
-            self._membership.take_out()
-        self._configure()
-        self.advance()
 
     def _turn(self) -> None:
         # What came several times until now is done once: a storm is over when it is over.
@@ -106,25 +105,31 @@ class Agent:
             parts.redirection.check(foreign)
 
     def _patience_s(self) -> float:
-        now = self._parts.clock.monotonic()
-        longest = [survey.patience_s(self._parts)]
+        """How long nothing has to be done unless something happens, in seconds."""
+        parts, now = self._parts, self._parts.clock.monotonic()
+        pending = [
+            now + HEARTBEAT_S,
+            parts.work.deadline(),
+            parts.proxy.child.deadline(),
+            lives.deadline(parts.life, parts.situation(), parts.now()),
+        ]
         if self._watchdog_s is not None:
-            longest.append(self._alive_at + self._watchdog_s - now)
+            pending.append(self._alive_at + self._watchdog_s)
         if not self._is_ready_sent:
-            longest.append(self._started_at + READY_TIME_S - now)
+            pending.append(self._started_at + READY_TIME_S)
         least = STUMBLE_PAUSE_S if self._has_stumbled else 0.0
         self._has_stumbled = False
-        return max(min(longest), least)
+        return max(min(at for at in pending if at is not None) - now, least)
 
     def _tick(self) -> None:
         self._parts.work.tick()
-        self._parts.proxy.tick()
+        self._parts.proxy.child.tick()
         now = self._parts.clock.monotonic()
         soon = now + liveness.STEADY_S  # what is due before the next wake-up is done at this one
         if self._watchdog_s is not None and soon >= self._alive_at + self._watchdog_s / 3:
             self._alive_at = now
             self._parts.notifier.send(WATCHDOG="1")
-        if self._is_watching and soon >= self._looked_at + survey.HEARTBEAT_S:
+        if self._is_watching and soon >= self._looked_at + HEARTBEAT_S:
             # Not every change is an event: inotify has limits, directories are moved away, and
             # a thread more for sshd's own directory would cost memory for ever.
             self._looked_at = now
@@ -135,60 +140,60 @@ class Agent:
     # -- going forward --------------------------------------------------------------------------
 
     def advance(self) -> None:
-        """Perform steps until the situation names none that was not just performed."""
-        done: set[join.Step] = set()
-        while True:
-            steps = join.next_steps(survey.situation(self._parts))
-            if not (left := [step for step in steps if step not in done]):
-                break
-            done.add(left[0])
-            self._perform(left[0])
-        if self._parts.configuration.candidate is not None:
-            self._tell()  # what is whole now may be tried against something else at once
-        if self._trial.advance():
-            if self._is_watching and self._follow():
-                self._parts.inbox.post(events.FilesChanged())
-            self.advance()
-            return
-        self._tell()
-
-    def _perform(self, step: join.Step) -> None:
+        """Perform what `lifecycle` names until it names nothing."""
         parts = self._parts
-        match step:
-            case join.Step.VALIDATE:
-                parts.proxy.validate()
-            case join.Step.OBTAIN:
-                parts.certificate.ask()
-            case join.Step.APPLY:
-                self._membership.apply()
-            case join.Step.PROVE:
-                parts.redirection.prove()
-            case join.Step.START:
-                parts.proxy.start()
-            case join.Step.MARK:
-                self._membership.mark()
-            case join.Step.WITHDRAW:
-                self._membership.withdraw()
+        for _ in range(MAX_STEPS):
+            before = parts.life
+            after, step = decide.advance(before, parts.situation(), parts.now())
+            if after.phase is Phase.TRYING and before.phase is not Phase.TRYING:
+                self._tell()  # what is whole now is left for what has still to work
+            self._log_change(before, after)
+            parts.life = after
+            if step is None:
+                break
+            error = self._performer.perform(step)
+            parts.life = decide.performed(
+                parts.life, step, parts.situation(), parts.now(), error=error
+            )
+        if parts.life.rollout.candidate is None:
+            parts.proxy.drop_candidate()
+        self._tell()
+        if self._is_watching and self._follow():
+            parts.inbox.post(events.FilesChanged())
+
+    def _log_change(self, before: lives.Life, after: lives.Life) -> None:
+        if before.phase is Phase.JOINING and after.phase is Phase.OUT and after.attempt.last_error:
+            logger.error(
+                "could not join; the rules are taken out again",
+                extra=fields.of(DETAIL=after.attempt.last_error, ATTEMPT=after.attempt.failures),
+            )
+        if before.phase is Phase.JOINING and after.phase is Phase.JOINED:
+            held = self._parts.certificate.value.held
+            extra = fields.of(IDENTITY=held.identity if held is not None else "")
+            logger.info("joined the mesh", extra=extra)
+        if after.refusal is not None and after.refusal is not before.refusal:
+            logger.error(
+                "the new configuration does not hold; the one before stays in force",
+                extra=fields.of(CODE="not-kept", DETAIL=after.refusal.reason),
+            )
 
     # -- configuration --------------------------------------------------------------------------
 
     def reload(self, *, is_asked: bool = False) -> None:
-        """Read the files again and take what differs; a bad file changes nothing.
+        """Read the files again; what differs is taken when it is this turn's time.
 
         `is_asked`: an operator wants it: what did not hold before is tried once more.
         """
         parts = self._parts
         parts.watcher.mark()
+        self._followed = None
         self._follow_sshd()
-        has_changed = parts.configuration.refresh(is_asked=is_asked)
+        offer = parts.configuration.read(parts.life.disk.accepted)
+        parts.life = lives.offered(parts.life, offer, is_asked=is_asked)
         parts.certificate.look_at_credentials()
         parts.proxy.look_for_binary()
-        if has_changed:
-            self._configure()
         parts.redirection.look_at_addresses()
         gc.collect()  # what has been replaced is in circles, and would raise the memory for ever
-        if self._is_watching and self._follow():
-            parts.inbox.post(events.FilesChanged())
 
     def _follow_sshd(self) -> bool:
         """See whether sshd listens somewhere else as well: that port is left alone from now on.
@@ -202,35 +207,24 @@ class Agent:
         ports = tuple(sorted(added.union(known)))
         parts.facts = parts.configuration.facts = dataclasses.replace(parts.facts, ssh_ports=ports)
         logger.info("sshd has another port", extra=fields.of(DETAIL=sorted(added)))
-        if parts.configuration.in_force is not None:
-            self._put_into_force(parts.configuration.in_force)
+        parts.redirection.take_facts(parts.facts)
+        parts.proxy.take_facts(parts.facts)
         return True
-
-    def _configure(self) -> None:
-        part = self._parts.configuration
-        if part.is_withdrawn and not self._parts.is_joined:
-            part.forget()
-            self._membership.take_out()
-            self._parts.proxy.child.stop()
-            return
-        self._trial.consider()
-
-    def _put_into_force(self, config: model.Config) -> None:
-        self._parts.attempt_at = 0.0
-        self._parts.attempt_trouble = ""
-        self._parts.certificate.configure(config.identity)
-        self._parts.proxy.configure(config, self._parts.facts)
-        self._parts.redirection.configure(config.redirection, self._parts.facts)
 
     def _follow(self) -> bool:
         """Watch every file whose change matters; True if something may have been missed."""
         parts = self._parts
+        in_force = parts.life.in_force
+        identity = configuration.config_of(in_force).identity if in_force is not None else None
+        wants_binary = parts.proxy.binary is None
+        if self._followed == (identity, wants_binary):
+            return False
+        self._followed = identity, wants_binary
         paths = list(parts.configuration.sources.paths)
-        if parts.proxy.binary is None:
+        if wants_binary:
             paths += parts.proxy.searched
-        config = parts.configuration.in_force
-        if config is not None:
-            paths += [str(config.identity.token_file), str(config.identity.root_file)]
+        if identity is not None:
+            paths += [str(identity.token_file), str(identity.root_file)]
         is_missed = parts.watcher.follow(paths)
         if parts.watcher.trouble != self._unwatched:
             self._unwatched = parts.watcher.trouble
@@ -238,7 +232,7 @@ class Agent:
                 logger.warning(
                     "changed files are noticed late: %s",
                     self._unwatched,
-                    extra=fields.of(CODE="not-watched", SECONDS=survey.HEARTBEAT_S),
+                    extra=fields.of(CODE="not-watched", SECONDS=HEARTBEAT_S),
                 )
         return is_missed
 
@@ -246,7 +240,7 @@ class Agent:
 
     def _tell(self) -> None:
         """READY, STATUS and the callers that wait."""
-        report = readiness.describe(survey.knowledge(self._parts))
+        report = self._parts.report()
         if report.summary != self._status:
             self._status = report.summary
             self._parts.notifier.send(STATUS=report.summary)
@@ -256,10 +250,9 @@ class Agent:
             self._is_ready_sent = True
             self._parts.notifier.send(READY="1")
         if not self._is_watching and self._is_ready_sent:
-            # Only now: starting the watcher costs CPU that the way into the mesh has better uses
-            # for, and a change that came meanwhile is seen by reading the files once more.
+            # The watcher starts late to save CPU while joining; files are re-read once it runs.
             self._is_watching = True
-            self.reload()
+            self._parts.inbox.post(events.FilesChanged())
         self._requests.tell(report)
 
     def _leave(self) -> None:
@@ -268,7 +261,21 @@ class Agent:
         parts.notifier.send(STOPPING="1", STATUS="stopping")
         self._guarded(parts.watcher.stop)
         self._guarded(parts.work.cancel)
-        self._guarded(self._membership.leave)
+        self._guarded(self._take_out)
         self._guarded(parts.proxy.child.end)
         self._guarded(self._requests.close)
         logger.info("stopped")
+
+    def _take_out(self) -> None:
+        parts = self._parts
+        parts.life = decide.leave(parts.life)
+        for _ in range(MAX_STEPS):
+            parts.life, step = decide.advance(parts.life, parts.situation(), parts.now())
+            if step is None:
+                break
+            error = self._performer.perform(step)
+            parts.life = decide.performed(
+                parts.life, step, parts.situation(), parts.now(), error=error
+            )
+        if parts.life.may_have_rules and not parts.kernel.is_owner:
+            logger.error("the rules could not be taken out", extra=fields.of(CODE="not-left"))

@@ -54,11 +54,11 @@ class Loaded:
     `is_empty`: nobody has written a configuration yet; that is no problem.
     """
 
-    config: model.Config | None
-    layers: tuple[model.Layer, ...]
-    problems: tuple[Problem, ...]
-    warnings: tuple[Problem, ...]
-    values: tuple[build.Value, ...]
+    config: model.Config | None = None
+    layers: tuple[model.Layer, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    values: tuple[build.Value, ...] = ()
     is_kept: bool = False
     is_empty: bool = False
 

@@ -15,7 +15,11 @@ from ..errors import (
     HostAgentError,
 )
 from ..host import control
-from . import inspection, issuance, join, readiness, reconcile, reload, state, status, survey
+from ..identity import rotation
+from ..lifecycle.phase import Phase
+from ..lifecycle.report import Report
+from ..supervise import validation
+from . import components, configuration, inspection, reconcile, reload, status
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +29,12 @@ MAX_WAITING = 64
 class Requests:
     """The callers that wait for something, and the verbs they may use."""
 
-    def __init__(self, parts: state.Parts, reload: Callable[[], None]) -> None:
+    def __init__(self, parts: components.Components, reload: Callable[[], None]) -> None:
         """Serve these parts; the socket itself belongs to the composition root."""
         self._parts = parts
         self._reload_files = reload
         self._joining: list[control.Caller] = []
-        self._settling: list[
-            tuple[control.Caller, Callable[[readiness.Report], dict[str, Any]]]
-        ] = []
+        self._settling: list[tuple[control.Caller, Callable[[Report], dict[str, Any]]]] = []
         self._verbs: dict[str, Callable[[control.Caller], None]] = {
             "status": self._status,
             "wait": self._wait,
@@ -71,10 +73,10 @@ class Requests:
 
     def _apply(self, caller: control.Caller) -> None:
         self._reload_files()
-        loaded = self._parts.configuration.loaded
+        loaded = self._parts.configuration.judged(self._parts.life)
         if loaded.config is None or loaded.problems:
             caller.answer(self._not_usable())
-        elif not self._parts.is_joined:
+        elif not self._parts.life.is_joined:
             error = HostAgentError(
                 "the agent runs and this host has not joined: it installs the rules itself",
                 hint="istio-hostagent status says what it waits for",
@@ -83,19 +85,18 @@ class Requests:
         else:
             self._settling.append((caller, self._applied))
 
-    def _taken(self, report: readiness.Report) -> dict[str, Any]:
+    def _taken(self, report: Report) -> dict[str, Any]:
         return {"ok": True, "summary": report.summary}
 
-    def _applied(self, _report: readiness.Report) -> dict[str, Any]:
-        parts = self._parts
-        try:
-            done = reconcile.reconcile(parts.redirection.desired, parts.kernel)
-        except HostAgentError as error:
-            return refusal(error)
+    def _applied(self, _report: Report) -> dict[str, Any]:
+        part = self._parts.redirection
+        done = part.apply()
+        if done is None:
+            return refusal(part.error or HostAgentError(part.trouble))
         return {"ok": True, "lines": list(done.lines)}
 
     def _plan(self, caller: control.Caller) -> None:
-        loaded = self._parts.configuration.look()
+        loaded = self._parts.configuration.look(self._parts.life.disk.accepted)
         if loaded.config is None or loaded.problems:
             caller.answer(self._not_usable(loaded))
             return
@@ -104,13 +105,13 @@ class Requests:
         caller.answer({"ok": True, "lines": list(lines)})
 
     def _verify(self, caller: control.Caller) -> None:
-        config = self._parts.configuration.in_force
-        if config is None:
+        told = self._parts.life.told
+        if told is None:
             caller.answer(self._not_usable())
             return
         parts = self._parts
         inspection.start(
-            config,
+            configuration.config_of(told),
             parts.facts,
             parts.kernel,
             parts.work,
@@ -120,20 +121,21 @@ class Requests:
 
     def _renew(self, caller: control.Caller) -> None:
         part = self._parts.certificate
-        if self._parts.configuration.in_force is None:
+        if self._parts.life.in_force is None:
             caller.answer(self._not_usable())
             return
 
         def finished(answer: Any) -> None:
-            if part.trouble is None and part.held is not None:
-                caller.answer({"ok": True, "certificate": status.certificate(part)})
+            if part.value.trouble is None and part.value.held is not None:
+                found = status.certificate(part, self._parts.clock.now())
+                caller.answer({"ok": True, "certificate": found})
             else:
-                caller.answer(_refused_renewal(part.trouble))
+                caller.answer(_refused_renewal(part.value.trouble))
 
-        part.ask(done=finished, is_forced=True)
+        part.renew(finished)
 
     def _not_usable(self, found: reload.Loaded | None = None) -> dict[str, Any]:
-        loaded = found or self._parts.configuration.loaded
+        loaded = found or self._parts.configuration.judged(self._parts.life)
         if loaded.problems:
             message = "\n".join(str(problem) for problem in loaded.problems)
         else:
@@ -141,7 +143,7 @@ class Requests:
             message = f"no configuration yet: {cluster} is missing or empty"
         return refusal(HostAgentError(message)) | {"exit_status": 78, "code": "config-invalid"}
 
-    def tell(self, report: readiness.Report) -> None:
+    def tell(self, report: Report) -> None:
         """After each turn: answer those whose moment has come."""
         if report.is_in_mesh and self._joining:
             joined, self._joining = self._joining, []
@@ -152,32 +154,36 @@ class Requests:
             for caller, answer in settled:
                 caller.answer(self._verdict(report) or answer(report))
 
-    def _is_settled(self, report: readiness.Report) -> bool:
+    def _is_settled(self, report: Report) -> bool:
         """Whether it is known what became of the files: nothing that they began is under way."""
-        parts, now = self._parts, survey.situation(self._parts)
-        if parts.proxy.is_first_check or now.is_proving:
+        life, now_is = self._parts.life, self._parts.situation()
+        if _is_first_check(now_is.validation) or now_is.redirection.is_proving:
             return False
-        if not now.has_config or not now.is_joined:
+        if life.in_force is None or not life.is_joined:
             return True
-        if parts.configuration.candidate is not None:
-            return bool(parts.proxy.check_trouble)
-        if parts.configuration.is_on_trial:
+        if life.rollout.candidate is not None:
+            return bool(life.rollout.validation.last_error)
+        if life.phase is Phase.TRYING:
             # One without an end: nothing has worked that could be come back to.
-            is_known = report.is_in_mesh or report.is_in_control or now.is_attempt_over
-            return parts.trial_at is None and is_known
-        return now.rules is join.Rules.PROVEN or parts.redirection.trouble is not None
+            is_late = now_is.child.is_late(self._parts.clock.monotonic())
+            is_known = report.is_in_mesh or report.is_in_control or is_late
+            return life.rollout.until_at is None and is_known
+        return now_is.redirection.is_shown or bool(now_is.redirection.last_error)
 
-    def _verdict(self, report: readiness.Report) -> dict[str, Any] | None:
+    def _verdict(self, report: Report) -> dict[str, Any] | None:
         """The answer of whom the files did not bring what they ask for, else None."""
-        parts = self._parts
-        if parts.configuration.loaded.problems:
-            return self._not_usable()
-        if parts.configuration.candidate is not None and parts.proxy.check_trouble:
-            message = f"not in force yet, tried again by itself: {parts.proxy.check_trouble}"
+        parts, life = self._parts, self._parts.life
+        if parts.configuration.judged(life).problems:
+            answer = self._not_usable()
+            is_passing = life.refusal is not None and life.refusal.retry_at is not None
+            return answer | {"exit_status": 75} if is_passing else answer
+        if life.rollout.candidate is not None:
+            error = life.rollout.validation.last_error
+            message = f"not in force yet, tried again by itself: {error}"
             return refusal(HostAgentError(message)) | {"exit_status": 75}
-        if parts.redirection.trouble is not None and parts.is_joined:
-            return refusal(parts.redirection.trouble)
-        if parts.is_joined and parts.configuration.is_on_trial:
+        if parts.redirection.value.last_error and life.is_joined:
+            return refusal(parts.redirection.error or HostAgentError(parts.redirection.trouble))
+        if life.phase is Phase.TRYING:
             return refusal(HostAgentError(report.summary)) | {"exit_status": 75}
         return None
 
@@ -187,7 +193,11 @@ class Requests:
             caller.hang_up()
 
 
-def _refused_renewal(trouble: issuance.Trouble | None) -> dict[str, Any]:
+def _is_first_check(value: validation.Validation) -> bool:
+    return value.check is validation.Check.RUNNING and not value.failures
+
+
+def _refused_renewal(trouble: rotation.Trouble | None) -> dict[str, Any]:
     kinds: dict[str, type[HostAgentError]] = {
         kind.code: kind
         for kind in (AuthorityUnavailable, CertificateRefused, CertificateUntrusted)

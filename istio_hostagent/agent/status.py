@@ -11,16 +11,17 @@ Version 1: {"version", "pid", "in_control", "in_mesh", "joined", "summary",
 import os
 from typing import Any
 
+from ..lifecycle.phase import Phase
 from ..redirect import promises
 from . import certificate as certificates
-from . import readiness, state, survey
+from . import components
 
 VERSION = 1
 
 
-def report(parts: state.Parts) -> dict[str, Any]:
+def report(parts: components.Components) -> dict[str, Any]:
     """Everything a person or a program may want to know, as plain JSON values."""
-    words = readiness.describe(survey.knowledge(parts))
+    words = parts.report()
     part = parts.redirection
     proxy = parts.proxy
     return {
@@ -28,12 +29,13 @@ def report(parts: state.Parts) -> dict[str, Any]:
         "pid": os.getpid(),
         "in_control": words.is_in_control or words.is_in_mesh,
         "in_mesh": words.is_in_mesh,
-        "joined": parts.is_joined,
+        "joined": parts.life.is_joined,
+        "phase": parts.life.phase.value,
         "summary": words.summary,
         "configuration": _configuration(parts),
         "redirection": {
-            "state": part.rules.value,
-            "trouble": part.trouble_text,
+            "state": part.value.rules.value,
+            "trouble": part.trouble,
             "repaired": part.repaired,
             "findings": [
                 str(finding)
@@ -41,12 +43,12 @@ def report(parts: state.Parts) -> dict[str, Any]:
                 if finding.state is not promises.State.KEPT
             ],
         },
-        "certificate": certificate(parts.certificate),
+        "certificate": certificate(parts.certificate, parts.clock.now()),
         "proxy": {
             "kind": proxy.kind.value,
             "binary": proxy.binary,
             "state": proxy.child.state.value,
-            "bootstrap": proxy.bootstrap.value,
+            "bootstrap": proxy.validation.check.value,
             "pid": proxy.child.pid,
             "starts": proxy.child.starts,
             "trouble": proxy.trouble,
@@ -54,37 +56,36 @@ def report(parts: state.Parts) -> dict[str, Any]:
     }
 
 
-def _configuration(parts: state.Parts) -> dict[str, Any]:
-    part = parts.configuration
-    loaded = part.loaded
+def _configuration(parts: components.Components) -> dict[str, Any]:
+    loaded, life = parts.configuration.judged(parts.life), parts.life
     state = "accepted" if loaded.config is not None else "waiting"
     if loaded.is_kept:
         state = "kept"
     elif loaded.problems:
         state = "invalid"
-    elif part.candidate is not None or part.is_on_trial:
+    elif life.rollout.candidate is not None or life.phase is Phase.TRYING:
         state = "trial"
     return {
         "state": state,
-        "files": list(part.sources.paths),
+        "files": list(parts.configuration.sources.paths),
         "problems": [str(problem) for problem in loaded.problems],
         "warnings": [str(warning) for warning in loaded.warnings],
     }
 
 
-def certificate(part: certificates.CertificatePart) -> dict[str, Any]:
-    """The certificate's part of the report."""
-    held = part.held
-    trouble = part.trouble
-    state = "none" if held is None else "held" if part.is_held else "expired"
+def certificate(part: certificates.CertificatePart, now: float) -> dict[str, Any]:
+    """The certificate's part of the report; `now` in unix seconds."""
+    value = part.value
+    held = value.held
+    state = "none" if held is None else "held" if value.is_held(now) else "expired"
     return {
         "state": state,
         "identity": held.identity if held else "",
         "serial": held.serial if held else "",
         "not_before": held.not_before if held else None,
         "not_after": held.not_after if held else None,
-        "next_attempt": part.next_at or None,
-        "failures": part.failures,
+        "next_attempt": value.next_at or None,
+        "failures": value.failures,
         "obtained": part.obtained,
-        "trouble": trouble.text if trouble else "",
+        "trouble": part.trouble,
     }

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "istio_hostagent"
-PURE = ("config", "redirect", "identity", "supervise")
+PURE = ("config", "redirect", "identity", "supervise", "lifecycle")
 # Who may import which package of ours; errors may be imported by everybody.
 ALLOWED = {
     "config": set(),
     "redirect": {"config"},
     "identity": {"config"},
     "supervise": {"config"},
+    "lifecycle": {"identity", "supervise"},
     "host": {"config", "redirect", "identity", "supervise"},
     "workers": {"config", "redirect", "identity", "host"},
-    "agent": {"config", "redirect", "identity", "supervise", "host"},
+    "agent": {"config", "redirect", "identity", "supervise", "lifecycle", "host"},
     "cli": {"agent", "config", "host"},
 }
 # The modules that load a big library belong to workers alone.

@@ -1,0 +1,114 @@
+"""Performs the steps that `lifecycle` names, each on the part, the kernel or the disk it is about.
+
+Not here: when and why. Every step returns why it did not succeed, or nothing; those that take
+their time report through their part's own value later.
+"""
+
+import functools
+from collections.abc import Callable
+
+from ..lifecycle import decide
+from ..lifecycle.decide import Step
+from ..lifecycle.life import Revision
+from ..redirect import guard
+from ..supervise.validation import Validation
+from . import components, configuration, places, reload
+
+STORED_SOCKET = "nft"
+
+
+class Performer:
+    """One method for each step."""
+
+    def __init__(self, parts: components.Components) -> None:
+        """Work on these parts."""
+        self._parts = parts
+        self._steps: dict[Step, Callable[[], str]] = {
+            Step.CONFIGURE_IDENTITY: self._configure_identity,
+            Step.CONFIGURE: self._configure,
+            Step.CHECK_CANDIDATE: self._check_candidate,
+            Step.VALIDATE: _silently(parts.proxy.validate),
+            Step.OBTAIN: _silently(parts.certificate.ask),
+            Step.MARK_ATTEMPT: functools.partial(parts.state.write, places.ATTEMPT),
+            Step.APPLY: _silently(parts.redirection.apply),
+            Step.PROVE: _silently(parts.redirection.prove),
+            Step.START: _silently(parts.proxy.start),
+            Step.STOP_PROXY: _silently(parts.proxy.child.stop),
+            Step.WRITE_GUARD: self._write_guard,
+            Step.STORE_SOCKET: self._store_socket,
+            Step.SAVE_ACCEPTED: self._save_accepted,
+            Step.SAVE_REFUSED: self._save_refused,
+            Step.FORGET_REFUSED: functools.partial(parts.state.remove, reload.REFUSED),
+            Step.MARK_JOINED: functools.partial(parts.state.write, places.MARKER),
+            Step.UNMARK_ATTEMPT: functools.partial(parts.state.remove, places.ATTEMPT),
+            Step.WITHDRAW: parts.redirection.withdraw,
+            Step.REMOVE_GUARD: functools.partial(parts.state.remove, places.GUARD),
+            Step.UNMARK_JOINED: functools.partial(parts.state.remove, places.MARKER),
+            Step.RELEASE: _silently(parts.certificate.release_others),
+        }
+
+    def perform(self, step: Step) -> str:
+        """Do it; why it did not succeed, or nothing."""
+        return self._steps[step]()
+
+    def _in_force(self) -> Revision:
+        in_force = self._parts.life.in_force
+        assert in_force is not None
+        return in_force
+
+    def _configure_identity(self) -> str:
+        self._parts.certificate.configure(configuration.config_of(self._in_force()).identity)
+        return ""
+
+    def _configure(self) -> str:
+        parts = self._parts
+        config = configuration.config_of(self._in_force())
+        parts.proxy.configure(config, parts.facts)
+        parts.redirection.configure(config.redirection, parts.facts)
+        return ""
+
+    def _check_candidate(self) -> str:
+        parts = self._parts
+        rollout = parts.life.rollout
+        assert rollout.candidate is not None
+        ended = functools.partial(self._candidate_checked, rollout.candidate)
+        parts.life = decide.checking(parts.life)
+        config = configuration.config_of(rollout.candidate)
+        parts.proxy.validate_candidate(config, rollout.validation, ended)
+        return ""
+
+    def _candidate_checked(self, candidate: Revision, found: Validation) -> None:
+        parts = self._parts
+        if candidate.says_same(parts.life.rollout.candidate):
+            parts.life = decide.checked(parts.life, found)
+
+    def _write_guard(self) -> str:
+        text = guard.render_guard(self._parts.redirection.desired)
+        return self._parts.state.write(places.GUARD, text)
+
+    def _store_socket(self) -> str:
+        self._parts.notifier.store(STORED_SOCKET, self._parts.kernel.socket.fileno())
+        return ""
+
+    def _save_accepted(self) -> str:
+        layers = configuration.layers_of(self._in_force())
+        error = self._parts.state.save(reload.ACCEPTED, layers)
+        if not error:
+            self._parts.proxy.remember()
+        return error
+
+    def _save_refused(self) -> str:
+        refusal = self._parts.life.refusal
+        assert refusal is not None
+        layers = configuration.layers_of(Revision(refusal.texts, self._in_force().config))
+        return self._parts.state.save(reload.REFUSED, layers)
+
+
+def _silently(action: Callable[[], object]) -> Callable[[], str]:
+    """A step whose success its part reports by itself."""
+
+    def perform() -> str:
+        action()
+        return ""
+
+    return perform

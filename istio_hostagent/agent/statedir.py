@@ -1,0 +1,62 @@
+"""The state directory: marks, the guard of early boot, and the texts that have worked or did not.
+
+Everything is written whole or not at all. A full or read-only disk must not take the redirection's
+keeper away: a failure is a text, never an exception. What a mark means is not here.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+from ..config import model
+from ..host import files, ports
+from . import fields, reload
+
+logger = logging.getLogger(__name__)
+
+
+class StateDirectory:
+    """The files of the state directory, by name."""
+
+    def __init__(self, directory: str, clock: ports.Clock) -> None:
+        """Start with nothing that failed."""
+        self._directory = directory
+        self._clock = clock
+        self._logged = ""
+
+    def has(self, name: str) -> bool:
+        """Whether it is there."""
+        return os.path.exists(self._path(name))
+
+    def load(self, name: str, sources: reload.Sources) -> tuple[model.Layer, ...]:
+        """The texts kept under this name; none if there are none of these files."""
+        return reload.load_layers(self._path(name), sources)
+
+    def save(self, name: str, layers: Sequence[model.Layer]) -> str:
+        """Keep texts; why that failed, or nothing."""
+        return self._change(name, lambda: reload.save_layers(self._path(name), layers))
+
+    def write(self, name: str, text: str = "") -> str:
+        """Write a file, with the time if there is no text; why that failed, or nothing."""
+        data = (text or f"{fields.moment(self._clock.now())}\n").encode()
+        path = self._path(name)
+        return self._change(name, lambda: files.write_atomically(path, data, mode=0o644))
+
+    def remove(self, name: str) -> str:
+        """Remove a file; why it is still there, or nothing."""
+        return self._change(name, lambda: files.remove(self._path(name)))
+
+    def _change(self, name: str, change: Callable[[], object]) -> str:
+        try:
+            change()
+        except OSError as error:
+            text = f"cannot change {self._path(name)}: {error.strerror}"
+            if self._logged != text:
+                logger.warning("%s", text, extra=fields.of(CODE="not-kept"))
+            self._logged = text
+            return text
+        self._logged = ""
+        return ""
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._directory, name)

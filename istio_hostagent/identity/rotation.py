@@ -1,0 +1,154 @@
+"""The renewal of one certificate as a value: what is held, when the CA is asked, what went wrong.
+
+Not here: the worker that asks, and the files. Instants are unix seconds, as certificates have
+them. Every function takes what happened and returns the value afterwards. A failed attempt never
+takes away what is held.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+
+from . import model, schedule
+
+# What only an operator can mend is tried again this seldom, and at once when a credential changes.
+REFUSED_PAUSE_S = 300.0
+# Without a certificate nothing works: of more failures than this (about half a minute apart) none
+# makes the pause longer.
+COUNTED_WITHOUT = 5
+COUNTED = 8
+REFUSED = "certificate-refused"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the worker said of the certificate on disk."""
+
+    identity: str
+    serial: str
+    not_before: float
+    not_after: float
+    received: float
+
+    @property
+    def validity(self) -> model.Validity:
+        """The same dates as the schedule wants them."""
+        return model.Validity(_date(self.not_before), _date(self.not_after), _date(self.received))
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why the last attempt gave no certificate."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+    @property
+    def text(self) -> str:
+        """The message, and what to do about it."""
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """One certificate's renewal."""
+
+    is_configured: bool = False
+    held: Report | None = None
+    has_looked: bool = False  # what lies on disk is known
+    is_asking: bool = False  # a worker is under way
+    is_overtaken: bool = False  # a credential has changed since the worker began
+    failures: int = 0  # in a row
+    next_at: float = 0.0  # when to ask next
+    planned_at: float = 0.0  # when that was decided
+    trouble: Trouble | None = None
+
+    def is_held(self, now: float) -> bool:
+        """Whether a certificate is held that has not lapsed."""
+        return self.held is not None and now < self.held.not_after
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time to ask."""
+        # A clock that was put back: what was planned by it means nothing.
+        is_time = now >= self.next_at or now < self.planned_at
+        return self.is_configured and is_time and not self.is_asking
+
+
+def configured() -> Rotation:
+    """Other settings: what is held for the ones before counts no more."""
+    return Rotation(is_configured=True)
+
+
+def retry(value: Rotation) -> Rotation:
+    """Ask at once, as if nothing had failed."""
+    return replace(value, failures=0, next_at=0.0, planned_at=0.0)
+
+
+def credentials_changed(value: Rotation) -> Rotation:
+    """A token or root has changed: after a failure it is tried at once."""
+    if value.trouble is None and not value.is_asking:
+        return value
+    return replace(retry(value), is_overtaken=value.is_asking)
+
+
+def asked(value: Rotation) -> Rotation:
+    """A worker is under way."""
+    return replace(value, is_asking=True)
+
+
+def lost(value: Rotation) -> Rotation:
+    """What was held is not on disk any more, or is not what it was: look, and ask, at once."""
+    return replace(retry(value), held=None, has_looked=False)
+
+
+def looked(value: Rotation, held: Report | None) -> Rotation:
+    """What lies on disk is known; without anything good there the CA is asked next."""
+    value = replace(value, is_asking=False, has_looked=True)
+    return value if held is not None else retry(value)
+
+
+def obtained(
+    value: Rotation, held: Report, now: float, *, jitter: float, ratio: float
+) -> Rotation:
+    """A certificate is on disk and held; `jitter` and `ratio` as in `schedule`."""
+    value = replace(value, is_asking=False, is_overtaken=False, has_looked=True)
+    value = replace(value, held=held, failures=0, trouble=None, planned_at=now)
+    return replace(value, next_at=_next(value, now, jitter, ratio))
+
+
+def failed(
+    value: Rotation,
+    trouble: Trouble,
+    now: float,
+    *,
+    jitter: float,
+    ratio: float,
+    held: Report | None = None,
+) -> Rotation:
+    """An attempt gave no certificate; `held`: what the worker found on disk beside that."""
+    value = replace(value, is_asking=False, trouble=trouble, planned_at=now)
+    value = replace(value, failures=min(value.failures + 1, COUNTED), held=held or value.held)
+    next_at = _next(value, now, jitter, ratio)
+    if trouble.code == REFUSED:
+        next_at = max(next_at, now + REFUSED_PAUSE_S)
+        if value.held is not None:
+            next_at = min(next_at, max(now + 1.0, value.held.not_after))
+    if value.is_overtaken:
+        next_at = now  # the worker may have read the token before it changed
+    return replace(value, next_at=next_at, is_overtaken=False)
+
+
+def _next(value: Rotation, now: float, jitter: float, ratio: float) -> float:
+    counted = value.failures if value.is_held(now) else min(value.failures, COUNTED_WITHOUT)
+    due = schedule.next_attempt(
+        value.held.validity if value.held is not None else None,
+        _date(now),
+        failures=counted,
+        jitter=jitter,
+        ratio=ratio,
+    )
+    return due.timestamp()
+
+
+def _date(unix_s: float) -> datetime:
+    return datetime.fromtimestamp(unix_s, timezone.utc)

@@ -1,0 +1,217 @@
+"""The life of one host as one value: what is in force, on trial, on disk, and when what is due.
+
+Not here: what to do next (`decide`). Instants are monotonic seconds; a field that holds one is
+called `..._at`, and from these alone follows when something is due (`deadline`).
+"""
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Protocol
+
+from ..identity import rotation
+from ..supervise import validation as validations
+from . import phase as phases
+from .situation import Now, Situation
+
+# A failed attempt to join is repeated after 5 s, then twice as long, up to a minute.
+FIRST_ATTEMPT_PAUSE_S = 5.0
+LONGEST_ATTEMPT_PAUSE_S = 60.0
+ATTEMPTS_COUNTED = 5
+# What could not be written to the state directory is tried again this often.
+DISK_PAUSE_S = 5.0
+# What a passing cause kept out is tried again after so long, then twice as long, up to an hour:
+# each try may cost the proxy's connections.
+FIRST_RETRY_S = 60.0
+LONGEST_RETRY_S = 3600.0
+RETRIES_COUNTED = 7
+
+
+class Config(Protocol):
+    """What has to be known of a configuration to decide."""
+
+    @property
+    def redirection(self) -> Hashable:
+        """What is captured; compared, never looked into."""
+
+    @property
+    def identity(self) -> Hashable:
+        """Which certificate, from whom; compared, never looked into."""
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A configuration and the texts that make it."""
+
+    texts: Hashable
+    config: Config
+
+    def says_same(self, other: "Revision | None") -> bool:
+        """Whether another one makes the same configuration."""
+        return other is not None and self.config == other.config
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the files make. No revision: nothing usable; `is_empty`: nothing has been written."""
+
+    revision: Revision | None = None
+    is_empty: bool = True
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Texts that do not hold. `retry_at`: when they are tried again by themselves; None: never."""
+
+    texts: Hashable
+    reason: str
+    retry_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The state directory and the descriptor store, as last read or written by us."""
+
+    is_joined: bool = False
+    is_attempting: bool = False  # rules may be in although this host has not joined
+    guard: Hashable = None  # which rules the guard of early boot stands for; None: not known
+    has_guard: bool = False
+    is_stored: bool = False  # the service manager keeps the socket that owns the rules
+    accepted: Revision | None = None  # the last configuration that has worked
+    refused: Hashable = None  # texts that stay refused over a restart
+    retry_at: float = 0.0
+    last_error: str = ""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The attempts to join since the last success."""
+
+    failures: int = 0
+    retry_at: float = 0.0
+    last_error: str = ""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A changed configuration on a host where another one has worked."""
+
+    candidate: Revision | None = None  # validated, or waiting, beside what is in force
+    validation: validations.Validation = field(
+        default_factory=validations.Validation
+    )  # of the candidate
+    begin_at: float = 0.0  # so long is waited for what is in force to be whole, to come back to
+    is_identity_first: bool = False  # in force, but rules and proxy wait for its certificate
+    has_way_back: bool = False  # what worked before was whole when it was left
+    had_served: bool = False  # a proxy was ready when it was left
+    until_at: float | None = None  # it has had its time then; None: nothing to come back to
+    retries: int = 0  # tries in a row that passing causes ended
+
+
+@dataclass(frozen=True)
+class Life:
+    """One host's life."""
+
+    phase: phases.Phase = phases.Phase.OUT
+    disk: Disk = Disk()
+    offer: Offer = Offer()
+    refusal: Refusal | None = None
+    in_force: Revision | None = None
+    told_identity: Revision | None = None  # what the identity part was configured with
+    told: Revision | None = None  # what redirection and proxy were configured with
+    rollout: Rollout = Rollout()
+    attempt: Attempt = Attempt()
+    may_have_rules: bool = False  # the kernel may have rules of ours
+    has_released: bool = False  # directories of earlier OUTPUT_CERTS are given back
+    leave_tries: int = 0
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether this host has joined and stays."""
+        return self.phase in phases.STAYING
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether something else than what has worked is validated or tried."""
+        return self.rollout.candidate is not None or self.phase is phases.Phase.TRYING
+
+    @property
+    def desired(self) -> Revision | None:
+        """What should be in force, by the files: without what is refused."""
+        found = self.offer.revision
+        is_refused = found is not None and self.refusal is not None
+        if is_refused and self.refusal is not None and found is not None:
+            is_refused = self.refusal.texts == found.texts
+        return self.disk.accepted if is_refused and self.disk.accepted is not None else found
+
+    def is_in_mesh(self, situation: Situation, now: Now) -> bool:
+        """What the words `in the mesh` promise."""
+        return self.is_joined and not self.rollout.is_identity_first and situation.is_whole(now)
+
+
+def begin(disk: Disk, offer: Offer) -> Life:
+    """A start, also after a kill: what the disk says, and what the files make."""
+    phase = phases.Phase.JOINED if disk.is_joined else phases.Phase.OUT
+    life = Life(phase, disk, offer, may_have_rules=disk.is_attempting or disk.is_joined)
+    is_refused = offer.revision is not None and disk.refused == offer.revision.texts
+    # Who starts a host that has left the mesh asks for what was refused to be tried again.
+    if is_refused and disk.is_joined and disk.accepted is not None:
+        refusal = Refusal(disk.refused, "it did not hold before")
+        return replace(life, refusal=refusal)
+    return life
+
+
+def offered(life: Life, offer: Offer, *, is_asked: bool = False) -> Life:
+    """The files were read again; `is_asked`: what was refused is to be tried once more."""
+    texts = offer.revision.texts if offer.revision is not None else None
+    is_other = life.refusal is not None and life.refusal.texts != texts
+    if is_asked or is_other:
+        life = replace(life, refusal=None)
+    if is_asked or life.offer != offer:
+        life = replace(life, rollout=replace(life.rollout, retries=0))
+    return replace(life, offer=offer)
+
+
+def refuse(life: Life, revision: Revision, reason: str, now: Now, *, is_final: bool) -> Life:
+    """This revision does not hold; without `is_final` it is tried again by itself, later."""
+    retries = life.rollout.retries
+    retry_at = None
+    if not is_final:
+        retry_at = now.monotonic + min(FIRST_RETRY_S * 2**retries, LONGEST_RETRY_S)
+        retries = min(retries + 1, RETRIES_COUNTED)
+    refusal = Refusal(revision.texts, reason, retry_at)
+    return replace(life, refusal=refusal, rollout=Rollout(retries=retries))
+
+
+def attempt_failed(life: Life, error: str, now: Now) -> Life:
+    """An attempt to join failed: the next one begins after a pause."""
+    failures = min(life.attempt.failures + 1, ATTEMPTS_COUNTED)
+    pause = min(FIRST_ATTEMPT_PAUSE_S * 2 ** (failures - 1), LONGEST_ATTEMPT_PAUSE_S)
+    return replace(life, attempt=Attempt(failures, now.monotonic + pause, error))
+
+
+def deadline(life: Life, situation: Situation, now: Now) -> float | None:
+    """When something is due by itself (monotonic seconds), from all values; None: never."""
+    moments = [at for at in _instants((life, situation)) if at > now.monotonic]
+    value = situation.rotation
+    if value.is_configured and not value.is_asking:
+        moments += [at - now.wall + now.monotonic for at in _wall_instants(value) if at > now.wall]
+    return min(moments, default=None)
+
+
+def _wall_instants(value: rotation.Rotation) -> Iterator[float]:
+    yield value.next_at
+    if value.held is not None:
+        yield value.held.not_after
+
+
+def _instants(value: object) -> Iterator[float]:
+    if isinstance(value, tuple):
+        for each in value:
+            yield from _instants(each)
+    elif is_dataclass(value) and not isinstance(value, (type, rotation.Rotation)):
+        for each in fields(value):
+            found = getattr(value, each.name)
+            if each.name.endswith("_at") and found is not None:
+                yield found
+            elif is_dataclass(found) and not isinstance(found, (Revision, Offer)):
+                yield from _instants(found)

@@ -1,0 +1,184 @@
+"""The redirection of a host as a value: rules in or out, shown by packets or not, when to try.
+
+Not here: the rules themselves, the kernel and the packets (the redirection part performs).
+Instants are monotonic seconds. Every function takes what happened and returns the value after it.
+"""
+
+import enum
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+
+# A refused change is tried again after 0.4 s, then twice as long, up to half a minute.
+FIRST_APPLY_PAUSE_S = 0.2
+# Packets that disprove are sent again after 4 s, then twice as long, up to half a minute.
+FIRST_PROOF_PAUSE_S = 2.0
+LONGEST_PAUSE_S = 30.0
+# The longest pauses are reached after so many failures; a counter that goes on says no more.
+COUNTED = 8
+# More repairs than this within the window: somebody fights us, and each repair then waits longer.
+MAX_REPAIRS = 8
+REPAIR_WINDOW_S = 10.0
+FIRST_FIGHT_PAUSE_S = 0.1
+# After somebody else's change packets show whether all is as it was: so much later, since changes
+# come in bursts, and not more often than the second; both doubled while changes go on.
+DOUBT_S = 0.2
+DOUBT_INTERVAL_S = 10.0
+
+
+class Rules(enum.Enum):
+    """How far the redirection is."""
+
+    OUT = "absent"  # not as desired
+    IN = "installed"  # read back equal
+    PARTLY = "proven in part"  # shown by packets where the host could send them
+    PROVEN = "proven"
+
+
+class Proof(enum.Enum):
+    """What came of all the packets of one proof."""
+
+    PROVEN = enum.auto()
+    PARTLY = enum.auto()  # nothing broken, something shown, something could not be tested
+    NOTHING = enum.auto()  # nothing could be tested
+
+
+@dataclass(frozen=True)
+class Redirection:
+    """One host's redirection."""
+
+    desired: Hashable = 0  # which rules; compared, never looked into
+    rules: Rules = Rules.OUT
+    is_proving: bool = False  # packets are under way
+    is_overtaken: bool = False  # the rules changed while packets were under way
+    is_stale: bool = False  # something else changed since the packets were sent
+    is_disproved: bool = False
+    failures: int = 0
+    apply_at: float = 0.0
+    prove_at: float = 0.0
+    proved_at: float = 0.0
+    repairs: tuple[float, ...] = ()
+    fight_until_at: float = 0.0  # until then somebody counts as fighting us
+    last_error: str = ""
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether packets have shown what they could, and nothing else."""
+        return self.rules in (Rules.PARTLY, Rules.PROVEN)
+
+    def is_apply_due(self, now: float) -> bool:
+        """Whether the rules may be tried now."""
+        return now >= self.apply_at
+
+    def is_proof_due(self, now: float) -> bool:
+        """Whether packets are wanted and may be sent now."""
+        is_open = self.rules is Rules.IN or (self.is_shown and self.is_stale)
+        return is_open and not self.is_proving and now >= self.prove_at
+
+
+def desire(value: Redirection, desired: Hashable) -> Redirection:
+    """Other rules are desired; the same ones change nothing."""
+    if desired == value.desired:
+        return value
+    return replace(
+        retry(value),
+        desired=desired,
+        rules=Rules.OUT,
+        is_overtaken=value.is_proving,
+        is_stale=False,
+        last_error="",
+    )
+
+
+def retry(value: Redirection) -> Redirection:
+    """Something has changed: what failed may be tried at once."""
+    return replace(value, failures=0, apply_at=0.0, prove_at=0.0, is_disproved=False)
+
+
+def applied(value: Redirection, *, has_changed: bool) -> Redirection:
+    """The kernel has the desired rules, read back; `has_changed`: it had not before."""
+    return replace(
+        value,
+        rules=Rules.IN,
+        is_overtaken=value.is_overtaken or (has_changed and value.is_proving),
+        is_stale=False,
+        is_disproved=False,
+        prove_at=0.0,
+        last_error="",
+    )
+
+
+def apply_failed(value: Redirection, error: str, now: float) -> Redirection:
+    """The kernel could not be changed, or not be read."""
+    failures = min(value.failures + 1, COUNTED)
+    pause = min(FIRST_APPLY_PAUSE_S * 2**failures, LONGEST_PAUSE_S)
+    return replace(
+        value, rules=Rules.OUT, failures=failures, apply_at=now + pause, last_error=error
+    )
+
+
+def proof_begun(value: Redirection, now: float) -> Redirection:
+    """Packets are under way."""
+    return replace(value, is_proving=True, is_overtaken=False, is_stale=False, proved_at=now)
+
+
+def proof_ended(value: Redirection, proof: Proof, now: float) -> Redirection:
+    """Packets have shown what they could, and nothing was broken."""
+    value = replace(value, is_proving=False)
+    if value.is_overtaken or value.rules is Rules.OUT:
+        return replace(value, is_overtaken=False)  # about rules that are not there any more
+    if proof is Proof.NOTHING:
+        # Looked at again when the host's addresses, links or routes change, and by the clock.
+        error = "no rule could be tested: the host has no route"
+        prove_at = now + LONGEST_PAUSE_S
+        return replace(value, rules=Rules.IN, prove_at=prove_at, last_error=error)
+    rules = Rules.PROVEN if proof is Proof.PROVEN else Rules.PARTLY
+    return replace(value, rules=rules, failures=0, is_disproved=False, last_error="")
+
+
+def proof_failed(value: Redirection, error: str, now: float, *, is_disproved: bool) -> Redirection:
+    """No proof came about; `is_disproved`: packets have shown that rules do not hold."""
+    value = replace(value, is_proving=False)
+    if value.is_overtaken or value.rules is Rules.OUT:
+        return replace(value, is_overtaken=False)
+    failures = min(value.failures + 1, COUNTED)
+    pause = min(FIRST_PROOF_PAUSE_S * 2**failures, LONGEST_PAUSE_S)
+    return replace(
+        value,
+        rules=Rules.IN,
+        failures=failures,
+        is_disproved=is_disproved,
+        prove_at=now + pause,
+        last_error=error,
+    )
+
+
+def drifted(value: Redirection, now: float) -> Redirection:
+    """Somebody changed our rules: they go in again, ever more slowly if that goes on."""
+    repairs = (*(at for at in value.repairs if now - at < REPAIR_WINDOW_S), now)
+    excess = len(repairs) - MAX_REPAIRS
+    pause = min(FIRST_FIGHT_PAUSE_S * 2 ** min(excess, 9), LONGEST_PAUSE_S) if excess > 0 else 0.0
+    fight_until_at = repairs[-MAX_REPAIRS - 1] + REPAIR_WINDOW_S if excess > 0 else 0.0
+    return replace(
+        value,
+        rules=Rules.OUT,
+        is_overtaken=value.is_proving,
+        is_stale=False,
+        repairs=repairs[-3 * MAX_REPAIRS :],
+        fight_until_at=fight_until_at,
+        apply_at=now + pause,
+    )
+
+
+def doubted(value: Redirection, now: float) -> Redirection:
+    """Something that may matter has changed beside our rules: packets are sent again soon."""
+    if value.rules is Rules.OUT or value.is_stale:
+        return value
+    is_bad = value.is_disproved or value.rules is Rules.IN
+    interval = DOUBT_S if is_bad else DOUBT_INTERVAL_S
+    prove_at = max(now + DOUBT_S, value.proved_at + interval)
+    return replace(value, is_stale=True, prove_at=prove_at)
+
+
+def withdrawn(value: Redirection) -> Redirection:
+    """Everything of ours is out of the kernel; what was wrong with it is still to be said."""
+    return replace(retry(value), rules=Rules.OUT, is_overtaken=value.is_proving, is_stale=False)

@@ -1,0 +1,99 @@
+"""From what is known to the words: in control, in the mesh, and one line that says why not.
+
+The line names the first thing that is missing, in the order in which joining needs it, with the
+file and line or the process that is to blame (design invariant 9).
+"""
+
+from dataclasses import dataclass
+
+from ..errors import Problem
+from ..supervise import validation
+from . import redirection
+from .life import Life
+from .phase import Phase
+from .situation import Now, Situation
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What each part says of itself; empty where there is nothing to say."""
+
+    cluster_file: str
+    problems: tuple[Problem, ...] = ()
+    is_kept: bool = False  # the files are bad, gone or refused; the accepted ones are in force
+    identity: str = ""
+    held_until: str = ""
+    certificate_trouble: str = ""
+    rules_trouble: str = ""
+    proxy_name: str = ""
+    proxy_trouble: str = ""
+    searched: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """`is_in_control`: nothing is pending that needs no person. `summary` is the STATUS= text."""
+
+    is_in_control: bool
+    is_in_mesh: bool
+    summary: str
+
+
+def describe(life: Life, now_is: Situation, now: Now, texts: Texts) -> Report:
+    """Put what is known into words."""
+    obstacle = _obstacle(life, now_is, texts)
+    if life.is_in_mesh(now_is, now):
+        summary = f"in the mesh as {texts.identity}, certificate until {texts.held_until}"
+        if texts.problems:
+            summary += f"; {_problems(texts)}"
+        elif obstacle:
+            summary += f"; {obstacle}"
+        elif life.is_changing:
+            summary += "; a changed configuration is being tried"
+        elif now_is.redirection.rules is redirection.Rules.PARTLY:
+            summary += "; some rules could not be tested on this host yet (see verify)"
+        return Report(is_in_control=True, is_in_mesh=True, summary=summary)
+    waiting = obstacle or _progress(life, now_is, now, texts)
+    summary = f"{'joined, not whole' if life.is_joined else 'not in the mesh'}: {waiting}"
+    return Report(is_in_control=bool(obstacle), is_in_mesh=False, summary=summary)
+
+
+def _problems(texts: Texts) -> str:
+    others = len(texts.problems) - 1
+    more = f" (and {others} more)" if others else ""
+    kept = ", keeping the last accepted configuration" if texts.is_kept else ""
+    return f"{texts.problems[0]}{more}{kept}"
+
+
+def _obstacle(life: Life, now_is: Situation, texts: Texts) -> str:
+    """What is wrong, or waits for a person; empty while things only take their time."""
+    if life.offer.is_empty and life.in_force is None:
+        return f"waiting for {texts.cluster_file}"
+    if texts.problems:
+        return _problems(texts)
+    if texts.rules_trouble:
+        return f"redirection: {texts.rules_trouble}"
+    if life.disk.last_error:
+        return life.disk.last_error
+    if not now_is.has_program:
+        return f"no {texts.proxy_name} found; searched {', '.join(texts.searched)}"
+    if texts.proxy_trouble:
+        return f"proxy: {texts.proxy_trouble}"
+    if texts.certificate_trouble:
+        return f"certificate: {texts.certificate_trouble}"
+    if life.attempt.last_error:
+        return f"the last attempt to join failed: {life.attempt.last_error}"
+    return ""
+
+
+def _progress(life: Life, now_is: Situation, now: Now, texts: Texts) -> str:
+    if not now_is.rotation.is_held(now.wall):
+        # A joined agent that starts has one on disk, which a worker is looking at.
+        return f"waiting for the {'' if life.is_joined else 'first '}certificate"
+    if now_is.validation.check is not validation.Check.GOOD:
+        return "checking the proxy's bootstrap"
+    if not now_is.redirection.is_shown:
+        return f"rules {now_is.redirection.rules.value}, not proven yet"
+    if life.phase is Phase.OUT:
+        return "the rules of an earlier attempt are taken out first"
+    return f"waiting for {texts.proxy_name} to become ready"

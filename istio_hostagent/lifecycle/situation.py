@@ -1,0 +1,69 @@
+"""What is known of the parts of a host at one moment, and what can be said from that alone.
+
+Not here: which phase the host is in, and what to do (`life`, `decide`).
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..identity import rotation as rotations
+from ..supervise import child as children
+from ..supervise import validation as validations
+from . import redirection as redirections
+
+
+class Now(NamedTuple):
+    """One moment on both clocks: one that never jumps, and the one that certificates go by."""
+
+    monotonic: float
+    wall: float
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Each part's own value, and what sets the proxy beside the configuration."""
+
+    redirection: redirections.Redirection = field(default_factory=redirections.Redirection)
+    rotation: rotations.Rotation = field(default_factory=rotations.Rotation)
+    child: children.Child = field(default_factory=children.Child)
+    validation: validations.Validation = field(
+        default_factory=validations.Validation
+    )  # of the proxy that is desired
+    has_program: bool = False
+    is_outdated: bool = False  # what runs is not the proxy, or not the bootstrap, that is desired
+    is_new_build: bool = False  # with the configuration that has worked another one would run
+    is_owner: bool = False  # the rules end with a socket that the service manager keeps
+
+    def is_complete(self, now: Now) -> bool:
+        """Whether everything is there that a proxy needs."""
+        return self.has_program and self.validation.is_good and self.rotation.is_held(now.wall)
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether the proxy that is desired is ready."""
+        return self.child.state is children.State.READY and not self.is_outdated
+
+    def is_whole(self, now: Now) -> bool:
+        """Whether the host does all that being in the mesh promises (design 3.5)."""
+        has_certificate = self.rotation.is_held(now.wall)
+        return has_certificate and self.redirection.is_shown and self.is_serving
+
+    @property
+    def proxy_error(self) -> str:
+        """What is wrong with the proxy, or nothing."""
+        return self.validation.last_error or self.child.last_error
+
+    @property
+    def is_hopeful(self) -> bool:
+        """Whether the proxy may be ready soon."""
+        return self.child.state in (children.State.STARTING, children.State.BACKOFF)
+
+    @property
+    def has_obstacle(self) -> bool:
+        """Whether something is wrong, or waits for a person; else things only take their time."""
+        return bool(
+            self.redirection.last_error
+            or not self.has_program
+            or self.proxy_error
+            or self.rotation.trouble is not None
+        )

@@ -1,0 +1,182 @@
+"""Everything that can happen to a host, explored: no state breaks a promise, and none is an end.
+
+`world` says what is collapsed. The starts are hosts that never joined and hosts that have, with
+good, bad, changed and absent files; by "killed" and "boot" every start after a kill in any state
+that is reached is among the states, too. A fault is whatever does not go well: a kill, a refusal, a
+changed file, a full disk. `make test` explores everything with up to two faults on the way (one
+where the service manager owns the rules), in every order of all that goes well; `make soak`
+everything.
+"""
+
+import collections
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from istio_hostagent.lifecycle import decide
+from istio_hostagent.lifecycle import life as lives
+from istio_hostagent.lifecycle import redirection as redirections
+from istio_hostagent.lifecycle.phase import STAYING, Phase
+from istio_hostagent.supervise import child as children
+from istio_hostagent.supervise import validation as validations
+
+from .explore import Graph, explore
+from .world import NOW, OFFERS, A, Edge, World, read_offer
+
+FAULTS = None if os.environ.get("HOSTAGENT_SOAK") else 2
+NAMES = tuple(step.name for step in decide.Step)
+
+
+def step_of(edge: Edge) -> str:
+    """The name of the step that an edge performs, or nothing."""
+    word = edge.name.split(" ")[0]
+    return word if word in NAMES else ""
+
+
+def check(world: World, edge: Edge) -> None:
+    """What must hold for every transition (design 2)."""
+    after, step = edge.world, step_of(edge)
+    lived, now_is = world.life, world.situation()
+    if step == "START":
+        # Invariant 1: proof before service.
+        assert now_is.redirection.is_shown, edge
+        assert world.kernel == now_is.redirection.desired, edge
+        assert now_is.is_complete(NOW), edge
+    if step == "APPLY":
+        # Invariant 2: a host that has not joined gets rules only when all else is there.
+        assert lived.is_joined or now_is.is_complete(NOW), edge
+        # Invariant 4: the mark stands before the rules.
+        assert lived.disk.is_joined or lived.disk.is_attempting, edge
+    if step == "WITHDRAW":
+        # Invariant 8: a host that has joined keeps its rules until it is told to leave.
+        assert not lived.is_joined, edge
+    if lived.disk.is_joined and not after.life.disk.is_joined:
+        assert lived.phase is Phase.LEAVING, edge
+    if step == "SAVE_ACCEPTED" and after.life.disk.accepted != lived.disk.accepted:
+        # Invariant 3: what is come back to has worked.
+        assert now_is.is_whole(NOW), edge
+        assert world.kernel == now_is.redirection.desired, edge
+    if step == "CONFIGURE" and lived.disk.accepted is not None and lived.phase is Phase.TRYING:
+        # Nothing that has not been validated is near a proxy that works.
+        assert lived.in_force is not None, edge
+
+
+def check_state(world: World) -> None:
+    """What must hold in every state."""
+    disk = world.life.disk
+    if world.kernel:
+        # Invariant 4: whatever is killed, the next start knows that rules may be in.
+        assert disk.is_joined or disk.is_attempting, world
+    if world.life.phase in STAYING:
+        assert disk.is_joined, world
+    if world.life.phase is Phase.TRYING:
+        assert disk.accepted is not None, world
+
+
+def check_waiting(world: World) -> None:
+    """What must hold where the agent waits: something is due, or an event is awaited."""
+    lived, now_is = world.life, world.situation()
+    if lived.phase is Phase.LEAVING:
+        return
+    if lived.phase is Phase.OUT and not lived.may_have_rules and not lived.disk.is_attempting:
+        # Invariant 2: a host that could not join has its network back.
+        assert not world.kernel, world
+    is_due = lives.deadline(lived, now_is, NOW) is not None
+    under_way = (
+        world.redirection.is_proving
+        or world.rotation.is_asking
+        or world.validation.check is validations.Check.RUNNING
+        or lived.rollout.validation.check is validations.Check.RUNNING
+        or world.child.state not in (children.State.IDLE, children.State.BACKOFF)
+    )
+    person = (
+        lived.in_force is None
+        or not world.has_program
+        or world.validation.check is validations.Check.BAD
+    )
+    assert is_due or under_way or person, world
+    if now_is.is_whole(NOW) and lived.phase in (Phase.JOINED, Phase.TRYING):
+        assert lived.is_in_mesh(now_is, NOW) or lived.rollout.is_identity_first, world
+
+
+def starts(*, is_owner: bool) -> Iterator[World]:
+    """Where a host's life may begin."""
+    joined = lives.Disk(is_joined=True, has_guard=True, accepted=A)
+    for files in ("empty", "A"):
+        begun = lives.begin(lives.Disk(), OFFERS[files])
+        yield World(life=begun, files=files, is_owner=is_owner)
+    for files in ("A", "B", "bad"):
+        begun = lives.begin(joined, read_offer(files, joined))
+        for kernel in ("", "A"):
+            yield World(life=begun, files=files, kernel=kernel, is_owner=is_owner)
+
+
+@pytest.fixture(scope="module", params=["un-owned rules", "owned rules"])
+def graph(request: pytest.FixtureRequest) -> Graph:
+    """The whole graph; its size is printed."""
+    is_owner = request.param == "owned rules"
+    faults = FAULTS and FAULTS - is_owner
+    found = explore(starts(is_owner=is_owner), check, faults=faults)
+    count = sum(map(len, found.edges))
+    phases = collections.Counter(world.life.phase.value for world in found.states)
+    print(
+        f"\nlifecycle, {request.param}, faults on the way: {faults or 'any'};"
+        f" {len(found.states)} states, {count} transitions; {dict(phases)}"
+    )
+    return found
+
+
+def test_no_state_breaks_a_promise(graph: Graph) -> None:
+    for world in graph.states:
+        if world.is_alive:
+            check_state(world)
+
+
+def test_the_agent_never_waits_for_nothing(graph: Graph) -> None:
+    for number, row in enumerate(graph.edges):
+        is_waiting = any(name == "killed" for name, _, _ in row)
+        if is_waiting:
+            check_waiting(graph.states[number])
+
+
+def test_from_everywhere_a_host_with_good_files_comes_into_the_mesh(graph: Graph) -> None:
+    """No dead end: when from now on all goes well, the host is in the mesh again."""
+    reverse: list[list[int]] = [[] for _ in graph.states]
+    for number, row in enumerate(graph.edges):
+        for _name, target, is_kind in row:
+            if is_kind:
+                reverse[target].append(number)
+    good = [
+        number
+        for number, world in enumerate(graph.states)
+        if world.is_alive and world.life.is_in_mesh(world.situation(), NOW)
+    ]
+    seen = set(good)
+    queue = collections.deque(good)
+    while queue:
+        for source in reverse[queue.popleft()]:
+            if source not in seen:
+                seen.add(source)
+                queue.append(source)
+    lost = [
+        number
+        for number, world in enumerate(graph.states)
+        if graph.edges[number] and number not in seen and not _waits_for_a_person(world)
+    ]
+    assert not lost, (graph.way_to(lost[0]), graph.states[lost[0]])
+
+
+def _waits_for_a_person(world: World) -> bool:
+    """Files that make nothing, on a host where nothing has worked."""
+    has_files = world.files in ("A", "B") or world.life.disk.accepted is not None
+    return not has_files or not world.has_program
+
+
+def test_every_phase_and_every_step_is_reached(graph: Graph) -> None:
+    assert {world.life.phase for world in graph.states} == set(Phase)
+    names = {name.split(" ")[0] for row in graph.edges for name, _, _ in row}
+    is_owner = graph.states[0].is_owner
+    # What the service manager owns it also ends, with the mark.
+    assert set(NAMES) - names == {"UNMARK_JOINED" if is_owner else "STORE_SOCKET"}
+    assert redirections.Rules.PROVEN in {world.redirection.rules for world in graph.states}

@@ -1,0 +1,578 @@
+"""A host and everything that can happen to it, stepped by the shipped functions of `lifecycle`.
+
+The world beside the agent is small: which rules the kernel has, which proxy runs, what the files
+say. Each step that `decide.advance` names is performed in every way it can end, and between any
+two steps the agent may be killed. While no step is named, everything else may happen.
+
+What is collapsed, so that the graph is finite and small enough (`collapse`):
+
+- Instants are due (0) or not (`LATER`); "time passes" makes one of those in the future due, each
+  on its own. Both clocks stand at `NOW`. An instant that nothing waits for counts as due.
+- Counters of failures: none or some; the ends of a proxy: not too many, or too many, which any
+  end may be. An error text is there or not. Jitter is 0.
+- Configurations: A and B, which differ in identity, redirection and proxy. What has worked, or
+  else what is in force, is called A: worlds in which the names are exchanged are the same.
+- Renewal while a certificate is held changes nothing here; one that has lapsed counts as none.
+- Rules proven in part count as proven. Repairs in a row are not counted; the pause of a fight is
+  explored by that of a refusal.
+- A failed attempt whose pause is over counts as none.
+- Between two rollouts nobody asks how often a proxy has ended, only whether it is late.
+- The stop deadline of a proxy is always ahead: SIGKILL changes nothing but the time it takes.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, NamedTuple
+
+from istio_hostagent.identity import rotation as rotations
+from istio_hostagent.lifecycle import decide
+from istio_hostagent.lifecycle import life as lives
+from istio_hostagent.lifecycle import redirection as redirections
+from istio_hostagent.lifecycle.decide import Step
+from istio_hostagent.lifecycle.life import Life, Offer, Revision
+from istio_hostagent.lifecycle.phase import Phase
+from istio_hostagent.lifecycle.redirection import Proof, Redirection
+from istio_hostagent.lifecycle.situation import Now, Situation
+from istio_hostagent.supervise import child as children
+from istio_hostagent.supervise import validation as validations
+from istio_hostagent.supervise.child import Child
+from istio_hostagent.supervise.validation import Validation
+
+NOW = Now(1000.0, 1000.0)
+LATER = 5000.0
+ERROR = "no"
+
+
+class Config(NamedTuple):
+    """A configuration as far as deciding looks into it."""
+
+    redirection: str
+    identity: str
+    proxy: str
+
+
+A = Revision("a", Config("A", "A", "A"))
+B = Revision("b", Config("B", "B", "B"))
+EMPTY, BAD = Offer(None, is_empty=True), Offer(None, is_empty=False)
+NO_ATTEMPT, PAUSED = lives.Attempt(), lives.Attempt(1, LATER, ERROR)
+HOLDING = rotations.Rotation(
+    is_configured=True,
+    held=rotations.Report("id", "", 0.0, LATER, 0.0),
+    has_looked=True,
+    next_at=LATER,
+)
+OFFERS = {"empty": EMPTY, "bad": BAD, "A": Offer(A, is_empty=False), "B": Offer(B, is_empty=False)}
+
+
+@dataclass(frozen=True)
+class World:
+    """One host at one moment."""
+
+    life: Life
+    redirection: Redirection = field(default_factory=Redirection)
+    rotation: rotations.Rotation = field(default_factory=rotations.Rotation)
+    child: Child = field(default_factory=Child)
+    validation: Validation = field(default_factory=Validation)
+    files: str = "empty"
+    has_program: bool = True
+    kernel: str = ""  # whose rules are in; empty: none
+    desired_proxy: str = ""  # whose proxy is configured
+    running: str = ""  # whose proxy was started last, while its child is not idle
+    is_owner: bool = False
+    is_alive: bool = True  # the agent runs
+    is_hard: bool = True  # the disk may be full, and the proxy's program come and go
+
+    def situation(self) -> Situation:
+        """As the agent's parts would report it."""
+        is_running = self.child.state is not children.State.IDLE
+        accepted = self.life.disk.accepted
+        return Situation(
+            redirection=self.redirection,
+            rotation=self.rotation,
+            child=self.child,
+            validation=self.validation,
+            has_program=self.has_program,
+            is_outdated=is_running and self.running != self.desired_proxy,
+            is_new_build=accepted is not None and accepted.config.proxy != self.desired_proxy,  # type: ignore[attr-defined] # our Config
+            is_owner=self.is_owner,
+        )
+
+
+class Edge(NamedTuple):
+    """One thing that can happen, and the world after it; `is_kind`: it is how things go well."""
+
+    name: str
+    world: World
+    is_kind: bool
+
+
+def collapse(world: World) -> World:
+    """The representative of all worlds that differ only in what is collapsed."""
+    lived = world.life
+    disk = lived.disk
+    if disk.last_error:
+        disk = replace(disk, last_error=ERROR, retry_at=_at(disk.retry_at))
+    attempt = lived.attempt
+    is_paused = attempt.retry_at > NOW.monotonic
+    rollout = lived.rollout
+    refusal = lived.refusal
+    if refusal is not None:
+        retry_at = None if refusal.retry_at is None else _at(refusal.retry_at)
+        refusal = replace(refusal, reason=ERROR, retry_at=retry_at)
+    lived = replace(
+        lived,
+        disk=disk,
+        refusal=refusal,
+        attempt=PAUSED if is_paused else NO_ATTEMPT,
+        rollout=replace(
+            rollout,
+            retries=0,
+            validation=_collapse_validation(rollout.validation),
+            begin_at=_at(rollout.begin_at) if rollout.candidate is not None else 0.0,
+            until_at=None if rollout.until_at is None else _at(rollout.until_at),
+        ),
+    )
+    files = world.files
+    if disk.accepted is not None and files == "empty":
+        files = "bad"
+    found = replace(
+        world,
+        files=files,
+        life=lived,
+        redirection=_collapse_redirection(world.redirection, lived.phase),
+        rotation=_collapse_rotation(world.rotation),
+        child=_collapse_child(world.child, lived.phase),
+        validation=_collapse_validation(world.validation),
+        running="" if world.child.state is children.State.IDLE else world.running,
+    )
+    found = _without_idle_parts(found)
+    first = disk.accepted or found.life.in_force
+    return found if first is None or first is A else _exchange(found)
+
+
+def _without_idle_parts(world: World) -> World:
+    """Of a host that is leaving or out, nobody looks at most of what its parts were doing."""
+    lived = world.life
+    is_clean = not (lived.may_have_rules or lived.disk.is_attempting or world.kernel)
+    is_idle = world.child.state is children.State.IDLE and not world.redirection.is_proving
+    if lived.phase is Phase.LEAVING:
+        kept = Life(
+            phase=lived.phase,
+            disk=lived.disk,
+            may_have_rules=lived.may_have_rules,
+            leave_tries=lived.leave_tries,
+        )
+    elif lived.phase is Phase.OUT and lived.in_force is None and is_clean and is_idle:
+        kept = Life(disk=lived.disk, offer=lived.offer)
+    elif lived.phase is Phase.OUT:
+        red = world.redirection
+        return replace(
+            world,
+            running="",
+            child=replace(Child(), state=world.child.state, timer_at=world.child.timer_at),
+            redirection=Redirection(
+                desired=red.desired,
+                is_proving=red.is_proving,
+                is_overtaken=red.is_proving,
+                apply_at=red.apply_at if lived.may_have_rules else 0.0,
+            ),
+        )
+    else:
+        return world
+    return World(
+        life=kept,
+        files=world.files,
+        has_program=world.has_program,
+        kernel=world.kernel,
+        is_owner=world.is_owner,
+        is_hard=world.is_hard,
+    )
+
+
+def _at(instant: float) -> float:
+    return LATER if instant > NOW.monotonic else 0.0
+
+
+# Here nobody asks how often a proxy ended or whether packets have disproved rules.
+_STEADY = (Phase.JOINED, Phase.GOING_BACK)
+
+
+def _collapse_redirection(value: Redirection, phase: Phase) -> Redirection:
+    is_out = value.rules is redirections.Rules.OUT
+    rules = value.rules
+    if rules is redirections.Rules.PARTLY:
+        rules = redirections.Rules.PROVEN
+    is_proven = rules is redirections.Rules.PROVEN
+    is_open = not value.is_proving and (rules is redirections.Rules.IN or value.is_stale)
+    return Redirection(
+        desired=value.desired,
+        rules=rules,
+        is_proving=value.is_proving,
+        is_overtaken=value.is_overtaken and value.is_proving,
+        is_stale=value.is_stale and is_proven,
+        is_disproved=value.is_disproved and phase not in _STEADY,
+        apply_at=_at(value.apply_at) if is_out else 0.0,
+        prove_at=_at(value.prove_at) if is_open else 0.0,
+        last_error=ERROR if value.last_error else "",
+    )
+
+
+def _collapse_rotation(value: rotations.Rotation) -> rotations.Rotation:
+    if not value.is_configured:
+        return rotations.Rotation()
+    if value.is_held(NOW.wall):
+        return HOLDING
+    trouble = None if value.trouble is None else rotations.Trouble("x", ERROR)
+    next_at = 0.0 if value.is_asking else _at(value.next_at)
+    return rotations.Rotation(
+        is_configured=True, is_asking=value.is_asking, next_at=next_at, trouble=trouble
+    )
+
+
+def _collapse_child(value: Child, phase: Phase) -> Child:
+    state = value.state
+    has_timer = state in (
+        children.State.STOPPING,
+        children.State.REPLACING,
+        children.State.BACKOFF,
+    )
+    is_waiting = value.patience_at is not None and value.ready_at is None
+    is_given_up = is_waiting and value.is_given_up and phase not in _STEADY
+    is_late = is_waiting and not is_given_up and value.is_late(NOW.monotonic)
+    patience_at = None if value.patience_at is None else 0.0
+    if is_waiting and not is_late and not is_given_up:
+        patience_at = LATER
+    if state in (children.State.IDLE, children.State.STOPPING):
+        return Child(state=state, timer_at=LATER if has_timer else None)
+    return Child(
+        state=state,
+        timer_at=LATER if has_timer else None,
+        patience_at=patience_at,
+        ready_at=0.0 if value.ready_at is not None else None,
+        failures=children.READY_FAILURES if is_given_up else 0,
+        has_exited=value.has_exited and is_given_up,
+        last_error=ERROR if value.last_error else "",
+    )
+
+
+def _collapse_validation(value: Validation) -> Validation:
+    if value.check is not validations.Check.UNKNOWN:
+        error = ERROR if value.check is validations.Check.BAD else ""
+        return Validation(value.check, last_error=error)
+    error = ERROR if value.last_error else ""
+    return Validation(
+        failures=min(value.failures, 1), retry_at=_at(value.retry_at), last_error=error
+    )
+
+
+_OTHER = {"A": "B", "B": "A", "a": "b", "b": "a"}
+
+
+def _exchange(world: World) -> World:
+    """The same world with the names of the configurations exchanged."""
+
+    def swap(value: Any) -> Any:
+        if isinstance(value, Revision):
+            return B if value is A else A
+        return _OTHER.get(value, value)
+
+    lived = world.life
+    disk, rollout, refusal = lived.disk, lived.rollout, lived.refusal
+    offer = lived.offer
+    return replace(
+        world,
+        files=swap(world.files),
+        kernel=swap(world.kernel),
+        desired_proxy=swap(world.desired_proxy),
+        running=swap(world.running),
+        redirection=replace(world.redirection, desired=swap(world.redirection.desired)),
+        life=replace(
+            lived,
+            disk=replace(
+                disk,
+                guard=swap(disk.guard),
+                accepted=disk.accepted and swap(disk.accepted),
+                refused=swap(disk.refused),
+            ),
+            offer=replace(offer, revision=offer.revision and swap(offer.revision)),
+            refusal=refusal and replace(refusal, texts=swap(refusal.texts)),
+            in_force=lived.in_force and swap(lived.in_force),
+            told_identity=lived.told_identity and swap(lived.told_identity),
+            told=lived.told and swap(lived.told),
+            rollout=replace(rollout, candidate=rollout.candidate and swap(rollout.candidate)),
+        ),
+    )
+
+
+# -- the agent's steps, in every way they can end -----------------------------------------------
+
+
+def step_edges(world: World, lived: Life, step: Step) -> Iterator[Edge]:
+    """What performing a step can lead to."""
+    world = replace(world, life=lived)
+    for name, after, error, is_kind in _perform(world, step):
+        done = decide.performed(after.life, step, world.situation(), NOW, error=error)
+        yield Edge(f"{step.name} {name}".strip(), replace(after, life=done), is_kind)
+
+
+def _perform(world: World, step: Step) -> Iterator[tuple[str, World, str, bool]]:
+    in_force = world.life.in_force
+    whose = in_force.config.redirection if in_force is not None else ""
+    if step in decide.ON_DISK:
+        yield "", world, "", True
+        if world.is_hard:
+            yield "disk full", world, ERROR, False
+        return
+    match step:
+        case Step.CONFIGURE_IDENTITY:
+            yield "", replace(world, rotation=rotations.configured()), "", True
+        case Step.CONFIGURE:
+            yield "", _configure(world, str(whose)), "", True
+        case Step.CHECK_CANDIDATE:
+            yield "", replace(world, life=decide.checking(world.life)), "", True
+        case Step.RELEASE | Step.STORE_SOCKET:
+            yield "", world, "", True
+        case Step.VALIDATE:
+            yield "", replace(world, validation=validations.begun(world.validation)), "", True
+        case Step.OBTAIN:
+            yield "", replace(world, rotation=rotations.asked(world.rotation)), "", True
+        case Step.APPLY:
+            red = redirections.applied(world.redirection, has_changed=True)
+            yield "", replace(world, redirection=red, kernel=str(red.desired)), "", True
+            red = redirections.apply_failed(world.redirection, ERROR, NOW.monotonic)
+            yield "rejected", replace(world, redirection=red), "", False
+            # In, and not read back equal.
+            yield "differs", replace(world, redirection=red, kernel=str(red.desired)), "", False
+        case Step.PROVE:
+            red = redirections.proof_begun(world.redirection, NOW.monotonic)
+            yield "", replace(world, redirection=red), "", True
+        case Step.WITHDRAW:
+            red = redirections.withdrawn(world.redirection)
+            yield "", replace(world, redirection=red, kernel=""), "", True
+            red = redirections.apply_failed(world.redirection, ERROR, NOW.monotonic)
+            yield "rejected", replace(world, redirection=red), ERROR, False
+        case Step.START:
+            started = replace(world, running=world.desired_proxy)
+            yield from _child_outcomes(started, children.Event.START)
+        case Step.STOP_PROXY:
+            yield from _child_outcomes(world, children.Event.STOP)
+        case _:
+            raise AssertionError(step)
+
+
+def _configure(world: World, whose: str) -> World:
+    red = redirections.desire(world.redirection, whose)
+    is_known = world.running == whose and world.child.state is not children.State.IDLE
+    val = validations.passed() if is_known else Validation()
+    if whose == world.desired_proxy:
+        val = world.validation
+    return replace(world, redirection=red, desired_proxy=whose, validation=val)
+
+
+def _child_outcomes(
+    world: World, event: children.Event, *, error: str = "", has_exited: bool = False
+) -> Iterator[tuple[str, World, str, bool]]:
+    """A spawn may fail; everything else that a child does comes as an event of its own."""
+    kid, action = children.take(
+        world.child, event, NOW.monotonic, error=error, has_exited=has_exited
+    )
+    after = replace(world, child=kid)
+    yield "", after, "", True
+    if action is children.Action.SPAWN:
+        kid, _ = children.take(kid, children.Event.EXITED, NOW.monotonic, error=ERROR)
+        yield "cannot be started", replace(after, child=kid), "", False
+
+
+# -- everything else ---------------------------------------------------------------------------
+
+
+def event_edges(world: World) -> Iterator[Edge]:
+    """What can happen while the agent waits."""
+    if world.life.phase is Phase.LEAVING:
+        yield Edge("ended", killed(world), is_kind=True)
+        return
+    yield from _files(world)
+    yield from _kernel(world)
+    yield from _identity(world)
+    yield from _proxy(world)
+    yield from _time(world)
+    yield Edge("killed", killed(world), is_kind=False)
+    yield Edge("SIGTERM", replace(world, life=decide.leave(world.life)), is_kind=False)
+
+
+def killed(world: World) -> World:
+    """The agent is gone: what stays is the disk, the kernel's rules, and no proxy."""
+    dead = World(
+        life=Life(disk=world.life.disk),
+        files=world.files,
+        has_program=world.has_program,
+        kernel=world.kernel,
+        is_owner=world.is_owner,
+        is_hard=world.is_hard,
+        is_alive=False,
+    )
+    return replace(
+        dead,
+        life=replace(
+            dead.life, disk=replace(world.life.disk, guard=None, retry_at=0.0, last_error="")
+        ),
+    )
+
+
+def start_edges(world: World) -> Iterator[Edge]:
+    """The agent starts again, the machine the same or booted anew."""
+    offer = read_offer(world.files, world.life.disk)
+    begun = replace(world, life=lives.begin(world.life.disk, offer), is_alive=True)
+    yield Edge("start", begun, is_kind=True)
+    if world.kernel:
+        disk = replace(world.life.disk, is_stored=False)
+        booted = replace(begun, kernel="", life=lives.begin(disk, offer))
+        yield Edge("boot", booted, is_kind=False)
+
+
+def read_offer(files: str, disk: lives.Disk) -> Offer:
+    """As the configuration part offers it: bad or missing files leave what was accepted."""
+    if files in ("bad", "empty") and disk.accepted is not None:
+        return Offer(disk.accepted, is_empty=False)
+    return OFFERS[files]
+
+
+def _files(world: World) -> Iterator[Edge]:
+    for name in OFFERS:
+        is_asked = name == world.files
+        changed = replace(world, files=name)
+        if world.validation.check is validations.Check.BAD:
+            # With each reading of the files the program may be another one.
+            changed = replace(changed, validation=Validation())
+        offer = read_offer(name, world.life.disk)
+        lived = lives.offered(world.life, offer, is_asked=is_asked)
+        yield Edge(
+            f"reload {name}" if is_asked else f"files {name}",
+            replace(changed, life=lived),
+            is_asked,
+        )
+    if not world.is_hard:
+        return
+    flipped = replace(world, has_program=not world.has_program)
+    yield Edge("program comes or goes", flipped, is_kind=not world.has_program)
+
+
+def _kernel(world: World) -> Iterator[Edge]:
+    red = world.redirection
+    if red.is_proving:
+        for proof in (Proof.PROVEN, Proof.NOTHING):
+            ended = redirections.proof_ended(red, proof, NOW.monotonic)
+            yield Edge(
+                f"proof {proof.name}", replace(world, redirection=ended), proof is Proof.PROVEN
+            )
+        for is_disproved in (False, True):
+            failed = redirections.proof_failed(
+                red, ERROR, NOW.monotonic, is_disproved=is_disproved
+            )
+            name = "disproved" if is_disproved else "proof failed"
+            yield Edge(name, replace(world, redirection=failed), is_kind=False)
+    if world.kernel and red.rules is not redirections.Rules.OUT:
+        gone = redirections.drifted(red, NOW.monotonic)
+        yield Edge("flushed", replace(world, kernel="", redirection=gone), is_kind=False)
+        late = replace(gone, apply_at=LATER)
+        yield Edge("fought over", replace(world, kernel="", redirection=late), is_kind=False)
+    doubted = redirections.doubted(red, NOW.monotonic)
+    yield Edge(
+        "facts or others' rules changed", replace(world, redirection=doubted), is_kind=False
+    )
+
+
+def _identity(world: World) -> Iterator[Edge]:
+    value = world.rotation
+    if value.is_asking:
+        held = rotations.Report("id", "", 0.0, LATER, 0.0)
+        found = rotations.obtained(value, held, NOW.wall, jitter=0.0, ratio=0.5)
+        yield Edge("certificate", replace(world, rotation=found), is_kind=True)
+        trouble = rotations.Trouble(rotations.REFUSED, ERROR)
+        failed = rotations.failed(value, trouble, NOW.wall, jitter=0.0, ratio=0.5)
+        yield Edge("no certificate", replace(world, rotation=failed), is_kind=False)
+    changed = rotations.credentials_changed(value)
+    if changed != value:
+        yield Edge("new token", replace(world, rotation=changed), is_kind=True)
+    if value.held is not None:
+        lost = rotations.lost(value)
+        yield Edge("certificate lost or lapsed", replace(world, rotation=lost), is_kind=False)
+
+
+def _proxy(world: World) -> Iterator[Edge]:
+    kid = world.child
+    if world.validation.check is validations.Check.RUNNING:
+        for name, found in _validations(world.validation):
+            yield Edge(f"bootstrap {name}", replace(world, validation=found), name == "passed")
+    candidate = world.life.rollout.validation
+    if candidate.check is validations.Check.RUNNING and world.life.rollout.candidate is not None:
+        for name, found in _validations(candidate):
+            lived = decide.checked(world.life, found)
+            yield Edge(f"candidate {name}", replace(world, life=lived), name == "passed")
+    runs = kid.state not in (children.State.IDLE, children.State.BACKOFF)
+    events: list[tuple[str, children.Event, bool, bool]] = []
+    if kid.state in (children.State.STARTING, children.State.READY):
+        events += [
+            ("proxy ready", children.Event.READY, False, True),
+            ("proxy unready", children.Event.UNREADY, False, False),
+            ("proxy hung", children.Event.HUNG, False, False),
+        ]
+    if runs:
+        is_kind = kid.state in (children.State.STOPPING, children.State.REPLACING)
+        events += [
+            ("proxy exited", children.Event.EXITED, True, is_kind),
+            ("proxy killed", children.Event.EXITED, False, is_kind),
+        ]
+    for name, event, has_exited, is_kind in events:
+        error = "" if event in (children.Event.READY, children.Event.UNREADY) else ERROR
+        for more, after, _, is_good in _child_outcomes(
+            world, event, error=error, has_exited=has_exited
+        ):
+            yield Edge(f"{name} {more}".strip(), after, is_kind and is_good)
+        if event is children.Event.EXITED and kid.patience_at is not None:
+            # It was the last of too many.
+            often = replace(world, child=replace(kid, failures=children.READY_FAILURES - 1))
+            for more, after, _, _ in _child_outcomes(
+                often, event, error=error, has_exited=has_exited
+            ):
+                yield Edge(f"{name} too often {more}".strip(), after, is_kind=False)
+
+
+def _validations(value: Validation) -> Iterator[tuple[str, Validation]]:
+    yield "passed", validations.passed()
+    yield "refused", validations.refused(ERROR)
+    yield "undecided", validations.undecided(value, ERROR, NOW.monotonic)
+
+
+Setter = Callable[[float | None], World]
+
+
+def _time(world: World) -> Iterator[Edge]:
+    for name, value in _timers(world):
+        if name == "child.timer_at":
+            kid, _ = children.take(world.child, children.Event.TIMER, NOW.monotonic)
+            yield Edge("time: child", replace(world, child=kid), is_kind=True)
+        else:
+            yield Edge(
+                f"time: {name}", value, is_kind=name != "patience_at" and "until" not in name
+            )
+    rot = world.rotation
+    if rot.next_at > NOW.wall and rot.held is None:
+        yield Edge(
+            "time: renewal", replace(world, rotation=replace(rot, next_at=0.0)), is_kind=True
+        )
+
+
+def _timers(world: World) -> Iterator[tuple[str, World]]:
+    def due(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+        for each in fields(value):
+            found = getattr(value, each.name)
+            if each.name.endswith("_at") and found == LATER:
+                yield path + each.name, replace(value, **{each.name: 0.0})
+            elif is_dataclass(found) and not isinstance(
+                found, (Revision, Offer, rotations.Rotation)
+            ):
+                for name, inner in due(found, f"{each.name}."):
+                    yield name, replace(value, **{each.name: inner})
+
+    yield from due(world, "")

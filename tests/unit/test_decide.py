@@ -1,0 +1,228 @@
+"""Single decisions by name; that none is wrong anywhere is shown by tests/lifecycle."""
+
+from dataclasses import replace
+
+import pytest
+
+from istio_hostagent.identity import rotation as rotations
+from istio_hostagent.lifecycle import decide
+from istio_hostagent.lifecycle import life as lives
+from istio_hostagent.lifecycle.decide import Step
+from istio_hostagent.lifecycle.life import Disk, Life
+from istio_hostagent.lifecycle.phase import Phase
+from istio_hostagent.lifecycle.redirection import Redirection, Rules
+from istio_hostagent.lifecycle.situation import Now, Situation
+from istio_hostagent.supervise import child as children
+from istio_hostagent.supervise import validation as validations
+from tests.lifecycle.world import EMPTY, OFFERS, A, B
+
+NOW = Now(1000.0, 50_000.0)
+LATER = Now(1031.0, 50_031.0)
+HELD = rotations.Rotation(
+    is_configured=True,
+    held=rotations.Report("spiffe://a", "1", 0.0, 90_000.0, 0.0),
+    has_looked=True,
+    next_at=60_000.0,
+)
+READY = children.Child(state=children.State.READY, ready_at=900.0, patience_at=930.0)
+WHOLE = Situation(
+    redirection=Redirection(desired="A", rules=Rules.PROVEN),
+    rotation=HELD,
+    child=READY,
+    validation=validations.passed(),
+    has_program=True,
+)
+DISK = Disk(is_joined=True, has_guard=True, guard="A", accepted=A)
+JOINED = replace(
+    lives.begin(DISK, OFFERS["A"]), in_force=A, told=A, told_identity=A, has_released=True
+)
+
+
+def step(life: Life, now_is: Situation, now: Now = NOW) -> Step | None:
+    return decide.advance(life, now_is, now)[1]
+
+
+def after(life: Life, now_is: Situation, now: Now = NOW) -> Life:
+    return decide.advance(life, now_is, now)[0]
+
+
+def test_a_whole_host_waits() -> None:
+    assert step(JOINED, WHOLE) is None
+    assert JOINED.is_in_mesh(WHOLE, NOW)
+
+
+def test_nothing_happens_without_a_configuration() -> None:
+    assert step(lives.begin(Disk(), EMPTY), Situation(has_program=True)) is None
+
+
+def test_bootstrap_and_certificate_come_before_any_rule() -> None:
+    life = replace(lives.begin(Disk(), OFFERS["A"]), in_force=A, told=A, told_identity=A)
+    now_is = Situation(has_program=True, rotation=rotations.configured())
+    assert step(life, now_is) is Step.VALIDATE
+    now_is = replace(now_is, validation=validations.passed())
+    assert step(life, now_is) is Step.OBTAIN
+    now_is = replace(now_is, rotation=HELD)
+    assert step(life, now_is) is Step.MARK_ATTEMPT
+
+
+def test_a_host_without_any_proxy_asks_no_ca_and_changes_nothing() -> None:
+    life = replace(lives.begin(Disk(), OFFERS["A"]), in_force=A, told=A, told_identity=A)
+    assert step(life, Situation(rotation=rotations.configured())) is None
+
+
+def test_a_joined_host_gets_its_rules_before_anything_else() -> None:
+    booted = lives.begin(DISK, OFFERS["A"])
+    now_is = Situation(has_program=True)
+    life = after(booted, now_is)
+    told = replace(life, told=A, told_identity=A)
+    assert step(told, replace(now_is, rotation=rotations.configured())) is Step.APPLY
+
+
+def test_a_joined_host_whose_program_is_gone_keeps_its_rules() -> None:
+    assert step(JOINED, replace(WHOLE, has_program=False, child=children.Child())) is None
+
+
+@pytest.mark.parametrize(
+    ("now_is", "now"),
+    [
+        (replace(WHOLE, child=replace(READY, state=children.State.STARTING, ready_at=None)), NOW),
+        (replace(WHOLE, rotation=rotations.configured(), child=children.Child()), NOW),
+        (
+            replace(
+                WHOLE,
+                redirection=Redirection(rules=Rules.IN, is_disproved=True, last_error="no"),
+                child=children.Child(),
+            ),
+            NOW,
+        ),
+    ],
+    ids=["not-ready-in-time", "certificate-lost", "disproved"],
+)
+def test_an_attempt_that_fails_is_taken_back(now_is: Situation, now: Now) -> None:
+    disk = Disk(is_attempting=True)
+    life = replace(
+        lives.begin(disk, OFFERS["A"]),
+        phase=Phase.JOINING,
+        in_force=A,
+        told=A,
+        told_identity=A,
+        may_have_rules=True,
+    )
+    life, first = decide.advance(life, now_is, now)
+    assert life.phase is Phase.OUT
+    assert first is Step.WITHDRAW
+    assert life.attempt.retry_at == now.monotonic + lives.FIRST_ATTEMPT_PAUSE_S
+
+
+def changed(now_is: Situation = WHOLE, now: Now = NOW) -> Life:
+    """A joined host whose files now make B, validated."""
+    life = lives.offered(JOINED, OFFERS["B"])
+    life, first = decide.advance(life, now_is, now)
+    assert first is Step.CHECK_CANDIDATE
+    return decide.checked(decide.checking(life), validations.passed())
+
+
+def test_a_changed_configuration_first_gets_its_certificate() -> None:
+    life, first = decide.advance(changed(), WHOLE, NOW)
+    assert life.phase is Phase.TRYING
+    assert first is Step.CONFIGURE_IDENTITY
+    life = decide.performed(life, first, WHOLE, NOW)
+    asking = replace(WHOLE, rotation=rotations.configured())
+    # Rules and proxy stay as they are until then.
+    assert step(life, asking) is Step.OBTAIN
+    assert after(life, asking).told is A
+    assert step(life, WHOLE) is Step.CONFIGURE
+
+
+def test_a_refused_bootstrap_changes_nothing_and_stays_refused() -> None:
+    life = lives.offered(JOINED, OFFERS["B"])
+    life = decide.checked(after(life, WHOLE), validations.refused("do not like it"))
+    life, first = decide.advance(life, WHOLE, NOW)
+    assert life.phase is Phase.JOINED
+    assert life.in_force is A
+    assert life.refusal is not None
+    assert life.refusal.retry_at is None
+    assert first is Step.SAVE_REFUSED
+    assert lives.offered(life, OFFERS["B"]).refusal is not None
+    assert lives.offered(life, OFFERS["B"], is_asked=True).refusal is None
+    assert lives.offered(life, OFFERS["A"]).refusal is None
+
+
+def test_a_passing_cause_is_tried_again_by_itself_ever_more_seldom() -> None:
+    now, pauses = NOW, []
+    life = JOINED
+    for _ in range(9):
+        life = lives.refuse(life, B, "no certificate", now, is_final=False)
+        assert life.refusal is not None
+        assert life.refusal.retry_at is not None
+        pauses.append(life.refusal.retry_at - now.monotonic)
+        assert lives.deadline(life, WHOLE, now) == life.refusal.retry_at
+        now = Now(life.refusal.retry_at, now.wall)
+        life = replace(life, offer=OFFERS["B"])
+        assert after(life, WHOLE, now).refusal is None
+    assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
+
+
+def test_what_is_on_trial_has_its_time_and_then_gives_way_for_a_passing_cause() -> None:
+    life = decide.performed(after(changed(), WHOLE), Step.CONFIGURE_IDENTITY, WHOLE, NOW)
+    trouble = rotations.Trouble("authority-unavailable", "CA is away")
+    away = replace(WHOLE, rotation=replace(rotations.configured(), trouble=trouble, next_at=9e9))
+    assert after(life, away).phase is Phase.TRYING
+    life = after(life, away, LATER)
+    assert life.phase is Phase.GOING_BACK
+    assert life.in_force is A
+    assert life.refusal is not None
+    assert life.refusal.retry_at is not None
+    assert "CA is away" in life.refusal.reason
+
+
+def test_a_killed_proxy_is_no_verdict_and_one_that_exits_is() -> None:
+    life = after(changed(), WHOLE)
+    life = replace(
+        life, told=B, told_identity=B, rollout=replace(life.rollout, is_identity_first=False)
+    )
+    ended = children.Child(
+        state=children.State.BACKOFF, failures=3, patience_at=1030.0, last_error="envoy ended"
+    )
+    for has_exited in (False, True):
+        now_is = replace(WHOLE, child=replace(ended, has_exited=has_exited))
+        refusal = after(life, now_is).refusal
+        assert refusal is not None
+        assert (refusal.retry_at is None) == has_exited
+
+
+def test_what_is_due_follows_from_the_values() -> None:
+    assert lives.deadline(JOINED, WHOLE, NOW) == NOW.monotonic + 10_000  # the renewal
+    soon = replace(WHOLE.redirection, apply_at=1001.0)
+    assert lives.deadline(JOINED, replace(WHOLE, redirection=soon), NOW) == 1001.0
+    timed = replace(READY, timer_at=1000.5)
+    assert lives.deadline(JOINED, replace(WHOLE, child=timed), NOW) == 1000.5
+
+
+def test_leaving_takes_out_first_the_rules_and_then_their_marks() -> None:
+    life, steps = decide.leave(replace(JOINED, may_have_rules=True)), []
+    for _ in range(10):
+        life, found = decide.advance(life, WHOLE, NOW)
+        if found is None:
+            break
+        steps.append(found)
+        life = decide.performed(life, found, WHOLE, NOW)
+    assert steps == [Step.WITHDRAW, Step.UNMARK_JOINED, Step.REMOVE_GUARD]
+
+
+def test_what_the_service_manager_owns_is_left_to_it() -> None:
+    life = decide.leave(replace(JOINED, may_have_rules=True))
+    assert step(life, replace(WHOLE, is_owner=True)) is None
+
+
+def test_rules_that_cannot_be_taken_out_leave_a_mark() -> None:
+    life = decide.leave(replace(JOINED, may_have_rules=True))
+    steps = []
+    for _ in range(20):
+        life, found = decide.advance(life, WHOLE, NOW)
+        if found is None:
+            break
+        steps.append(found)
+        error = "no" if found is Step.WITHDRAW else ""
+        life = decide.performed(life, found, WHOLE, NOW, error=error)
+    assert steps == [Step.WITHDRAW] * decide.LEAVE_TRIES + [Step.MARK_ATTEMPT, Step.UNMARK_JOINED]

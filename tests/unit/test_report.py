@@ -1,0 +1,83 @@
+"""What the one line says, and what in control and in the mesh mean."""
+
+from dataclasses import replace
+
+from istio_hostagent.errors import Problem
+from istio_hostagent.identity import rotation as rotations
+from istio_hostagent.lifecycle import life as lives
+from istio_hostagent.lifecycle import redirection as redirections
+from istio_hostagent.lifecycle.report import Texts, describe
+from istio_hostagent.lifecycle.situation import Situation
+from istio_hostagent.supervise import child as children
+from tests.lifecycle.world import EMPTY, OFFERS
+from tests.unit.test_decide import JOINED, NOW, WHOLE
+
+TEXTS = Texts(
+    cluster_file="/var/lib/istio/envoy/cluster.env",
+    identity="spiffe://cluster.local/ns/default/sa/web",
+    held_until="2026-11-22T10:00:00Z",
+    proxy_name="envoy",
+    searched=("/usr/local/bin/envoy", "/usr/bin/envoy"),
+)
+OUT = lives.begin(lives.Disk(), EMPTY)
+CONFIGURED = replace(lives.begin(lives.Disk(), OFFERS["A"]), in_force=OFFERS["A"].revision)
+
+
+def test_without_configuration_the_agent_is_in_control_and_names_the_file() -> None:
+    report = describe(OUT, Situation(), NOW, TEXTS)
+    assert report.is_in_control
+    assert not report.is_in_mesh
+    assert report.summary == "not in the mesh: waiting for /var/lib/istio/envoy/cluster.env"
+
+
+def test_a_problem_is_named_with_file_and_line_and_the_number_of_the_others() -> None:
+    problems = (Problem("/c.env", 4, "70000 is not a port"), Problem("/c.env", 9, "no"))
+    report = describe(CONFIGURED, WHOLE, NOW, replace(TEXTS, problems=problems))
+    assert report.is_in_control
+    assert "/c.env:4: 70000 is not a port (and 1 more)" in report.summary
+
+
+def test_a_missing_proxy_is_named_with_the_places_searched() -> None:
+    report = describe(CONFIGURED, Situation(), NOW, TEXTS)
+    assert "no envoy found; searched /usr/local/bin/envoy, /usr/bin/envoy" in report.summary
+
+
+def test_in_the_mesh_names_identity_and_end_of_the_certificate() -> None:
+    report = describe(JOINED, WHOLE, NOW, TEXTS)
+    assert report.is_in_mesh
+    assert report.is_in_control
+    assert "spiffe://cluster.local/ns/default/sa/web" in report.summary
+    assert "2026-11-22T10:00:00Z" in report.summary
+
+
+def test_a_kept_configuration_is_said_while_in_the_mesh() -> None:
+    texts = replace(TEXTS, problems=(Problem("/s.env", 1, "unknown escape"),), is_kept=True)
+    report = describe(JOINED, WHOLE, NOW, texts)
+    assert report.is_in_mesh
+    assert "/s.env:1: unknown escape, keeping the last accepted configuration" in report.summary
+
+
+def test_while_things_only_take_their_time_the_agent_is_not_in_control_yet() -> None:
+    waiting = replace(WHOLE, rotation=rotations.configured())
+    report = describe(CONFIGURED, waiting, NOW, TEXTS)
+    assert not report.is_in_control
+    assert "waiting for the first certificate" in report.summary
+
+
+def test_rules_that_could_not_be_tested_are_said_while_in_the_mesh() -> None:
+    partly = replace(WHOLE.redirection, rules=redirections.Rules.PARTLY)
+    report = describe(JOINED, replace(WHOLE, redirection=partly), NOW, TEXTS)
+    assert report.is_in_mesh
+    assert "some rules could not be tested" in report.summary
+
+
+def test_in_the_mesh_needs_each_of_its_parts() -> None:
+    installed = replace(WHOLE.redirection, rules=redirections.Rules.IN)
+    for broken in (
+        replace(WHOLE, rotation=rotations.configured()),
+        replace(WHOLE, redirection=installed),
+        replace(WHOLE, child=replace(WHOLE.child, state=children.State.STARTING)),
+        replace(WHOLE, is_outdated=True),
+    ):
+        assert not describe(JOINED, broken, NOW, TEXTS).is_in_mesh
+    assert not describe(CONFIGURED, WHOLE, NOW, TEXTS).is_in_mesh

@@ -35,7 +35,7 @@ def build_layer(source: Path) -> Path:
     recipe = f"{images.Recipe(SUITE).key} {TOOLS} {wanted}"
     name = f"build-{SUITE}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     target = overlay.CACHE / name
-    with images.locked(name):
+    with overlay.locked(target):
         if not target.is_dir():
             _install_build_dependencies(control, target)
     return target

@@ -6,11 +6,8 @@ gives a new image, and an interrupted build gives none. Nothing of the product i
 product's dependencies come to a machine by apt, as they do for a user.
 """
 
-import fcntl
 import hashlib
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,21 +71,12 @@ def mirror() -> str:
     return addresses[0] if addresses else "http://deb.debian.org/debian"
 
 
-@contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Hold the lock of one cache entry, so that two runs do not build it twice."""
-    overlay.CACHE.mkdir(parents=True, exist_ok=True)
-    with (overlay.CACHE / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def image(suite: str) -> Path:
     """Return the image of a release, building it if there is none; raises CommandFailed."""
     recipe = Recipe(suite)
     name = f"image-{suite}-{recipe.key}"
     target = overlay.CACHE / name
-    with locked(name):
+    with overlay.locked(target):
         if not target.is_dir():
             with overlay.finished(target) as draft:
                 _build(recipe, draft)
@@ -108,7 +96,7 @@ def layer(suite: str, *packages: str) -> Path:
     recipe = f"{Recipe(suite).key} {packages}"
     name = f"layer-{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     target = overlay.CACHE / name
-    with locked(name):
+    with overlay.locked(target):
         if not target.is_dir():
             with overlay.scratch(image(suite)) as root:
                 configuration = root.upper / "etc/apt/apt.conf.d/50tests"

@@ -6,12 +6,13 @@ cache directory, since an upper layer needs a file system that is not itself an 
 """
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,11 +39,17 @@ class CommandFailed(Exception):
     """A command of the test harness ended with a status other than 0; the text is its output."""
 
 
-def run_checked(command: Sequence[str | Path], *, cwd: Path | None = None) -> str:
+def run_checked(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> str:
     """Run a command of the build machine; return standard output, raise CommandFailed."""
     done = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
+        env=env,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -102,11 +109,20 @@ def scratch(*lowers: Path) -> Iterator[Scratch]:
 @contextlib.contextmanager
 def finished(target: Path) -> Iterator[Path]:
     """Give an empty directory that becomes `target` if the block succeeds, and vanishes if not."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f"draft{os.getpid()}-", dir=CACHE))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f"draft{os.getpid()}-", dir=target.parent))
     draft.chmod(0o755)
     try:
         yield draft
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Hold the lock of one cache entry, so that two runs do not build it twice."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f"{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -54,7 +54,7 @@ def dependencies(suite: str, package: Path) -> list[Path]:
     recipe = f"{images.Recipe(suite).key} {wanted}"
     name = f"pool-{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     target = overlay.CACHE / name
-    with images.locked(name):
+    with overlay.locked(target):
         if not target.is_dir():
             with overlay.finished(target) as draft:
                 _download(suite, package, draft)

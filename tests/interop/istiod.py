@@ -1,4 +1,4 @@
-"""A real istiod in a network namespace of its own, from a binary that somebody else has built.
+"""A real istiod in a network namespace of its own, from a binary that is handed in.
 
     with netns.Network("cluster", f"{ADDRESS}/24") as network:
         with Istiod(binary, network, directory, authority) as istiod:

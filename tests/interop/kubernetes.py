@@ -3,7 +3,7 @@
     with KubernetesApi(namespace.bind("127.0.0.1", 0), key_set) as api:
         api.kubeconfig()
 
-istiod 1.30 lists and watches its resources, and asks for reviews of tokens. So every list is
+istiod lists and watches its resources, and asks for reviews of tokens. So every list is
 empty, every watch stays silent, no token is known here, the public token keys are where a cluster
 has them, and whatever else is written is refused: a test that needs more sees it in istiod's log.
 """

@@ -7,6 +7,7 @@ is not known here.
 import collections
 import os
 import select
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -43,11 +44,21 @@ class Mailbox(Generic[Event]):
         os.eventfd_write(self._wakeup, 1)
 
     def wait(self, timeout_s: float | None) -> list[Event]:
-        """Wait until something happened or the time is over; may return nothing."""
-        if self._posted:
-            timeout_s = 0.0
+        """Wait until something happened or the time is over; then it may return nothing.
+
+        What a descriptor has to say that is no event does not end the waiting: a proxy that
+        writes its log costs no turn.
+        """
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left = None if end is None else max(end - time.monotonic(), 0.0)
+            events = self._collect(0.0 if self._posted else left)
+            if events or left == 0.0:
+                return events
+
+    def _collect(self, timeout_s: float | None) -> list[Event]:
         events = []
-        for descriptor, _ in self._poll.poll(None if timeout_s is None else max(timeout_s, 0.0)):
+        for descriptor, _ in self._poll.poll(timeout_s):
             if descriptor == self._wakeup:
                 os.eventfd_read(self._wakeup)
                 continue

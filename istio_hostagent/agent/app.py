@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from ..config import model
 from ..errors import AgentRunning
-from ..host import clock, control, files, mailbox, nftables, notify, signals, watch
+from ..host import changes, clock, control, files, mailbox, nftables, notify, signals, watch
 from ..lifecycle import life
 from . import (
     certificate,
@@ -44,8 +44,9 @@ def run(environment: Mapping[str, str]) -> None:
     kernel = nftables.NftKernel(stored, is_owner=notify.has_store(environment))
     system_clock = clock.SystemClock()
     work = tasks.Tasks(inbox, system_clock)
-    monitor = nftables.ChangeMonitor()
-    inbox.watch(monitor.fileno(), lambda: _changes(monitor))
+    keeper = redirection.RedirectionPart(kernel, work, system_clock)
+    monitor = changes.ChangeMonitor(kernel.port)
+    inbox.watch(monitor.fileno(), lambda: _changes(monitor, keeper))
     signals.deliver((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), inbox, events.Signalled)
     state = statedir.StateDirectory(str(host.state_dir), system_clock)
     parts = components.Components(
@@ -59,7 +60,7 @@ def run(environment: Mapping[str, str]) -> None:
         state=state,
         configuration=configuration.ConfigurationPart(sources, host),
         certificate=certificate.CertificatePart(work, system_clock, host),
-        redirection=redirection.RedirectionPart(kernel, work, system_clock),
+        redirection=keeper,
         proxy=proxy.ProxyPart(inbox, work, system_clock),
     )
     disk = read_disk(state, sources, host, is_stored=stored is not None)
@@ -93,6 +94,8 @@ def read_disk(
     )
 
 
-def _changes(monitor: nftables.ChangeMonitor) -> events.Event | None:
-    changes = monitor.read()
-    return events.KernelChanged(changes) if changes else None
+def _changes(
+    monitor: changes.ChangeMonitor, part: redirection.RedirectionPart
+) -> events.Event | None:
+    found = monitor.read()
+    return events.KernelChanged(found) if part.notice(found) else None

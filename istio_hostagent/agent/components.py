@@ -7,6 +7,7 @@ from ..host import mailbox, nftables, notify, ports, watch
 from ..lifecycle import report
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now, Situation
+from ..supervise import validation
 from . import certificate, configuration, events, fields, proxy, redirection, statedir, tasks
 
 
@@ -42,8 +43,9 @@ class Components:
             validation=self.proxy.validation,
             has_program=self.proxy.binary is not None,
             is_outdated=self.proxy.is_outdated,
+            # Asked only where it decides: it renders a bootstrap.
             is_new_build=accepted is not None
-            and self.life.is_changing
+            and self.proxy.validation.check is validation.Check.BAD
             and self.proxy.would_differ(configuration.config_of(accepted)),
             is_owner=self.kernel.is_owner,
         )

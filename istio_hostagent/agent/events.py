@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..host import control, nftables
+from ..host import changes, control
 
 
 @dataclass(frozen=True)
@@ -12,9 +12,9 @@ class FilesChanged:
 
 @dataclass(frozen=True)
 class KernelChanged:
-    """Somebody committed a change of nf_tables; `changes` say who."""
+    """Somebody else committed changes of nf_tables; `changes` say who, and of what."""
 
-    changes: tuple[nftables.Change, ...]
+    changes: tuple[changes.Change, ...]
 
 
 @dataclass(frozen=True)

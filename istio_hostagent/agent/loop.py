@@ -8,12 +8,10 @@ import dataclasses
 import functools
 import gc
 import logging
-import os
 import signal
 from collections.abc import Callable
 
 from ..host import facts as host
-from ..host import nftables
 from ..lifecycle import decide
 from ..lifecycle import life as lives
 from ..lifecycle.phase import Phase
@@ -82,7 +80,7 @@ class Agent:
             case events.Signalled(signal.SIGHUP):
                 self.reload(is_asked=True)
             case events.KernelChanged(changes):
-                self._check(changes)
+                self._parts.redirection.check(changes)
             case events.TaskEnded(name):
                 self._parts.work.ended(name)
             case events.ProxyEnded():
@@ -93,16 +91,6 @@ class Agent:
                 self._is_stopping = True
             case events.Asked(caller):
                 self._requests.take(caller)
-
-    def _check(self, changes: tuple[nftables.Change, ...]) -> None:
-        parts = self._parts
-        foreign = tuple(
-            change
-            for change in changes
-            if change.pid != os.getpid() and not parts.work.has_started(change.pid)
-        )
-        if foreign:
-            parts.redirection.check(foreign)
 
     def _patience_s(self) -> float:
         """How long nothing has to be done unless something happens, in seconds."""

@@ -2,7 +2,8 @@
 
 Version 1: {"version", "pid", "in_control", "in_mesh", "joined", "summary",
 "configuration": {"state": "waiting|invalid|kept|accepted", "files", "problems", "warnings"},
-"redirection": {"state": "absent|installed|proven", "trouble", "repaired", "findings"},
+"redirection": {"state": "absent|installed|proven in part|proven", "trouble", "looks", "repaired",
+"findings"},
 "certificate": {"state": "none|held|expired", "identity", "serial", "not_before", "not_after",
 "next_attempt", "failures", "trouble"}, "proxy": {"kind", "binary", "state", "bootstrap", "pid",
 "starts", "trouble"}}. Instants are unix seconds or null. Fields are added, never renamed.
@@ -36,6 +37,7 @@ def report(parts: components.Components) -> dict[str, Any]:
         "redirection": {
             "state": part.value.rules.value,
             "trouble": part.trouble,
+            "looks": part.looks,
             "repaired": part.repaired,
             "findings": [
                 str(finding)

@@ -4,7 +4,6 @@ At most one of a name runs at a time. The callback that takes the result runs in
 thread, when the loop sees the process end.
 """
 
-import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,6 @@ from ..errors import ChildFailed, HostAgentError
 from ..host import mailbox, ports, processes
 from . import events
 
-RECENT = 16
 Done = Callable[[Any | HostAgentError], None]
 
 
@@ -24,15 +22,10 @@ class Tasks:
         self._inbox = inbox
         self._clock = clock
         self._running: dict[str, tuple[processes.Run, float, Done]] = {}
-        self._recent: collections.deque[int] = collections.deque(maxlen=RECENT)
 
     def is_running(self, name: str) -> bool:
         """Whether a task of this name has not ended yet."""
         return name in self._running
-
-    def has_started(self, pid: int) -> bool:
-        """Whether a process is one of ours, or was until just now."""
-        return pid in self._recent
 
     def start_worker(
         self,
@@ -62,7 +55,6 @@ class Tasks:
         self._add(name, run, timeout_s, done)
 
     def _add(self, name: str, run: processes.Run, timeout_s: float, done: Done) -> None:
-        self._recent.append(run.child.pid)
         self._running[name] = (run, self._clock.monotonic() + timeout_s, done)
         ended = events.TaskEnded(name)
         self._inbox.watch(run.child.descriptor, lambda: ended)

@@ -1,30 +1,24 @@
-"""The packet filter over netlink: what is there, how it is changed, who else changed it.
+"""The packet filter over netlink: what is there, and how it is changed.
 
-Not here: bytes (`nfnetlink`), which transactions a change takes (`transactions`), what should be
-there (`redirect`).
+Not here: bytes (`nfnetlink`), which transactions a change takes (`transactions`), what others
+change (`changes`), what should be there (`redirect`).
 A change is taken whole or not at all, under the generation that was looked at: if anybody else
 commits in between, it is made anew from what is there then.
 """
 
 import contextlib
-import errno
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from ..errors import ApplyRejected, HostAgentError, KernelBusy, NotPermitted
 from ..redirect import model
 from . import loopback, transactions
 from .nfnetlink import connection, framing, messages
 
-_NFTABLES_GROUP = 7  # NFNLGRP_NFTABLES
-_NEWGEN = 10 << 8 | messages.NEWGEN
-_GEN_PID, _GEN_NAME = 2, 3  # NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME
 # Others commit in well under a millisecond; this many in a row is a fight, not a coincidence.
 _MAX_TRIES = 20
-_EVENT_BUFFER = 1 << 20
 
 
 class NftKernel:
@@ -44,6 +38,11 @@ class NftKernel:
     def socket(self) -> socket.socket:
         """What an owned table lives and dies with; for the descriptor store."""
         return self._connection.socket
+
+    @property
+    def port(self) -> int:
+        """The number by which the kernel announces our transactions."""
+        return self._connection.port
 
     def close(self) -> None:
         """End the socket, and with its last copy the tables that it owns."""
@@ -241,46 +240,3 @@ def _find_holder(port: int) -> str:
             process = link.parent.parent
             return f"process {process.name} ({(process / 'comm').read_text().strip()})"
     return f"another process (netlink port {port})"
-
-
-class Change(NamedTuple):
-    """One committed transaction: by whom. Pid 0: some were missed, look at everything."""
-
-    pid: int
-    process_name: str
-
-
-class ChangeMonitor:
-    """Tells who committed anything to nf_tables in this network namespace."""
-
-    def __init__(self) -> None:
-        """Start listening; raises NotPermitted."""
-        self._socket = connection.open_socket((_NFTABLES_GROUP,))
-        connection.force_receive_buffer(self._socket, _EVENT_BUFFER)
-
-    def fileno(self) -> int:
-        """Readable when there is something to read."""
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._socket.close()
-
-    def read(self) -> tuple[Change, ...]:
-        """Take what has come so far, oldest first; never blocks."""
-        changes: list[Change] = []
-        while True:
-            try:
-                data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return tuple(changes)
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                changes.append(Change(0, ""))
-                continue
-            for message in framing.split_messages(data):
-                if message.kind == _NEWGEN:
-                    found = framing.read(message.body[4:])
-                    pid = framing.be32(found.get(_GEN_PID, b""))
-                    changes.append(Change(pid, framing.text(found.get(_GEN_NAME, b""))))

@@ -42,7 +42,7 @@ class ProbeTable:
 
         Raises ApplyRejected, KernelBusy, NotPermitted.
         """
-        self._name = f"istio_hostagent_probe_{os.getpid()}"
+        self._name = f"{model.PROBE_TABLE_PREFIX}{os.getpid()}"
         self._connection = connection.Connection()
         try:
             parts = list(self._build(local, wire))

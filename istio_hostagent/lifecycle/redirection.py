@@ -19,10 +19,6 @@ COUNTED = 8
 MAX_REPAIRS = 8
 REPAIR_WINDOW_S = 10.0
 FIRST_FIGHT_PAUSE_S = 0.1
-# After somebody else's change packets show whether all is as it was: so much later, since changes
-# come in bursts, and not more often than the second; both doubled while changes go on.
-DOUBT_S = 0.2
-DOUBT_INTERVAL_S = 10.0
 
 
 class Rules(enum.Enum):
@@ -55,7 +51,6 @@ class Redirection:
     failures: int = 0
     apply_at: float = 0.0
     prove_at: float = 0.0
-    proved_at: float = 0.0
     repairs: tuple[float, ...] = ()
     fight_until_at: float = 0.0  # until then somebody counts as fighting us
     last_error: str = ""
@@ -116,9 +111,9 @@ def apply_failed(value: Redirection, error: str, now: float) -> Redirection:
     )
 
 
-def proof_begun(value: Redirection, now: float) -> Redirection:
+def proof_begun(value: Redirection) -> Redirection:
     """Packets are under way."""
-    return replace(value, is_proving=True, is_overtaken=False, is_stale=False, proved_at=now)
+    return replace(value, is_proving=True, is_overtaken=False, is_stale=False)
 
 
 def proof_ended(value: Redirection, proof: Proof, now: float) -> Redirection:
@@ -169,14 +164,16 @@ def drifted(value: Redirection, now: float) -> Redirection:
     )
 
 
-def doubted(value: Redirection, now: float) -> Redirection:
-    """Something that may matter has changed beside our rules: packets are sent again soon."""
-    if value.rules is Rules.OUT or value.is_stale:
+def doubted(value: Redirection, prove_at: float) -> Redirection:
+    """Something that may matter has changed beside our rules: packets are sent again then."""
+    if value.rules is Rules.OUT:
         return value
-    is_bad = value.is_disproved or value.rules is Rules.IN
-    interval = DOUBT_S if is_bad else DOUBT_INTERVAL_S
-    prove_at = max(now + DOUBT_S, value.proved_at + interval)
-    return replace(value, is_stale=True, prove_at=prove_at)
+    if value.is_disproved:
+        # Any change may mend it.
+        return replace(value, prove_at=min(value.prove_at, prove_at))
+    if value.is_shown:
+        return replace(value, is_stale=True, prove_at=prove_at)
+    return replace(value, is_stale=True)
 
 
 def withdrawn(value: Redirection) -> Redirection:

@@ -12,7 +12,7 @@ import select
 import time
 from collections.abc import Iterator
 
-from istio_hostagent.host import nftables
+from istio_hostagent.host import changes
 from istio_hostagent.host.nfnetlink import connection, messages
 from istio_hostagent.redirect import model
 
@@ -98,9 +98,9 @@ def _flushes(hosts: list[site.Host]) -> tuple[list[float], list[float]]:
 @contextlib.contextmanager
 def _link(
     host: site.Host,
-) -> Iterator[tuple[connection.Connection, nftables.ChangeMonitor]]:
+) -> Iterator[tuple[connection.Connection, changes.ChangeMonitor]]:
     link = host.namespace.inside(connection.Connection)
-    monitor = host.namespace.inside(nftables.ChangeMonitor)
+    monitor = host.namespace.inside(changes.ChangeMonitor)
     try:
         yield link, monitor
     finally:
@@ -119,7 +119,7 @@ def flush(link: connection.Connection) -> float:
     return began
 
 
-def _wait_for_commit(monitor: nftables.ChangeMonitor, pid: int) -> float:
+def _wait_for_commit(monitor: changes.ChangeMonitor, pid: int) -> float:
     """When the next transaction of this process was announced; raises NotMeasured."""
     end = cost.now_ms() + agentlog.PATIENCE_S * 1000.0
     while (left := end - cost.now_ms()) > 0:

@@ -54,6 +54,8 @@ class Host:
         self.directory = directory
         self.directory.chmod(0o755)
         self.agent: subprocess.Popen[str] | None = None
+        # Whether the agent has process numbers of its own, like in a container.
+        self.has_pid_namespace = False
         self.cluster_env = self.directory / "cluster.env"
         self.sidecar_env = self.directory / "sidecar.env"
         self.hostagent_env = self.directory / "etc" / "hostagent.env"
@@ -127,9 +129,11 @@ class Host:
 
     def start(self) -> None:
         """Start the agent; it is there at once, ready later."""
+        container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        prefix = container if self.has_pid_namespace else []
         with open(self.log, "a") as log:
             self.agent = subprocess.Popen(
-                self.namespace.argv([PYTHON, "-m", "istio_hostagent", "run"]),
+                self.namespace.argv([*prefix, PYTHON, "-m", "istio_hostagent", "run"]),
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

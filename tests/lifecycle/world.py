@@ -344,7 +344,7 @@ def _perform(world: World, step: Step) -> Iterator[tuple[str, World, str, bool]]
             # In, and not read back equal.
             yield "differs", replace(world, redirection=red, kernel=str(red.desired)), "", False
         case Step.PROVE:
-            red = redirections.proof_begun(world.redirection, NOW.monotonic)
+            red = redirections.proof_begun(world.redirection)
             yield "", replace(world, redirection=red), "", True
         case Step.WITHDRAW:
             red = redirections.withdrawn(world.redirection)
@@ -476,7 +476,7 @@ def _kernel(world: World) -> Iterator[Edge]:
         yield Edge("flushed", replace(world, kernel="", redirection=gone), is_kind=False)
         late = replace(gone, apply_at=LATER)
         yield Edge("fought over", replace(world, kernel="", redirection=late), is_kind=False)
-    doubted = redirections.doubted(red, NOW.monotonic)
+    doubted = redirections.doubted(red, LATER)
     yield Edge(
         "facts or others' rules changed", replace(world, redirection=doubted), is_kind=False
     )

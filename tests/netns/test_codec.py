@@ -408,29 +408,6 @@ def test_ten_thousand_networks(rig: Rig, kernel: nftables.NftKernel) -> None:
     assert took < 1.0
 
 
-def test_who_changed_something_is_told(rig: Rig) -> None:
-    monitor = rig.host.inside(nftables.ChangeMonitor)
-    with contextlib.closing(monitor):
-        assert monitor.read() == ()
-        process = rig.host.popen(["nft", "add", "table", "inet", "foreign"])
-        process.wait(10)
-        changes = monitor.read()
-        assert changes == (nftables.Change(process.pid, "nft"),)
-        rig.nft("delete", "table", "inet", "foreign")
-        assert [change.process_name for change in monitor.read()] == ["nft"]
-
-
-def test_missed_changes_are_told_as_such(rig: Rig) -> None:
-    monitor = rig.host.inside(nftables.ChangeMonitor)
-    link = rig.host.inside(connection.Connection)
-    with contextlib.closing(monitor), contextlib.closing(link.socket):
-        for _ in range(3000):
-            nftables.commit_soon(link, lambda: [messages.new_table("foreign", is_owned=False)])
-            nftables.commit_soon(link, lambda: [messages.delete_table("foreign")])
-        assert nftables.Change(0, "") in monitor.read()
-        assert monitor.read() == ()
-
-
 def test_without_privileges_the_missing_one_is_named(rig: Rig) -> None:
     code = """
 import sys; sys.path.insert(0, sys.argv[1])

@@ -1,0 +1,190 @@
+"""What other people commit to nf_tables: who it was, and which kind of thing it touched.
+
+The kernel announces each object of a transaction with the name of its table, and then the
+transaction with its process. Read is only what tells the kind: the header and the first attribute.
+Our own transactions are known by the port of the socket that made them, and those of probes by
+the name of their table: a process id would be that of the initial PID namespace, which may not be
+ours. Not here: what follows from a change.
+"""
+
+import enum
+import errno
+import os
+import socket
+from typing import NamedTuple
+
+from ..redirect import model
+from .nfnetlink import connection, framing, messages
+
+_NFTABLES_GROUP = 7  # NFNLGRP_NFTABLES
+_SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES, as the upper byte of a message's type
+_NEWGEN = _SUBSYSTEM | messages.NEWGEN
+_GEN_PID, _GEN_NAME = 2, 3  # NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME
+# Which packets a rule meets does not depend on these alone; every other kind counts as structure,
+# so that one which a later kernel has is never overlooked.
+_CONTENT = frozenset(
+    _SUBSYSTEM | kind
+    for kind in (
+        *(messages.NEWSET, messages.DELSET, messages.DESTROYSET),
+        *(messages.NEWSETELEM, messages.DELSETELEM, messages.DESTROYSETELEM),
+        *(messages.NEWOBJ, messages.DELOBJ, messages.DESTROYOBJ),
+    )
+)
+# After the header comes struct nfgenmsg, whose first byte is the family; then the attributes, and
+# of every object the first one names its table.
+_FAMILY = framing.HEADER.size
+_TABLE = _FAMILY + 4
+_OURS = tuple(framing.pack_text(1, name) for name in model.OUR_TABLES)
+_PROBE = model.PROBE_TABLE_PREFIX.encode()
+# The kernel keeps it back from us only as long as it is full. Ten thousand networks that somebody
+# puts into a set take 2.6 MiB of it, and so do our own.
+_EVENT_BUFFER = 4 << 20
+# One call reads no more than so many datagrams, of about sixty objects each: 1 ms of work. The
+# rest stays readable.
+_MAX_DATAGRAMS = 64
+_RECEIVE_SIZE = 1 << 16
+# What the kernel calls the first PID namespace (PROC_PID_INIT_INO).
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+
+
+class _Subject(enum.Enum):
+    """Whose object it is, or of which kind."""
+
+    OURS = 1
+    PROBE = 2  # a table that only looks at packets of ours
+    STRUCTURE = 3
+    CONTENT = 4
+
+
+class Change(NamedTuple):
+    """One transaction of somebody else.
+
+    `is_structure`: others' tables, chains or rules are touched, which may come before ours now;
+    if neither holds, only others' sets and objects are. The pid is one of the initial PID
+    namespace.
+    """
+
+    pid: int
+    process_name: str
+    is_ours: bool
+    is_structure: bool
+
+    @property
+    def culprit(self) -> str:
+        """The process, in words that are true inside a container as well."""
+        if not self.pid:
+            return "unknown"
+        where = "" if _is_pid_namespace_initial() else " in the initial PID namespace"
+        return f"{self.process_name}[{self.pid}{where}]"
+
+
+# Some transactions were missed: they may have touched anything.
+LOST = Change(0, "", True, True)
+
+
+class ChangeMonitor:
+    """Tells what others commit to nf_tables in this network namespace."""
+
+    def __init__(self, own_port: int | None = None, *, buffer_size: int = _EVENT_BUFFER) -> None:
+        """Start listening; `own_port` names the socket whose transactions are ours.
+
+        Raises NotPermitted.
+        """
+        self._own_port = own_port
+        self._socket = connection.open_socket((_NFTABLES_GROUP,))
+        connection.force_receive_buffer(self._socket, buffer_size)
+        self._subjects: set[_Subject] = set()  # of the transaction that is being announced
+
+    def fileno(self) -> int:
+        """Readable when there is something to read."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+
+    def read(self) -> tuple[Change, ...]:
+        """Take some of what has come, oldest first, equal ones once; never blocks.
+
+        If anything was lost, `LOST` is among it, and all that the kernel still had is taken.
+        """
+        changes: dict[Change, None] = {}
+        for _ in range(_MAX_DATAGRAMS):
+            try:
+                data = self._socket.recv(_RECEIVE_SIZE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self._drain()
+                changes[LOST] = None
+                break
+            change = self._take(data)
+            if change is not None:
+                changes[change] = None
+        return tuple(changes)
+
+    def _drain(self) -> None:
+        """Throw away what is left.
+
+        From the first loss on the kernel delivers nothing until all is read, and says so once: a
+        look at the rules before that might miss what comes between.
+        """
+        self._subjects = set()
+        while True:
+            try:
+                self._socket.recv(1, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+
+    def _take(self, data: bytes) -> Change | None:
+        """Note what one datagram names; if it ends a transaction that matters, return that."""
+        if len(data) < framing.HEADER.size:
+            return None
+        _, kind, _, _, port = framing.HEADER.unpack_from(data)
+        if port == self._own_port:
+            return None  # a datagram is of one transaction
+        if kind != _NEWGEN:
+            self._note(data)
+            return None
+        found = framing.read(data[_TABLE:])
+        subjects = self._subjects or {_Subject.STRUCTURE}  # nothing was named: be careful
+        self._subjects = set()
+        if subjects == {_Subject.PROBE}:
+            return None
+        return Change(
+            framing.be32(found.get(_GEN_PID, b"")),
+            framing.text(found.get(_GEN_NAME, b"")),
+            is_ours=_Subject.OURS in subjects,
+            is_structure=_Subject.STRUCTURE in subjects,
+        )
+
+    def _note(self, data: bytes) -> None:
+        """Remember what the objects in one datagram are."""
+        offset = 0
+        while offset + _TABLE <= len(data):
+            length, kind, _, _, _ = framing.HEADER.unpack_from(data, offset)
+            if length < _TABLE:
+                return
+            table = offset + _TABLE
+            is_inet = data[offset + _FAMILY] == connection.INET
+            if is_inet and data.startswith(_OURS, table):
+                self._subjects.add(_Subject.OURS)
+            elif is_inet and data.startswith(_PROBE, table + 4):
+                self._subjects.add(_Subject.PROBE)
+            elif kind in _CONTENT:
+                self._subjects.add(_Subject.CONTENT)
+            else:
+                self._subjects.add(_Subject.STRUCTURE)
+            offset += (length + 3) & ~3
+
+
+def _is_pid_namespace_initial() -> bool:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE
+    except OSError:
+        return False

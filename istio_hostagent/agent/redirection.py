@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from ..config import model as config
-from ..errors import ApplyRejected, HostAgentError, StillDrifted
+from ..errors import ApplyRejected, HostAgentError, KernelBusy, StillDrifted
 from ..host import changes as committed
 from ..host import facts as host
 from ..host import loopback, ports
@@ -214,8 +214,14 @@ class RedirectionPart:
 
     def look_at_addresses(self) -> None:
         """See whether our addresses are still on `lo`; nobody tells when they are taken off."""
+        if self.value.rules is states.Rules.OUT:
+            return
         desired = self.desired.loopback_addresses
-        if self.value.rules is not states.Rules.OUT and loopback.observe(desired) != desired:
+        try:
+            observed = loopback.observe(desired)
+        except KernelBusy:
+            return  # the next heartbeat looks again
+        if observed != desired:
             self._look((committed.LOST,))
 
     def withdraw(self) -> str:

@@ -133,7 +133,7 @@ class ProxySettings:
     log_level: str = "warning"
     has_access_log: bool = False  # one line for each connection on standard output
     agent_flags: tuple[str, ...] = ()  # further arguments of pilot-agent
-    instance_ip: Address | None = None  # ISTIO_SVC_IP; None: the first global address of the host
+    instance_ip: Address | None = None  # ISTIO_SVC_IP; None: what the route to the mesh says
     workload_name: str = ""  # POD_NAME; empty: the host's short name
     discovery_address: str = "istiod.istio-system.svc:15012"  # host:port of the control plane
     service_cluster: str = "rawvm"  # ISTIO_SERVICE: what this host serves, for telemetry
@@ -160,7 +160,9 @@ class HostFacts:
     ssh_ports: tuple[int, ...] = (22,)  # where sshd listens; 22 where that is unknown
     addresses: tuple[
         Address, ...
-    ] = ()  # own addresses that are neither loopback nor link-local, kernel order
+    ] = ()  # own addresses that are neither loopback nor link-local; IPv4 first, by interface
+    # the one of them by which the mesh knows this host; None: the first
+    primary_address: Address | None = None
     has_ipv6: bool = True  # the kernel has an IPv6 stack and ::1 is usable
     hostname: str = "localhost"  # short name
     state_dir: Path = field(default=Path("/var/lib/istio-hostagent"))

@@ -294,7 +294,8 @@ SVC_IP = Setting(
     "ISTIO_SVC_IP",
     fields.parse_address,
     "",
-    "The address under which the control plane knows this host. Empty: the first global address.",
+    "The address under which the control plane knows this host. Empty: the source address of the"
+    " default route, or the first global address where there is none.",
 )
 POD_NAME = Setting(
     "POD_NAME",

@@ -1,37 +1,39 @@
 """What this machine is, as a `HostFacts`; what comes and goes can be looked at again.
 
-Every probe has a safe answer when it cannot know: port 22 for ssh, no address, no IPv6.
+Not here: how the kernel is asked (`rtnetlink`), and when to look (`rtmonitor` hears of changes).
+What the kernel did not answer is an error and never an empty answer; only sshd's port has a value
+for "not known", 22.
 """
 
 import dataclasses
 import glob
-import ipaddress
 import pwd
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import model
-from ..errors import HostUnsupported
+from ..errors import HostUnsupported, KernelBusy
+from ..supervise import instance
+from . import rtnetlink
 
 SSHD_CONFIG = "/etc/ssh/sshd_config"
 DEFAULT_USER = "istio-proxy"
 # Istio's fixed uid, used where the user does not exist (istio-iptables does the same).
 DEFAULT_ID = 1337
-SCOPE_LINK = 0x20  # /proc/net/if_inet6, IPV6_ADDR_LINKLOCAL
-SCOPE_HOST = 0x10
-TENTATIVE, OPTIMISTIC = 0x40, 0x04  # IFA_F_*, ibidem
-LOCALHOST_V6 = f"{1:032x}"
 
 
 def probe_facts(*, state_dir: str, runtime_dir: str) -> model.HostFacts:
-    """Look at the machine; raises HostUnsupported where nothing can work."""
+    """Look at the machine; raises HostUnsupported where nothing can work, KernelBusy."""
     uid, gid = probe_user(DEFAULT_USER)
+    addresses = probe_addresses()
     return model.HostFacts(
         proxy_uid=uid,
         proxy_gid=gid,
         ssh_ports=probe_ssh_ports(),
-        addresses=probe_addresses(),
-        has_ipv6=probe_ipv6(),
+        addresses=addresses,
+        primary_address=primary_address(addresses, None, uid=uid),
+        has_ipv6=rtnetlink.has_ipv6(),
         hostname=socket.gethostname().split(".")[0] or "localhost",
         state_dir=Path(state_dir),
         runtime_dir=Path(runtime_dir),
@@ -50,11 +52,6 @@ def probe_user(name: str) -> tuple[int, int]:
     if entry.pw_uid == 0 or entry.pw_gid == 0:
         raise HostUnsupported(f"user {name} has uid {entry.pw_uid} and gid {entry.pw_gid}")
     return entry.pw_uid, entry.pw_gid
-
-
-def probe_ipv6() -> bool:
-    """Whether ::1 is on `lo`: it is not where IPv6 is built out or switched off by sysctl."""
-    return any(row[0] == LOCALHOST_V6 and row[5] == "lo" for row in _rows_v6())
 
 
 def probe_ssh_ports() -> tuple[int, ...]:
@@ -88,50 +85,44 @@ def _ports_of(line: str) -> set[int]:
 
 
 def probe_addresses() -> tuple[model.Address, ...]:
-    """Own addresses that are neither loopback nor link-local, IPv4 first, each in kernel order."""
-    return (*_addresses_v4(), *_addresses_v6())
+    """Give own addresses at which packets arrive from elsewhere: IPv4 first, each by interface.
+
+    Neither loopback nor link-local, nor one that may still turn out to be somebody else's, nor
+    any of an interface that is down. Raises KernelBusy, NotPermitted.
+    """
+    up = {link.interface for link in rtnetlink.probe_links() if link.is_up}
+    found = (
+        each.address
+        for each in rtnetlink.probe_addresses()
+        if each.interface in up and not each.is_tentative and _is_reached(each.address)
+    )
+    return tuple(dict.fromkeys(found))
 
 
-def _addresses_v4() -> list[model.Address]:
-    # The LOCAL entries of /proc/net/fib_trie are the host's own addresses (fib_trie.c).
-    found: list[model.Address] = []
-    previous = ""
-    try:
-        with open("/proc/net/fib_trie", encoding="ascii") as lines:
-            for line in lines:
-                words = line.split()
-                if words[:1] == ["|--"]:
-                    previous = words[1]
-                elif words[:1] == ["/32"] and words[-1] == "LOCAL" and previous:
-                    address = ipaddress.IPv4Address(previous)
-                    is_usable = not (address.is_loopback or address.is_link_local)
-                    if is_usable and address not in found:
-                        found.append(address)
-    except OSError:
-        return []
-    return found
+def _is_reached(address: model.Address) -> bool:
+    if address.is_loopback or address.is_link_local:
+        return False
+    # ::/8 is nobody's (RFC 4291): what we put on `lo` ourselves comes from there.
+    return address.version == 4 or address.packed[0] != 0
 
 
-def _addresses_v6() -> list[model.Address]:
-    # Until it is known to be nobody else's (RFC 4862) an address has no route to this host.
-    return [
-        ipaddress.IPv6Address(int(row[0], 16))
-        for row in _rows_v6()
-        if int(row[3], 16) not in (SCOPE_LINK, SCOPE_HOST)
-        and row[5] != "lo"
-        and int(row[4], 16) & (TENTATIVE | OPTIMISTIC) != TENTATIVE
-    ]
+def primary_address(
+    addresses: Sequence[model.Address], towards: model.Address | None, *, uid: int | None = None
+) -> model.Address | None:
+    """Give the one of own `addresses` by which the mesh is to know this host.
 
-
-def _rows_v6() -> list[list[str]]:
-    """Address, index, prefix length, scope, flags and interface of every IPv6 address."""
-    try:
-        with open("/proc/net/if_inet6", encoding="ascii") as lines:
-            return [line.split() for line in lines]
-    except OSError:
-        return []
+    `towards`: an address of the control plane, None where it is not known. `uid`: whose packets
+    go there. Raises KernelBusy, NotPermitted.
+    """
+    known = () if towards is None else (rtnetlink.source_of(towards, uid=uid),)
+    return instance.prefer(addresses, (*known, rtnetlink.default_source(uid=uid)))
 
 
 def look_again(known: model.HostFacts) -> model.HostFacts:
-    """The same facts with the addresses that this host has now: they come and go (DHCP)."""
-    return dataclasses.replace(known, addresses=probe_addresses())
+    """Give the same facts with the addresses that this host has now: they come and go (DHCP)."""
+    try:
+        addresses = probe_addresses()
+        primary = primary_address(addresses, None, uid=known.proxy_uid)
+    except KernelBusy:
+        return known
+    return dataclasses.replace(known, addresses=addresses, primary_address=primary)

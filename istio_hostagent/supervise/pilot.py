@@ -67,7 +67,8 @@ def build_environment(
     }
     # With it, pilot-agent takes certificates from other places than the one named here.
     environment.pop("FILE_MOUNTED_CERTS", None)
-    address = proxy.instance_ip or next(iter(facts.addresses), None)
+    own = facts.primary_address or next(iter(facts.addresses), None)
+    address = proxy.instance_ip or own
     if address is not None:
         environment["INSTANCE_IP"] = str(address)
     return tuple(sorted(environment.items()))

@@ -163,6 +163,12 @@ def test_address_and_name_can_be_set_and_no_address_is_left_out() -> None:
     assert "INSTANCE_IP" not in dict(spec.environment)
 
 
+def test_the_address_is_the_one_that_the_route_to_the_mesh_says() -> None:
+    facts = replace(FACTS, primary_address=FACTS.addresses[1])
+    spec = specs.pilot_agent_spec(build(), facts, "/p", "/d")
+    assert dict(spec.environment)["INSTANCE_IP"] == "2001:db8::7"
+
+
 def test_ca_named_by_an_ipv6_address_is_bracketed() -> None:
     config = replace(build(), identity=replace(IDENTITY, ca_host="2001:db8::1"))
     environment = dict(specs.pilot_agent_spec(config, FACTS, "/p", "/d").environment)

@@ -7,7 +7,18 @@ from collections.abc import Mapping
 
 from ..config import model
 from ..errors import AgentRunning
-from ..host import changes, clock, control, files, mailbox, nftables, notify, signals, watch
+from ..host import (
+    changes,
+    clock,
+    control,
+    files,
+    mailbox,
+    nftables,
+    notify,
+    rtmonitor,
+    signals,
+    watch,
+)
 from ..lifecycle import life
 from . import (
     certificate,
@@ -15,6 +26,7 @@ from . import (
     configuration,
     events,
     loop,
+    machine,
     performer,
     places,
     proxy,
@@ -47,10 +59,12 @@ def run(environment: Mapping[str, str]) -> None:
     keeper = redirection.RedirectionPart(kernel, work, system_clock)
     monitor = changes.ChangeMonitor(kernel.port)
     inbox.watch(monitor.fileno(), lambda: _changes(monitor, keeper))
+    network = rtmonitor.Monitor()
+    inbox.watch(network.fileno(), lambda: _network_changes(network))
     signals.deliver((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), inbox, events.Signalled)
     state = statedir.StateDirectory(str(host.state_dir), system_clock)
+    machine_part = machine.MachinePart(host, state, system_clock)
     parts = components.Components(
-        facts=host,
         inbox=inbox,
         clock=system_clock,
         kernel=kernel,
@@ -58,6 +72,7 @@ def run(environment: Mapping[str, str]) -> None:
         notifier=notifier,
         work=work,
         state=state,
+        machine=machine_part,
         configuration=configuration.ConfigurationPart(sources, host),
         certificate=certificate.CertificatePart(work, system_clock, host),
         redirection=keeper,
@@ -99,3 +114,8 @@ def _changes(
 ) -> events.Event | None:
     found = monitor.read()
     return events.KernelChanged(found) if part.notice(found) else None
+
+
+def _network_changes(monitor: rtmonitor.Monitor) -> events.Event | None:
+    change = monitor.read()
+    return events.MachineChanged(change) if change else None

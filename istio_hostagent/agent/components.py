@@ -2,20 +2,28 @@
 
 from dataclasses import dataclass, field
 
-from ..config import model
 from ..host import mailbox, nftables, notify, ports, watch
 from ..lifecycle import report
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now, Situation
 from ..supervise import validation
-from . import certificate, configuration, events, fields, proxy, redirection, statedir, tasks
+from . import (
+    certificate,
+    configuration,
+    events,
+    fields,
+    machine,
+    proxy,
+    redirection,
+    statedir,
+    tasks,
+)
 
 
 @dataclass
 class Components:
-    """Everything that the loop brings forward. Only the loop assigns `life` and `facts`."""
+    """Everything that the loop brings forward. Only the loop and the performer assign `life`."""
 
-    facts: model.HostFacts
     inbox: mailbox.Mailbox[events.Event]
     clock: ports.Clock
     kernel: nftables.NftKernel
@@ -23,6 +31,7 @@ class Components:
     notifier: notify.Notifier
     work: tasks.Tasks
     state: statedir.StateDirectory
+    machine: machine.MachinePart
     configuration: configuration.ConfigurationPart
     certificate: certificate.CertificatePart
     redirection: redirection.RedirectionPart

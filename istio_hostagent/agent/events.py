@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..host import changes, control
+from ..host import changes, control, rtmonitor
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,13 @@ class KernelChanged:
     """Somebody else committed changes of nf_tables; `changes` say who, and of what."""
 
     changes: tuple[changes.Change, ...]
+
+
+@dataclass(frozen=True)
+class MachineChanged:
+    """Links, addresses, routes or IPv6 have changed."""
+
+    change: rtmonitor.Change
 
 
 @dataclass(frozen=True)
@@ -48,4 +55,13 @@ class Asked:
     caller: control.Caller
 
 
-Event = FilesChanged | KernelChanged | TaskEnded | ProxyEnded | ProxyAnswered | Signalled | Asked
+Event = (
+    FilesChanged
+    | KernelChanged
+    | MachineChanged
+    | TaskEnded
+    | ProxyEnded
+    | ProxyAnswered
+    | Signalled
+    | Asked
+)

@@ -4,14 +4,12 @@ Every handler runs under one catch-all, so that a bug in one component cannot st
 and conditions belong to `lifecycle.decide`, what a part does belongs to the part.
 """
 
-import dataclasses
 import functools
 import gc
 import logging
 import signal
 from collections.abc import Callable
 
-from ..host import facts as host
 from ..lifecycle import decide
 from ..lifecycle import life as lives
 from ..lifecycle.phase import Phase
@@ -81,6 +79,8 @@ class Agent:
                 self.reload(is_asked=True)
             case events.KernelChanged(changes):
                 self._parts.redirection.check(changes)
+            case events.MachineChanged(change):
+                self._parts.machine.changed(change)
             case events.TaskEnded(name):
                 self._parts.work.ended(name)
             case events.ProxyEnded():
@@ -99,6 +99,7 @@ class Agent:
             now + HEARTBEAT_S,
             parts.work.deadline(),
             parts.proxy.child.deadline(),
+            parts.machine.deadline(),
             lives.deadline(parts.life, parts.situation(), parts.now()),
         ]
         if self._watchdog_s is not None:
@@ -112,6 +113,8 @@ class Agent:
     def _tick(self) -> None:
         self._parts.work.tick()
         self._parts.proxy.child.tick()
+        if self._parts.machine.is_due:
+            self._look_at_machine()
         now = self._parts.clock.monotonic()
         soon = now + liveness.STEADY_S  # what is due before the next wake-up is done at this one
         if self._watchdog_s is not None and soon >= self._alive_at + self._watchdog_s / 3:
@@ -122,8 +125,21 @@ class Agent:
             # a thread more for sshd's own directory would cost memory for ever.
             self._looked_at = now
             self._parts.redirection.look_at_addresses()
-            if self._follow_sshd() or self._parts.watcher.is_stale():
+            if self._parts.machine.look_for_sshd():
+                self._take_facts()
+            if self._parts.watcher.is_stale():
                 self.reload()
+
+    def _look_at_machine(self) -> None:
+        """Links, addresses or routes have changed: what was proven is proven again."""
+        machine = self._parts.machine
+        is_doubtful = machine.moves_packets
+        if machine.look():
+            self._take_facts()
+            is_doubtful = True
+        self._parts.redirection.look_at_addresses()
+        if is_doubtful:
+            self._parts.redirection.doubt()
 
     # -- going forward --------------------------------------------------------------------------
 
@@ -145,6 +161,8 @@ class Agent:
             )
         if parts.life.rollout.candidate is None:
             parts.proxy.drop_candidate()
+        if parts.proxy.is_serving:
+            parts.machine.register()
         self._tell()
         if self._is_watching and self._follow():
             parts.inbox.post(events.FilesChanged())
@@ -175,7 +193,8 @@ class Agent:
         parts = self._parts
         parts.watcher.mark()
         self._followed = None
-        self._follow_sshd()
+        if parts.machine.look_for_sshd():
+            self._take_facts()
         offer = parts.configuration.read(parts.life.disk.accepted)
         parts.life = lives.offered(parts.life, offer, is_asked=is_asked)
         parts.certificate.look_at_credentials()
@@ -183,21 +202,12 @@ class Agent:
         parts.redirection.look_at_addresses()
         gc.collect()  # what has been replaced is in circles, and would raise the memory for ever
 
-    def _follow_sshd(self) -> bool:
-        """See whether sshd listens somewhere else as well: that port is left alone from now on.
-
-        The one before stays so too: sshd may not have been restarted yet.
-        """
+    def _take_facts(self) -> None:
+        """The machine has changed: every part that it matters to gets the facts."""
         parts = self._parts
-        known = parts.facts.ssh_ports
-        if not (added := set(host.probe_ssh_ports()).difference(known)):
-            return False
-        ports = tuple(sorted(added.union(known)))
-        parts.facts = parts.configuration.facts = dataclasses.replace(parts.facts, ssh_ports=ports)
-        logger.info("sshd has another port", extra=fields.of(DETAIL=sorted(added)))
-        parts.redirection.take_facts(parts.facts)
-        parts.proxy.take_facts(parts.facts)
-        return True
+        parts.configuration.facts = parts.machine.facts
+        parts.redirection.take_facts(parts.machine.facts)
+        parts.proxy.take_facts(parts.machine.facts)
 
     def _follow(self) -> bool:
         """Watch every file whose change matters; True if something may have been missed."""

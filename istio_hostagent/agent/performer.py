@@ -63,8 +63,9 @@ class Performer:
     def _configure(self) -> str:
         parts = self._parts
         config = configuration.config_of(self._in_force())
-        parts.proxy.configure(config, parts.facts)
-        parts.redirection.configure(config.redirection, parts.facts)
+        parts.machine.head_for(config.proxy.discovery_address)
+        parts.proxy.configure(config, parts.machine.facts)
+        parts.redirection.configure(config.redirection, parts.machine.facts)
         return ""
 
     def _check_candidate(self) -> str:

@@ -8,10 +8,12 @@ from ..config import model
 from ..host import facts
 from . import reload
 
-# In the state directory: this host is joined; an attempt to join is under way; the guard's text.
+# In the state directory: this host is joined; an attempt to join is under way; the guard's text;
+# the address by which the mesh knows this host.
 MARKER = "joined"
 ATTEMPT = "joining"
 GUARD = "guard.nft"
+ADDRESS = "address"
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,11 @@ class ProxyPart:
         """Whether something else runs than what is desired."""
         return self.child.state is not child.State.IDLE and self._started != self._desired
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether the proxy that is desired is ready."""
+        return self.child.state is child.State.READY and not self.is_outdated
+
     def remember(self) -> None:
         """What runs has worked: it may be started again without being validated."""
         self._last_accepted = self._started

@@ -9,7 +9,6 @@ from typing import Any
 from ..config import model as config
 from ..errors import ApplyRejected, HostAgentError, KernelBusy, StillDrifted
 from ..host import changes as committed
-from ..host import facts as host
 from ..host import loopback, ports
 from ..lifecycle import redirection as states
 from ..redirect import model, policy, promises, staleness
@@ -112,7 +111,7 @@ class RedirectionPart:
         assert self._facts is not None
         self.value = states.proof_begun(self.value)
         self._staleness.proved(self._clock.monotonic())
-        facts = host.look_again(self._facts)
+        facts = self._facts
         made = self._build_promises(facts)
         self._work.start_worker(
             proof.WORKER,
@@ -177,13 +176,20 @@ class RedirectionPart:
             is_structure = change.is_ours or change.is_structure
             kind = staleness.Kind.STRUCTURE if is_structure else staleness.Kind.CONTENT
             self._staleness.changed(kind, now)
-            if self.value.is_disproved:
+            if not self.value.is_shown:
                 self._staleness.changed(staleness.Kind.CURE, now)
             if is_structure or not self._suspects:
                 known = [name for name in self._suspects if name != change.culprit]
                 self._suspects = (*known, change.culprit)[-MAX_SUSPECTS:]
         self.value = states.doubted(self.value, self._staleness.due_at)
         return self._staleness.due_at < due_at or any(change.is_ours for change in changes)
+
+    def doubt(self) -> None:
+        """The network of this host has changed: packets may go other ways now."""
+        if self.value.rules is not states.Rules.OUT:
+            kind = staleness.Kind.STRUCTURE if self.value.is_shown else staleness.Kind.CURE
+            self._staleness.changed(kind, self._clock.monotonic())
+            self.value = states.doubted(self.value, self._staleness.due_at)
 
     def check(self, changes: tuple[committed.Change, ...]) -> None:
         """Look at our part if somebody touched it."""

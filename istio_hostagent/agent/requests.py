@@ -100,7 +100,7 @@ class Requests:
         if loaded.config is None or loaded.problems:
             caller.answer(self._not_usable(loaded))
             return
-        wanted = inspection.desired_rules(loaded.config, self._parts.facts)
+        wanted = inspection.desired_rules(loaded.config, self._parts.machine.facts)
         lines = reconcile.make_plan(wanted, self._parts.kernel).lines
         caller.answer({"ok": True, "lines": list(lines)})
 
@@ -112,7 +112,7 @@ class Requests:
         parts = self._parts
         inspection.start(
             configuration.config_of(told),
-            parts.facts,
+            parts.machine.facts,
             parts.kernel,
             parts.work,
             done=lambda result: caller.answer({"ok": True, "verification": result.to_json()}),

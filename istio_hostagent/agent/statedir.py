@@ -28,6 +28,13 @@ class StateDirectory:
         """Whether it is there."""
         return os.path.exists(self._path(name))
 
+    def read(self, name: str) -> str | None:
+        """A short text; None if it is not there or cannot be read."""
+        try:
+            return files.read_bounded(self._path(name)).decode(errors="replace")
+        except OSError:
+            return None
+
     def load(self, name: str, sources: reload.Sources) -> tuple[model.Layer, ...]:
         """The texts kept under this name; none if there are none of these files."""
         return reload.load_layers(self._path(name), sources)

@@ -163,7 +163,8 @@ class HostFacts:
     ] = ()  # own addresses that are neither loopback nor link-local; IPv4 first, by interface
     # the one of them by which the mesh knows this host; None: the first
     primary_address: Address | None = None
-    has_ipv6: bool = True  # the kernel has an IPv6 stack and ::1 is usable
+    has_ipv6: bool = True  # IPv6 is usable now: ::1 is on `lo`
+    knows_ipv6: bool = True  # the kernel has an IPv6 stack, which somebody may switch on or off
     hostname: str = "localhost"  # short name
     state_dir: Path = field(default=Path("/var/lib/istio-hostagent"))
     runtime_dir: Path = field(default=Path("/run/istio-hostagent"))

@@ -7,6 +7,8 @@ for "not known", 22.
 
 import dataclasses
 import glob
+import ipaddress
+import os
 import pwd
 import socket
 from collections.abc import Sequence
@@ -18,6 +20,9 @@ from ..supervise import instance
 from . import rtnetlink
 
 SSHD_CONFIG = "/etc/ssh/sshd_config"
+# Not there where the kernel was built, or booted, without IPv6.
+IPV6_SETTINGS = "/proc/sys/net/ipv6"
+HOSTS = "/etc/hosts"
 DEFAULT_USER = "istio-proxy"
 # Istio's fixed uid, used where the user does not exist (istio-iptables does the same).
 DEFAULT_ID = 1337
@@ -34,6 +39,7 @@ def probe_facts(*, state_dir: str, runtime_dir: str) -> model.HostFacts:
         addresses=addresses,
         primary_address=primary_address(addresses, None, uid=uid),
         has_ipv6=rtnetlink.has_ipv6(),
+        knows_ipv6=os.path.isdir(IPV6_SETTINGS),
         hostname=socket.gethostname().split(".")[0] or "localhost",
         state_dir=Path(state_dir),
         runtime_dir=Path(runtime_dir),
@@ -118,11 +124,42 @@ def primary_address(
     return instance.prefer(addresses, (*known, rtnetlink.default_source(uid=uid)))
 
 
-def look_again(known: model.HostFacts) -> model.HostFacts:
-    """Give the same facts with the addresses that this host has now: they come and go (DHCP)."""
+def look_again(known: model.HostFacts, towards: model.Address | None = None) -> model.HostFacts:
+    """Give the same facts with what comes and goes as it is now: addresses, routes, IPv6.
+
+    `towards`: as for `primary_address`. Where the kernel gives no answer, what is known stays.
+    """
     try:
         addresses = probe_addresses()
-        primary = primary_address(addresses, None, uid=known.proxy_uid)
+        primary = primary_address(addresses, towards, uid=known.proxy_uid)
+        has_ipv6 = rtnetlink.has_ipv6()
     except KernelBusy:
         return known
-    return dataclasses.replace(known, addresses=addresses, primary_address=primary)
+    return dataclasses.replace(
+        known,
+        addresses=addresses,
+        primary_address=primary,
+        has_ipv6=has_ipv6,
+        knows_ipv6=os.path.isdir(IPV6_SETTINGS),
+    )
+
+
+def find_address(host: str) -> model.Address | None:
+    """Give the address that a name or an address stands for, if this host knows it by itself.
+
+    Only /etc/hosts is looked at (hosts(5)), where `istioctl` puts the control plane of a virtual
+    machine: asking a name server would block, and load the resolver for ever.
+    """
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    try:
+        with open(HOSTS, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                address, *names = line.split("#")[0].split() or [""]
+                if host in names:
+                    return ipaddress.ip_address(address)
+    except (OSError, ValueError):
+        return None
+    return None

@@ -101,16 +101,21 @@ class NftKernel:
         return model.Owner.WE if head.owner == self._connection.port else model.Owner.OTHER
 
     def apply(self, plan: model.Plan) -> None:
-        """Make the whole plan true or nothing of it.
+        """Make the plan true; its tables whole or not at all.
 
         Raises ApplyRejected, NotPermitted, KernelBusy. The addresses are there before the rules
-        that need them, and go after these.
+        that need them, and go after these. One that the kernel refuses keeps no rule out: what is
+        captured and cannot be handed on is better than what goes around.
         """
         added: list[str] = []
+        refused: HostAgentError | None = None
         try:
             for address in plan.add_addresses:
                 loopback.add(address)
                 added.append(address)
+        except HostAgentError as error:
+            refused = error
+        try:
             if plan.write or plan.delete:
                 self._commit(plan)
         except HostAgentError:
@@ -119,6 +124,8 @@ class NftKernel:
             raise
         for address in plan.delete_addresses:
             loopback.delete(address)
+        if refused is not None:
+            raise refused
 
     def _commit(self, plan: model.Plan) -> None:
         """Change the tables, anew whenever somebody else's transaction comes in between."""

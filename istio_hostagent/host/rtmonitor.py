@@ -8,8 +8,10 @@ caches, routes for broadcast and multicast. However much changes, one look takes
 
 import enum
 import errno
+import ipaddress
 
 from ..errors import KernelBusy
+from ..redirect import model
 from . import netlink, rtnetlink
 from .nfnetlink import connection, framing
 
@@ -24,6 +26,8 @@ _BUFFER = 1 << 20
 _MESSAGES_A_READ = 256
 # Routes that are refreshed: the default and the prefixes of a few routers. More are forgotten.
 _MOST_REFRESHED = 256
+# What we put on `lo` ourselves: that it comes or goes is told as a change of addresses alone.
+_OURS = ipaddress.ip_interface(model.PASSTHROUGH_ADDRESS).ip.packed
 # What tells a route from others; whatever else differs is a change of the same route.
 _IDENTITY = (rtnetlink.RTA_DST, rtnetlink.RTA_PRIORITY, rtnetlink.RTA_TABLE)
 
@@ -111,7 +115,7 @@ class Monitor:
         """Say what kind of change a message tells of; 0: none."""
         kind = message.kind
         if kind in (rtnetlink.NEWROUTE, rtnetlink.DELROUTE):
-            if _is_noise(message.body) or self._is_refresh(message):
+            if _is_noise(message.body) or _is_ours(message.body) or self._is_refresh(message):
                 return 0
             return _ROUTES
         if kind in (rtnetlink.NEWADDR, rtnetlink.DELADDR):
@@ -142,6 +146,8 @@ class Monitor:
             self._addresses[_key(address)] = address
             if address == known:
                 return 0
+        if address.interface == rtnetlink.LOOPBACK and address.address.packed == _OURS:
+            return _ADDRESSES
         is_v6 = (
             address.interface == rtnetlink.LOOPBACK and address.address == rtnetlink.LOCALHOST_V6
         )
@@ -175,3 +181,9 @@ def _is_noise(body: bytes) -> bool:
     """Whether it is about a cache, or about what nothing of ours is sent to."""
     *_, kind, flags = rtnetlink.RTMSG.unpack_from(body)
     return bool(flags & _RTM_F_CLONED) or kind in _NOT_UNICAST
+
+
+def _is_ours(body: bytes) -> bool:
+    """Whether it is the route that comes and goes with what we put on `lo`."""
+    found = framing.read(body[rtnetlink.RTMSG.size :])
+    return found.get(rtnetlink.RTA_DST) == _OURS

@@ -168,12 +168,10 @@ def doubted(value: Redirection, prove_at: float) -> Redirection:
     """Something that may matter has changed beside our rules: packets are sent again then."""
     if value.rules is Rules.OUT:
         return value
-    if value.is_disproved:
-        # Any change may mend it.
-        return replace(value, prove_at=min(value.prove_at, prove_at))
     if value.is_shown:
         return replace(value, is_stale=True, prove_at=prove_at)
-    return replace(value, is_stale=True)
+    # Any change may mend what was disproved, or make testable what was not.
+    return replace(value, is_stale=True, prove_at=min(value.prove_at, prove_at))
 
 
 def withdrawn(value: Redirection) -> Redirection:

@@ -72,7 +72,7 @@ def build_sets(redirection: config.Redirection, facts: config.HostFacts) -> Sets
     """Work out the sets; those of IPv6 are empty on a host without it."""
     return Sets(
         v4=_build_family(redirection, 4),
-        v6=_build_family(redirection, 6) if facts.has_ipv6 else Family(),
+        v6=_build_family(redirection, 6) if facts.knows_ipv6 else Family(),
         exempt_ports=_merge_ports(redirection.outbound_ports_exclude),
         named_ports=ranges.singles(redirection.outbound_ports.named),
         ranged_ports=_ranged_ports(redirection.outbound_ports),

@@ -111,7 +111,7 @@ def _guard_first_rules(facts: config.HostFacts) -> Iterator[Rule]:
     yield from _proxy_rules(facts)
     yield Rule((_ON_LOOPBACK,), _RETURN, "the host's own addresses")
     on_loopback = [Match(Field.IP_DADDR, Operator.IN, "loopback_v4")]
-    if facts.has_ipv6:
+    if facts.knows_ipv6:
         on_loopback.append(Match(Field.IP6_DADDR, Operator.EQ, exemptions.LOCALHOST_V6))
     for match in on_loopback:
         yield Rule((match,), _RETURN, "captured already, or meant for this host")
@@ -185,7 +185,7 @@ def _exempt_port_rules(sets: exemptions.Sets, destination: _Destination) -> tupl
 def _passthrough_rules(facts: config.HostFacts) -> tuple[Rule, ...]:
     comment = "what the proxy hands to an application: never back to the proxy"
     sources = [(Field.IP_SADDR, exemptions.PASSTHROUGH_V4)]
-    if facts.has_ipv6:
+    if facts.knows_ipv6:
         sources.append((Field.IP6_SADDR, exemptions.PASSTHROUGH_V6))
     return tuple(
         Rule((_ON_LOOPBACK, Match(field, Operator.EQ, address)), _RETURN, comment)
@@ -196,7 +196,7 @@ def _passthrough_rules(facts: config.HostFacts) -> tuple[Rule, ...]:
 def _self_call_rules(redirection: config.Redirection, facts: config.HostFacts) -> tuple[Rule, ...]:
     """An application calls its own service: proxy outbound, own address, proxy inbound."""
     bases = [(Field.IP_DADDR, exemptions.LOCALHOST_V4)]
-    if facts.has_ipv6:
+    if facts.knows_ipv6:
         bases.append((Field.IP6_DADDR, exemptions.LOCALHOST_V6))
     not_tunnel = Match(Field.DPORT, Operator.NE, redirection.tunnel_port)
     return tuple(

@@ -44,7 +44,7 @@ class Choice:
 
     def register(self) -> "Choice":
         """Say that the control plane knows the address now: a proxy is ready that has it."""
-        if self.address is None:
+        if self.address is None or (self.is_firm and self.address == self.registered):
             return self
         return Choice(self.address, registered=self.address, is_firm=True)
 

@@ -103,6 +103,12 @@ def test_every_candidate_must_stand_by_itself() -> None:
     assert (back.address, again) == (ETH, 120.0 + WAIT)
 
 
+def test_registering_again_does_not_forget_who_waits_to_take_its_place() -> None:
+    waiting, again = choose(FIRM, [NEXT], NEXT, 100.0)
+    assert again is not None
+    assert waiting.register() == waiting
+
+
 def test_nothing_is_registered_where_there_is_no_address() -> None:
     assert Choice(registered=ETH).register() == Choice(registered=ETH)
 

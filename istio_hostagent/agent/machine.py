@@ -1,0 +1,121 @@
+"""The machine part of the agent: what this host is now, and when that has to be looked at again.
+
+The one owner of `HostFacts`. The kernel tells that links, addresses or routes have changed; what
+they are then is asked for once, a moment later, since such changes come in bursts. Who listens is
+told by nobody, and is looked at with each reading of the files and at every heartbeat.
+"""
+
+import dataclasses
+import ipaddress
+import logging
+
+from ..config import model
+from ..host import facts as host
+from ..host import ports, rtmonitor
+from ..supervise import instance
+from . import fields, places, statedir
+
+logger = logging.getLogger(__name__)
+
+# Changes come in bursts (DHCP, a link that comes up); more than one look in so long is of no use.
+SETTLE_S = 0.1
+LOOK_INTERVAL_S = 1.0
+
+
+class MachinePart:
+    """Keeps the facts of this host up to date."""
+
+    def __init__(
+        self, facts: model.HostFacts, state: statedir.StateDirectory, clock: ports.Clock
+    ) -> None:
+        """Take what was found at the start, and which address an earlier agent registered."""
+        self._state = state
+        self._clock = clock
+        self._towards: model.Address | None = None
+        self._looked_at = clock.monotonic()
+        self._look_at: float | None = None
+        self._changes = rtmonitor.Change(0)  # since the last look
+        self._choice = instance.Choice(registered=self._read_registered(facts))
+        self._saved = self._choice.registered
+        self.facts = facts
+        self.look()
+
+    def _read_registered(self, facts: model.HostFacts) -> model.Address | None:
+        text = self._state.read(places.ADDRESS)
+        if text is not None:
+            try:
+                return ipaddress.ip_address(text.strip())
+            except ValueError:
+                return None
+        if not self._state.has(places.MARKER):
+            return None
+        # Agents before this file took the lowest number; a joined host keeps its name in the mesh.
+        of_v4 = [each for each in facts.addresses if each.version == 4]
+        return min(of_v4 or facts.addresses, key=int, default=None)
+
+    def head_for(self, discovery_address: str) -> bool:
+        """The control plane is there (host:port); says whether the facts differ for it."""
+        name = discovery_address.rpartition(":")[0].strip("[]")
+        self._towards = host.find_address(name)
+        return self.look()
+
+    def changed(self, change: rtmonitor.Change) -> None:
+        """Something in the network of this host has changed: look soon."""
+        self._changes |= change
+        if change and self._look_at is None:
+            now = self._clock.monotonic()
+            self._look_at = max(now + SETTLE_S, self._looked_at + LOOK_INTERVAL_S)
+
+    def deadline(self) -> float | None:
+        """When `look` is due (monotonic seconds)."""
+        return self._look_at
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to look."""
+        return self._look_at is not None and self._clock.monotonic() >= self._look_at
+
+    @property
+    def moves_packets(self) -> bool:
+        """Whether packets may go other ways since the last look."""
+        return bool(self._changes & ~rtmonitor.Change.ADDRESSES)
+
+    def look(self) -> bool:
+        """Ask the kernel; says whether the facts differ from before."""
+        self._changes = rtmonitor.Change(0)
+        now = self._looked_at = self._clock.monotonic()
+        found = host.look_again(self.facts, self._towards)
+        self._choice, self._look_at = instance.choose(
+            self._choice, found.addresses, found.primary_address, now
+        )
+        return self._take(dataclasses.replace(found, primary_address=self._choice.address))
+
+    def look_for_sshd(self) -> bool:
+        """See whether sshd listens somewhere else as well: that port is left alone from now on.
+
+        The one before stays so too: sshd may not have been restarted yet.
+        """
+        known = self.facts.ssh_ports
+        if not (added := set(host.probe_ssh_ports()).difference(known)):
+            return False
+        logger.info("sshd has another port", extra=fields.of(DETAIL=sorted(added)))
+        ssh_ports = tuple(sorted(added.union(known)))
+        return self._take(dataclasses.replace(self.facts, ssh_ports=ssh_ports))
+
+    def _take(self, found: model.HostFacts) -> bool:
+        before, self.facts = self.facts, found
+        if found.primary_address != before.primary_address and before.primary_address is not None:
+            logger.info(
+                "the mesh is to know this host by another address",
+                extra=fields.of(DETAIL=f"{found.primary_address}, was {before.primary_address}"),
+            )
+        return found != before
+
+    def register(self) -> None:
+        """A proxy is ready: the control plane knows the address that it was started with."""
+        self._choice = self._choice.register()
+        registered = self._choice.registered
+        if registered is None or registered == self._saved:
+            return
+        if not self._state.write(places.ADDRESS, f"{registered}\n"):
+            self._saved = registered

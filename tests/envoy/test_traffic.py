@@ -105,10 +105,7 @@ def test_server_that_speaks_first_is_heard_at_once(
     a.start(settings)
     b.start(settings)
     serve(b.host, 3306, greet)
-    started = time.monotonic()
-    with a.host.connect(address_of(b.host, family), 3306) as client:
-        assert network.receive(client, b"\n") == SECRET + b"\n"
-    assert time.monotonic() - started < 0.3
+    assert_heard_at_once(lambda: a.host.connect(address_of(b.host, family), 3306))
 
 
 def test_plain_client_hears_a_permissive_server_that_speaks_first(
@@ -116,10 +113,18 @@ def test_plain_client_hears_a_permissive_server_that_speaks_first(
 ) -> None:
     b.start(proxy.SETTINGS)
     serve(b.host, 3306, greet)
-    started = time.monotonic()
-    with hosts[0].connect(b.host.v4, 3306, uid=proxy.PROXY_UID) as client:
-        assert network.receive(client, b"\n") == SECRET + b"\n"
-    assert time.monotonic() - started < 0.3
+    assert_heard_at_once(lambda: hosts[0].connect(b.host.v4, 3306, uid=proxy.PROXY_UID))
+
+
+def assert_heard_at_once(connect: Callable[[], socket.socket]) -> None:
+    """The server's first words come in a moment; once in ten times will do on a busy machine."""
+    took_s: list[float] = []
+    while not took_s or min(took_s) >= 0.3:
+        assert len(took_s) < 10, took_s
+        started = time.monotonic()
+        with connect() as client:
+            assert network.receive(client, b"\n") == SECRET + b"\n"
+        took_s.append(time.monotonic() - started)
 
 
 @FAMILIES
@@ -330,7 +335,7 @@ def test_connection_to_a_capture_port_is_closed(a: proxy.Proxy, address: str, po
     a.start(proxy.SETTINGS)
     own = {"own v4": a.host.v4, "own v6": a.host.v6}
     assert is_closed(a.host.connect(own.get(address, address), port))
-    assert total_connections(a) == 1
+    assert all_connections(a) == 1
 
 
 @pytest.mark.parametrize("port", [15001, 15006])
@@ -339,14 +344,22 @@ def test_connection_from_outside_to_a_capture_port_is_closed(
 ) -> None:
     b.start(proxy.SETTINGS)
     assert is_closed(a.host.connect(b.host.v4, port, uid=proxy.PROXY_UID))
-    assert total_connections(b) == 1
+    assert all_connections(b) == 1
 
 
-def total_connections(host: proxy.Proxy) -> int:
-    """The connections that the two capturing listeners have accepted."""
-    filter_ = "filter=^listener.(inbound|outbound).downstream_cx_total"
-    _, text = host.get(15000, f"/stats?{filter_}")
-    return sum(int(line.rpartition(" ")[2]) for line in text.splitlines() if ": " in line)
+def all_connections(host: proxy.Proxy) -> int:
+    """The connections that the two capturing listeners have accepted, once all have ended.
+
+    Envoy counts a connection some time after it has closed it.
+    """
+
+    def count(what: str) -> int:
+        names = f"^listener.(inbound|outbound).downstream_cx_{what}$"
+        _, text = host.get(15000, f"/stats?filter={names}")
+        return sum(int(line.rpartition(" ")[2]) for line in text.splitlines())
+
+    proxy.wait_until(lambda: 0 < count("total") == count("destroy"), "all have ended")
+    return count("total")
 
 
 def test_connection_to_a_port_without_server_is_closed(mesh: Mesh) -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.demo import evidence
 from tests.lab import netns
 from tests.lab.host import Host
+from tests.lab.waiting import eventually
 
 from . import authority as authorities
 from . import istiod as istiods
@@ -95,5 +96,5 @@ def test_joins_is_ready_takes_a_new_certificate_and_leaves(host: Host) -> None:
 
     assert host.stop() == 0
     assert host.tables() == set()
-    assert host.namespace.pids() == []
+    eventually(lambda: host.namespace.pids() == [], "every process has ended")
     assert host.namespace.run(["ip", "address", "show", "dev", "lo"]).stdout == as_before

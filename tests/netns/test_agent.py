@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.demo.ca_server import DemoAuthority
-from tests.lab.host import proxy_user
+from tests.lab.host import Host, proxy_user
 from tests.lab.waiting import eventually
 from tests.netns.conftest import CLUSTER, MakeHost, configure, join, stand_in
 
@@ -22,6 +22,10 @@ def pair_matches(certs: Path) -> bool:
     except (ssl.SSLError, FileNotFoundError):
         return False
     return True
+
+
+def has_our_address(host: Host) -> bool:
+    return "::6/128" in host.namespace.run(["ip", "address"], check=True).stdout
 
 
 @pytest.mark.envoy
@@ -86,9 +90,9 @@ class TestJoining:
         eventually(lambda: host.tables() == TABLES, "the attempt")
         eventually(lambda: host.tables() == set(), "the way back", within_s=45)
         assert not host.status()["joined"]
-        assert "could not join" in host.log_text()
+        eventually(lambda: "could not join" in host.log_text(), "it is said")
         # In time for the next attempt the host is as it was: no proxy, no address of ours.
-        assert "::6/128" not in host.namespace.run(["ip", "address"]).stdout
+        eventually(lambda: not has_our_address(host), "the address is gone")
 
 
 @pytest.mark.envoy
@@ -101,7 +105,7 @@ class TestStaying:
         host.namespace.run(["nft", "flush", "ruleset"], check=True)
         eventually(lambda: host.status()["redirection"]["repaired"] == 1, "repaired")
         eventually(lambda: host.status()["in_mesh"], "in the mesh again")
-        assert "CULPRIT=nft[" in host.log_text()
+        eventually(lambda: "CULPRIT=nft[" in host.log_text(), "the culprit is named")
         assert host.tables() == TABLES
 
     def test_an_address_that_somebody_took_off_comes_back_with_a_reload(
@@ -193,7 +197,7 @@ class TestStaying:
         assert [each.name for each in host.certs.iterdir()] == ["root-cert.pem"]
         assert (host.certs / "root-cert.pem").read_text() == "an operator's\n"
         assert pair_matches(other)
-        assert host.status()["in_mesh"]
+        eventually(lambda: host.status()["in_mesh"], "in the mesh")
 
     def test_short_lived_certificates_renew_by_themselves(
         self, make_host: MakeHost, envoy: str, authority: DemoAuthority
@@ -202,7 +206,7 @@ class TestStaying:
         host = make_host(envoy=envoy)
         join(host)
         authority.wait_for_calls(4, timeout_s=20)
-        assert host.status()["in_mesh"]
+        eventually(lambda: host.status()["in_mesh"], "in the mesh")
 
     def test_a_dead_ca_takes_nothing_away(
         self, make_host: MakeHost, envoy: str, authority: DemoAuthority
@@ -247,7 +251,7 @@ class TestLeaving:
         assert host.tables() == set()
         assert not Path(f"/proc/{proxy}").exists()
         assert not (host.state / "joined").exists()
-        assert "::6/128" not in host.namespace.run(["ip", "address"]).stdout
+        assert not has_our_address(host)
 
     def test_a_crash_keeps_the_rules_and_takes_the_proxy(
         self, make_host: MakeHost, envoy: str

@@ -401,11 +401,12 @@ def test_a_stand_in_of_a_killed_agent_goes_with_the_next_plan(
 def test_ten_thousand_networks(rig: Rig, kernel: nftables.NftKernel) -> None:
     many = cidrs(*(f"10.{i // 128}.{i % 128 * 2}.0/25" for i in range(10_000)))
     desired = policy.build_ruleset(type(STANDARD)(outbound=many), FACTS)
-    began = time.perf_counter()
+    # What this process uses, in the kernel too: neighbours do not count.
+    began = time.process_time()
     rig.apply(kernel, desired)
-    took = time.perf_counter() - began
+    took_s = time.process_time() - began
     assert drifts(rig, kernel, desired) == []
-    assert took < 1.0
+    assert took_s < 1.0
 
 
 def test_without_privileges_the_missing_one_is_named(rig: Rig) -> None:

@@ -118,8 +118,8 @@ class TestConfigurationsThatDoNotHold:
         configure(host)
         host.start()
         eventually(lambda: "could not join" in host.log_text(), "the attempt")
-        assert host.tables() == {"thief"}
-        assert "8080" in host.status()["redirection"]["trouble"]
+        eventually(lambda: host.tables() == {"thief"}, "our rules are gone")
+        eventually(lambda: "8080" in host.status()["redirection"]["trouble"], "the reason")
         host.namespace.run(["nft", "delete", "table", "ip", "thief"], check=True)
         host.verb("wait", "--timeout", "20")
 
@@ -132,7 +132,7 @@ class TestConfigurationsThatDoNotHold:
         eventually(lambda: "port 9999" in summary(host), "what is wrong")
         assert not host.status()["in_mesh"]
         assert host.tables() == {*TABLES, "thief"}
-        assert "CULPRIT=nft" in host.log_text()
+        eventually(lambda: "CULPRIT=nft" in host.log_text(), "the culprit is named")
         host.namespace.run(["nft", "delete", "table", "ip", "thief"], check=True)
         eventually(lambda: host.status()["in_mesh"], "it is gone", within_s=5)
 
@@ -145,7 +145,7 @@ class TestConfigurationsThatDoNotHold:
         host.start()
         eventually(lambda: host.tables() == TABLES, "the attempt")
         eventually(lambda: host.tables() == set(), "the way back", within_s=33)
-        assert "boom" in summary(host)
+        eventually(lambda: "boom" in summary(host), "its last words")
 
     def test_a_change_in_the_middle_of_an_attempt_leaves_no_rules(
         self, make_host: MakeHost
@@ -485,7 +485,7 @@ class TestFights:
         )
         fighters = [host.namespace.popen(["sh", "-c", loop]) for _ in range(3)]
         try:
-            time.sleep(0.2)
+            eventually(lambda: "other" in host.tables(), "the fight has begun")
             host.stop()
         finally:
             for fighter in fighters:
@@ -580,5 +580,6 @@ def test_a_storm_of_renames_is_over_when_it_is_over(make_host: MakeHost, envoy: 
     begun = time.monotonic()
     eventually(lambda: "9090" in rules(host), "the last text")
     eventually(lambda: host.status()["in_mesh"], "in the mesh")
-    assert host.status()["configuration"]["problems"] == []
-    assert time.monotonic() - begun < 3
+    eventually(lambda: host.status()["configuration"]["problems"] == [], "the last text counts")
+    # A second on a quiet machine.
+    assert time.monotonic() - begun < 10

@@ -269,11 +269,11 @@ def test_a_capture_holds_everything_from_start_to_stop(hosts: Hosts, tmp_path: P
         for _ in range(4):
             with capture.Capture(b, "eth0") as wire:
                 servers.ask(a, "10.9.0.2", 7000, secret, half_close=True)
-            assert wire.payload(7000) == secret.encode()
+            assert sent(wire) == secret.encode()
         with capture.Capture(b, "eth0") as wire:
             servers.ask(a, "10.9.0.2", 7000, secret, half_close=True)
         assert wire.dropped == 0
-        assert wire.payload(7000) == secret.encode()
+        assert sent(wire) == secret.encode()
         (opening,) = wire.openings()
         assert (opening.source, opening.destination) == ("10.9.0.1", "10.9.0.2")
         assert not any(segment.is_tls or segment.is_reset for segment in wire.segments())
@@ -286,6 +286,17 @@ def test_a_capture_holds_everything_from_start_to_stop(hosts: Hosts, tmp_path: P
         check=True,
     )
     assert re.search(r"10\.9\.0\.1\.\d+ > 10\.9\.0\.2\.7000: Flags \[S\]", read.stdout)
+
+
+def sent(wire: capture.Capture) -> bytes:
+    """What the client has sent, each byte once: on a busy machine some of it is sent again."""
+    (opening,) = wire.openings(7000)
+    stream = bytearray()
+    for segment in wire.segments(7000):
+        if segment.source == opening.source:
+            at = (segment.sequence - opening.sequence - 1) % (1 << 32)
+            stream[at : at + len(segment.payload)] = segment.payload
+    return bytes(stream)
 
 
 def test_a_capture_on_the_loopback_sees_each_packet_once_and_waits(hosts: Hosts) -> None:

@@ -274,9 +274,12 @@ def test_a_token_that_comes_after_the_file_that_needs_it_is_in_time(
     configure(host, ISTIO_NAMESPACE="other", SERVICE_ACCOUNT="other")
     eventually(lambda: bool(host.status()["certificate"]["trouble"]), "the old token is no good")
     host.write_token(authority.token("system:serviceaccount:other:other"))
-    eventually(lambda: is_in_mesh(host), "with the new one")
-    assert host.status()["certificate"]["identity"].endswith("/ns/other/sa/other")
-    assert host.status()["configuration"]["state"] == "accepted"
+    eventually(
+        lambda: host.status()["certificate"]["identity"].endswith("/ns/other/sa/other"),
+        "the new one is taken",
+    )
+    eventually(lambda: host.status()["configuration"]["state"] == "accepted", "it works")
+    assert is_in_mesh(host)
 
 
 def test_a_proxy_that_hangs_gives_way_to_the_one_that_served(

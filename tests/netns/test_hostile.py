@@ -20,6 +20,7 @@ import pytest
 
 from istio_hostagent.host import control, watch
 from tests.demo.ca_server import DemoAuthority
+from tests.lab import refusal
 from tests.lab.host import Host
 from tests.lab.waiting import eventually
 from tests.netns.conftest import CLUSTER, MakeHost, configure, join, stand_in
@@ -395,17 +396,12 @@ class TestWatching:
     def test_without_any_inotify_the_agent_goes_on(self, make_host: MakeHost) -> None:
         host = make_host()
         configure(host)
-        limit = Path("/proc/sys/fs/inotify/max_user_instances")
-        before = limit.read_text()
-        limit.write_text("0")
-        try:
-            host.start()
-            eventually(lambda: "no envoy found" in host.log_text(), "it runs")
-            host.write_sidecar("ISTIO_INBOUND_PORTS=9x\n")
-            assert host.verb("reload", is_checked=False).returncode == 78
-            assert is_alive(host)
-        finally:
-            limit.write_text(before)
+        refusal.without_inotify(host.start)
+        eventually(lambda: "no envoy found" in host.log_text(), "it runs")
+        eventually(lambda: "inotify instance limit reached" in host.log_text(), "it says why")
+        host.write_sidecar("ISTIO_INBOUND_PORTS=9x\n")
+        assert host.verb("reload", is_checked=False).returncode == 78
+        assert is_alive(host)
 
 
 @pytest.mark.envoy

@@ -9,12 +9,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.lab import netns
+from tests.lab import host, netns
 
 PREFIX = "hademo"
 PARENT = Path("/tmp")
 RECORD = "stage.json"
-CONTROL = Path("/run/istio-hostagent")
 _DIRECTORY = re.compile(rf"{PREFIX}-(\d+)-\w+")
 
 
@@ -30,7 +29,7 @@ def remove(directory: Path, names: Sequence[str]) -> None:
     for name in names:
         netns.remove(name)
     for inode in inodes:
-        for path in CONTROL.glob(f"{inode}.*"):
+        for path in host.CONTROL.glob(f"{inode}.*"):
             path.unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
 
@@ -45,7 +44,7 @@ def end(directory: Path) -> str:
 
 
 def sweep() -> None:
-    """Remove the directories of demos that were killed; namespaces are swept by the lab."""
+    """Remove what demos that were killed have left."""
     for directory in PARENT.glob(f"{PREFIX}-*"):
         found = _read_record(directory)
         maker = _DIRECTORY.fullmatch(directory.name)

@@ -58,8 +58,9 @@ class Stage:
 
         Nothing is made yet: what `prepare` and the others make, leaving takes away.
         """
-        # The lab sweeps what its own prefix names when the maker is gone: not what is to stay.
-        prefix = clearing.PREFIX if is_kept else netns.PREFIX
+        # The lab sweeps what its own prefix names when the maker is gone: neither what is to stay,
+        # nor what the next demo recognises by its namespaces.
+        prefix = clearing.PREFIX
         self._interrupted = interrupted
         self._envoy = envoy
         self._stack = contextlib.ExitStack()

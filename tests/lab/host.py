@@ -24,6 +24,7 @@ from tests.lab import netns
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"
+CONTROL = Path("/run/istio-hostagent")
 VERB_TIME_S = 60.0
 
 
@@ -76,8 +77,11 @@ class Host:
         self.close()
 
     def close(self) -> None:
-        """End the agent and remove its files."""
+        """End the agent and remove its files, those that a killed one leaves in /run too."""
         self.kill()
+        if self.namespace.path.exists():
+            for path in CONTROL.glob(f"{self.namespace.inode}.*"):
+                path.unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # -- its files ------------------------------------------------------------------------------

@@ -7,6 +7,9 @@ BUILD := .build
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+# Tests wait more than they work: two at once for each processor, up to eight. In conftest.py is
+# what belongs together; long waits come first.
+PARALLEL := -n $(shell echo $$(($$(nproc) < 4 ? $$(nproc) * 2 : 8))) --dist loadgroup --no-loadscope-reorder
 SOURCES := istio_hostagent tests debian/man
 
 # What the program needs at run time, and what the checks, the namespaces and the test machines need.
@@ -53,19 +56,19 @@ check: $(BUILD)/venv.stamp
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/codespell README.md Makefile debian docs etc istio_hostagent systemd tests
-	$(PYTEST) -q tests/unit tests/golden
+	$(PYTEST) -q $(PARALLEL) tests/unit tests/golden
 
 .PHONY: test-unit
 test-unit: $(BUILD)/venv.stamp
-	$(PYTEST) -q tests/unit tests/golden
+	$(PYTEST) -q $(PARALLEL) tests/unit tests/golden
 
 .PHONY: test-netns
 test-netns: $(BUILD)/venv.stamp
-	$(PYTEST) -q tests/netns tests/contract tests/envoy
+	$(PYTEST) -q $(PARALLEL) tests/netns tests/contract tests/envoy
 
 .PHONY: test-booted
 test-booted: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp
-	$(PYTEST) -q tests/booted
+	$(PYTEST) -q $(PARALLEL) tests/booted
 
 # The programs of others, into the cache of the user; nothing of theirs is kept here.
 .PHONY: peers
@@ -74,7 +77,7 @@ peers: $(BUILD)/venv.stamp
 
 .PHONY: test-interop
 test-interop: peers
-	$(PYTEST) -q tests/interop
+	$(PYTEST) -q $(PARALLEL) tests/interop
 
 # One run, so that there is one closing line. Where no peer can be built its tests say so: they
 # skip, or fail if HOSTAGENT_REQUIRE names their layer.
@@ -85,7 +88,7 @@ test: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp
 	$(BIN)/mypy
 	$(BIN)/codespell README.md Makefile debian docs etc istio_hostagent systemd tests
 	-@$(BIN)/python -m tests.peers.build
-	$(PYTEST) -q tests
+	$(PYTEST) -q $(PARALLEL) tests
 
 .PHONY: golden
 golden: $(BUILD)/venv.stamp

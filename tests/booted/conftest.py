@@ -17,7 +17,7 @@ import pytest
 from tests.booted import cluster as network
 from tests.booted import machine as machines
 from tests.booted import mesh
-from tests.package import build, images, repository
+from tests.package import build, images, overlay, repository
 
 NEEDED = ("systemd-nspawn", "mmdebstrap", "apt-ftparchive", "gpg", "ssh", "tcpdump", "nsenter")
 INSTALL = ("apt-get", "-q", "-y", "install", "istio-hostagent")
@@ -67,11 +67,24 @@ def envoy() -> Path:
 
 @pytest.fixture(scope="session")
 def package(envoy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the package from this checkout; HOSTAGENT_DEB names one that is built already."""
+    """Build the package from this checkout, once for all processes of a run.
+
+    HOSTAGENT_DEB names one that is built already.
+    """
     built = os.environ.get("HOSTAGENT_DEB")
     if built:
         return Path(built)
-    return build.build(mesh.SOURCE, tmp_path_factory.mktemp("package"))
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # The processes of a run have their directories side by side.
+        place = place.parent
+    target = place / "package"
+    with overlay.locked(target):
+        if not target.is_dir():
+            with overlay.finished(target) as draft:
+                build.build(mesh.SOURCE, draft)
+    (package,) = target.glob("*.deb")
+    return package
 
 
 @pytest.fixture(scope="session")

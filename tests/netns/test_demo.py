@@ -12,6 +12,8 @@ import pytest
 from tests.lab import netns
 from tests.lab.host import CHECKOUT, PYTHON
 
+# Each demo clears away what an earlier one left: one after another.
+pytestmark = pytest.mark.xdist_group("demo")
 DEMO = [PYTHON, "-m", "tests.demo"]
 LIMIT_S = 90.0
 PROMISES = 9

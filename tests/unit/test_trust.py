@@ -266,6 +266,7 @@ def test_pem_bundle_is_read_in_order_with_text_between() -> None:
         b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
         certificates.render_certificates((ROOT,)) * 65,
     ],
+    ids=["cut-off", "no-base64", "no-certificate", "too-many"],
 )
 def test_broken_or_endless_pem_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError):

@@ -1,0 +1,42 @@
+"""How a parallel run is cut into pieces: what stays in one process, and what begins first.
+
+Without pytest-xdist's `-n` none of this matters but the order.
+"""
+
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+# Long waits first, so that what is left at the end is short.
+LAYERS = ("booted", "netns", "interop", "envoy", "contract", "unit", "golden")
+# What is made once for a module; each process would make one of its own.
+OF_A_MODULE = {"rig", "site", "hosts"}
+RELEASE = "suite"
+FIRST_RELEASE = "bookworm"
+
+
+@pytest.hookimpl(tryfirst=True)  # the marks are read by a later one
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LAYERS.index(layer_of(item)))
+    for item in items:
+        name = group_of(item)
+        if name:
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
+def layer_of(item: pytest.Item) -> str:
+    """The directory that the test is in."""
+    return item.path.relative_to(HERE).parts[0]
+
+
+def group_of(item: pytest.Item) -> str:
+    """Tests of one name run in one process, one after another; "" runs anywhere."""
+    if layer_of(item) == "booted":
+        # A release has a disk on which the package is installed.
+        release = getattr(item, "callspec", None)
+        params = release.params if release is not None else {}
+        return f"booted-{params.get(RELEASE, FIRST_RELEASE)}"
+    if OF_A_MODULE & set(getattr(item, "fixturenames", ())):
+        return f"{layer_of(item)}-{item.path.stem}"
+    return ""

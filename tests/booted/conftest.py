@@ -1,8 +1,8 @@
 """Fixtures: one cluster with a repository and a CA for the session, machines for the tests.
 
-A machine that a test gets is always its own. Installing takes seconds and booting a third of one,
-so the package is installed once per release by apt, as a user does it, and machines that start
-with the package start from the disk of that one.
+A machine that a test gets is its own, but for one at which tests only look. Installing takes
+seconds and booting a third of one, so the package is installed once per release by apt, as a user
+does it, and machines that start with the package start from the disk of that one.
 """
 
 import contextlib
@@ -139,7 +139,7 @@ def _machine(
     return machines.Machine(cluster, suite, f"{name}{number}", address, layers=layers)
 
 
-@pytest.fixture(params=images.RELEASES)
+@pytest.fixture(scope="session", params=images.RELEASES)
 def suite(request: pytest.FixtureRequest) -> str:
     """A release; a test that takes this, or a machine, runs once for each."""
     return str(request.param)
@@ -157,6 +157,15 @@ def pristine(start: Start, suite: str, archive: repository.Repository) -> machin
 def machine(start: Start, suite: str, installed: Callable[[str], Path]) -> machines.Machine:
     """A machine that has the package, and Envoy, and no configuration."""
     return start(suite, "host", layers=(installed(suite),))
+
+
+@pytest.fixture(scope="session")
+def untouched(
+    cluster: network.Cluster, suite: str, installed: Callable[[str], Path]
+) -> Iterator[machines.Machine]:
+    """As `machine`, one for all tests that look and change nothing."""
+    with _machine(cluster, suite, "look", layers=(installed(suite),)) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

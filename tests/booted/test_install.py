@@ -38,21 +38,23 @@ def test_apt_returns_at_once_and_the_agent_says_what_it_waits_for(
     assert cluster.ssh(pristine.address, "true").returncode == 0
 
 
-def test_the_recommended_proxy_and_the_proxy_user_are_there(machine: machines.Machine) -> None:
-    assert machine.run("envoy", "--version").returncode == 0
-    user = machine.run("getent", "passwd", "istio-proxy").stdout
+def test_the_recommended_proxy_and_the_proxy_user_are_there(untouched: machines.Machine) -> None:
+    assert untouched.run("envoy", "--version").returncode == 0
+    user = untouched.run("getent", "passwd", "istio-proxy").stdout
     assert user.split(":")[5] == "/var/lib/istio"
     for directory in ("/var/lib/istio/envoy", "/etc/certs"):
-        owner = machine.run("stat", "-c", "%U:%G %a", directory).stdout.strip()
+        owner = untouched.run("stat", "-c", "%U:%G %a", directory).stdout.strip()
         assert owner == "istio-proxy:istio-proxy 755"
-    assert not machine.run("ls", "-A", "/var/lib/istio/envoy").stdout
+    assert not untouched.run("ls", "-A", "/var/lib/istio/envoy").stdout
 
 
-def test_a_machine_that_has_no_configuration_is_not_in_the_mesh(machine: machines.Machine) -> None:
-    status = machine.run("istio-hostagent", "status", check=False)
+def test_a_machine_that_has_no_configuration_is_not_in_the_mesh(
+    untouched: machines.Machine,
+) -> None:
+    status = untouched.run("istio-hostagent", "status", check=False)
     assert status.returncode != 0
     assert mesh.CLUSTER_ENV in status.stdout
-    assert machine.run("istio-hostagent", "wait", "--timeout", "1", check=False).returncode != 0
+    assert untouched.run("istio-hostagent", "wait", "--timeout", "1", check=False).returncode != 0
 
 
 def test_files_that_root_made_before_the_installation_are_enough_to_join(
@@ -82,15 +84,15 @@ def test_the_old_names_work_and_stopping_the_node_agent_changes_nothing(
     assert machine.unit("istio-hostagent.service", "ActiveState")["ActiveState"] == "active"
 
 
-def test_systemd_finds_nothing_to_say_about_the_units(machine: machines.Machine) -> None:
+def test_systemd_finds_nothing_to_say_about_the_units(untouched: machines.Machine) -> None:
     # The image has no manual pages for it to look at.
-    verified = machine.run("systemd-analyze", "verify", "--man=no", *UNITS, check=False)
+    verified = untouched.run("systemd-analyze", "verify", "--man=no", *UNITS, check=False)
     assert verified.stdout + verified.stderr == ""
     assert verified.returncode == 0
 
 
-def test_the_sandbox_is_no_weaker_than_recorded(machine: machines.Machine) -> None:
-    report = machine.run("systemd-analyze", "security", "--no-pager", UNITS[0]).stdout
+def test_the_sandbox_is_no_weaker_than_recorded(untouched: machines.Machine) -> None:
+    report = untouched.run("systemd-analyze", "security", "--no-pager", UNITS[0]).stdout
     match = re.search(r"Overall exposure level for .*: ([\d.]+)", report)
     assert match is not None
     assert float(match[1]) <= WORST_EXPOSURE

@@ -27,6 +27,7 @@ help:
 	@echo 'make test-booted  the package on booted Debian 12 and 13 machines'
 	@echo 'make test-interop tests with a real istiod and pilot-agent'
 	@echo 'make peers        build istiod, pilot-agent and istioctl for that (minutes, once)'
+	@echo 'make soak         hundreds of kills at random moments, thousands of random inputs'
 	@echo 'make golden       rewrite the expected rule sets'
 	@echo 'make demo         two hosts, a CA and real Envoys on this machine (KEEP=1 leaves it running)'
 	@echo 'make bench        measure the budgets, beside the peers'
@@ -89,6 +90,11 @@ test: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp
 	$(BIN)/codespell README.md Makefile debian docs etc istio_hostagent systemd tests
 	-@$(BIN)/python -m tests.peers.build
 	$(PYTEST) -q $(PARALLEL) tests
+
+# What make test repeats a few times, many times: kills at random moments, properties of any input.
+.PHONY: soak
+soak: $(BUILD)/venv.stamp
+	HOSTAGENT_SOAK=1 $(PYTEST) -q $(PARALLEL) -m 'soak or hypothesis' tests/unit tests/netns
 
 .PHONY: golden
 golden: $(BUILD)/venv.stamp

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from istio_hostagent import workers
 from tests.demo import ca_material
 from tests.demo.ca import DemoAuthority
+from tests.lab import soak
 
 LAUNCH = Path(workers.__file__).with_name("launch.py")
 WEB = "spiffe://cluster.local/ns/vms/sa/web"
@@ -572,12 +573,13 @@ def test_request_with_a_broken_header_is_not_sent(host: Host, authority: DemoAut
     assert authority.seen == ()
 
 
+@pytest.mark.soak
 def test_kill_at_random_moments_of_renewals(host: Host) -> None:
     host.run("ensure")
     host.token_file.unlink()
     # Seeded, so that a failure can be repeated; how far the worker is by then never can.
     moments = random.Random(20260301)
-    for _ in range(30):
+    for _ in range(soak.times(15, 1000)):
         with host.spawn() as process:
             assert process.stdin is not None
             process.stdin.write(host.request("renew"))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from istio_hostagent.config import build, envfile, model
 from istio_hostagent.errors import Problem
+from tests.lab import soak
 
 FACTS = model.HostFacts(1337, 1337)
 TRUST = model.Trust(is_root_only=True)
@@ -75,7 +76,7 @@ def quote(value: str) -> str:
     return "'" + value.replace("'", "'\"'\"'") + "'"
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=soak.times(150, 5000), suppress_health_check=[HealthCheck.filter_too_much])
 @given(SHELL_TEXT)
 @example("A=$'\\x41\\u00e9' export\nB=a\\\n#b C=$A")
 def test_what_is_accepted_means_the_same_to_bash(text: str) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from istio_hostagent.config.model import CidrSet, PortSet, Redirection
 from istio_hostagent.redirect import model, policy, promises
+from tests.lab import soak
 from tests.unit import packet as packets
 from tests.unit.packet import Packet
 from tests.unit.samples import (
@@ -274,9 +275,14 @@ ACTORS = {
     promises.Sender.PROXY_GROUP: (1000, PROXY_GID),
 }
 OWN = {str(address) for address in FACTS.addresses}
+THOROUGH = settings(
+    max_examples=soak.times(150, 5000),
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=not soak.IS_SOAKING,
+)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@THOROUGH
 @given(redirections)
 def test_rules_keep_every_promise(redirection: Redirection) -> None:
     """Promises are made from the configuration alone; the rules must agree with each."""
@@ -295,7 +301,7 @@ def test_rules_keep_every_promise(redirection: Redirection) -> None:
         assert packets.outbound(rules, packet) == promise.captured_at, promise
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@THOROUGH
 @given(
     redirections, st.integers(0, 2**32 - 1), st.integers(1, 65535), st.sampled_from(list(ACTORS))
 )
@@ -310,7 +316,7 @@ def test_the_guard_refuses_what_is_captured_and_nothing_else(
     assert packets.is_guarded(rules, packet) is (is_captured and not is_loopback)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@THOROUGH
 @given(
     redirections,
     st.tuples(st.integers(0, 2**32 - 1).map(lambda n: str(IPv4Address(n))), st.integers(1, 65535)),

@@ -43,8 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problem = clearing.end(options.end) if os.geteuid() == 0 else "--end needs root"
         return _refuse(problem) if problem else 0
     if os.geteuid() == 0:
-        # Before the lab sweeps: with the namespaces it would take away what tells whose files
-        # they are.
         clearing.sweep()
     if problem := preflight.find_problem(options.envoy):
         return _refuse(problem)

@@ -3,7 +3,9 @@
 The record `stage.json` names the namespaces; every process lives in one of them.
 """
 
+import contextlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -25,12 +27,18 @@ def record(directory: Path, names: Sequence[str], *, is_kept: bool) -> None:
 
 def remove(directory: Path, names: Sequence[str]) -> None:
     """End the processes in these namespaces and remove them, their sockets and the directory."""
-    inodes = [(netns.RUN / name).stat().st_ino for name in names if (netns.RUN / name).exists()]
-    for name in names:
-        netns.remove(name)
-    for inode in inodes:
-        for path in host.CONTROL.glob(f"{inode}.*"):
-            path.unlink(missing_ok=True)
+    with contextlib.ExitStack() as held:
+        inodes = []
+        for name in names:
+            # As long as it is held its number, and so the files named by it, is nobody else's.
+            with contextlib.suppress(FileNotFoundError):
+                space = held.enter_context((netns.RUN / name).open())
+                inodes.append(os.fstat(space.fileno()).st_ino)
+        for name in names:
+            netns.remove(name)
+        for inode in inodes:
+            for path in host.CONTROL.glob(f"{inode}.*"):
+                path.unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
 
 

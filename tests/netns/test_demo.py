@@ -1,5 +1,6 @@
 """The demo as a user runs it: it shows that all holds, and leaves nothing, also after Ctrl-C."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -33,7 +34,10 @@ class Run:
             process_group=0,
         )
         self.lines: list[str] = []
+        # The numbers of its namespaces, which are held: those of what is gone are given again.
         self.inodes: set[int] = set()
+        self._held = contextlib.ExitStack()
+        self._seen: set[Path] = set()
 
     @property
     def text(self) -> str:
@@ -44,10 +48,25 @@ class Run:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line.rstrip("\n"))
-            self.inodes |= {path.stat().st_ino for path in self.namespaces()}
+            self.hold()
             if words in line:
                 return
         pytest.fail(f"never said {words!r}:\n{self.text}")
+
+    def hold(self) -> None:
+        """Note the namespaces that are there."""
+        for path in set(self.namespaces()) - self._seen:
+            with contextlib.suppress(FileNotFoundError):
+                space = self._held.enter_context(path.open())
+                found = os.fstat(space.fileno())
+                # For a moment the name is that of an ordinary file.
+                if found.st_dev == os.stat("/proc/self/ns/net").st_dev:
+                    self.inodes.add(found.st_ino)
+                    self._seen.add(path)
+
+    def close(self) -> None:
+        """Let go of its namespaces."""
+        self._held.close()
 
     def finish(self) -> int:
         """Read the rest and return the exit status."""
@@ -91,6 +110,7 @@ def runs() -> Iterator[list[Run]]:
         run.process.wait(LIMIT_S)
         for directory in run.directories():
             subprocess.run([*DEMO, "--end", str(directory)], cwd=CHECKOUT, check=False)
+        run.close()
         assert run.process.stdout is not None
         run.process.stdout.close()
 

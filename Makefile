@@ -57,7 +57,7 @@ check: $(BUILD)/venv.stamp
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/codespell README.md Makefile debian docs etc istio_hostagent systemd tests
-	$(PYTEST) -q $(PARALLEL) tests/unit tests/golden
+	$(PYTEST) -q $(PARALLEL) tests/unit tests/golden tests/lifecycle
 
 .PHONY: test-unit
 test-unit: $(BUILD)/venv.stamp
@@ -94,7 +94,7 @@ test: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp
 # What make test repeats a few times, many times: kills at random moments, properties of any input.
 .PHONY: soak
 soak: $(BUILD)/venv.stamp
-	HOSTAGENT_SOAK=1 $(PYTEST) -q $(PARALLEL) -m 'soak or hypothesis' tests/unit tests/netns
+	HOSTAGENT_SOAK=1 $(PYTEST) -q $(PARALLEL) -m 'soak or hypothesis' tests/unit tests/netns tests/lifecycle
 
 .PHONY: golden
 golden: $(BUILD)/venv.stamp

@@ -9,9 +9,9 @@ import pytest
 
 HERE = Path(__file__).parent
 # Long waits first, so that what is left at the end is short.
-LAYERS = ("booted", "netns", "interop", "envoy", "contract", "unit", "golden")
+LAYERS = ("booted", "lifecycle", "netns", "interop", "envoy", "contract", "unit", "golden")
 # What is made once for a module; each process would make one of its own.
-OF_A_MODULE = {"rig", "site", "hosts"}
+OF_A_MODULE = {"rig", "site", "hosts", "graph"}
 RELEASE = "suite"
 FIRST_RELEASE = "bookworm"
 

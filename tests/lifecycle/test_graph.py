@@ -24,6 +24,7 @@ from istio_hostagent.supervise import validation as validations
 from .explore import Graph, explore
 from .world import NOW, OFFERS, A, Edge, World, read_offer
 
+pytestmark = pytest.mark.soak
 FAULTS = None if os.environ.get("HOSTAGENT_SOAK") else 2
 NAMES = tuple(step.name for step in decide.Step)
 

@@ -143,7 +143,7 @@ def _build_proxy(reader: reading.Reader) -> model.ProxySettings:
         concurrency=reader.read(settings.CONCURRENCY),
         log_level=reader.read(settings.LOG_LEVEL),
         has_access_log=reader.read(settings.ACCESS_LOG),
-        agent_flags=reader.read(settings.AGENT_FLAGS),
+        agent_flags=_build_agent_flags(reader),
         instance_ip=reader.read(settings.SVC_IP),
         workload_name=reader.read(settings.POD_NAME),
         discovery_address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
@@ -152,10 +152,25 @@ def _build_proxy(reader: reading.Reader) -> model.ProxySettings:
     )
 
 
+def _build_agent_flags(reader: reading.Reader) -> tuple[str, ...]:
+    """What has been set for the proxy, as pilot-agent's flags; the operator's own come last."""
+    flags: list[str] = []
+    if _is_set(reader, settings.CONCURRENCY.key):
+        flags += ["--concurrency", str(reader.read(settings.CONCURRENCY))]
+    if _is_set(reader, settings.LOG_LEVEL.key):
+        flags += ["--proxyLogLevel", reader.read(settings.LOG_LEVEL)]
+    return (*flags, *reader.read(settings.AGENT_FLAGS))
+
+
+def _is_set(reader: reading.Reader, key: str) -> bool:
+    origin = reader.find(key)
+    return origin is not None and bool(origin.value)
+
+
 def _build_environment(reader: reading.Reader) -> tuple[tuple[str, str], ...]:
     environment = []
     for key, sets in sorted(reader.history.items()):
-        if key.startswith(settings.OWN_PREFIX):
+        if key.startswith(settings.OWN_PREFIX) or key in settings.OF_RULES_ALONE:
             continue
         value = sets[-1].value
         if len(f"{key}={value}".encode()) < MAX_ENVIRONMENT_STRING:

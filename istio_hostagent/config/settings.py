@@ -352,6 +352,16 @@ LISTENERS = (
 
 KEYS = frozenset(row.key for row in SETTINGS)
 
+# What only the redirection rules come from: no proxy reads these, so none is told of them, and
+# none has to be started anew when one changes.
+OF_RULES_ALONE = frozenset(
+    row.key
+    for row in (
+        CUSTOM_RULES, SERVICE_CIDR, SERVICE_EXCLUDE_CIDR, OUTBOUND_PORTS, OUTBOUND_PORTS_EXCLUDE,
+        INBOUND_PORTS, LOCAL_EXCLUDE_PORTS, INBOUND_EXCLUDE_PORTS, INTERCEPTION_MODE,
+    )
+)  # fmt: skip
+
 # A family: the rest of the key is the name of the header.
 CA_HEADER = Setting(
     "CA_HEADER_", fields.parse_header, "", "A further header of requests to the CA."

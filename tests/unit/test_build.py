@@ -108,7 +108,13 @@ def test_files_of_istioctl_are_taken_as_they_are() -> None:
     assert config.proxy.service_cluster == "foo.bar"
     environment = dict(config.proxy.environment)
     assert environment["ISTIO_META_POD_PORTS"].startswith('[{"name":"http"')
-    assert len(environment) == len(ISTIOCTL.splitlines())
+    # What only the rules come from is nothing to a proxy.
+    written = {line.partition("=")[0] for line in ISTIOCTL.splitlines()}
+    assert written - environment.keys() == {
+        "ISTIO_INBOUND_PORTS",
+        "ISTIO_LOCAL_EXCLUDE_PORTS",
+        "ISTIO_SERVICE_CIDR",
+    }
     assert [str(warning) for warning in outcome.warnings] == [
         f"{CLUSTER}:8: ISTIO_META_DNS_CAPTURE is known, has no effect here, because DNS is not"
         " redirected yet; pilot-agent is told of it all the same"
@@ -182,7 +188,7 @@ def test_every_key_reaches_its_field() -> None:
         concurrency=4,
         log_level="debug",
         has_access_log=True,
-        agent_flags=("--a", "b"),
+        agent_flags=("--concurrency", "4", "--proxyLogLevel", "debug", "--a", "b"),
         instance_ip=IPv4Address("10.0.0.5"),
         workload_name="vm1",
         discovery_address="[fd00::2]:7",
@@ -284,6 +290,25 @@ def test_environment_holds_every_key_but_the_agents_own_and_the_later_file_wins(
         ("FREE", "a b"),
         ("ISTIO_META_X", "2"),
         ("ISTIO_META_Y", "1"),
+    )
+
+
+def test_a_changed_inbound_port_changes_nothing_for_the_proxy() -> None:
+    one, two = (
+        config_of(build_config(f"ISTIO_INBOUND_PORTS={ports}\nISTIO_META_X=1\n"))
+        for ports in ("8080", "8080,9090")
+    )
+    assert one.redirection != two.redirection
+    assert one.proxy == two.proxy
+
+
+def test_concurrency_and_log_level_reach_pilot_agent_if_they_are_set() -> None:
+    own = "ISTIO_HOSTAGENT_CONCURRENCY=1\nISTIO_HOSTAGENT_LOG_LEVEL=debug\n"
+    flags = "ISTIO_AGENT_FLAGS=--proxyLogLevel=info\n"
+    assert config_of(build_config()).proxy.agent_flags == ()
+    assert config_of(build_config(own=own + flags)).proxy.agent_flags == (
+        *("--concurrency", "1", "--proxyLogLevel", "debug"),
+        "--proxyLogLevel=info",
     )
 
 

@@ -76,8 +76,9 @@ def run(environment: Mapping[str, str]) -> None:
         configuration=configuration.ConfigurationPart(sources, host),
         certificate=certificate.CertificatePart(work, system_clock, host),
         redirection=keeper,
-        proxy=proxy.ProxyPart(inbox, work, system_clock),
+        proxy=proxy.ProxyPart(inbox, work, system_clock, _record(host)),
     )
+    parts.proxy.child.end_leftover()
     disk = read_disk(state, sources, host, is_stored=stored is not None)
     parts.life = life.begin(disk, parts.configuration.read(disk.accepted))
     agent = loop.Agent(parts, notify.watchdog_interval_s(environment))
@@ -88,6 +89,11 @@ def run(environment: Mapping[str, str]) -> None:
     finally:
         server.close()
         lock.close()
+
+
+def _record(host: model.HostFacts) -> str:
+    """Where the proxy that runs is written down: gone with the machine, as the proxy is."""
+    return str(host.runtime_dir / f"{control.namespace_inode()}.running")
 
 
 def read_disk(

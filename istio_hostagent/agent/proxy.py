@@ -30,9 +30,13 @@ class ProxyPart:
     """Finds the proxy, has its bootstrap validated, and keeps it running."""
 
     def __init__(
-        self, inbox: mailbox.Mailbox[events.Event], work: tasks.Tasks, clock: ports.Clock
+        self,
+        inbox: mailbox.Mailbox[events.Event],
+        work: tasks.Tasks,
+        clock: ports.Clock,
+        record: str,
     ) -> None:
-        """Start with nothing configured."""
+        """Start with nothing configured; `record` as for the supervisor."""
         self._work = work
         self._clock = clock
         self._config: model.Config | None = None
@@ -43,7 +47,7 @@ class ProxyPart:
         self._last_accepted: proxyfiles.Build | None = None
         self._candidate: proxyfiles.Build | None = None
         self._passed: collections.deque[proxyfiles.Build] = collections.deque(maxlen=REMEMBERED)
-        self.child = supervisor.Supervisor(inbox, clock)
+        self.child = supervisor.Supervisor(inbox, clock, record)
         self.validation = Validation()
         self.kind = model.ProxyKind.AUTO
         self.binary: str | None = None

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 
 from ..errors import ChildFailed
-from ..host import doors, mailbox, output, ports, processes, procstate
+from ..host import doors, leftover, mailbox, output, ports, processes, procstate
 from ..supervise import child, liveness, specs
 from . import events, fields
 
@@ -28,9 +28,12 @@ DRAIN_S = 0.02
 class Supervisor:
     """Keeps one child running as long as it is wanted."""
 
-    def __init__(self, inbox: mailbox.Mailbox[events.Event], clock: ports.Clock) -> None:
-        """Start with nothing wanted."""
+    def __init__(
+        self, inbox: mailbox.Mailbox[events.Event], clock: ports.Clock, record: str
+    ) -> None:
+        """Start with nothing wanted; `record` is the path where what runs is written down."""
         self._inbox = inbox
+        self._record = record
         self._clock = clock
         self._spec: specs.ProcessSpec | None = None
         self._prepare: Callable[[], None] | None = None
@@ -73,9 +76,11 @@ class Supervisor:
         if self._process is not None:
             self._inbox.forget(self._process.descriptor)
             deadline = self._clock.monotonic() + child.STOP_TIME_S
-            while self._process.wait(DRAIN_S) is None and self._clock.monotonic() < deadline:
+            while not self._process.has_ended() and self._clock.monotonic() < deadline:
                 # A proxy whose log nobody reads any more would block in a write, and not end.
+                self._process.await_end(DRAIN_S)
                 self._tail()
+            # Before its status is taken: then the number of its group is nobody else's.
             self._process.end_group()
             self._process.end(0.0)
             self._tail()
@@ -227,6 +232,7 @@ class Supervisor:
             trouble = ChildFailed(self._spec.name, f"cannot be started: {error}")
             self._report(child.Event.EXITED, error=str(trouble))
             return
+        self._write_down(self._process.pid)
         self.starts += 1
         self._watch = liveness.Watch()
         self._was_continued = False
@@ -242,6 +248,20 @@ class Supervisor:
         self._inbox.watch(descriptor, read)
         extra = fields.of(PROXY=self._spec.name, PROXY_PID=self._process.pid)
         logger.info("proxy started", extra=extra)
+
+    def _write_down(self, pid: int) -> None:
+        """So that the next agent can end what of the proxy outlives a kill of this one."""
+        try:
+            leftover.record(self._record, pid)
+        except OSError as error:
+            logger.warning("the proxy was not written down", extra=fields.of(DETAIL=str(error)))
+
+    def end_leftover(self) -> None:
+        """End what an earlier agent left of its proxy: it keeps the ports."""
+        if count := leftover.end(self._record):
+            logger.warning(
+                "ended what an earlier agent had left running", extra=fields.of(COUNT=count)
+            )
 
     def _spawn_with_output(self, spec: specs.ProcessSpec) -> processes.Child:
         if self._output is not None:

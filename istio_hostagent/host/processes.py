@@ -64,9 +64,13 @@ class Child:
 
     def wait(self, timeout_s: float) -> int | None:
         """Wait for the end; None if it still runs after `timeout_s` seconds."""
+        self.await_end(timeout_s)
+        return self.poll()
+
+    def await_end(self, timeout_s: float) -> None:
+        """Wait for the end, at most so many seconds, without taking the status."""
         if self.status is None:
             select.select([self.descriptor], [], [], timeout_s)
-        return self.poll()
 
     def signal(self, number: int) -> None:
         """Send a signal; nothing happens if the child has ended."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..config import model
 from ..errors import HostAgentError
-from ..host import files, ports, processes
+from ..host import files, ports, processes, trust
 from ..identity import rotation
 from . import fields, issuance, stores, tasks
 
@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 WORKER = "certificate"
 KEY = "key.pem"
+# The links in the directory of OUTPUT_CERTS, and the one that is swapped below them.
+NAMES = (KEY, "cert-chain.pem", "root-cert.pem", "..data")
 
 
 class CertificatePart:
@@ -31,6 +33,7 @@ class CertificatePart:
         self._settings: model.IdentitySettings | None = None
         self._done: list[tasks.Done] = []
         self._seen: tuple[object, object] = (None, None)
+        self._files_seen: tuple[object, ...] = ()
         self.value = rotation.Rotation()
         self.obtained = 0
 
@@ -56,6 +59,27 @@ class CertificatePart:
         before, self.value = self.value, rotation.credentials_changed(self.value)
         if self.value != before:
             self._seen = self._credentials()
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The files to be watched: only where istio-proxy cannot replace what leads to them."""
+        if self._settings is None:
+            return ()
+        output = str(self._settings.output_dir)
+        try:
+            is_watchable = trust.probe_trust(os.path.dirname(output)).is_root_only
+        except OSError:
+            return ()
+        return tuple(os.path.join(output, name) for name in NAMES) if is_watchable else ()
+
+    def look_at_files(self) -> None:
+        """Files may have changed: if those of the certificate have, see what they are now."""
+        if self._files_seen and not self.value.is_asking and self._files() != self._files_seen:
+            self._files_seen = ()
+            self.value = rotation.doubted(self.value)
+
+    def _files(self) -> tuple[object, ...]:
+        return tuple(files.fingerprint(path, follows_links=False) for path in self.watched)
 
     def _credentials(self) -> tuple[object, object]:
         if self._settings is None:
@@ -89,7 +113,7 @@ class CertificatePart:
         if not self.value.has_looked and os.path.lexists(self._settings.output_dir / KEY):
             operation, finish = "inspect", self._looked
         else:
-            is_held = self.value.is_held(self._clock.now())
+            is_held = self.value.has_looked and self.value.is_held(self._clock.now())
             operation, finish = "renew" if is_forced or is_held else "ensure", self._finish
         self.value = rotation.asked(self.value)
         self._work.start_worker(
@@ -133,6 +157,7 @@ class CertificatePart:
             dates = found["not_before"], found["not_after"], found["received"]
             held = rotation.Report(found["identity"], found["serial"], *dates)
         error = answer.get("error")
+        self._files_seen = self._files()
         if error is None and held is not None:
             self._accept(held, found)
         else:

@@ -24,6 +24,8 @@ READY_TIME_S = 15.0
 STUMBLE_PAUSE_S = 1.0
 # The loop wakes at least this often: clocks may jump, and a host may have slept.
 HEARTBEAT_S = 60.0
+# Our rules are read back this often, whatever the kernel tells.
+READ_BACK_S = 3600.0
 # More steps than this in one turn are a bug; the next turn goes on.
 MAX_STEPS = 60
 
@@ -39,7 +41,7 @@ class Agent:
         self._watchdog_s = watchdog_s
         self._started_at = parts.clock.monotonic()
         self._alive_at = 0.0
-        self._looked_at = self._started_at
+        self._looked_at = self._read_back_at = self._started_at
         self._is_ready_sent = False
         self._is_watching = False
         self._has_stumbled = False
@@ -125,6 +127,11 @@ class Agent:
             # a thread more for sshd's own directory would cost memory for ever.
             self._looked_at = now
             self._parts.redirection.look_at_addresses()
+            self._parts.certificate.look_at_files()
+            if soon >= self._read_back_at + READ_BACK_S:
+                # Events can be lost without a word; then nobody has looked since.
+                self._read_back_at = now
+                self._parts.redirection.read_back()
             if self._parts.machine.look_for_sshd():
                 self._take_facts()
             if self._parts.watcher.is_stale():
@@ -198,6 +205,7 @@ class Agent:
         offer = parts.configuration.read(parts.life.disk.accepted)
         parts.life = lives.offered(parts.life, offer, is_asked=is_asked)
         parts.certificate.look_at_credentials()
+        parts.certificate.look_at_files()
         parts.proxy.look_for_binary()
         parts.redirection.look_at_addresses()
         gc.collect()  # what has been replaced is in circles, and would raise the memory for ever
@@ -223,6 +231,7 @@ class Agent:
             paths += parts.proxy.searched
         if identity is not None:
             paths += [str(identity.token_file), str(identity.root_file)]
+            paths += parts.certificate.watched
         is_missed = parts.watcher.follow(paths)
         if parts.watcher.trouble != self._unwatched:
             self._unwatched = parts.watcher.trouble

@@ -197,6 +197,11 @@ class RedirectionPart:
         if touching and self.value.rules is not states.Rules.OUT:
             self._look(touching)
 
+    def read_back(self) -> None:
+        """Look at our part although nobody said that it was touched."""
+        if self.value.rules is not states.Rules.OUT:
+            self._look((committed.LOST,))
+
     def _look(self, changes: tuple[committed.Change, ...]) -> None:
         """Read our rules back; what differs is put right at the next step."""
         self.looks += 1

@@ -56,10 +56,10 @@ def write_atomically(
     sync_directory(directory)
 
 
-def fingerprint(path: str) -> tuple[int, int, int] | None:
+def fingerprint(path: str, *, follows_links: bool = True) -> tuple[int, int, int] | None:
     """What changes when a file is written or replaced; None where there is none to be seen."""
     try:
-        status = os.stat(path)
+        status = os.stat(path, follow_symlinks=follows_links)
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns, status.st_size

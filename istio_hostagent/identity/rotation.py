@@ -96,15 +96,17 @@ def asked(value: Rotation) -> Rotation:
     return replace(value, is_asking=True)
 
 
-def lost(value: Rotation) -> Rotation:
-    """What was held is not on disk any more, or is not what it was: look, and ask, at once."""
-    return replace(retry(value), held=None, has_looked=False)
+def doubted(value: Rotation) -> Rotation:
+    """What lies on disk may not be what is held any more: look at once."""
+    if value.held is None or value.is_asking:
+        return value
+    return replace(value, has_looked=False, next_at=0.0, planned_at=0.0)
 
 
 def looked(value: Rotation, held: Report | None) -> Rotation:
     """What lies on disk is known; without anything good there the CA is asked next."""
     value = replace(value, is_asking=False, has_looked=True)
-    return value if held is not None else retry(value)
+    return value if held is not None else replace(retry(value), held=None)
 
 
 def obtained(

@@ -495,7 +495,7 @@ def _identity(world: World) -> Iterator[Edge]:
     if changed != value:
         yield Edge("new token", replace(world, rotation=changed), is_kind=True)
     if value.held is not None:
-        lost = rotations.lost(value)
+        lost = rotations.looked(rotations.doubted(value), None)
         yield Edge("certificate lost or lapsed", replace(world, rotation=lost), is_kind=False)
 
 

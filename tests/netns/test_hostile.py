@@ -436,6 +436,37 @@ class TestIdentity:
 
 
 @pytest.mark.envoy
+class TestCertificateFiles:
+    def test_what_somebody_removed_is_there_again_without_the_ca(
+        self, make_host: MakeHost, envoy: str, authority: DemoAuthority
+    ) -> None:
+        host = make_host(envoy=envoy)
+        join(host)
+        serial = host.status()["certificate"]["serial"]
+        authority.stop()
+        for path in host.certs.iterdir():
+            path.unlink()
+        names = {"key.pem", "cert-chain.pem", "root-cert.pem"}
+        eventually(lambda: names <= {each.name for each in host.certs.iterdir()}, "they are back")
+        eventually(lambda: host.status()["in_mesh"], "in the mesh")
+        assert host.status()["certificate"]["serial"] == serial
+
+    def test_a_key_that_somebody_replaced_is_not_held_any_more(
+        self, make_host: MakeHost, envoy: str, authority: DemoAuthority
+    ) -> None:
+        host = make_host(envoy=envoy)
+        join(host)
+        serial = host.status()["certificate"]["serial"]
+        (host.certs / "key.pem").unlink()
+        (host.certs / "key.pem").write_text("somebody's")
+        eventually(lambda: (host.certs / "key.pem").is_symlink(), "ours again")
+        eventually(lambda: host.status()["in_mesh"], "in the mesh")
+        assert host.status()["certificate"]["serial"]
+        assert host.verb("renew").returncode == 0
+        assert host.status()["certificate"]["serial"] != serial
+
+
+@pytest.mark.envoy
 class TestExpiry:
     def test_a_ca_that_comes_back_too_late(
         self, make_host: MakeHost, envoy: str, authority: DemoAuthority

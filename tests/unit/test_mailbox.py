@@ -66,3 +66,29 @@ def test_a_post_from_a_reader_is_no_reason_to_wait(
     inbox.watch(read_end, lambda: inbox.post(os.read(read_end, 100).decode()))
     os.write(write_end, b"a signal")
     assert inbox.wait(None) == ["a signal"]
+
+
+def test_a_reader_that_fails_loses_nothing_and_is_asked_again_later(
+    pipes: tuple[tuple[int, int], tuple[int, int]],
+) -> None:
+    (first, to_first), (second, to_second) = pipes
+    inbox: Mailbox[str] = Mailbox()
+    failures = []
+
+    def fail() -> str:
+        failures.append(1)
+        raise ValueError("a bug")
+
+    inbox.watch(first, lambda: os.read(first, 100).decode())
+    inbox.watch(second, fail)
+    os.write(to_first, b"kept")
+    os.write(to_second, b"bad")
+    with pytest.raises(ValueError, match="a bug"):
+        inbox.wait(5.0)
+    assert inbox.wait(0.1) == ["kept"]
+    # Not a hot loop: what still is readable is not asked again and again.
+    assert inbox.wait(0.1) == []
+    assert len(failures) == 1
+    with pytest.raises(ValueError, match="a bug"):
+        inbox.wait(5.0)
+    assert len(failures) == 2

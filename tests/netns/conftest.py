@@ -10,7 +10,7 @@ import pytest
 
 from tests.demo.ca_server import DemoAuthority
 from tests.envoy import proxy
-from tests.lab import layers, netns
+from tests.lab import groups, layers, netns
 from tests.lab.host import Host
 from tests.netns import rig as rigs
 
@@ -141,3 +141,11 @@ def join(host: Host, **keys: str) -> None:
     configure(host, **keys)
     host.start()
     host.verb("wait", "--timeout", "20")
+
+
+@pytest.fixture
+def control_group() -> Iterator[groups.ControlGroup]:
+    """A control group of the test's own; what runs in it ends with the test."""
+    layers.require("netns", groups.missing())
+    with groups.ControlGroup() as made:
+        yield made

@@ -6,7 +6,6 @@ for "not known", 22.
 """
 
 import dataclasses
-import glob
 import ipaddress
 import os
 import pwd
@@ -17,9 +16,8 @@ from pathlib import Path
 from ..config import model
 from ..errors import HostUnsupported, KernelBusy
 from ..supervise import instance
-from . import rtnetlink
+from . import rtnetlink, sockdiag, sshd
 
-SSHD_CONFIG = "/etc/ssh/sshd_config"
 # Not there where the kernel was built, or booted, without IPv6.
 IPV6_SETTINGS = "/proc/sys/net/ipv6"
 HOSTS = "/etc/hosts"
@@ -61,33 +59,16 @@ def probe_user(name: str) -> tuple[int, int]:
 
 
 def probe_ssh_ports() -> tuple[int, ...]:
-    """The ports that sshd's configuration names (Port, ListenAddress host:port), and always 22.
+    """Give the ports on which an ssh daemon listens now, or may, and always 22.
 
-    22 is what sshd takes for a ListenAddress without a port, what a socket unit listens on, and
-    where people look first: leaving it alone costs nothing, capturing it may cost the host.
+    22 is where people look first, and where sshd may be back in a moment: leaving it alone costs
+    nothing, capturing it may cost the host.
     """
-    ports = {22}
-    for path in [SSHD_CONFIG, *sorted(glob.glob(f"{SSHD_CONFIG}.d/*.conf"))]:
-        try:
-            with open(path, encoding="utf-8", errors="replace") as lines:
-                for line in lines:
-                    ports |= _ports_of(line)
-        except OSError:
-            continue  # no sshd, or not readable
-    return tuple(sorted(ports))
-
-
-def _ports_of(line: str) -> set[int]:
-    words = line.split("#")[0].replace("=", " ").split()
-    if len(words) < 2:
-        return set()
-    keyword, value = words[0].lower(), words[1].strip('"')
-    if keyword == "listenaddress" and (value.startswith("[") or value.count(":") == 1):
-        value = value.rpartition(":")[2]
-    elif keyword != "port":
-        return set()
-    is_port = value.isascii() and value.isdigit() and 0 < int(value) < 65536
-    return {int(value)} if is_port else set()
+    try:
+        listening = sshd.find_ports(sockdiag.probe_listeners())
+    except HostUnsupported:
+        listening = set()
+    return tuple(sorted({22, *listening}))
 
 
 def probe_addresses() -> tuple[model.Address, ...]:

@@ -73,16 +73,41 @@ def test_an_open_ssh_session_lives_through_joining_and_leaving(
         assert session.exchange("left") == "heard left"
 
 
-def test_sshd_on_another_port_is_found_where_every_port_is_captured(
-    machine: machines.Machine, ca: mesh.Authority
-) -> None:
+def test_sshd_is_found_wherever_it_listens(machine: machines.Machine, ca: mesh.Authority) -> None:
     machine.write(mesh.SIDECAR_ENV, "ISTIO_INBOUND_PORTS=*\n")
     mesh.join(machine, ca)
-    machine.write("/etc/ssh/sshd_config.d/port.conf", "Port 2222\n")
+
+    machine.write("/etc/ssh/sshd_config.d/more.conf", "Include /etc/ssh/more/*.conf\n")
+    machine.write("/etc/ssh/more/port.conf", "Port 2201\n")
     machine.run("systemctl", "restart", "ssh")
-    assert not _has_ssh(machine, 2222)  # who asks has no certificate of the mesh
+    assert not _has_ssh(machine, 2201)  # who asks has no certificate of the mesh
     machine.run("systemctl", "reload", "istio-hostagent")
-    assert _has_ssh(machine, 2222)
+    assert _has_ssh(machine, 2201)
+    assert _ports_found(machine) == "22 2201"
+
+    machine.run("rm", "/etc/ssh/more/port.conf")
+    machine.write("/etc/default/ssh", 'SSHD_OPTS="-p 2202"\n')
+    machine.run("systemctl", "restart", "ssh")
+    assert _ports_found(machine) == "22 2202"
+
+    socket = "[Socket]\nListenStream=\nListenStream=2203\n"
+    machine.write("/etc/systemd/system/ssh.socket.d/port.conf", socket)
+    machine.run("systemctl", "disable", "--quiet", "--now", "ssh.service")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", "ssh.socket")
+    assert _ports_found(machine) == "22 2203"
+
+    # Nothing but the name of the process tells what it is.
+    sshd = ("-p", "RuntimeDirectory=sshd", "/usr/sbin/sshd", "-D", "-p", "2204")
+    machine.run("systemd-run", "--quiet", "--unit=admin-access", *sshd)
+    server = ("/usr/bin/python3", "-m", "http.server", "8088")
+    machine.run("systemd-run", "--quiet", "--unit=web", *server)
+    network.wait_until(lambda: _are_listening(machine, 2204, 8088), "both are in use")
+    assert _ports_found(machine) == "22 2203 2204"
+    machine.run("systemctl", "reload", "istio-hostagent")
+    assert _has_ssh(machine, 2203)
+    assert _has_ssh(machine, 2204)
+    assert not _gets_answer(machine, 8088)
 
 
 def test_a_wrong_token_leaves_the_network_as_it_was(
@@ -144,6 +169,21 @@ def _has_ssh(machine: machines.Machine, port: int) -> bool:
         return "ssh-ed25519" in machine.cluster.run(*scan)
     except overlay.CommandFailed:
         return False
+
+
+def _ports_found(machine: machines.Machine) -> str:
+    """The ports that an agent which starts now takes for sshd's, with the rights of its unit."""
+    properties = ("CapabilityBoundingSet", "ProtectControlGroups", "ProtectKernelTunables")
+    unit = machine.unit("istio-hostagent.service", *properties)
+    confine = [word for name, value in unit.items() for word in ("-p", f"{name}={value}")]
+    code = "from istio_hostagent.host import facts; print(*facts.probe_ssh_ports())"
+    python = ("env", "PYTHONPATH=/usr/share/istio-hostagent", "/usr/bin/python3", "-c", code)
+    return machine.run("systemd-run", "--quiet", "--pipe", *confine, *python).stdout.strip()
+
+
+def _are_listening(machine: machines.Machine, *ports: int) -> bool:
+    listing = machine.run("ss", "-Hltn").stdout
+    return all(f":{port} " in listing for port in ports)
 
 
 def _status_text(machine: machines.Machine) -> str:

@@ -22,7 +22,7 @@ BOOTED_PACKAGES := systemd-container mmdebstrap apt-utils gnupg zstd debian-arch
 help:
 	@echo 'make check        format, lint, types, unit, golden and contract tests'
 	@echo 'make test         everything: check, namespaces, Envoy, istiod, booted Debian 12 and 13'
-	@echo 'make test-unit    tests that need nothing'
+	@echo 'make test-unit    tests that need nothing, and no privilege'
 	@echo 'make test-netns   tests with packets, in network namespaces of their own, and with Envoy'
 	@echo 'make test-booted  the package on booted Debian 12 and 13 machines'
 	@echo 'make test-interop tests with a real istiod and pilot-agent'
@@ -57,7 +57,7 @@ check: $(BUILD)/venv.stamp
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/codespell README.md Makefile debian docs etc istio_hostagent systemd tests
-	$(PYTEST) -q $(PARALLEL) tests/unit tests/golden tests/lifecycle
+	$(PYTEST) -q $(PARALLEL) tests/unit tests/golden
 
 .PHONY: test-unit
 test-unit: $(BUILD)/venv.stamp
@@ -65,7 +65,7 @@ test-unit: $(BUILD)/venv.stamp
 
 .PHONY: test-netns
 test-netns: $(BUILD)/venv.stamp
-	$(PYTEST) -q $(PARALLEL) tests/netns tests/contract tests/envoy
+	$(PYTEST) -q $(PARALLEL) tests/netns tests/contract tests/envoy tests/worker tests/lifecycle
 
 .PHONY: test-booted
 test-booted: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp
@@ -94,7 +94,7 @@ test: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp
 # What make test repeats a few times, many times: kills at random moments, properties of any input.
 .PHONY: soak
 soak: $(BUILD)/venv.stamp
-	HOSTAGENT_SOAK=1 $(PYTEST) -q $(PARALLEL) -m 'soak or hypothesis' tests/unit tests/netns tests/lifecycle
+	HOSTAGENT_SOAK=1 $(PYTEST) -q $(PARALLEL) -m 'soak or hypothesis' tests/unit tests/netns tests/lifecycle tests/worker
 
 .PHONY: golden
 golden: $(BUILD)/venv.stamp

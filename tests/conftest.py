@@ -1,15 +1,35 @@
-"""How a parallel run is cut into pieces: what stays in one process, and what begins first.
+"""Settings of all layers, and how a parallel run is cut into pieces and in which order.
 
 Without pytest-xdist's `-n` none of this matters but the order.
 """
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+from tests.lab import soak
+
+# A slow machine is no failure: what has to be fast is measured by the bench. No database: an
+# ordinary user may not be able to write here.
+hypothesis.settings.register_profile(
+    "any-machine", deadline=None, max_examples=soak.times(100, 3000), database=None
+)
+hypothesis.settings.load_profile("any-machine")
 
 HERE = Path(__file__).parent
 # Long waits first, so that what is left at the end is short.
-LAYERS = ("booted", "lifecycle", "netns", "interop", "envoy", "contract", "unit", "golden")
+LAYERS = (
+    "booted",
+    "lifecycle",
+    "netns",
+    "interop",
+    "worker",
+    "envoy",
+    "contract",
+    "unit",
+    "golden",
+)
 # What is made once for a module; each process would make one of its own.
 OF_A_MODULE = {"rig", "site", "hosts", "graph"}
 RELEASE = "suite"

@@ -49,6 +49,25 @@ def test_a_process_is_spawned_exactly_where_there_is_none(pair: tuple[State, Eve
         assert had_process
 
 
+@pytest.mark.parametrize("pair", sorted(child.TRANSITIONS, key=str), ids=str)
+def test_what_an_event_says_is_where_it_leads(pair: tuple[State, Event]) -> None:
+    state, event = pair
+    step = child.next_step(state, event)
+    if state in (State.STARTING, State.READY):
+        told = {
+            Event.READY: State.READY,
+            Event.UNREADY: State.STARTING,
+            Event.EXITED: State.BACKOFF,
+        }
+        assert step.state is told.get(event, step.state)
+    elif event in (Event.READY, Event.UNREADY):
+        assert step.state is state
+    else:
+        # Nobody serves but who has said so, and who is started has been spawned.
+        assert step.state is not State.READY
+        assert (step.state is State.STARTING) == (step.action is Action.SPAWN)
+
+
 @pytest.mark.parametrize("state", State, ids=str)
 def test_stop_ends_in_idle_and_stays_there(state: State) -> None:
     step = child.next_step(state, Event.STOP)

@@ -6,11 +6,10 @@ and this part only keeps the dates it reports (design invariants 5 to 7).
 
 import logging
 import os
-from typing import Any
 
 from ..config import model
-from ..errors import HostAgentError
-from ..host import files, ports, processes, trust
+from ..errors import ChildFailed, HostAgentError, NotPermitted
+from ..host import answers, files, ports, processes, trust
 from ..identity import rotation
 from . import fields, issuance, stores, tasks
 
@@ -108,7 +107,8 @@ class CertificatePart:
         try:
             store = stores.make(str(self._facts.state_dir), output, (user.uid, user.gid))
         except OSError as error:
-            self._finish({"held": None, "error": {"code": "not-permitted", "message": str(error)}})
+            trouble = rotation.Trouble(NotPermitted.code, str(error))
+            self._finish(answers.Certificate(trouble=trouble))
             return
         if not self.value.has_looked and os.path.lexists(self._settings.output_dir / KEY):
             operation, finish = "inspect", self._looked
@@ -135,39 +135,34 @@ class CertificatePart:
         user = processes.User(self._facts.proxy_uid, self._facts.proxy_gid)
         stores.release_others(self._work, state, output, user)
 
-    def _looked(self, answer: Any) -> None:
+    def _looked(self, answer: answers.Certificate | HostAgentError) -> None:
         """What is on disk is known; if it is no good, or somebody waits, the CA is asked next."""
         if isinstance(answer, HostAgentError):
             self._finish(answer)
             return
         waiting, self._done = self._done, []
-        self.value = rotation.looked(self.value, answer.get("held"))
-        if answer.get("held") is not None:
+        self.value = rotation.looked(self.value, answer.held)
+        if answer.held is not None:
             self._finish(answer)
         if waiting:
             self._done = waiting
             self.ask(is_forced=True)
 
-    def _finish(self, answer: Any) -> None:
+    def _finish(self, answer: answers.Certificate | HostAgentError) -> None:
         if isinstance(answer, HostAgentError):
-            answer = {"error": {"code": answer.code, "message": answer.message, "hint": ""}}
-        found = answer.get("held")
-        held = None
-        if found is not None:
-            dates = found["not_before"], found["not_after"], found["received"]
-            held = rotation.Report(found["identity"], found["serial"], *dates)
-        error = answer.get("error")
+            trouble = rotation.Trouble(answer.code, answer.message, answer.hint)
+            answer = answers.Certificate(trouble=trouble)
         self._files_seen = self._files()
-        if error is None and held is not None:
-            self._accept(held, found)
+        if answer.trouble is None and answer.held is not None:
+            self._accept(answer.held, answer)
         else:
-            error = error or {"code": "child-failed", "message": "the worker gave no certificate"}
-            self._refuse(error, held)
+            none = rotation.Trouble(ChildFailed.code, "the worker gave no certificate")
+            self._refuse(answer.trouble or none, answer.held)
         waiting, self._done = self._done, []
         for done in waiting:
             done(answer)
 
-    def _accept(self, held: rotation.Report, found: dict[str, Any]) -> None:
+    def _accept(self, held: rotation.Report, answer: answers.Certificate) -> None:
         assert self._settings is not None
         self.value = rotation.obtained(
             self.value,
@@ -176,23 +171,22 @@ class CertificatePart:
             jitter=_jitter(),
             ratio=self._settings.grace_ratio,
         )
-        if found.get("obtained"):
+        if answer.is_obtained:
             self.obtained += 1
             logger.info(
                 "certificate obtained",
                 extra=fields.of(
                     IDENTITY=held.identity,
                     SERIAL=held.serial,
-                    VIA=found.get("via", ""),
+                    VIA=answer.via,
                     HELD_UNTIL=fields.moment(held.not_after),
                     NEXT_TRY=fields.moment(self.value.next_at),
                 ),
             )
 
-    def _refuse(self, error: dict[str, Any], held: rotation.Report | None) -> None:
+    def _refuse(self, trouble: rotation.Trouble, held: rotation.Report | None) -> None:
         assert self._settings is not None
         before = self.value
-        trouble = rotation.Trouble(error["code"], error["message"], error.get("hint", ""))
         value = self.value = rotation.failed(
             before,
             trouble,

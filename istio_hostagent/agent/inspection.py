@@ -10,9 +10,9 @@ from typing import Any
 
 from ..config import model as config
 from ..errors import ChildFailed, HostAgentError
+from ..host import answers, ports
 from ..host import facts as host
-from ..host import ports
-from ..redirect import drift, exchange, model, policy, promises
+from ..redirect import drift, model, policy, promises
 from . import proof, reconcile, tasks
 
 PROBES = "verify-probes"
@@ -74,19 +74,19 @@ def start(
     desired = desired_rules(settings, facts)
     drifts = tuple(str(difference) for difference in reconcile.find_drift(desired, kernel))
     made = promises.build_promises(settings.redirection, host.look_again(facts))
-    answers: dict[str, Any] = {}
+    ended: dict[str, Any] = {}
 
     def collect(name: str, answer: Any) -> None:
-        answers[name] = answer
-        if len(answers) < 2:
+        ended[name] = answer
+        if len(ended) < 2:
             return
-        for value in answers.values():
+        for value in ended.values():
             if isinstance(value, HostAgentError):
                 failed(value)
                 return
         try:
-            second = drift.find_drift(desired, _second_reading(answers[SECOND_READER]))
-            findings = proof.judge(made, answers[PROBES])
+            second = drift.find_drift(desired, _second_reading(ended[SECOND_READER]))
+            findings = proof.judge(made, ended[PROBES])
         except HostAgentError as error:
             failed(error)
             return
@@ -113,12 +113,9 @@ def start(
     )
 
 
-def _second_reading(answer: Any) -> model.Observed:
+def _second_reading(answer: answers.SecondReading) -> model.Observed:
     """What the other decoder saw; raises ChildFailed if it could not look."""
-    try:
-        return exchange.from_json(answer["observed"])
-    except (KeyError, TypeError, ValueError) as error:
-        reason = (
-            answer.get("error", {}).get("message", error) if isinstance(answer, dict) else error
-        )
-        raise ChildFailed(f"worker {SECOND_READER}", f"could not read: {reason}") from error
+    if answer.trouble is not None or answer.observed is None:
+        reason = answer.trouble.message if answer.trouble is not None else "no reason given"
+        raise ChildFailed(f"worker {SECOND_READER}", f"could not read: {reason}")
+    return answer.observed

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..config import model
 from ..errors import ChildFailed
+from ..host import answers
 from ..lifecycle import redirection
 from ..redirect import promises
 
@@ -20,19 +21,16 @@ def make_request(made: Sequence[promises.Promise], facts: model.HostFacts) -> di
     }
 
 
-def judge(made: Sequence[promises.Promise], answer: Any) -> tuple[promises.Finding, ...]:
-    """Judge every outcome; raises ChildFailed if the worker's answer does not fit the request."""
-    problem = answer.get("error") if isinstance(answer, dict) else None
-    if problem is not None:
-        raise ChildFailed(f"worker {WORKER}", f"could not send: {problem.get('message')}")
-    try:
-        outcomes = [promises.read_outcome(value) for value in answer["outcomes"]]
-        return tuple(
-            promises.judge(promise, outcome)
-            for promise, outcome in zip(made, outcomes, strict=True)
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ChildFailed(f"worker {WORKER}", f"gave a wrong answer: {error}") from error
+def judge(
+    made: Sequence[promises.Promise], answer: answers.Probes
+) -> tuple[promises.Finding, ...]:
+    """Judge every outcome; raises ChildFailed if the worker could not send."""
+    if answer.trouble is not None:
+        raise ChildFailed(f"worker {WORKER}", f"could not send: {answer.trouble.message}")
+    return tuple(
+        promises.judge(promise, outcome)
+        for promise, outcome in zip(made, answer.outcomes, strict=True)
+    )
 
 
 def having(

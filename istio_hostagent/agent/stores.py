@@ -64,8 +64,8 @@ def _release(link: str) -> str:
 
 
 def _released(store: str, output: str, answer: Any) -> None:
-    if isinstance(answer, HostAgentError) or answer.get("error") is not None:
-        detail = str(answer) if isinstance(answer, HostAgentError) else answer["error"]["message"]
+    if isinstance(answer, HostAgentError) or answer.trouble is not None:
+        detail = str(answer) if isinstance(answer, HostAgentError) else answer.trouble.message
         logger.warning("%s not given back", output, extra=fields.of(DETAIL=detail))
         return
     try:

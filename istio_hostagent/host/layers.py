@@ -45,19 +45,17 @@ def _read_foreign(
 ) -> tuple[list[model.Layer], list[Problem]]:
     request = {"paths": [path for path, _ in foreign]}
     try:
-        answers = processes.Worker("reader", request, user=reader).run(READ_TIMEOUT_S)
+        found = processes.Worker("reader", request, user=reader).run(READ_TIMEOUT_S)
     except ChildFailed as error:
         return [], [Problem(path, 0, f"cannot be read: {error}") for path, _ in foreign]
     layers = []
     problems = []
-    for (path, trust), answer in zip(foreign, answers, strict=True):
-        if "data" in answer:
-            layers.append(model.Layer(path, answer["data"].encode("latin-1"), trust))
+    for (path, trust), answer in zip(foreign, found, strict=True):
+        if answer.data is not None:
+            layers.append(model.Layer(path, answer.data, trust))
         else:
             who = trusts.user_name(reader.uid)
-            message = (
-                f"cannot be read by {who}: {_reason(answer['errno'])}; it is not read as root"
-            )
+            message = f"cannot be read by {who}: {_reason(answer.errno)}; it is not read as root"
             problems.append(Problem(path, 0, f"{message}, because {trust.detail}"))
     return layers, problems
 

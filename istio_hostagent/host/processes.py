@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ChildFailed
+from . import answers
 
 SETPRIV = "/usr/bin/setpriv"
 # The kernel's promise to end the child counts from setpriv's prctl on. Had we died before it, the
@@ -32,6 +33,11 @@ WITH_LIBRARIES = frozenset({"certificate", "second_reader"})
 # libldap, which comes with libcurl, looks this host's own name up when it is loaded: with a silent
 # name server that took 10 s before the first byte went to the CA.
 WORKER_ENVIRONMENT = {"RES_OPTIONS": "timeout:1 attempts:2"}
+# Of a program's output so much is kept, the end of it: there it says why it ended.
+MAX_OUTPUT = 1 << 16
+# What a terminal or a log would act on, and no line end.
+_CONTROL = bytes(code for code in (*range(32), 127) if code not in b"\t\n")
+_TO_PRINT = bytes.maketrans(_CONTROL, b"?" * len(_CONTROL))
 BASE_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
@@ -195,11 +201,20 @@ class Run:
             raise
 
     def finish(self) -> bytes:
-        """End it if it still runs, and return what it wrote."""
+        """End it if it still runs, and return the end of what it wrote, fit to be printed."""
+        return self._take(MAX_OUTPUT, is_end=True).translate(_TO_PRINT)
+
+    def _take(self, most: int, *, is_end: bool = False) -> bytes:
+        """End it if it still runs, and return at most so many bytes of what it wrote.
+
+        Its user can write more at any moment, also after it has ended (/proc/PID/fd): what is
+        read here once is all that counts.
+        """
         if self.child.poll() is None:
             self.child.end(0.0)
         try:
-            return os.pread(self._output, os.fstat(self._output).st_size, 0)
+            start = max(os.fstat(self._output).st_size - most, 0) if is_end else 0
+            return os.pread(self._output, most, start)
         finally:
             os.close(self._output)
 
@@ -210,6 +225,7 @@ class Worker(Run):
     def __init__(self, module: str, request: object, *, user: User | None = None) -> None:
         """Start `istio_hostagent.workers.<module>` with this request; raises OSError."""
         self.module = module
+        self._request = request
         source = os.memfd_create("request", os.MFD_CLOEXEC)
         package = os.open(os.path.dirname(PACKAGE), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -225,15 +241,19 @@ class Worker(Run):
             os.close(package)
 
     def result(self) -> Any:
-        """Return its answer; raises ChildFailed if it ended badly, still runs or gave none."""
+        """Return its answer, as a value of `answers`.
+
+        Raises ChildFailed if it ended badly, still runs, or gave no answer that fits.
+        """
         status = self.child.poll()
-        data = self.finish()
+        # One byte more shows that it is too long.
+        data = self._take(answers.FORMATS[self.module].max_bytes + 1)
         if status != 0:
             raise ChildFailed(f"worker {self.module}", outcome(status))
         try:
-            return json.loads(data)
-        except ValueError as error:
-            raise ChildFailed(f"worker {self.module}", "gave no answer") from error
+            return answers.read(self.module, data, self._request)
+        except answers.Wrong as error:
+            raise ChildFailed(f"worker {self.module}", f"gave a wrong answer: {error}") from error
 
     def run(self, timeout_s: float) -> Any:
         """Wait at most `timeout_s` seconds for the answer; raises ChildFailed."""

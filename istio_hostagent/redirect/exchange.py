@@ -56,17 +56,19 @@ def from_json(value: object) -> model.Observed:
         found = cast("dict[str, Any]", value)  # whatever else it is fails below
         return model.Observed(
             tuple(_table(each) for each in found["tables"]),
-            tuple(str(each) for each in found["loopback_addresses"]),
+            tuple(_text(each) for each in found["loopback_addresses"]),
         )
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ValueError(f"not an observation: {error}") from error
 
 
 def _table(found: dict[str, Any]) -> model.TableState:
     return model.TableState(
-        str(found["name"]),
+        _text(found["name"]),
         tuple(
-            model.NamedSet(str(name), str(kind), tuple((int(a), int(b)) for a, b in ranges))
+            model.NamedSet(
+                _text(name), _text(kind), tuple((_number(a), _number(b)) for a, b in ranges)
+            )
             for name, kind, ranges in found["sets"]
         ),
         tuple(_chain(each) for each in found["chains"]),
@@ -78,20 +80,39 @@ def _table(found: dict[str, Any]) -> model.TableState:
 def _chain(found: dict[str, Any]) -> model.ChainState:
     hook = found["hook"]
     return model.ChainState(
-        str(found["name"]),
+        _text(found["name"]),
         tuple(
-            model.RuleState(tuple(_expression(*each) for each in expressions), str(comment))
+            model.RuleState(tuple(_expression(*each) for each in expressions), _text(comment))
             for comment, expressions in found["rules"]
         ),
-        model.Hook(*hook) if hook else None,
+        _hook(*hook) if hook else None,
     )
+
+
+def _hook(kind: str, number: int, priority: int, policy: int) -> model.Hook:
+    return model.Hook(_text(kind), _number(number), _number(priority), _number(policy))
 
 
 def _expression(name: str, attributes: Iterable[tuple[str, Any]]) -> model.Expr:
     return model.Expr(
-        name,
-        tuple(
-            (key, bytes.fromhex(value[0]) if isinstance(value, list) else value)
-            for key, value in attributes
-        ),
+        _text(name), tuple((_text(key), _attribute(value)) for key, value in attributes)
     )
+
+
+def _attribute(value: Any) -> int | str | bytes:
+    if isinstance(value, list):
+        (digits,) = value
+        return bytes.fromhex(digits)
+    return value if isinstance(value, str) else _number(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a text is missing")
+    return value
+
+
+def _number(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError("a whole number is missing")
+    return value

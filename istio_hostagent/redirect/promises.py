@@ -7,6 +7,7 @@ a promise; a host without a route or without IPv6 cannot show one, and says so.
 
 import enum
 import errno
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -85,14 +86,23 @@ _REASONS = {
     errno.EPERM: "not permitted",
 }
 
+_ADDRESS = re.compile(r"[0-9a-f:.]{0,45}")  # or none
+_MAX_ERRNO = 4095
+
 
 def read_outcome(value: Mapping[str, object]) -> Outcome:
     """Read the worker's JSON; raises ValueError if it is none."""
-    address, port = value.get("address", ""), value.get("port", 0)
-    code = value.get("errno", 0)
-    if not (isinstance(address, str) and isinstance(port, int) and isinstance(code, int)):
-        raise ValueError(f"not an outcome of a probe: {value!r}")
-    return Outcome(address, port, code)
+    address = value.get("address", "")
+    if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
+        raise ValueError("not an outcome of a probe: no address")
+    port = _number(value.get("port", 0), 65535)
+    return Outcome(address, port, _number(value.get("errno", 0), _MAX_ERRNO))
+
+
+def _number(value: object, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise ValueError(f"not an outcome of a probe: no number up to {most}")
+    return value
 
 
 def judge(promise: Promise, outcome: Outcome) -> Finding:

@@ -57,6 +57,8 @@ class Host:
         self.agent: subprocess.Popen[str] | None = None
         # Whether the agent has process numbers of its own, like in a container.
         self.has_pid_namespace = False
+        # Where the agent's package lies.
+        self.checkout = CHECKOUT
         self.cluster_env = self.directory / "cluster.env"
         self.sidecar_env = self.directory / "sidecar.env"
         self.hostagent_env = self.directory / "etc" / "hostagent.env"
@@ -123,7 +125,7 @@ class Host:
         """What tells the product where its files lie."""
         return {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "PYTHONPATH": str(CHECKOUT),
+            "PYTHONPATH": str(self.checkout),
             "ISTIO_CLUSTER_CONFIG": str(self.cluster_env),
             "ISTIO_SIDECAR_CONFIG": str(self.sidecar_env),
             "CONFIGURATION_DIRECTORY": str(self.hostagent_env.parent),
@@ -139,6 +141,7 @@ class Host:
             self.agent = subprocess.Popen(
                 self.namespace.argv([*prefix, PYTHON, "-m", "istio_hostagent", "run"]),
                 env=self.environment,
+                cwd=self.checkout,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,6 +1,7 @@
 """The door to other processes."""
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from istio_hostagent.errors import ChildFailed
-from istio_hostagent.host import layers, processes
+from istio_hostagent.host import answers, layers, processes
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to switch users")
 
@@ -103,7 +104,7 @@ def test_a_worker_that_hangs_is_ended_at_its_deadline(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     worker = processes.Worker("reader", {"paths": [str(tmp_path / "fifo")]})
     # O_NONBLOCK: even a FIFO does not make the reader hang.
-    assert worker.run(10.0) == [{"errno": 22}]
+    assert worker.run(10.0) == (answers.FileRead(errno=22),)
 
 
 def test_files_below_a_foreign_directory_are_not_read_as_root(tmp_path: Path) -> None:
@@ -141,4 +142,49 @@ def test_a_worker_of_another_user_finds_the_package_below_a_closed_directory(
     )
     status, text = output_of(["/usr/bin/python3", "-c", code, str(checkout)])
     assert status == 0
-    assert "'data'" in text
+    assert "FileRead(data=b'" in text
+
+
+HOSTILE = {
+    "too-long": ("sys.stdout.write('[' + ' ' * 300_000_000 + ']')", "longer than 4198400 bytes"),
+    "too-many-parts": (
+        "sys.stdout.write('[' + '[],' * 1_000_000 + '[]]')",
+        "more than 1000 parts",
+    ),
+    "too-deep": ("sys.stdout.write('[' * 900 + ']' * 900)", "file is not an object"),
+    "no-text": ("sys.stdout.buffer.write(b'\\xff\\xfe')", "no JSON"),
+    "another-number": ("sys.stdout.write('[]')", "not a list of 1"),
+    "a-hole": ("import os; os.ftruncate(1, 1 << 40)", "longer than 4198400 bytes"),
+}
+
+
+@pytest.mark.parametrize(("code", "reason"), HOSTILE.values(), ids=HOSTILE)
+def test_whatever_a_worker_writes_is_a_failure_of_that_worker(
+    tmp_path: Path, code: str, reason: str
+) -> None:
+    """A package of its own, whose worker does what somebody who holds its user could do."""
+    shutil.copytree(Path(processes.PACKAGE), tmp_path / "istio_hostagent")
+    worker = tmp_path / "istio_hostagent" / "workers" / "reader.py"
+    worker.write_text(f"import sys\ndef main():\n    {code}\n")
+    ask = (
+        "import re, sys; sys.path.insert(0, sys.argv[1]);"
+        "from istio_hostagent import errors; from istio_hostagent.host import processes\n"
+        "try: processes.Worker('reader', {'paths': ['/etc/hostname']}).run(30.0)\n"
+        "except errors.ChildFailed as error: print(error)\n"
+        "print(re.search('VmHWM:\\\\s+(\\\\d+)', open('/proc/self/status').read())[1])"
+    )
+    status, text = output_of(["/usr/bin/python3", "-c", ask, str(tmp_path)])
+    said, size_kb = text.splitlines()
+    assert status == 0
+    assert said.startswith("worker reader gave a wrong answer: ")
+    assert re.search(reason, said)
+    assert int(size_kb) < 60_000
+
+
+def test_of_a_programs_output_the_end_is_kept_and_can_be_printed() -> None:
+    script = "/usr/bin/yes 0123456789 | /usr/bin/head -c 20000000; printf 'it\\033[2Jends\\r\\n'"
+    run = processes.Run(["/bin/sh", "-c", script])
+    assert run.child.wait(20.0) == 0
+    output = run.finish()
+    assert len(output) == processes.MAX_OUTPUT
+    assert output.endswith(b"it?[2Jends?\n")

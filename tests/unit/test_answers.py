@@ -1,0 +1,267 @@
+"""What workers say is believed as far as it fits, and no further."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from istio_hostagent.agent import fields
+from istio_hostagent.host import answers, files, processes
+from istio_hostagent.identity import rotation
+from istio_hostagent.redirect import exchange, model, promises
+
+HELD = {
+    "identity": "spiffe://cluster.local/ns/default/sa/default",
+    "serial": "2e26",
+    "not_before": 1_700_000_000.0,
+    "not_after": 1_700_086_400.0,
+    "received": 1_700_000_120.5,
+    "obtained": True,
+    "via": "token",
+}
+ERROR = {"code": "certificate-refused", "message": "no such account", "hint": ""}
+REQUESTS: dict[str, Any] = {
+    "certificate": {},
+    "probes": {"promises": [{}, {}, {}]},
+    "reader": {"paths": ["/a", "/b"]},
+    "second_reader": {},
+}
+GOOD: dict[str, Any] = {
+    "certificate": {"held": HELD, "error": ERROR},
+    "probes": {"outcomes": [{}, {"errno": 101}, {"address": "10.0.0.1", "port": 15001}]},
+    "reader": [{"data": "S0VZPXZhbHVlCg=="}, {"errno": 13}],
+    "second_reader": {"observed": exchange.to_json(model.Observed())},
+}
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from([1e300, -1, 10**400, "a\nb", "\x1b[2J", "\ud800", "x" * 5000]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=12,
+)
+
+
+def read(module: str, value: Any) -> Any:
+    return answers.read(module, json.dumps(value).encode(), REQUESTS[module])
+
+
+def certificate(**changed: Any) -> Any:
+    return read("certificate", {"held": HELD | changed})
+
+
+def paths(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The place of every value in a value."""
+    found = [here]
+    inner: dict[Any, Any] = {}
+    if isinstance(value, dict | list):
+        inner = value if isinstance(value, dict) else dict(enumerate(value))
+    for key, each in inner.items():
+        found += paths(each, (*here, key))
+    return found
+
+
+def put(value: Any, path: tuple[Any, ...], other: Any) -> Any:
+    """A copy of a value with another one at this place."""
+    if not path:
+        return other
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = put(value[path[0]], path[1:], other)
+    return copy
+
+
+def use(module: str, answer: Any) -> None:
+    """Do with an answer what the agent does: compute with its numbers, print its words."""
+    if module != "certificate":
+        repr(answer).encode()
+        return
+    if answer.trouble is not None:
+        assert answer.trouble.text.isprintable()
+    if answer.held is not None:
+        value = rotation.obtained(
+            rotation.configured(), answer.held, 1_700_000_000.0, jitter=0.0, ratio=0.5
+        )
+        value = rotation.failed(
+            value, rotation.Trouble("x", "y"), value.next_at, jitter=1.0, ratio=0.5, held=None
+        )
+        fields.moment(answer.held.not_after)
+        fields.moment(value.next_at)
+        f"{answer.held.identity}{answer.held.serial}{answer.via}".encode()
+        assert answer.held.identity.isprintable()
+
+
+def test_every_worker_has_a_format() -> None:
+    modules = {path.stem for path in Path(processes.PACKAGE, "workers").glob("*.py")}
+    programs = {
+        name
+        for name in modules
+        if "\ndef main()" in Path(processes.PACKAGE, "workers", f"{name}.py").read_text()
+    }
+    assert programs == answers.FORMATS.keys() == GOOD.keys()
+
+
+class TestWhatFits:
+    def test_a_certificate(self) -> None:
+        answer = read("certificate", GOOD["certificate"])
+        assert answer.held == rotation.Report(
+            "spiffe://cluster.local/ns/default/sa/default",
+            "2e26",
+            1_700_000_000.0,
+            1_700_086_400.0,
+            1_700_000_120.5,
+        )
+        assert answer.trouble == rotation.Trouble("certificate-refused", "no such account", "")
+        assert (answer.is_obtained, answer.via) == (True, "token")
+
+    def test_nothing_held(self) -> None:
+        assert read("certificate", {"held": None}) == answers.Certificate()
+
+    def test_a_certificate_without_an_end(self) -> None:
+        use("certificate", certificate(not_before=0, not_after=answers.LAST_MOMENT))
+
+    def test_probes(self) -> None:
+        assert read("probes", GOOD["probes"]).outcomes == (
+            promises.Outcome(),
+            promises.Outcome(errno=101),
+            promises.Outcome("10.0.0.1", 15001),
+        )
+        assert read("probes", {"error": ERROR}).trouble.message == "no such account"
+
+    def test_files(self) -> None:
+        assert read("reader", GOOD["reader"]) == (
+            answers.FileRead(b"KEY=value\n"),
+            answers.FileRead(errno=13),
+        )
+
+    def test_the_largest_files_that_are_read(self) -> None:
+        data = base64.b64encode(bytes(files.MAX_BYTES)).decode()
+        request = {"paths": ["/a", "/b", "/c"]}
+        value = json.dumps([{"data": data}] * 3).encode()
+        assert len(answers.read("reader", value, request)) == 3
+
+    def test_a_second_reading(self) -> None:
+        assert read("second_reader", GOOD["second_reader"]).observed == model.Observed()
+
+    def test_a_second_reading_of_ten_thousand_networks_in_three_tables(self) -> None:
+        networks = tuple((i << 12, (i << 12) + 127) for i in range(10_000))
+        sets = (model.NamedSet("many", "ipv4_addr", networks),)
+        tables = tuple(model.TableState(name, sets, ()) for name in model.OUR_TABLES)
+        observed = model.Observed(tables)
+        answer = read("second_reader", {"observed": exchange.to_json(observed)})
+        assert answer.observed == observed
+
+    def test_words_of_a_ca_become_one_line(self) -> None:
+        message = "denied:\n\x1b[31mno\x00 " + "é" * 5000
+        answer = read("certificate", {"held": None, "error": ERROR | {"message": message}})
+        said = answer.trouble.message
+        assert said.startswith("denied: ?[31mno? é")
+        assert len(said) == 1000
+        assert said.isprintable()
+
+
+class TestWhatDoesNot:
+    @pytest.mark.parametrize("key", ["not_before", "not_after", "received"])
+    @pytest.mark.parametrize("value", [1e300, -1, 10**400, "1700000000", True, None, [], 3e11])
+    def test_moments_that_no_calendar_has(self, key: str, value: Any) -> None:
+        with pytest.raises(answers.Wrong, match=f"held.{key}"):
+            certificate(**{key: value})
+
+    @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+    def test_numbers_that_are_none(self, value: str) -> None:
+        data = json.dumps({"held": HELD}).replace("1700086400.0", value).encode()
+        with pytest.raises(answers.Wrong, match="no JSON"):
+            answers.read("certificate", data, {})
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("identity", "spiffe://a\nSTATUS=fine"),
+            ("identity", ""),
+            ("identity", "x" * 3000),
+            ("identity", "\ud800"),
+            ("serial", "2E26\n"),
+            ("serial", ""),
+            ("obtained", 1),
+            ("via", "hearsay"),
+            ("not_after", 1_600_000_000),
+        ],
+    )
+    def test_fields_of_another_form(self, key: str, value: Any) -> None:
+        with pytest.raises(answers.Wrong, match=f"held.{key}"):
+            certificate(**{key: value})
+
+    @pytest.mark.parametrize("key", ["identity", "serial", "not_before", "not_after", "received"])
+    def test_fields_that_are_missing(self, key: str) -> None:
+        with pytest.raises(answers.Wrong, match=f"held.{key}"):
+            read("certificate", {"held": {k: v for k, v in HELD.items() if k != key}})
+
+    @pytest.mark.parametrize("code", ["", "two words", "CODE", "x" * 100, 3, None])
+    def test_errors_without_a_name(self, code: Any) -> None:
+        with pytest.raises(answers.Wrong, match=r"error\.code"):
+            read("certificate", {"error": ERROR | {"code": code}})
+
+    @pytest.mark.parametrize("wrong", [{"errno": -1}, {"port": 70000}, {"address": "a b"}, []])
+    def test_outcomes_of_probes(self, wrong: Any) -> None:
+        with pytest.raises(answers.Wrong):
+            read("probes", {"outcomes": [{}, {}, wrong]})
+        with pytest.raises(answers.Wrong, match="list of 3"):
+            read("probes", {"outcomes": [{}]})
+
+    @pytest.mark.parametrize(
+        "wrong", [{}, {"data": 3}, {"data": "*"}, {"data": "é"}, {"errno": 5000}, {"errno": "13"}]
+    )
+    def test_files(self, wrong: Any) -> None:
+        with pytest.raises(answers.Wrong, match="file"):
+            read("reader", [{"errno": 2}, wrong])
+
+    def test_a_file_that_is_too_long(self) -> None:
+        data = base64.b64encode(bytes(files.MAX_BYTES + 1)).decode()
+        with pytest.raises(answers.Wrong, match="longer than"):
+            read("reader", [{"errno": 2}, {"data": data}])
+
+    @pytest.mark.parametrize("module", answers.FORMATS)
+    def test_texts_that_are_too_long_or_no_json(self, module: str) -> None:
+        most = answers.FORMATS[module].max_bytes
+        for data in (
+            b" " * (most + 1),
+            b"",
+            b"\xff",
+            b"\xef\xbb\xbf[]",
+            b"[" * 900,
+            b"[" * 100_000,
+        ):
+            with pytest.raises(answers.Wrong):
+                answers.read(module, data, REQUESTS[module])
+
+
+@pytest.mark.parametrize("module", GOOD)
+@given(st.data())
+def test_any_value_anywhere_is_refused_or_harmless(module: str, data: st.DataObject) -> None:
+    path = data.draw(st.sampled_from(paths(GOOD[module])))
+    value = put(GOOD[module], path, data.draw(anything))
+    try:
+        answer = read(module, value)
+    except answers.Wrong as error:
+        said = str(error)
+    else:
+        said = ""
+        use(module, answer)
+    assert not said or said.isprintable()
+    assert len(said) < 500
+
+
+@pytest.mark.parametrize("module", GOOD)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused(module: str, data: bytes) -> None:
+    try:
+        answers.read(module, data, REQUESTS[module])
+    except answers.Wrong:
+        return
+    assert module == "certificate"
+    assert json.loads(data).keys() <= {"held", "error"} or not json.loads(data)

@@ -51,6 +51,12 @@ $(BUILD)/venv.stamp: tests/requirements.txt $(BUILD)/apt-netns.stamp
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
+# The second reader has to read the same with another version of its library.
+OTHER_PYROUTE2 := $(BUILD)/pyroute2
+$(OTHER_PYROUTE2): $(BUILD)/venv.stamp
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target $@ pyroute2==0.8.1
+export HOSTAGENT_OTHER_PYROUTE2 ?= $(abspath $(OTHER_PYROUTE2))
+
 .PHONY: check
 check: $(BUILD)/venv.stamp
 	$(BIN)/ruff format --check $(SOURCES)
@@ -64,7 +70,7 @@ test-unit: $(BUILD)/venv.stamp
 	$(PYTEST) -q $(PARALLEL) tests/unit tests/golden
 
 .PHONY: test-netns
-test-netns: $(BUILD)/venv.stamp
+test-netns: $(BUILD)/venv.stamp $(OTHER_PYROUTE2)
 	$(PYTEST) -q $(PARALLEL) tests/netns tests/contract tests/envoy tests/worker tests/lifecycle
 
 .PHONY: test-booted
@@ -83,7 +89,7 @@ test-interop: peers
 # One run, so that there is one closing line. Where no peer can be built its tests say so: they
 # skip, or fail if HOSTAGENT_REQUIRE names their layer.
 .PHONY: test
-test: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp
+test: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp $(OTHER_PYROUTE2)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy

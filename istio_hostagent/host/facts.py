@@ -21,6 +21,7 @@ from . import rtnetlink, sockdiag, sshd
 # Not there where the kernel was built, or booted, without IPv6.
 IPV6_SETTINGS = "/proc/sys/net/ipv6"
 HOSTS = "/etc/hosts"
+_SSH_PORT = 22
 DEFAULT_USER = "istio-proxy"
 # Istio's fixed uid, used where the user does not exist (istio-iptables does the same).
 DEFAULT_ID = 1337
@@ -65,10 +66,12 @@ def probe_ssh_ports() -> tuple[int, ...]:
     nothing, capturing it may cost the host.
     """
     try:
-        listening = sshd.find_ports(sockdiag.probe_listeners())
+        listeners = sockdiag.probe_listeners()
     except HostUnsupported:
-        listening = set()
-    return tuple(sorted({22, *listening}))
+        listeners = []
+    # Most hosts have no other listener of root, and then no group is looked for.
+    others = sshd.find_ports(each for each in listeners if each.port != _SSH_PORT)
+    return tuple(sorted({_SSH_PORT, *others}))
 
 
 def probe_addresses() -> tuple[model.Address, ...]:

@@ -40,22 +40,17 @@ PLACES = Places()
 def find_ports(listeners: Iterable[sockdiag.Listener], places: Places = PLACES) -> set[int]:
     """Give the ports of those that are, or may be, an ssh daemon's."""
     reached = [each for each in listeners if each.uid == 0 and not _is_on_loopback(each)]
-    groups = _find_groups({each.cgroup for each in reached}, places) if reached else {}
+    if not reached:
+        return set()
+    groups = _find_groups({each.cgroup for each in reached}, places)
+    of_sshd: set[int] = set()
+    for number, group in groups.items():
+        inodes = {each.inode for each in reached if each.cgroup == number}
+        of_sshd |= _sockets_in(inodes, group, places)
     strangers = {each.inode for each in reached if each.cgroup not in groups}
-    holders = _find_holders(strangers, places) if strangers else {}
-    found: set[int] = set()
-    for each in reached:
-        if each.port in found:
-            continue
-        if each.cgroup in groups:
-            is_sshd = _is_of_sshd(each, groups[each.cgroup], places)
-        else:
-            # Nobody is seen to have it: somebody out of sight has.
-            pids = holders.get(each.inode, [0])
-            is_sshd = any(_may_listen(pid, places) for pid in pids)
-        if is_sshd:
-            found.add(each.port)
-    return found
+    if strangers:
+        of_sshd |= _sockets_outside(strangers, places)
+    return {each.port for each in reached if each.inode in of_sshd}
 
 
 def _is_on_loopback(listener: sockdiag.Listener) -> bool:
@@ -107,15 +102,30 @@ def _groups_below(path: str) -> Iterator[tuple[int, str, bool]]:
         return  # it has just ended
 
 
-def _is_of_sshd(listener: sockdiag.Listener, group: str, places: Places) -> bool:
+def _sockets_in(inodes: set[int], group: str, places: Places) -> set[int]:
+    """Give those of these sockets, made in one group, that are or may be an ssh daemon's."""
     if any(_is_unit(part) for part in group.split("/")):
-        return True
+        return inodes
+    found: set[int] = set()
     for pid in _members(group):
         if _may_listen(pid, places):
             sockets = _sockets_of(pid, places)
-            if sockets is None or listener.inode in sockets:
-                return True
-    return False
+            found |= inodes if sockets is None else inodes & sockets
+    return found
+
+
+def _sockets_outside(inodes: set[int], places: Places) -> set[int]:
+    """Give those of these sockets, of no known group, that are or may be an ssh daemon's.
+
+    Nobody is seen to have one: then somebody out of sight has it.
+    """
+    of_sshd: set[int] = set()
+    of_others: set[int] = set()
+    pids = [int(name) for name in os.listdir(places.processes) if name.isdigit()]
+    for pid in pids[:_MOST]:
+        if theirs := inodes & (_sockets_of(pid, places) or set()):
+            (of_sshd if _may_listen(pid, places) else of_others).update(theirs)
+    return inodes - (of_others - of_sshd)
 
 
 def _is_unit(part: str) -> bool:
@@ -182,13 +192,3 @@ def _sockets_of(pid: int, places: Places) -> set[int] | None:
         if target.startswith("socket:["):
             found.add(int(target[8:-1]))
     return found
-
-
-def _find_holders(inodes: set[int], places: Places) -> dict[int, list[int]]:
-    """Give the processes that are seen to have these sockets."""
-    holders: dict[int, list[int]] = {}
-    pids = [int(name) for name in os.listdir(places.processes) if name.isdigit()]
-    for pid in pids[:_MOST]:
-        for inode in (_sockets_of(pid, places) or set()) & inodes:
-            holders.setdefault(inode, []).append(pid)
-    return holders

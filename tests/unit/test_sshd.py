@@ -152,6 +152,12 @@ def test_without_a_group_only_who_is_seen_to_have_it_is_believed(
     assert machine.is_sshd(None) is is_sshd
 
 
+def test_a_socket_that_systemd_shares_with_a_server_is_in_doubt(machine: Machine) -> None:
+    for name in ("nginx", "systemd", "nginx"):
+        machine.process(None, name)
+    assert machine.is_sshd(None)
+
+
 def test_where_there_are_no_groups_processes_are_looked_at(tmp_path: Path) -> None:
     """The numbers of other directories mean nothing."""
     machine = Machine(tmp_path)

@@ -9,6 +9,7 @@ caches, routes for broadcast and multicast. However much changes, one look takes
 import enum
 import errno
 import ipaddress
+import socket
 
 from ..errors import KernelBusy
 from ..redirect import model
@@ -184,6 +185,9 @@ def _is_noise(body: bytes) -> bool:
 
 
 def _is_ours(body: bytes) -> bool:
-    """Whether it is the route that comes and goes with what we put on `lo`."""
+    """Whether it is one of the routes that come and go with what we put on `lo`."""
+    # Few routes get further: of most, in a storm, the header is enough.
+    if body[0] != socket.AF_INET6 or body[1] != 128:
+        return False
     found = framing.read(body[rtnetlink.RTMSG.size :])
     return found.get(rtnetlink.RTA_DST) == _OURS

@@ -8,7 +8,7 @@ while, since each change costs a restart of the proxy and with it every connecti
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ..config import model
 
@@ -27,8 +27,7 @@ def prefer(
     return next(fitting, next(iter(addresses), None))
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The address to start a proxy with, and how firm that is.
 
     `registered`: what the control plane knows, from this process or an earlier one; the caller
@@ -65,9 +64,9 @@ def choose(
         # What an earlier process registered may come yet; until then nothing holds us.
         return Choice(preferred, choice.registered), None
     if preferred is None:
-        return replace(choice, successor=None), None
+        return choice._replace(successor=None), None
     if preferred != choice.successor:
-        choice = replace(choice, successor=preferred, successor_since=now)
+        choice = choice._replace(successor=preferred, successor_since=now)
     due = choice.successor_since + STANDING_TIME_S
     if now < due:
         return choice, due

@@ -34,7 +34,10 @@ def locked() -> Iterator[nftables.NftKernel]:
 
 
 def load(environment: Mapping[str, str]) -> tuple[reload.Loaded, model.HostFacts, reload.Sources]:
-    """Read and judge the files; nothing is raised for what is wrong with them."""
+    """Read and judge the files; nothing is raised for what is wrong with them.
+
+    Raises NotPermitted if only root can read them as they have to be read.
+    """
     facts, sources = places.probe_host(environment)
     return reload.load(sources, facts, ()), facts, sources
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 
 from ..config import model
-from ..errors import ChildFailed, Problem
+from ..errors import ChildFailed, NotPermitted, Problem
 from . import files, processes
 from . import trust as trusts
 
@@ -18,7 +18,10 @@ READ_TIMEOUT_S = 5.0
 def read_layers(
     paths: Sequence[str], reader: processes.User
 ) -> tuple[tuple[model.Layer, ...], tuple[Problem, ...]]:
-    """Read the files in order of rising precedence; one problem for each that cannot be read."""
+    """Read the files in order of rising precedence; one problem for each that cannot be read.
+
+    Raises NotPermitted if a file has to be read as another user, and we are not root.
+    """
     found: dict[str, model.Layer] = {}
     problems = []
     foreign = []
@@ -43,6 +46,13 @@ def read_layers(
 def _read_foreign(
     foreign: Sequence[tuple[str, model.Trust]], reader: processes.User
 ) -> tuple[list[model.Layer], list[Problem]]:
+    path, trust = foreign[0]
+    if os.geteuid() != 0:
+        who = trusts.user_name(reader.uid)
+        raise NotPermitted(
+            f"{path} is read as {who}, which only root can do, because {trust.detail}",
+            hint="run it as root",
+        )
     request = {"paths": [path for path, _ in foreign]}
     try:
         found = processes.Worker("reader", request, user=reader).run(READ_TIMEOUT_S)

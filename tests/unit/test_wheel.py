@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from istio_hostagent.cli import verbs
 from tests.lab.host import CHECKOUT, PYTHON
 
 PARTS = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "istio_hostagent")
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to switch users")
 
 
 def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -81,18 +84,64 @@ def test_every_verb_is_there(installed: Path, verb: str) -> None:
     assert verb in done.stdout
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to switch users")
-def test_its_workers_are_started_from_where_it_lies(installed: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def configured(tmp_path: Path) -> dict[str, str]:
+    """The environment of a host whose cluster.env is not root's, so that a worker reads it."""
     for parent in (tmp_path, *tmp_path.parents):
         if parent.stat().st_mode & 0o077 == 0:
             parent.chmod(0o755)
     cluster = tmp_path / "cluster.env"
     cluster.write_text("ISTIO_SERVICE_CIDR=10.96.0.0/12\n")
-    os.chown(cluster, 65534, 65534)  # so a worker reads it
-    files = {"ISTIO_CLUSTER_CONFIG": str(cluster), "ISTIO_SIDECAR_CONFIG": str(tmp_path / "none")}
-    done = run(command(installed), "config", CONFIGURATION_DIRECTORY=str(tmp_path), **files)
+    os.chown(cluster, 65534, 65534)
+    return {
+        "ISTIO_CLUSTER_CONFIG": str(cluster),
+        "ISTIO_SIDECAR_CONFIG": str(tmp_path / "sidecar.env"),
+        "CONFIGURATION_DIRECTORY": str(tmp_path),
+    }
+
+
+@needs_root
+def test_its_workers_are_started_from_where_it_lies(
+    installed: Path, configured: dict[str, str]
+) -> None:
+    done = run(command(installed), "config", **configured)
     assert "ISTIO_SERVICE_CIDR=10.96.0.0/12" in done.stdout, done.stderr
     assert "cannot be read" not in done.stderr
     status = run("unshare", "--net", command(installed), "status")
     assert status.returncode == 75
     assert "no agent runs" in status.stderr
+
+
+@needs_root
+@pytest.mark.parametrize("verb", ["config", "plan"])
+def test_an_ordinary_user_is_told_which_file_needs_root(
+    installed: Path, configured: dict[str, str], verb: str
+) -> None:
+    ordinary = ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups"]
+    done = run(*ordinary, command(installed), verb, **configured)
+    assert done.returncode == 77
+    assert done.stdout == ""
+    assert configured["ISTIO_CLUSTER_CONFIG"] in done.stderr
+    assert "only root can" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@needs_root
+def test_an_ordinary_user_sees_what_root_keeps_readable(
+    installed: Path, configured: dict[str, str]
+) -> None:
+    root_only = Path(tempfile.mkdtemp(dir="/run"))
+    try:
+        root_only.chmod(0o755)
+        cluster = root_only / "cluster.env"
+        cluster.write_text("ISTIO_SERVICE_CIDR=10.96.0.0/12\n")
+        configured |= {
+            "ISTIO_CLUSTER_CONFIG": str(cluster),
+            "ISTIO_SIDECAR_CONFIG": str(root_only / "sidecar.env"),
+            "CONFIGURATION_DIRECTORY": str(root_only),
+        }
+        ordinary = ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups"]
+        done = run(*ordinary, command(installed), "config", **configured)
+    finally:
+        shutil.rmtree(root_only)
+    assert "ISTIO_SERVICE_CIDR=10.96.0.0/12" in done.stdout, done.stderr

@@ -8,8 +8,8 @@ import functools
 from collections.abc import Callable
 
 from ..lifecycle import decide
-from ..lifecycle.decide import Step
 from ..lifecycle.life import Revision
+from ..lifecycle.steps import Step
 from ..redirect import guard
 from ..supervise.validation import Validation
 from . import components, configuration, places, reload

@@ -130,6 +130,14 @@ class Life:
         return self.phase in phases.STAYING
 
     @property
+    def is_told(self) -> bool:
+        """Whether the parts are configured with what is in force: only then is a situation its."""
+        in_force = self.in_force
+        if in_force is None or not in_force.says_same(self.told_identity):
+            return False
+        return self.rollout.is_identity_first or in_force.says_same(self.told)
+
+    @property
     def is_changing(self) -> bool:
         """Whether something else than what has worked is validated or tried."""
         return self.rollout.candidate is not None or self.phase is phases.Phase.TRYING

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from istio_hostagent.lifecycle import decide
 from istio_hostagent.lifecycle import life as lives
 from istio_hostagent.lifecycle import redirection as redirections
+from istio_hostagent.lifecycle import steps
 from istio_hostagent.lifecycle.phase import STAYING, Phase
 from istio_hostagent.supervise import child as children
 from istio_hostagent.supervise import validation as validations
@@ -26,7 +26,7 @@ from .world import NOW, OFFERS, A, Edge, World, read_offer
 
 pytestmark = pytest.mark.soak
 FAULTS = None if os.environ.get("HOSTAGENT_SOAK") else 2
-NAMES = tuple(step.name for step in decide.Step)
+NAMES = tuple(step.name for step in steps.Step)
 
 
 def step_of(edge: Edge) -> str:

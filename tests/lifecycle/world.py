@@ -28,11 +28,11 @@ from istio_hostagent.identity import rotation as rotations
 from istio_hostagent.lifecycle import decide
 from istio_hostagent.lifecycle import life as lives
 from istio_hostagent.lifecycle import redirection as redirections
-from istio_hostagent.lifecycle.decide import Step
 from istio_hostagent.lifecycle.life import Life, Offer, Revision
 from istio_hostagent.lifecycle.phase import Phase
 from istio_hostagent.lifecycle.redirection import Proof, Redirection
 from istio_hostagent.lifecycle.situation import Now, Situation
+from istio_hostagent.lifecycle.steps import ON_DISK, Step
 from istio_hostagent.supervise import child as children
 from istio_hostagent.supervise import validation as validations
 from istio_hostagent.supervise.child import Child
@@ -318,7 +318,7 @@ def step_edges(world: World, lived: Life, step: Step) -> Iterator[Edge]:
 def _perform(world: World, step: Step) -> Iterator[tuple[str, World, str, bool]]:
     in_force = world.life.in_force
     whose = in_force.config.redirection if in_force is not None else ""
-    if step in decide.ON_DISK:
+    if step in ON_DISK:
         yield "", world, "", True
         if world.is_hard:
             yield "disk full", world, ERROR, False

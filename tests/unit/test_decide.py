@@ -7,11 +7,11 @@ import pytest
 from istio_hostagent.identity import rotation as rotations
 from istio_hostagent.lifecycle import decide
 from istio_hostagent.lifecycle import life as lives
-from istio_hostagent.lifecycle.decide import Step
 from istio_hostagent.lifecycle.life import Disk, Life
 from istio_hostagent.lifecycle.phase import Phase
 from istio_hostagent.lifecycle.redirection import Redirection, Rules
 from istio_hostagent.lifecycle.situation import Now, Situation
+from istio_hostagent.lifecycle.steps import LEAVE_TRIES, Step
 from istio_hostagent.supervise import child as children
 from istio_hostagent.supervise import validation as validations
 from tests.lifecycle.world import EMPTY, OFFERS, A, B
@@ -225,4 +225,4 @@ def test_rules_that_cannot_be_taken_out_leave_a_mark() -> None:
         steps.append(found)
         error = "no" if found is Step.WITHDRAW else ""
         life = decide.performed(life, found, WHOLE, NOW, error=error)
-    assert steps == [Step.WITHDRAW] * decide.LEAVE_TRIES + [Step.MARK_ATTEMPT, Step.UNMARK_JOINED]
+    assert steps == [Step.WITHDRAW] * LEAVE_TRIES + [Step.MARK_ATTEMPT, Step.UNMARK_JOINED]

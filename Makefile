@@ -15,7 +15,7 @@ SOURCES := istio_hostagent tests debian/man
 # What the program needs at run time, and what the checks, the namespaces and the test machines need.
 RUNTIME_PACKAGES := python3 python3-pyroute2 python3-iptables python3-cryptography python3-requests \
 	python3-sdnotify python3-watchdog python3-pycurl iproute2 nftables util-linux
-NETNS_PACKAGES := python3-venv python3-setuptools python3-wheel python3-h2 conntrack tcpdump openssl curl
+NETNS_PACKAGES := python3-venv python3-setuptools python3-wheel python3-yaml python3-h2 conntrack tcpdump openssl curl
 BOOTED_PACKAGES := systemd-container mmdebstrap apt-utils gnupg zstd debian-archive-keyring openssh-client
 
 .PHONY: help

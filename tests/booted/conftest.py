@@ -1,11 +1,12 @@
 """Fixtures: one cluster with a repository and a CA for the session, machines for the tests.
 
 A machine that a test gets is its own, but for one at which tests only look. Installing takes
-seconds and booting a third of one, so the package is installed once per release by apt, as a user
-does it, and machines that start with the package start from the disk of that one.
+seconds and booting a third of one, so that what the package needs, and then the package, is
+installed once per release by apt, and other machines start from the disks of those.
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import shutil
@@ -23,6 +24,8 @@ NEEDED = ("systemd-nspawn", "mmdebstrap", "apt-ftparchive", "gpg", "ssh", "tcpdu
 INSTALL = ("apt-get", "-q", "-y", "install", "istio-hostagent")
 
 Start = Callable[..., machines.Machine]
+# Layers for a machine of a release, topmost first.
+Disks = Callable[[str], tuple[Path, ...]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -154,42 +157,60 @@ def pristine(start: Start, suite: str, archive: repository.Repository) -> machin
 
 
 @pytest.fixture
-def machine(start: Start, suite: str, installed: Callable[[str], Path]) -> machines.Machine:
+def provided(start: Start, suite: str, needs: Disks) -> machines.Machine:
+    """A machine that knows the repository and has all that the package needs, but not itself."""
+    return start(suite, "bare", layers=needs(suite))
+
+
+@pytest.fixture
+def machine(start: Start, suite: str, installed: Disks) -> machines.Machine:
     """A machine that has the package, and Envoy, and no configuration."""
-    return start(suite, "host", layers=(installed(suite),))
+    return start(suite, "host", layers=installed(suite))
 
 
 @pytest.fixture(scope="session")
 def untouched(
-    cluster: network.Cluster, suite: str, installed: Callable[[str], Path]
+    cluster: network.Cluster, suite: str, installed: Disks
 ) -> Iterator[machines.Machine]:
     """As `machine`, one for all tests that look and change nothing."""
-    with _machine(cluster, suite, "look", layers=(installed(suite),)) as made:
+    with _machine(cluster, suite, "look", layers=installed(suite)) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
-def installed(cluster: network.Cluster, archive: repository.Repository) -> Callable[[str], Path]:
-    """Give the disk of a machine of a release on which apt has installed the package."""
-    disks: dict[str, Path] = {}
+def needs(cluster: network.Cluster, archive: repository.Repository) -> Disks:
+    """Give the disk of a machine of a release with all that the package needs, and Envoy."""
 
-    def disk(suite: str) -> Path:
-        if suite not in disks:
-            with _machine(cluster, suite, "disk") as machine:
-                use_archive(machine, archive)
-                machine.run(*INSTALL)
-                disks[suite] = machine.keep_disk(cluster.directory / f"installed-{suite}")
-        return disks[suite]
+    @functools.cache
+    def disks(suite: str) -> tuple[Path, ...]:
+        with _machine(cluster, suite, "needs") as machine:
+            use_archive(machine, archive)
+            machine.run(*INSTALL[:-1], "envoy", *needed_packages(archive, suite))
+            return (machine.keep_disk(cluster.directory / f"needs-{suite}"),)
 
-    return disk
+    return disks
+
+
+@pytest.fixture(scope="session")
+def installed(cluster: network.Cluster, needs: Disks) -> Disks:
+    """Give the disks of a machine of a release on which apt has installed the package."""
+
+    @functools.cache
+    def disks(suite: str) -> tuple[Path, ...]:
+        below = needs(suite)
+        with _machine(cluster, suite, "disk", layers=below) as machine:
+            machine.run(*INSTALL)
+            return (machine.keep_disk(cluster.directory / f"installed-{suite}"), *below)
+
+    return disks
 
 
 @pytest.fixture(scope="session")
 def peer(
-    cluster: network.Cluster, installed: Callable[[str], Path], ca: mesh.Authority
+    cluster: network.Cluster, installed: Disks, ca: mesh.Authority
 ) -> Iterator[machines.Machine]:
     """A Debian 13 machine that stays in the mesh and serves there; tests do not change it."""
-    with _machine(cluster, "trixie", "peer", layers=(installed("trixie"),)) as machine:
+    with _machine(cluster, "trixie", "peer", layers=installed("trixie")) as machine:
         mesh.serve(machine)
         # Not captured there: whoever gets around their own proxy gets an answer here.
         mesh.serve(machine, mesh.PLAIN_PORT)
@@ -204,3 +225,12 @@ def use_archive(machine: machines.Machine, archive: repository.Repository) -> No
     machine.write(key, archive.public_key)
     machine.write("/etc/apt/sources.list", source)
     machine.run("apt-get", "-q", "update")
+
+
+def needed_packages(archive: repository.Repository, suite: str) -> list[str]:
+    """Names of the packages that ours depends on."""
+    listing = (archive.directory / f"dists/{suite}/main").glob("*/Packages")
+    (index,) = (path.read_text() for path in listing)
+    (stanza,) = (part for part in index.split("\n\n") if "Package: istio-hostagent\n" in part)
+    (line,) = (line for line in stanza.splitlines() if line.startswith("Depends: "))
+    return [part.split()[0].split(":")[0] for part in line[9:].split(", ")]

@@ -58,15 +58,15 @@ def test_a_machine_that_has_no_configuration_is_not_in_the_mesh(
 
 
 def test_files_that_root_made_before_the_installation_are_enough_to_join(
-    pristine: machines.Machine, ca: mesh.Authority
+    provided: machines.Machine, ca: mesh.Authority
 ) -> None:
     """As write_files of cloud-init does it: every directory and file on the way is root's."""
-    pristine.write(mesh.ROOT_CERT, ca.root_certificate)
-    pristine.write(mesh.CLUSTER_ENV, mesh.cluster_env(ca, pristine.name))
-    pristine.write(mesh.TOKEN, ca.token(pristine.name), mode="0644")
-    pristine.run(*conftest.INSTALL)
-    mesh.wait_joined(pristine)
-    assert pristine.exists("/etc/certs/key.pem")
+    provided.write(mesh.ROOT_CERT, ca.root_certificate)
+    provided.write(mesh.CLUSTER_ENV, mesh.cluster_env(ca, provided.name))
+    provided.write(mesh.TOKEN, ca.token(provided.name), mode="0644")
+    provided.run(*conftest.INSTALL)
+    mesh.wait_joined(provided)
+    assert provided.exists("/etc/certs/key.pem")
 
 
 def test_the_old_names_work_and_stopping_the_node_agent_changes_nothing(

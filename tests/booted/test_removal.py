@@ -5,7 +5,6 @@ import pytest
 from tests.booted import cluster as network
 from tests.booted import conftest, mesh
 from tests.booted import machine as machines
-from tests.package import repository
 
 PURGE = ("apt-get", "-q", "-y", "purge", "istio-hostagent")
 # Other people's books: the package manager's, the system user's, logs and caches.
@@ -17,23 +16,12 @@ OTHERS = (
 
 
 @pytest.fixture
-def prepared(pristine: machines.Machine, package_needs: list[str]) -> machines.Machine:
+def prepared(provided: machines.Machine) -> machines.Machine:
     """A machine with everything the package depends on, and what Istio's own package leaves."""
-    pristine.run("apt-get", "-q", "-y", "install", "envoy", *package_needs)
-    pristine.run("useradd", "--system", "--home", "/var/lib/istio", "istio-proxy")
-    pristine.run("install", "-d", "-o", "istio-proxy", "-g", "istio-proxy", "/etc/certs")
-    pristine.write("/etc/certs/operators.pem", "an operator's\n")
-    return pristine
-
-
-@pytest.fixture
-def package_needs(archive: repository.Repository, suite: str) -> list[str]:
-    """Names of the packages that ours depends on."""
-    listing = (archive.directory / f"dists/{suite}/main").glob("*/Packages")
-    (index,) = (path.read_text() for path in listing)
-    (stanza,) = (part for part in index.split("\n\n") if "Package: istio-hostagent\n" in part)
-    (line,) = (line for line in stanza.splitlines() if line.startswith("Depends: "))
-    return [part.split()[0].split(":")[0] for part in line[9:].split(", ")]
+    provided.run("useradd", "--system", "--home", "/var/lib/istio", "istio-proxy")
+    provided.run("install", "-d", "-o", "istio-proxy", "-g", "istio-proxy", "/etc/certs")
+    provided.write("/etc/certs/operators.pem", "an operator's\n")
+    return provided
 
 
 def test_purge_removes_what_we_wrote_and_nothing_else_and_reinstall_works(
@@ -70,12 +58,12 @@ def test_purge_removes_what_we_wrote_and_nothing_else_and_reinstall_works(
 
 
 def test_purge_of_a_machine_that_never_joined_leaves_no_directory(
-    pristine: machines.Machine,
+    provided: machines.Machine,
 ) -> None:
-    pristine.run(*conftest.INSTALL)
-    pristine.run(*PURGE)
+    provided.run(*conftest.INSTALL)
+    provided.run(*PURGE)
     for path in ("/etc/certs", "/etc/istio-hostagent", "/var/lib/istio", "/run/istio-hostagent"):
-        assert not pristine.exists(path), path
+        assert not provided.exists(path), path
 
 
 def test_remove_leaves_the_mesh_and_keeps_the_configuration(

@@ -1,6 +1,5 @@
 """Where the agent's own files lie, and what this machine is. Light: every verb imports it."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -39,8 +38,3 @@ def probe_host(environment: Mapping[str, str]) -> tuple[model.HostFacts, reload.
     places = find_places(environment)
     found = facts.probe_facts(state_dir=places.state_dir, runtime_dir=places.runtime_dir)
     return found, reload.find_sources(environment, places.config_dir)
-
-
-def in_state(host: model.HostFacts, name: str) -> str:
-    """The path of one of our files in the state directory."""
-    return os.path.join(str(host.state_dir), name)

@@ -63,6 +63,18 @@ def remove_control_group(group: Path) -> None:
     wait_until(is_removed, f"{group} is empty", within_s=10)
 
 
+def kill_control_group(group: Path) -> None:
+    """Kill what is left in a control group and those below it.
+
+    A machine that is just ending removes its groups while they are looked at.
+    """
+    for directory, _, _ in os.walk(group):
+        with contextlib.suppress(OSError):
+            for pid in Path(directory, "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+
+
 def ip(*arguments: str, check: bool = True) -> None:
     """Run ip(8); without `check` a refusal is fine, which is what removing wants."""
     try:
@@ -77,10 +89,7 @@ def sweep() -> None:
     groups = [group for top in control_groups() for group in top.glob("habt*")]
     for group in groups:
         if overlay.is_stale(group.name):
-            for listing in group.rglob("cgroup.procs"):
-                for pid in listing.read_text().split():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
+            kill_control_group(group)
             remove_control_group(group)
     # A name may be followed by "(id: N)".
     for line in overlay.run_checked(["ip", "netns", "list"]).splitlines():

@@ -29,6 +29,7 @@ from . import (
     machine,
     performer,
     places,
+    prober,
     proxy,
     redirection,
     reload,
@@ -56,7 +57,8 @@ def run(environment: Mapping[str, str]) -> None:
     kernel = nftables.NftKernel(stored, is_owner=notify.has_store(environment))
     system_clock = clock.SystemClock()
     work = tasks.Tasks(inbox, system_clock)
-    keeper = redirection.RedirectionPart(kernel, work, system_clock)
+    packets = prober.Prober(work, system_clock)
+    keeper = redirection.RedirectionPart(kernel, packets, system_clock)
     monitor = changes.ChangeMonitor(kernel.port)
     inbox.watch(monitor.fileno(), lambda: _changes(monitor, keeper))
     network = rtmonitor.Monitor()
@@ -71,6 +73,7 @@ def run(environment: Mapping[str, str]) -> None:
         watcher=watch.FileWatcher(lambda: inbox.post(events.FilesChanged())),
         notifier=notifier,
         work=work,
+        packets=packets,
         state=state,
         machine=machine_part,
         configuration=configuration.ConfigurationPart(sources, host),

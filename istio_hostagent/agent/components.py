@@ -13,6 +13,7 @@ from . import (
     events,
     fields,
     machine,
+    prober,
     proxy,
     redirection,
     statedir,
@@ -30,6 +31,7 @@ class Components:
     watcher: watch.FileWatcher
     notifier: notify.Notifier
     work: tasks.Tasks
+    packets: prober.Prober
     state: statedir.StateDirectory
     machine: machine.MachinePart
     configuration: configuration.ConfigurationPart

@@ -1,7 +1,7 @@
 """`verify`: our own read back, an independent decoder, and packets for every promise.
 
-The two workers run beside each other; the answer is complete when both have ended. The agent and
-the one-shot verb use the same code.
+The packets and the worker of the other decoder take their time beside each other; the answer is
+complete when both are over. The agent and the one-shot verb use the same code.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from ..errors import ChildFailed, HostAgentError
 from ..host import answers, ports
 from ..host import facts as host
 from ..redirect import drift, model, policy, promises
-from . import proof, reconcile, tasks
+from . import prober, proof, reconcile, tasks
 
-PROBES = "verify-probes"
 SECOND_READER = "second_reader"
 TIMEOUT_S = 20.0
+_PACKETS = "packets"
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,18 @@ def start(
     facts: config.HostFacts,
     kernel: ports.Kernel,
     work: tasks.Tasks,
+    packets: prober.Prober,
     *,
     done: Callable[[Verification], None],
     failed: Callable[[HostAgentError], None],
 ) -> None:
-    """Read back at once and start both workers; exactly one of the two callbacks is called.
+    """Read back at once and start the rest; exactly one of the two callbacks is called.
 
     Raises KernelBusy and NotPermitted from the read back.
     """
+    if work.is_running(SECOND_READER):
+        failed(HostAgentError("another verification is under way"))
+        return
     desired = desired_rules(settings, facts)
     drifts = tuple(str(difference) for difference in reconcile.find_drift(desired, kernel))
     made = promises.build_promises(settings.redirection, host.look_again(facts))
@@ -86,24 +90,13 @@ def start(
                 return
         try:
             second = drift.find_drift(desired, _second_reading(ended[SECOND_READER]))
-            findings = proof.judge(made, ended[PROBES])
         except HostAgentError as error:
             failed(error)
             return
         texts = tuple(str(difference) for difference in second)
+        findings = proof.judge(made, ended[_PACKETS])
         done(Verification(drifts=drifts, second_drifts=texts, findings=findings))
 
-    if work.is_running(PROBES) or work.is_running(SECOND_READER):
-        failed(HostAgentError("another verification is under way"))
-        return
-    work.start_worker(
-        proof.WORKER,
-        proof.make_request(made, facts),
-        name=PROBES,
-        user=None,
-        timeout_s=TIMEOUT_S,
-        done=lambda answer: collect(PROBES, answer),
-    )
     work.start_worker(
         SECOND_READER,
         {"addresses": list(desired.loopback_addresses)},
@@ -111,6 +104,7 @@ def start(
         timeout_s=TIMEOUT_S,
         done=lambda answer: collect(SECOND_READER, answer),
     )
+    packets.prove(made, facts, lambda found: collect(_PACKETS, found))
 
 
 def _second_reading(answer: answers.SecondReading) -> model.Observed:

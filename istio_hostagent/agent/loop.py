@@ -100,6 +100,7 @@ class Agent:
         pending = [
             now + HEARTBEAT_S,
             parts.work.deadline(),
+            parts.packets.deadline(),
             parts.proxy.child.deadline(),
             parts.machine.deadline(),
             lives.deadline(parts.life, parts.situation(), parts.now()),
@@ -114,6 +115,7 @@ class Agent:
 
     def _tick(self) -> None:
         self._parts.work.tick()
+        self._parts.packets.tick()
         self._parts.proxy.child.tick()
         if self._parts.machine.is_due:
             self._look_at_machine()
@@ -268,6 +270,7 @@ class Agent:
         parts.notifier.send(STOPPING="1", STATUS="stopping")
         self._guarded(parts.watcher.stop)
         self._guarded(parts.work.cancel)
+        self._guarded(parts.packets.close)
         self._guarded(self._take_out)
         self._guarded(parts.proxy.child.end)
         self._guarded(self._requests.close)

@@ -12,7 +12,7 @@ from ..config import model
 from ..errors import AgentRunning, ConfigInvalid, HostAgentError, NotPermitted, Problem
 from ..host import clock, control, files, mailbox, nftables
 from ..redirect import model as redirect
-from . import events, inspection, places, reconcile, reload, tasks
+from . import events, inspection, places, prober, reconcile, reload, tasks
 
 
 @contextmanager
@@ -79,17 +79,25 @@ def verify(environment: Mapping[str, str]) -> inspection.Verification:
     """Read back with two decoders and send packets for every promise."""
     config, facts = require(environment)
     inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
-    work = tasks.Tasks(inbox, clock.SystemClock())
+    time = clock.SystemClock()
+    work = tasks.Tasks(inbox, time)
+    packets = prober.Prober(work, time)
     found: list[inspection.Verification] = []
     failures: list[HostAgentError] = []
     with locked() as kernel:
-        inspection.start(config, facts, kernel, work, done=found.append, failed=failures.append)
+        inspection.start(
+            config, facts, kernel, work, packets, done=found.append, failed=failures.append
+        )
         while not found and not failures:
-            for event in inbox.wait(1.0):
+            soon = time.monotonic() + 1.0
+            due_at = min(at for at in (soon, packets.deadline()) if at is not None)
+            for event in inbox.wait(max(due_at - time.monotonic(), 0.0)):
                 if isinstance(event, events.TaskEnded):
                     work.ended(event.name)
             work.tick()
+            packets.tick()
         work.cancel()
+        packets.close()
     if failures:
         raise failures[0]
     return found[0]

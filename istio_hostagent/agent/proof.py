@@ -1,36 +1,17 @@
-"""Promises to the probe worker and its outcomes back to findings."""
+"""What the outcomes of probe packets say about the promises they stand for."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from ..config import model
-from ..errors import ChildFailed
-from ..host import answers
 from ..lifecycle import redirection
 from ..redirect import promises
 
-WORKER = "probes"
-
-
-def make_request(made: Sequence[promises.Promise], facts: model.HostFacts) -> dict[str, Any]:
-    """What the worker needs: one packet for each promise, and who the proxy is."""
-    return {
-        "promises": [promise.to_json() for promise in made],
-        "proxy_uid": facts.proxy_uid,
-        "proxy_gid": facts.proxy_gid,
-    }
-
 
 def judge(
-    made: Sequence[promises.Promise], answer: answers.Probes
+    made: Sequence[promises.Promise], outcomes: Sequence[promises.Outcome]
 ) -> tuple[promises.Finding, ...]:
-    """Judge every outcome; raises ChildFailed if the worker could not send."""
-    if answer.trouble is not None:
-        raise ChildFailed(f"worker {WORKER}", f"could not send: {answer.trouble.message}")
-    return tuple(
-        promises.judge(promise, outcome)
-        for promise, outcome in zip(made, answer.outcomes, strict=True)
-    )
+    """Judge every outcome."""
+    return tuple(map(promises.judge, made, outcomes))
 
 
 def having(

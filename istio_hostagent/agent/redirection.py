@@ -4,7 +4,6 @@ It alone changes the kernel while the agent runs, also for the verbs.
 """
 
 import logging
-from typing import Any
 
 from ..config import model as config
 from ..errors import ApplyRejected, HostAgentError, KernelBusy, StillDrifted
@@ -12,11 +11,10 @@ from ..host import changes as committed
 from ..host import loopback, ports
 from ..lifecycle import redirection as states
 from ..redirect import model, policy, promises, staleness
-from . import fields, proof, reconcile, tasks
+from . import fields, prober, proof, reconcile
 
 logger = logging.getLogger(__name__)
 
-PROBE_TIMEOUT_S = 10.0
 # Of those who have changed rules since the last good proof, so many are named if it breaks.
 MAX_SUSPECTS = 4
 
@@ -24,10 +22,10 @@ MAX_SUSPECTS = 4
 class RedirectionPart:
     """Keeps the kernel's rules equal to the configuration and knows whether packets agree."""
 
-    def __init__(self, kernel: ports.Kernel, work: tasks.Tasks, clock: ports.Clock) -> None:
+    def __init__(self, kernel: ports.Kernel, packets: prober.Prober, clock: ports.Clock) -> None:
         """Start with nothing desired and nothing known."""
         self._kernel = kernel
-        self._work = work
+        self._packets = packets
         self._clock = clock
         self._facts: config.HostFacts | None = None
         self._settings: config.Redirection | None = None
@@ -107,19 +105,13 @@ class RedirectionPart:
             )
 
     def prove(self) -> None:
-        """Send the probe packets; the answer arrives as the end of a task."""
+        """Send the probe packets; what they show arrives now or later, in `_proved`."""
         assert self._facts is not None
         self.value = states.proof_begun(self.value)
         self._staleness.proved(self._clock.monotonic())
         facts = self._facts
         made = self._build_promises(facts)
-        self._work.start_worker(
-            proof.WORKER,
-            proof.make_request(made, self._facts),
-            user=None,
-            timeout_s=PROBE_TIMEOUT_S,
-            done=lambda answer: self._proved(made, facts, answer),
-        )
+        self._packets.prove(made, facts, lambda found: self._proved(made, facts, found))
 
     def _build_promises(self, facts: config.HostFacts) -> tuple[promises.Promise, ...]:
         """Those of before, if nothing has changed: of ten thousand networks they take 75 ms."""
@@ -130,14 +122,17 @@ class RedirectionPart:
         return self._promises
 
     def _proved(
-        self, made: tuple[promises.Promise, ...], facts: config.HostFacts, answer: Any
+        self,
+        made: tuple[promises.Promise, ...],
+        facts: config.HostFacts,
+        found: prober.Outcomes | HostAgentError,
     ) -> None:
         now = self._clock.monotonic()
         is_about_these = not self.value.is_overtaken and self.value.rules is not states.Rules.OUT
         try:
-            if isinstance(answer, HostAgentError):
-                raise answer
-            findings = proof.judge(made, answer)
+            if isinstance(found, HostAgentError):
+                raise found
+            findings = proof.judge(made, found)
             broken = proof.having(findings, promises.State.BROKEN)
             if is_about_these:
                 self.findings = findings

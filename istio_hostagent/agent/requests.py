@@ -115,6 +115,7 @@ class Requests:
             parts.machine.facts,
             parts.kernel,
             parts.work,
+            parts.packets,
             done=lambda result: caller.answer({"ok": True, "verification": result.to_json()}),
             failed=lambda error: caller.answer(refusal(error)),
         )

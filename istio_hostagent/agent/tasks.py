@@ -36,13 +36,15 @@ class Tasks:
         timeout_s: float,
         done: Done,
         name: str = "",
+        channel: int | None = None,
     ) -> None:
         """Start a worker; `done` gets its answer, or the error that kept it from giving one.
 
-        The task is called after the module unless it has a `name` of its own.
+        The task is called after the module unless it has a `name` of its own. `channel`: a
+        descriptor that it inherits.
         """
         try:
-            run: processes.Run = processes.Worker(module, request, user=user)
+            run: processes.Run = processes.Worker(module, request, user=user, channel=channel)
         except OSError as error:
             done(ChildFailed(f"worker {module}", f"cannot be started: {error}"))
             return

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 from ..identity import rotation
-from ..redirect import exchange, model, promises
+from ..redirect import exchange, model
 from . import files
 
 # The last second of the year 9999: what certificates without an end carry (RFC 5280, 4.1.2.5).
@@ -43,11 +43,10 @@ class Certificate:
 
 
 @dataclass(frozen=True)
-class Probes:
-    """Where each packet was going, in the order of the request; or why none was sent."""
+class ProbeSockets:
+    """Of each kind of socket 0, or the number of the error that kept it from being made."""
 
-    outcomes: tuple[promises.Outcome, ...] = ()
-    trouble: rotation.Trouble | None = None
+    errnos: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -123,15 +122,10 @@ def _read_certificate(value: Any, _request: Any) -> Certificate:
     return Certificate(report, trouble, is_obtained, via)
 
 
-def _read_probes(value: Any, request: Any) -> Probes:
-    answer = _object(value, "answer")
-    if (trouble := _trouble(answer)) is not None:
-        return Probes(trouble=trouble)
-    found = _list(answer.get("outcomes"), "outcomes", len(request["promises"]))
-    try:
-        return Probes(tuple(promises.read_outcome(_object(each, "outcomes")) for each in found))
-    except ValueError as error:
-        raise Wrong(str(error)) from error
+def _read_probe_sockets(value: Any, request: Any) -> ProbeSockets:
+    length = len(request["groups"]) + 1
+    found = _list(_object(value, "answer").get("errnos"), "errnos", length)
+    return ProbeSockets(tuple(_number(each, "errnos", 0, _MAX_ERRNO) for each in found))
 
 
 def _read_second_reading(value: Any, _request: Any) -> SecondReading:
@@ -151,7 +145,7 @@ def _read_files(value: Any, request: Any) -> tuple[FileRead, ...]:
 def _read_file(value: Any) -> FileRead:
     found = _object(value, "file")
     if "data" not in found:
-        return FileRead(errno=_whole(found, "file", "errno", 0, _MAX_ERRNO))
+        return FileRead(errno=_number(found.get("errno"), "file.errno", 0, _MAX_ERRNO))
     try:
         data = binascii.a2b_base64(found["data"], strict_mode=True)
     except (ValueError, TypeError) as error:
@@ -165,7 +159,7 @@ def _read_file(value: Any) -> FileRead:
 # second reader, who is root, hands over all networks of up to three tables: 0.9 MiB of 10 000.
 FORMATS: Mapping[str, Format] = {
     "certificate": Format(1 << 20, 1000, _read_certificate),
-    "probes": Format(1 << 20, 50_000, _read_probes),
+    "probe_sockets": Format(4096, 1000, _read_probe_sockets),
     "reader": Format((4 << 20) + 4096, 1000, _read_files),
     "second_reader": Format(32 << 20, sys.maxsize, _read_second_reading),
 }
@@ -230,10 +224,9 @@ def printable(text: str, *, longest: int = _MAX_WORDS) -> str:
     return "".join(each if each.isprintable() else " " if each.isspace() else "?" for each in text)
 
 
-def _whole(found: Mapping[str, Any], place: str, key: str, least: int, most: int) -> int:
-    value = found.get(key)
+def _number(value: Any, name: str, least: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise Wrong(f"{place}.{key} is not a number from {least} to {most}")
+        raise Wrong(f"{name} is not a number from {least} to {most}")
     return value
 
 

@@ -1,13 +1,12 @@
 """A table for the time of a few probes: it records where each packet is going, and drops it.
 
-Not here: sending (`workers.probes`). The table comes after every destination NAT of anybody and
-belongs to this process's socket: whatever happens to the process, the kernel removes it. Nothing
+Not here: sending (`probing`). The table comes after every destination NAT of anybody and belongs
+to this process's socket: whatever happens to the process, the kernel removes it. Nothing
 but packets of the given source ports is touched, and of those from outside only packets on `lo`
 that claim to come from an address of a network reserved for documentation.
 """
 
 import ipaddress
-import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -37,23 +36,28 @@ class Source(NamedTuple):
 class ProbeTable:
     """Records the packets of some sources from its making until `close`."""
 
-    def __init__(self, local: Sequence[Source], wire: Sequence[Source]) -> None:
+    def __init__(
+        self, link: connection.Connection, local: Sequence[Source], wire: Sequence[Source]
+    ) -> None:
         """Watch packets that leave from `local` and packets on `lo` from `wire`.
 
-        Raises ApplyRejected, KernelBusy, NotPermitted.
+        `link` has no other such table. Raises ApplyRejected, KernelBusy, NotPermitted.
         """
-        self._name = f"{model.PROBE_TABLE_PREFIX}{os.getpid()}"
-        self._connection = connection.Connection()
-        try:
-            parts = list(self._build(local, wire))
-            nftables.commit_soon(self._connection, lambda: parts)
-        except HostAgentError:
-            self.close()
-            raise
+        self._name = f"{model.PROBE_TABLE_PREFIX}{link.port}"
+        self._connection = link
+        parts = list(self._build(local, wire))
+        nftables.commit_soon(link, lambda: parts)
 
     def close(self) -> None:
-        """Remove the table with the socket that owns it."""
-        self._connection.socket.close()
+        """Remove the table; if that is refused, it goes with the socket that owns it.
+
+        To close the socket is the slow way: the kernel waits for an RCU grace period, 14 ms.
+        """
+        away = [messages.delete_table(self._name)]
+        try:
+            nftables.commit_soon(self._connection, lambda: away)
+        except HostAgentError:
+            self._connection.socket.close()
 
     def read(self) -> dict[Source, tuple[str, int]]:
         """Give address and port that the packets of each source were going to."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ChildFailed
-from . import answers
+from . import answers, handover
 
 SETPRIV = "/usr/bin/setpriv"
 # The kernel's promise to end the child counts from setpriv's prctl on. Had we died before it, the
@@ -124,11 +124,12 @@ def spawn(
     stdout: int | None = None,
     stderr: int | None = None,
     package: int | None = None,
+    channel: int | None = None,
 ) -> Child:
     """Start `argv` in a process group of its own, with an environment made from nothing.
 
     It has only the descriptors given here (stdin defaults to /dev/null, output to ours; `package`
-    becomes number 3), dies with us, and gains no privileges. Raises OSError.
+    becomes number 3, `channel` number 4), dies with us, and gains no privileges. Raises OSError.
     """
     prefix = [SETPRIV, "--pdeathsig", "KILL", "--no-new-privs"]
     if user is not None:
@@ -153,6 +154,9 @@ def spawn(
         actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
     if package is not None:
         actions.append((os.POSIX_SPAWN_DUP2, package, PACKAGE_DESCRIPTOR))
+    if channel is not None:
+        # The second of two descriptors: its number is above 3, and nothing above is put over it.
+        actions.append((os.POSIX_SPAWN_DUP2, channel, handover.DESCRIPTOR))
     pid = os.posix_spawn(
         SETPRIV,
         [*prefix, *argv],
@@ -178,6 +182,7 @@ class Run:
         user: User | None = None,
         stdin: int | None = None,
         package: int | None = None,
+        channel: int | None = None,
         has_errors: bool = False,
     ) -> None:
         """Start it; standard error goes where ours goes, or is kept if it `has_errors`.
@@ -194,6 +199,7 @@ class Run:
                 stdout=self._output,
                 stderr=errors,
                 package=package,
+                channel=channel,
                 environment=None if package is None else BASE_ENVIRONMENT | WORKER_ENVIRONMENT,
             )
         except OSError:
@@ -222,7 +228,14 @@ class Run:
 class Worker(Run):
     """A short-lived process of ours: one JSON value in, one out."""
 
-    def __init__(self, module: str, request: object, *, user: User | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        request: object,
+        *,
+        user: User | None = None,
+        channel: int | None = None,
+    ) -> None:
         """Start `istio_hostagent.workers.<module>` with this request; raises OSError."""
         self.module = module
         self._request = request
@@ -235,7 +248,7 @@ class Worker(Run):
             # -S: no site-packages, and 3 ms less, for the workers that need no library.
             options = ["-I"] if module in WITH_LIBRARIES else ["-I", "-S"]
             argv = [PYTHON, *options, "-X", "utf8", LAUNCHER, module]
-            super().__init__(argv, user=user, stdin=source, package=package)
+            super().__init__(argv, user=user, stdin=source, package=package, channel=channel)
         finally:
             os.close(source)
             os.close(package)

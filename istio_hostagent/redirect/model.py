@@ -14,7 +14,7 @@ MAIN_TABLE = "istio_hostagent"
 GUARD_TABLE = "istio_guard"
 # A copy of the main table, for the moment in which the kernel changes the owner of that one.
 STAND_IN_TABLE = "istio_hostagent_stand_in"
-# Before the process id of the worker whose socket owns the table, for the time of some probes.
+# Before the netlink port of the socket that owns the table, for the time of some probes.
 PROBE_TABLE_PREFIX = "istio_hostagent_probe_"
 OUR_TABLES = (MAIN_TABLE, GUARD_TABLE, STAND_IN_TABLE)
 # Between the name of a set and what tells its content.

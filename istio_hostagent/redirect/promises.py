@@ -1,14 +1,13 @@
 """What a configuration promises about connections, each as one packet that can be sent.
 
-Not here: sending (`workers.probes`). Promises follow from the configuration alone, never from the
+Not here: sending (`host.probing`). Promises follow from the configuration alone, never from the
 rules: so a mistake of `policy` shows like one of anybody else. Only an observed difference breaks
 a promise; a host without a route or without IPv6 cannot show one, and says so.
 """
 
 import enum
 import errno
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..config import model as config
@@ -35,15 +34,6 @@ class Promise(NamedTuple):
     captured_at: int
     proxy_ports: tuple[int, int]
     source: str = ""  # to be bound to; empty: as the kernel chooses
-
-    def to_json(self) -> dict[str, object]:
-        """Give what the worker needs to know."""
-        return {
-            "sender": self.sender.value,
-            "destination": self.destination,
-            "port": self.port,
-            "source": self.source,
-        }
 
 
 class Outcome(NamedTuple):
@@ -85,24 +75,6 @@ _REASONS = {
     errno.EADDRNOTAVAIL: "no source address",
     errno.EPERM: "not permitted",
 }
-
-_ADDRESS = re.compile(r"[0-9a-f:.]{0,45}")  # or none
-_MAX_ERRNO = 4095
-
-
-def read_outcome(value: Mapping[str, object]) -> Outcome:
-    """Read the worker's JSON; raises ValueError if it is none."""
-    address = value.get("address", "")
-    if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
-        raise ValueError("not an outcome of a probe: no address")
-    port = _number(value.get("port", 0), 65535)
-    return Outcome(address, port, _number(value.get("errno", 0), _MAX_ERRNO))
-
-
-def _number(value: object, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise ValueError(f"not an outcome of a probe: no number up to {most}")
-    return value
 
 
 def judge(promise: Promise, outcome: Outcome) -> Finding:

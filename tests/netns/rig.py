@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
 
+from istio_hostagent.agent import events, prober, tasks
 from istio_hostagent.config import model as config
-from istio_hostagent.host import nftables
-from istio_hostagent.redirect import model, plan, policy
+from istio_hostagent.errors import HostAgentError
+from istio_hostagent.host import clock, mailbox, nftables
+from istio_hostagent.redirect import model, plan, policy, promises
 from tests.lab import netns, servers
 from tests.lab.host import CHECKOUT, PYTHON
 
@@ -80,6 +82,48 @@ class Rig:
             argv = [PYTHON, "-m", f"istio_hostagent.workers.{name}"]
         done = self.host.run(argv, stdin=json.dumps(request), env=env, cwd=CHECKOUT, check=True)
         return json.loads(done.stdout)
+
+
+class Packets:
+    """The sender of probe packets as the agent has it, in one namespace: sockets are kept."""
+
+    def __init__(self, space: netns.Namespace) -> None:
+        self._space = space
+        self._inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
+        self._clock = clock.SystemClock()
+        self._work = tasks.Tasks(self._inbox, self._clock)
+        self._prober = prober.Prober(self._work, self._clock)
+
+    def findings(
+        self, redirection: config.Redirection, facts: config.HostFacts = FACTS
+    ) -> list[promises.Finding]:
+        made = promises.build_promises(redirection, facts)
+        return list(map(promises.judge, made, self.outcomes(made, facts)))
+
+    def outcomes(
+        self, made: tuple[promises.Promise, ...], facts: config.HostFacts = FACTS
+    ) -> prober.Outcomes:
+        """Raises HostAgentError."""
+        return self._space.inside(lambda: self._prove(made, facts))
+
+    def _prove(
+        self, made: tuple[promises.Promise, ...], facts: config.HostFacts
+    ) -> prober.Outcomes:
+        found: list[prober.Outcomes | HostAgentError] = []
+        self._prober.prove(made, facts, found.append)
+        while not found:
+            due_at = self._prober.deadline()
+            left = 10.0 if due_at is None else max(due_at - self._clock.monotonic(), 0.0)
+            for event in self._inbox.wait(left):
+                if isinstance(event, events.TaskEnded):
+                    self._work.ended(event.name)
+            self._prober.tick()
+        if isinstance(found[0], HostAgentError):
+            raise found[0]
+        return found[0]
+
+    def close(self) -> None:
+        self._prober.close()
 
 
 @contextlib.contextmanager

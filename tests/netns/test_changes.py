@@ -147,8 +147,9 @@ def test_what_we_do_ourselves_is_not_told(rig: Rig) -> None:
 
 def test_probes_are_nobodys_business(rig: Rig) -> None:
     source = (probetable.Source(is_v6=False, port=4000),)
-    with watching(rig) as monitor:
-        table = rig.host.inside(lambda: probetable.ProbeTable(source, source))
+    link = rig.host.inside(connection.Connection)
+    with watching(rig) as monitor, contextlib.closing(link.socket):
+        table = probetable.ProbeTable(link, source, source)
         assert not is_idle(monitor)
         assert everything(monitor) == ()
         table.close()

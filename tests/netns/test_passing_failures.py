@@ -1,46 +1,13 @@
 """What fails once and may work the next time is tried again, and is never taken for a verdict."""
 
-import contextlib
-import os
-import signal
-import threading
 from pathlib import Path
 
-from tests.lab import netns
+from tests.lab.killer import WorkerKiller
 from tests.lab.waiting import eventually
 from tests.netns.conftest import MakeHost, configure, join
 from tests.netns.test_trial import Scripted, is_in_mesh, main_rules, place, scripted
 
 __all__ = ["place", "scripted"]
-
-
-class WorkerKiller:
-    """Kills the first worker of one name that appears in a namespace, once."""
-
-    def __init__(self, namespace: netns.Namespace, name: str) -> None:
-        self._namespace = namespace
-        self._name = name.encode()
-        self.killed = threading.Event()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> "WorkerKiller":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            for pid in self._namespace.pids():
-                with contextlib.suppress(OSError):
-                    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                    if self._name in words and any(b"launch.py" in word for word in words):
-                        os.kill(pid, signal.SIGKILL)
-                        self.killed.set()
-                        return
 
 
 def test_a_validation_that_was_killed_is_no_verdict_on_a_joined_host(
@@ -80,13 +47,15 @@ def test_a_validation_that_was_killed_is_no_verdict_on_a_changed_configuration(
     assert host.status()["configuration"]["problems"] == []
 
 
-def test_a_probe_worker_that_was_killed_does_not_refuse_a_configuration(
+def test_a_worker_of_the_probes_that_was_killed_does_not_refuse_a_configuration(
     make_host: MakeHost, envoy: str
 ) -> None:
     host = make_host(envoy=envoy)
     join(host)
-    with WorkerKiller(host.namespace, "probes") as killer:
-        configure(host, ISTIO_SERVICE_CIDR="10.99.0.0/16")
+    # More networks than before: sockets for more packets are needed.
+    networks = ",".join(f"10.99.{number}.0/24" for number in range(8))
+    with WorkerKiller(host.namespace, "probe_sockets") as killer:
+        configure(host, ISTIO_SERVICE_CIDR=networks)
         eventually(killer.killed.is_set, "the worker was killed")
     eventually(lambda: "10.99" in main_rules(host), "the new rules")
     eventually(lambda: is_in_mesh(host), "it works")

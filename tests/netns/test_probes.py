@@ -1,9 +1,10 @@
-"""The probe worker as the agent starts it: it proves, it notices, and it disturbs nobody."""
+"""Probe packets as the agent sends them: they prove, they notice, and they disturb nobody."""
 
+import contextlib
 import json
 import signal
 import socket
-import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,11 +13,13 @@ from ipaddress import ip_address
 import pytest
 
 from istio_hostagent.config import model as config
-from istio_hostagent.host import synpacket
+from istio_hostagent.errors import ChildFailed
+from istio_hostagent.host import probing, synpacket
 from istio_hostagent.redirect import model, policy, promises
 from istio_hostagent.redirect.promises import State
 from tests.lab import capture, netns, servers
 from tests.lab.host import CHECKOUT, PYTHON
+from tests.lab.killer import WorkerKiller
 from tests.netns import rig as rigs
 from tests.netns.rig import FACTS, Rig
 from tests.unit.samples import ALL, CASES, STANDARD, cidrs
@@ -34,19 +37,8 @@ def _clean(rig: Rig) -> Iterator[None]:
 def prove(
     rig: Rig, redirection: config.Redirection, facts: config.HostFacts = FACTS
 ) -> list[promises.Finding]:
-    made = promises.build_promises(redirection, facts)
-    answer = rig.worker("probes", request(redirection, facts))
-    outcomes = map(promises.read_outcome, answer["outcomes"])
-    return [promises.judge(*each) for each in zip(made, outcomes, strict=True)]
-
-
-def request(redirection: config.Redirection, facts: config.HostFacts = FACTS) -> dict[str, object]:
-    made = promises.build_promises(redirection, facts)
-    return {
-        "promises": [promise.to_json() for promise in made],
-        "proxy_uid": facts.proxy_uid,
-        "proxy_gid": facts.proxy_gid,
-    }
+    with contextlib.closing(rigs.Packets(rig.host)) as packets:
+        return packets.findings(redirection, facts)
 
 
 def not_kept(findings: list[promises.Finding]) -> list[str]:
@@ -263,60 +255,96 @@ def test_connections_of_others_pass_while_probes_run(rig: Rig) -> None:
     assert tally.failed == 0, tally.failures
 
 
-def test_a_killed_worker_leaves_nothing(rig: Rig) -> None:
+def test_sockets_are_used_again_whatever_became_of_them(rig: Rig) -> None:
+    """One worker makes them, once; a route that was missing in between spoils none."""
+    rig.install(STANDARD)
+    with contextlib.closing(rigs.Packets(rig.host)) as packets:
+        assert not_kept(packets.findings(STANDARD)) == []
+        with WorkerKiller(rig.host, "probe_sockets") as killer:
+            for _ in range(3):
+                assert not_kept(packets.findings(STANDARD)) == []
+            rig.host.ip("route", "delete", "default")
+            rig.host.ip("-6", "route", "delete", "default")
+            assert any("no route" in line for line in not_kept(packets.findings(STANDARD)))
+            rig.host.ip("route", "add", "default", "via", rigs.NEIGHBOUR_V4)
+            rig.host.ip("-6", "route", "add", "default", "via", rigs.NEIGHBOUR_V6)
+            assert not_kept(packets.findings(STANDARD)) == []
+            assert not killer.killed.is_set()
+        rig.nft(text="insert rule inet istio_hostagent ISTIO_OUTPUT meta skuid 0 return\n")
+        expected = "outbound 10.96.0.1 is captured for root too: the connection was unchanged"
+        assert f"broken: {expected}" in broken(packets.findings(STANDARD))
+
+
+def test_more_packets_than_sockets_go_one_round_after_another(rig: Rig) -> None:
+    many = replace(STANDARD, outbound=cidrs(*(f"10.{i}.0.0/16" for i in range(2, 250))))
+    rig.install(many)
+    findings = prove(rig, many)
+    assert len(findings) > 2 * probing.MAX_SOCKETS
+    assert not_kept(findings) == []
+
+
+def test_another_user_of_the_proxy_gets_sockets_of_its_own(rig: Rig) -> None:
+    rig.install(STANDARD)
+    with contextlib.closing(rigs.Packets(rig.host)) as packets:
+        assert not_kept(packets.findings(STANDARD)) == []
+        other = replace(FACTS, proxy_uid=rigs.APP, proxy_gid=rigs.APP)
+        texts = {str(finding) for finding in packets.findings(STANDARD, other)}
+        expected = "outbound 10.96.0.1 is left alone for the proxy user"
+        captured = "the connection was sent to 127.0.0.1 port 15001"
+        assert f"broken: {expected}: {captured}" in texts
+
+
+def test_whoever_dies_among_its_packets_leaves_nothing(rig: Rig) -> None:
     many = replace(STANDARD, outbound=cidrs(*(f"10.{i}.0.0/16" for i in range(2, 250))))
     rig.install(many)
     before = rig.nft("list", "tables")
-    launch = str(CHECKOUT / "istio_hostagent" / "workers" / "launch.py")
-    process = rig.host.popen([PYTHON, "-I", launch, "probes"], stdin=subprocess.PIPE)
-    assert process.stdin
-    process.stdin.write(json.dumps(request(many)))
-    process.stdin.close()
-    deadline = time.monotonic() + 10
-    while rig.nft("list", "tables") == before and process.poll() is None:
-        assert time.monotonic() < deadline
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = rig.host.popen([PYTHON, "-c", _PROBE_FOR_EVER], cwd=CHECKOUT)
+    try:
+        deadline = time.monotonic() + 10
+        while rig.nft("list", "tables") == before and process.poll() is None:
+            assert time.monotonic() < deadline
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     assert rig.nft("list", "tables") == before
 
 
-def test_two_workers_at_once_do_not_disturb_each_other(rig: Rig) -> None:
+# A table with a packet that nobody sees: it stays until its maker dies.
+_PROBE_FOR_EVER = """
+import signal
+from istio_hostagent.host import probetable
+from istio_hostagent.host.nfnetlink import connection
+source = (probetable.Source(is_v6=False, port=4000),)
+table = probetable.ProbeTable(connection.Connection(), source, source)
+signal.pause()
+"""
+
+
+def test_two_senders_at_once_do_not_disturb_each_other(rig: Rig) -> None:
     rig.install(STANDARD)
-    launch = str(CHECKOUT / "istio_hostagent" / "workers" / "launch.py")
-    text = json.dumps(request(STANDARD))
-    running = []
-    for _ in range(2):
-        process = rig.host.popen(
-            [PYTHON, "-I", launch, "probes"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert process.stdin
-        process.stdin.write(text)
-        process.stdin.close()
-        running.append(process)
-    made = promises.build_promises(STANDARD, FACTS)
-    for process in running:
-        assert process.stdout
-        outcomes = map(promises.read_outcome, json.load(process.stdout)["outcomes"])
-        findings = [promises.judge(*each) for each in zip(made, outcomes, strict=True)]
-        assert not_kept(findings) == []
+    found: list[list[promises.Finding]] = []
+
+    def work() -> None:
+        with contextlib.closing(rigs.Packets(rig.host)) as packets:
+            found.extend(packets.findings(STANDARD) for _ in range(5))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 10
+    assert [not_kept(findings) for findings in found] == [[]] * 10
 
 
-def test_a_worker_without_privileges_says_so(rig: Rig) -> None:
-    done = rig.host.run(
-        [PYTHON, "-m", "istio_hostagent.workers.probes"],
-        user=rigs.APP,
-        stdin=json.dumps({"promises": [], "proxy_uid": 1, "proxy_gid": 1}),
-        cwd=CHECKOUT,
-    )
-    assert json.loads(done.stdout) == {"outcomes": []}
-    some = request(STANDARD)
-    done = rig.host.run(
-        [PYTHON, "-m", "istio_hostagent.workers.probes"],
-        user=rigs.APP,
-        stdin=json.dumps(some),
-        cwd=CHECKOUT,
-    )
-    assert json.loads(done.stdout)["error"]["code"] == "not-permitted"
+def test_without_sockets_nothing_is_called_proven(rig: Rig) -> None:
+    rig.install(STANDARD)
+    with (
+        contextlib.closing(rigs.Packets(rig.host)) as packets,
+        WorkerKiller(rig.host, "probe_sockets"),
+        pytest.raises(ChildFailed, match="SIGKILL"),
+    ):
+        packets.findings(STANDARD)
 
 
 @pytest.mark.parametrize(

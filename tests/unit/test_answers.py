@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from istio_hostagent.agent import fields
 from istio_hostagent.host import answers, files, processes
 from istio_hostagent.identity import rotation
-from istio_hostagent.redirect import exchange, model, promises
+from istio_hostagent.redirect import exchange, model
 
 HELD = {
     "identity": "spiffe://cluster.local/ns/default/sa/default",
@@ -26,13 +26,13 @@ HELD = {
 ERROR = {"code": "certificate-refused", "message": "no such account", "hint": ""}
 REQUESTS: dict[str, Any] = {
     "certificate": {},
-    "probes": {"promises": [{}, {}, {}]},
+    "probe_sockets": {"groups": [{}, {}]},
     "reader": {"paths": ["/a", "/b"]},
     "second_reader": {},
 }
 GOOD: dict[str, Any] = {
     "certificate": {"held": HELD, "error": ERROR},
-    "probes": {"outcomes": [{}, {"errno": 101}, {"address": "10.0.0.1", "port": 15001}]},
+    "probe_sockets": {"errnos": [0, 97, 1]},
     "reader": [{"data": "S0VZPXZhbHVlCg=="}, {"errno": 13}],
     "second_reader": {"observed": exchange.to_json(model.Observed())},
 }
@@ -125,13 +125,8 @@ class TestWhatFits:
     def test_a_certificate_without_an_end(self) -> None:
         use("certificate", certificate(not_before=0, not_after=answers.LAST_MOMENT))
 
-    def test_probes(self) -> None:
-        assert read("probes", GOOD["probes"]).outcomes == (
-            promises.Outcome(),
-            promises.Outcome(errno=101),
-            promises.Outcome("10.0.0.1", 15001),
-        )
-        assert read("probes", {"error": ERROR}).trouble.message == "no such account"
+    def test_probe_sockets(self) -> None:
+        assert read("probe_sockets", GOOD["probe_sockets"]).errnos == (0, 97, 1)
 
     def test_files(self) -> None:
         assert read("reader", GOOD["reader"]) == (
@@ -206,12 +201,12 @@ class TestWhatDoesNot:
         with pytest.raises(answers.Wrong, match=r"error\.code"):
             read("certificate", {"error": ERROR | {"code": code}})
 
-    @pytest.mark.parametrize("wrong", [{"errno": -1}, {"port": 70000}, {"address": "a b"}, []])
-    def test_outcomes_of_probes(self, wrong: Any) -> None:
-        with pytest.raises(answers.Wrong):
-            read("probes", {"outcomes": [{}, {}, wrong]})
+    @pytest.mark.parametrize("wrong", [-1, 5000, "1", None, True, 1.0])
+    def test_errors_of_probe_sockets(self, wrong: Any) -> None:
+        with pytest.raises(answers.Wrong, match="errnos is not a number"):
+            read("probe_sockets", {"errnos": [0, 0, wrong]})
         with pytest.raises(answers.Wrong, match="list of 3"):
-            read("probes", {"outcomes": [{}]})
+            read("probe_sockets", {"errnos": [0]})
 
     @pytest.mark.parametrize(
         "wrong", [{}, {"data": 3}, {"data": "*"}, {"data": "é"}, {"errno": 5000}, {"errno": "13"}]

@@ -49,12 +49,6 @@ def test_a_finding_is_one_line_that_says_why() -> None:
     assert str(promises.judge(CAPTURED, Outcome("127.0.0.1", 15001))) == "kept: x"
 
 
-@pytest.mark.parametrize("wrong", [{"address": 3}, {"port": "80"}, {"errno": None}])
-def test_a_wrong_answer_of_the_worker_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="not an outcome"):
-        promises.read_outcome(wrong)
-
-
 def test_every_class_of_the_configuration_has_a_promise() -> None:
     texts = [each.text for each in promises.build_promises(STANDARD, FACTS)]
     for expected in (

@@ -1,0 +1,249 @@
+"""Probe packets: sent from sockets of other identities, recorded where they were going, dropped.
+
+Not here: who makes the sockets (`workers.probe_sockets`), what follows from the outcomes
+(`redirect.promises`). Nothing leaves the host and nothing reaches an application or the proxy: a
+table of our own records and drops each packet right after its translation was decided, and every
+connection is given up before the table goes. Nothing here waits.
+"""
+
+import collections
+import contextlib
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from ..errors import HostAgentError
+from ..redirect.promises import Outcome, Promise, Sender
+from . import probetable, synpacket
+from .nfnetlink import connection
+
+# So many sockets of one kind are kept; of more packets of that kind some are sent later.
+MAX_SOCKETS = 64
+
+
+class Kind(NamedTuple):
+    """What a socket is good for: whose it is, the IP version, and the address it is bound to."""
+
+    sender: Sender
+    is_v6: bool
+    source: str
+
+
+def kind_of(promise: Promise) -> Kind:
+    """Which socket a packet is sent from; for one of a neighbour, which holds its port."""
+    return Kind(promise.sender, ":" in promise.destination, promise.source)
+
+
+class Pool:
+    """The sockets that packets are sent from, made once by others and used again and again."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._idle: dict[Kind, list[socket.socket]] = {}
+        self._errnos: dict[Kind, int] = {}
+        self._packet: socket.socket | None = None
+        self._packet_errno = errno.EBADF
+
+    def fill(
+        self, counts: Mapping[Kind, int], errnos: Sequence[int], made: Sequence[socket.socket]
+    ) -> bool:
+        """Take what was made for `counts`, in its order; False if it is not as many.
+
+        `errnos`: of each kind and of the packet socket, 0 or why there is none.
+        """
+        self.close()
+        kinds = [kind for kind, code in zip(counts, errnos, strict=False) if not code]
+        has_packet = not errnos[-1]
+        if len(made) != sum(counts[kind] for kind in kinds) + has_packet:
+            for each in made:
+                each.close()
+            return False
+        left = iter(made)
+        for kind, code in zip(counts, errnos, strict=False):
+            self._errnos[kind] = code
+            self._idle[kind] = [] if code else [next(left) for _ in range(counts[kind])]
+            for each in self._idle[kind]:
+                each.setblocking(False)
+        self._packet = next(left, None)
+        self._packet_errno = errnos[-1]
+        return True
+
+    def has(self, counts: Mapping[Kind, int]) -> bool:
+        """Whether so many of each kind are there."""
+        is_whole = all(len(self._idle.get(kind, ())) >= count for kind, count in counts.items())
+        return is_whole and self._packet is not None
+
+    def take(self, kind: Kind) -> socket.socket:
+        """Take one out; raises OSError with the reason why there is none."""
+        if not self._idle.get(kind):
+            raise OSError(self._errnos.get(kind) or errno.EMFILE, "no socket")
+        return self._idle[kind].pop()
+
+    def give_back(self, kind: Kind, sock: socket.socket) -> None:
+        """It may be used again."""
+        self._idle[kind].append(sock)
+
+    def send_frame(self, frame: bytes) -> None:
+        """Put an Ethernet frame on `lo`, as if it came from a cable; raises OSError."""
+        if self._packet is None:
+            raise OSError(self._packet_errno, "no packet socket")
+        self._packet.sendto(frame, ("lo", 0))
+
+    def close(self) -> None:
+        """Close all that are idle."""
+        for sockets in self._idle.values():
+            for each in sockets:
+                each.close()
+        self._idle.clear()
+        if self._packet is not None:
+            self._packet.close()
+            self._packet = None
+
+
+def count(promises: Iterable[Promise]) -> dict[Kind, int]:
+    """How many sockets of each kind these packets need, no more than MAX_SOCKETS of one."""
+    kinds = collections.Counter(map(kind_of, promises))
+    return {
+        kind: min(number, MAX_SOCKETS)
+        for kind, number in kinds.items()
+        if kind.sender is not Sender.NEIGHBOUR
+    }
+
+
+def first_round(promises: Sequence[Promise]) -> int:
+    """How many of these, from the first one on, can be sent at once."""
+    kinds: collections.Counter[Kind] = collections.Counter()
+    for index, promise in enumerate(promises):
+        kind = kind_of(promise)
+        kinds[kind] += 1
+        if kinds[kind] > MAX_SOCKETS:
+            return index
+    return len(promises)
+
+
+class Round:
+    """Some packets that were sent at once; `outcomes` in the order of their promises."""
+
+    def __init__(
+        self, promises: Sequence[Promise], pool: Pool, link: connection.Connection
+    ) -> None:
+        """Send them; raises ApplyRejected, KernelBusy, NotPermitted with none sent.
+
+        What could not be sent has its reason among the outcomes.
+        """
+        self.outcomes = [Outcome() for _ in promises]
+        self._promises = promises
+        self._pool = pool
+        self._holders = contextlib.ExitStack()
+        self._bound: dict[int, socket.socket] = {}
+        try:
+            sources = self._bind_all()
+            local = [sources[index] for index in self._bound]
+            wire = [source for index, source in sources.items() if index not in self._bound]
+            self._table = probetable.ProbeTable(link, local, wire)
+        except HostAgentError:
+            self._give_back(set())
+            self._holders.close()
+            raise
+        self._sources = sources
+        under_way = {index for index in self._bound if self._connect(index)}
+        self._give_back(under_way)
+        self._awaited = self._send_frames()
+
+    def _bind_all(self) -> dict[int, probetable.Source]:
+        """Give each packet a source port that nobody else has meanwhile."""
+        sources: dict[int, probetable.Source] = {}
+        for index, promise in enumerate(self._promises):
+            kind = kind_of(promise)
+            try:
+                if promise.sender is Sender.NEIGHBOUR:
+                    family = socket.AF_INET6 if kind.is_v6 else socket.AF_INET
+                    sock = self._holders.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                    if kind.is_v6:
+                        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                else:
+                    sock = self._bound[index] = self._pool.take(kind)
+                _bind(sock, promise.source)
+            except OSError as error:
+                self._failed(index, error.errno)
+                if index in self._bound:
+                    self._pool.give_back(kind, self._bound.pop(index))
+            else:
+                sources[index] = probetable.Source(kind.is_v6, sock.getsockname()[1])
+        return sources
+
+    def _connect(self, index: int) -> bool:
+        """Send the first packet of a connection; whether the connection is under way."""
+        promise = self._promises[index]
+        code = self._bound[index].connect_ex((promise.destination, promise.port))
+        if code != errno.EINPROGRESS:
+            self._failed(index, code)
+        return code == errno.EINPROGRESS
+
+    def _give_back(self, under_way: set[int]) -> None:
+        """Give all connections up: the kernel has sent and dropped what we look at by now.
+
+        shutdown(2) in the state SYN_SENT makes a socket as it was before connect(2), and gives
+        its port back (inet_shutdown()). One that does not obey is not used again.
+        """
+        for index, sock in self._bound.items():
+            if index in under_way:
+                try:
+                    sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    sock.close()
+                    continue
+            self._pool.give_back(kind_of(self._promises[index]), sock)
+
+    def _send_frames(self) -> set[probetable.Source]:
+        """Put the packets of neighbours on `lo`; gives the sources of those that must be seen."""
+        sent: set[probetable.Source] = set()
+        for index, source in self._sources.items():
+            promise = self._promises[index]
+            if promise.sender is not Sender.NEIGHBOUR:
+                continue
+            neighbour = probetable.NEIGHBOUR_V6 if source.is_v6 else probetable.NEIGHBOUR_V4
+            destination = ipaddress.ip_address(promise.destination)
+            frame = synpacket.build_frame(neighbour, source.port, destination, promise.port)
+            try:
+                self._pool.send_frame(frame)
+            except OSError as error:
+                self._failed(index, error.errno)
+            else:
+                sent.add(source)
+        return sent
+
+    def _failed(self, index: int, code: int | None) -> None:
+        self.outcomes[index] = Outcome(errno=code or errno.EIO)
+
+    def look(self) -> bool:
+        """Read what was recorded; whether every packet from outside has been seen.
+
+        They may take a moment; the others have been decided when connect(2) returned. Raises
+        KernelBusy, NotPermitted.
+        """
+        seen = self._table.read()
+        for index, source in self._sources.items():
+            if source in seen:
+                self.outcomes[index] = Outcome(*seen[source])
+        return self._awaited <= seen.keys()
+
+    def close(self) -> None:
+        """Take the table away, then the ports; raises nothing."""
+        self._table.close()
+        self._holders.close()
+
+
+def _bind(sock: socket.socket, address: str) -> None:
+    """Bind to a free port; one that is bound already, to the same address, keeps its own.
+
+    An empty address is any address.
+    """
+    try:
+        sock.bind((address, 0))
+    except OSError as error:
+        # The route was missing the last time: connect(2) failed before it could be undone.
+        if error.errno != errno.EINVAL:
+            raise

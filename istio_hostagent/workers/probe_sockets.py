@@ -1,0 +1,85 @@
+"""Make the sockets that probe packets are sent from, each by the user and group it stands for.
+
+In: {"proxy_uid", "proxy_gid", "groups": [{"sender", "is_v6", "count"}, ...]}.
+Out: {"errnos": [...]}, one for each group in order and one for the packet socket: 0, or why it
+could not be made. What was made is handed over through the inherited socket, in the same order
+(unix(7), SCM_RIGHTS): a socket keeps the credentials it was made with, and those are what
+`meta skuid` and `meta skgid` compare (nft_meta_get_eval_skugid()), whoever sends on it.
+
+Not here: sending (`host.probing`). The sockets are neither bound nor connected.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..host import handover
+
+_ORDINARY_ID = 65534  # nobody
+
+
+def main() -> None:
+    """Answer one request."""
+    request = json.load(sys.stdin)
+    proxy = request["proxy_uid"], request["proxy_gid"]
+    made: list[socket.socket] = []
+    errnos = [_make(group, proxy, made) for group in request["groups"]]
+    try:
+        # Bound to no protocol: it hears nothing, and sends where it is told (packet(7)).
+        made.append(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+        errnos.append(0)
+    except OSError as error:
+        errnos.append(error.errno or 0)
+    handover.give(made)
+    json.dump({"errnos": errnos}, sys.stdout)
+
+
+def _make(group: Mapping[str, Any], proxy: tuple[int, int], made: list[socket.socket]) -> int:
+    """Add the sockets of one group, all or none; gives 0, or the number of the error."""
+    family = socket.AF_INET6 if group["is_v6"] else socket.AF_INET
+    sockets: list[socket.socket] = []
+    try:
+        with _acting_as(*_identity(group["sender"], proxy)):
+            for _ in range(group["count"]):
+                sockets.append(socket.socket(family, socket.SOCK_STREAM))
+                if group["is_v6"]:
+                    sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    except OSError as error:
+        return error.errno or 0
+    made += sockets
+    return 0
+
+
+def _identity(sender: str, proxy: tuple[int, int]) -> tuple[int, int]:
+    """Give uid and gid to act as. The ordinary ones are nobody's, and never the proxy's."""
+    uid = _ORDINARY_ID - (proxy[0] == _ORDINARY_ID)
+    gid = _ORDINARY_ID - (proxy[1] == _ORDINARY_ID)
+    identities = {
+        "application": (uid, gid),
+        "root": (0, 0),
+        "proxy user": (proxy[0], gid),
+        "proxy group": (uid, proxy[1]),
+    }
+    return identities[sender]
+
+
+@contextlib.contextmanager
+def _acting_as(uid: int, gid: int) -> Iterator[None]:
+    """Make new sockets belong to this user and group; OSError if that is not permitted."""
+    os.setegid(gid)
+    try:
+        os.seteuid(uid)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+    finally:
+        os.setegid(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ from ..config import model
 from ..errors import AgentRunning, ConfigInvalid, HostAgentError, NotPermitted, Problem
 from ..host import clock, control, files, mailbox, nftables
 from ..redirect import model as redirect
+from ..redirect import plan as plans
 from . import events, inspection, places, prober, reconcile, reload, tasks
 
 
@@ -55,21 +56,21 @@ def plan(environment: Mapping[str, str]) -> tuple[str, ...]:
     """What `apply` would change, as lines of a diff; changes nothing."""
     config, facts = require(environment)
     with locked() as kernel:
-        return reconcile.make_plan(inspection.desired_rules(config, facts), kernel).lines
+        return plans.describe(reconcile.make_plan(inspection.desired_rules(config, facts), kernel))
 
 
 def apply(environment: Mapping[str, str]) -> tuple[str, ...]:
     """Install the rules and read them back; returns the lines of the diff that was applied."""
     config, facts = require(environment)
     with locked() as kernel:
-        return reconcile.reconcile(inspection.desired_rules(config, facts), kernel).lines
+        return plans.describe(reconcile.reconcile(inspection.desired_rules(config, facts), kernel))
 
 
 def clean(environment: Mapping[str, str]) -> tuple[str, ...]:
     """Take out everything that is ours in the kernel, and the marks that it was there."""
     state_dir = places.find_places(environment).state_dir
     with locked() as kernel:
-        lines = reconcile.reconcile(redirect.Ruleset(), kernel).lines
+        lines = plans.describe(reconcile.reconcile(redirect.Ruleset(), kernel))
         for name in (places.MARKER, places.ATTEMPT, places.GUARD):
             files.remove(os.path.join(state_dir, name))
         return lines

@@ -82,9 +82,7 @@ class RedirectionPart:
         self.error = None
         self.value = states.applied(self.value, has_changed=bool(done))
         if done:
-            logger.info(
-                "redirection installed and read back", extra=fields.of(COUNT=len(done.lines))
-            )
+            logger.info("redirection installed and read back")
         return done
 
     def _failed(self, error: HostAgentError) -> None:

@@ -18,6 +18,7 @@ from ..host import control
 from ..identity import rotation
 from ..lifecycle.phase import Phase
 from ..lifecycle.report import Report
+from ..redirect import plan
 from ..supervise import validation
 from . import components, configuration, inspection, reconcile, reload, status
 
@@ -93,7 +94,7 @@ class Requests:
         done = part.apply()
         if done is None:
             return refusal(part.error or HostAgentError(part.trouble))
-        return {"ok": True, "lines": list(done.lines)}
+        return {"ok": True, "lines": list(plan.describe(done))}
 
     def _plan(self, caller: control.Caller) -> None:
         loaded = self._parts.configuration.look(self._parts.life.disk.accepted)
@@ -101,8 +102,8 @@ class Requests:
             caller.answer(self._not_usable(loaded))
             return
         wanted = inspection.desired_rules(loaded.config, self._parts.machine.facts)
-        lines = reconcile.make_plan(wanted, self._parts.kernel).lines
-        caller.answer({"ok": True, "lines": list(lines)})
+        planned = reconcile.make_plan(wanted, self._parts.kernel)
+        caller.answer({"ok": True, "lines": list(plan.describe(planned))})
 
     def _verify(self, caller: control.Caller) -> None:
         told = self._parts.life.told

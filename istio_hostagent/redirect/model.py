@@ -203,15 +203,13 @@ class Observed:
 class Plan:
     """One change: tables in `write` become what they say, those in `delete` go, all together.
 
-    False when there is nothing to do. `lines` shows the difference to people: `-` is there now,
-    `+` will be there.
+    False when there is nothing to do. `observed` is what was there when it was made.
     """
 
     write: tuple[TableState, ...] = ()
     delete: tuple[str, ...] = ()
     add_addresses: tuple[str, ...] = ()
     delete_addresses: tuple[str, ...] = ()
-    lines: tuple[str, ...] = ()
     observed: Observed = field(default=Observed(), compare=False)
 
     def __bool__(self) -> bool:

@@ -4,7 +4,6 @@ Not here: doing it (`host.nftables`). A table is replaced as a whole or left alo
 are left alone, so that applying twice touches nothing and counters survive.
 """
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -20,29 +19,34 @@ def make_plan(desired: model.Ruleset, observed: model.Observed, *, owned: bool) 
     """Say which tables and addresses must change. `owned`: the main table must be our socket's."""
     there = {table.name: table for table in observed.tables}
     write: list[model.TableState] = []
-    lines: list[str] = []
     for table in desired.tables:
         owner = model.Owner.WE if owned and table.may_be_owned else model.Owner.NOBODY
         state = expressions.compile_table(table, owner)
         present = there.get(table.name)
-        if present and not _must_write(state, present):
-            continue
-        write.append(state)
-        lines += _difference(present, state)
+        if not present or _must_write(state, present):
+            write.append(state)
     wanted = {table.name for table in desired.tables}
-    delete = tuple(name for name in there if name not in wanted)
-    for name in delete:
-        lines += _difference(there[name], None)
     here = observed.loopback_addresses
-    plan = model.Plan(
+    return model.Plan(
         tuple(write),
-        delete,
+        tuple(name for name in there if name not in wanted),
         tuple(a for a in desired.loopback_addresses if a not in here),
         tuple(a for a in here if a not in desired.loopback_addresses),
+        observed,
     )
+
+
+def describe(plan: model.Plan) -> tuple[str, ...]:
+    """Show the difference to people, as lines: `-` is there now, `+` will be there."""
+    there = {table.name: table for table in plan.observed.tables}
+    lines: list[str] = []
+    for state in plan.write:
+        lines += _difference(there.get(state.name), state)
+    for name in plan.delete:
+        lines += _difference(there[name], None)
     lines += [f"+address {address} on lo" for address in plan.add_addresses]
     lines += [f"-address {address} on lo" for address in plan.delete_addresses]
-    return dataclasses.replace(plan, lines=tuple(lines), observed=observed)
+    return tuple(lines)
 
 
 def _must_write(state: model.TableState, present: model.TableState) -> bool:

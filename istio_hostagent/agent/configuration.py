@@ -54,7 +54,7 @@ class ConfigurationPart:
         for warning in self.loaded.warnings:
             logger.warning("%s", warning, extra=fields.of(FILE=warning.file, LINE=warning.line))
         if self.loaded.is_kept:
-            logger.warning("keeping the last accepted configuration")
+            logger.warning("the previous configuration stays active")
 
 
 def offer(loaded: reload.Loaded) -> Offer:

@@ -179,7 +179,7 @@ class Agent:
     def _log_change(self, before: lives.Life, after: lives.Life) -> None:
         if before.phase is Phase.JOINING and after.phase is Phase.OUT and after.attempt.last_error:
             logger.error(
-                "could not join; the rules are taken out again",
+                "could not join; rules removed",
                 extra=fields.of(DETAIL=after.attempt.last_error, ATTEMPT=after.attempt.failures),
             )
         if before.phase is Phase.JOINING and after.phase is Phase.JOINED:
@@ -188,8 +188,8 @@ class Agent:
             logger.info("joined the mesh", extra=extra)
         if after.refusal is not None and after.refusal is not before.refusal:
             logger.error(
-                "the new configuration does not hold; the one before stays in force",
-                extra=fields.of(CODE="not-kept", DETAIL=after.refusal.reason),
+                "new configuration rejected; the previous one stays active",
+                extra=fields.of(CODE="rejected", DETAIL=after.refusal.reason),
             )
 
     # -- configuration --------------------------------------------------------------------------

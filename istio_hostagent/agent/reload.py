@@ -113,8 +113,8 @@ def refuse(kept: Loaded, refused: Loaded, reason: str, *, is_final: bool = True)
 
     `is_final`: it is not tried again unless somebody asks.
     """
-    again = "`reload` tries it again" if is_final else "it is tried again by itself"
-    text = f"not kept ({again}), because with it: {reason}"
+    again = "`reload` retries" if is_final else "retried automatically"
+    text = f"rejected ({again}): {reason}"
     changed = [
         new.file
         for new, old in zip(refused.layers, kept.layers, strict=True)

@@ -17,7 +17,7 @@ from ..errors import (
 from ..host import control
 from ..identity import rotation
 from ..lifecycle.phase import Phase
-from ..lifecycle.report import Report
+from ..lifecycle.report import STAYS_ACTIVE, Report
 from ..redirect import plan
 from ..supervise import validation
 from . import components, configuration, inspection, reconcile, reload, status
@@ -139,7 +139,8 @@ class Requests:
     def _not_usable(self, found: reload.Loaded | None = None) -> dict[str, Any]:
         loaded = found or self._parts.configuration.judged(self._parts.life)
         if loaded.problems:
-            message = "\n".join(str(problem) for problem in loaded.problems)
+            lines = [str(problem) for problem in loaded.problems]
+            message = "\n".join([*lines, STAYS_ACTIVE] if loaded.is_kept else lines)
         else:
             cluster = self._parts.configuration.sources.cluster
             message = f"no configuration yet: {cluster} is missing or empty"
@@ -181,7 +182,7 @@ class Requests:
             return answer | {"exit_status": 75} if is_passing else answer
         if life.rollout.candidate is not None:
             error = life.rollout.validation.last_error
-            message = f"not in force yet, tried again by itself: {error}"
+            message = f"not active yet, retried automatically: {error}"
             return refusal(HostAgentError(message)) | {"exit_status": 75}
         if parts.redirection.value.last_error and life.is_joined:
             return refusal(parts.redirection.error or HostAgentError(parts.redirection.trouble))

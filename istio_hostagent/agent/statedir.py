@@ -59,7 +59,7 @@ class StateDirectory:
         except OSError as error:
             text = f"cannot change {self._path(name)}: {error.strerror}"
             if self._logged != text:
-                logger.warning("%s", text, extra=fields.of(CODE="not-kept"))
+                logger.warning("%s", text, extra=fields.of(CODE="not-saved"))
             self._logged = text
             return text
         self._logged = ""

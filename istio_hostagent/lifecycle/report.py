@@ -30,6 +30,10 @@ class Texts:
     searched: tuple[str, ...] = ()
 
 
+# What a mistake in the files does to a host that has accepted others before.
+STAYS_ACTIVE = "the previous configuration stays active"
+
+
 @dataclass(frozen=True)
 class Report:
     """`is_in_control`: nothing is pending that needs no person. `summary` is the STATUS= text."""
@@ -54,14 +58,14 @@ def describe(life: Life, now_is: Situation, now: Now, texts: Texts) -> Report:
             summary += "; some rules could not be tested on this host yet (see verify)"
         return Report(is_in_control=True, is_in_mesh=True, summary=summary)
     waiting = obstacle or _progress(life, now_is, now, texts)
-    summary = f"{'joined, not whole' if life.is_joined else 'not in the mesh'}: {waiting}"
+    summary = f"{'degraded' if life.is_joined else 'not in the mesh'}: {waiting}"
     return Report(is_in_control=bool(obstacle), is_in_mesh=False, summary=summary)
 
 
 def _problems(texts: Texts) -> str:
     others = len(texts.problems) - 1
     more = f" (and {others} more)" if others else ""
-    kept = ", keeping the last accepted configuration" if texts.is_kept else ""
+    kept = f"; {STAYS_ACTIVE}" if texts.is_kept else ""
     return f"{texts.problems[0]}{more}{kept}"
 
 

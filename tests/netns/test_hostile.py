@@ -69,7 +69,7 @@ class TestConfigurationsThatDoNotHold:
         join(host)
         nft(host, THIEF % 9090)
         host.write_sidecar("ISTIO_INBOUND_PORTS=8080,9090\n")
-        eventually(lambda: "not kept" in summary(host), "the refusal is said")
+        eventually(lambda: "rejected" in summary(host), "the refusal is said")
         eventually(lambda: host.status()["in_mesh"], "the one before works again")
         assert "9090" not in rules(host)
 
@@ -78,7 +78,7 @@ class TestConfigurationsThatDoNotHold:
             host.token.touch()
             host.verb("reload", is_checked=False)
         eventually(lambda: host.status()["in_mesh"], "in the mesh all the same")
-        assert "not kept" in summary(host)
+        assert "rejected" in summary(host)
         assert "9090" not in rules(host)
 
         host.namespace.run(["nft", "delete", "table", "ip", "thief"], check=True)
@@ -93,7 +93,7 @@ class TestConfigurationsThatDoNotHold:
         host.write_sidecar("ISTIO_INBOUND_PORTS=8080,90900\n")
         eventually(lambda: host.status()["configuration"]["state"] == "kept", "the typo")
         host.write_sidecar("ISTIO_INBOUND_PORTS=8080,9090\n")
-        eventually(lambda: "not kept" in summary(host), "the refusal is said")
+        eventually(lambda: "rejected" in summary(host), "the refusal is said")
         eventually(lambda: host.status()["in_mesh"], "the one before works again")
         assert "9090" not in rules(host)
 
@@ -107,7 +107,7 @@ class TestConfigurationsThatDoNotHold:
         host.write_sidecar("ISTIO_INBOUND_PORTS=8080,9090\n")
         host.start()
         host.verb("wait", "--timeout", "20")
-        eventually(lambda: "not kept" in summary(host), "the refusal is said")
+        eventually(lambda: "rejected" in summary(host), "the refusal is said")
         eventually(lambda: host.status()["in_mesh"], "the one before works")
         assert "9090" not in rules(host)
 
@@ -428,7 +428,7 @@ class TestIdentity:
         join(host)
         configure(host, POD_NAMESPACE="other")
         # Its token may still be on its way.
-        eventually(lambda: "not kept" in summary(host), "the refusal", within_s=45)
+        eventually(lambda: "rejected" in summary(host), "the refusal", within_s=45)
         eventually(lambda: host.status()["in_mesh"], "in the mesh as before")
         host.kill()
         host.start()

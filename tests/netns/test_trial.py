@@ -74,7 +74,7 @@ def test_what_comes_with_a_refused_bootstrap_touches_neither_rules_nor_proxy(
     assert is_in_mesh(host)
     assert main_rules(host, "-a") == rules
     assert host.status()["proxy"] == proxy
-    assert "not kept" in host.status()["summary"]
+    assert "rejected" in host.status()["summary"]
 
 
 def test_what_works_is_repaired_while_something_else_is_judged(
@@ -137,7 +137,7 @@ def test_a_proxy_that_cannot_start_gives_way_to_the_one_before(
             host.token.touch()
         assert (host.state / "accepted.json").read_text() == accepted
         assert "15101" not in accepted
-        assert "not kept" in host.status()["summary"]
+        assert "rejected" in host.status()["summary"]
         assert host.status()["proxy"]["starts"] == 1
     assert host.verb("reload").returncode == 0
     assert host.status()["configuration"]["problems"] == []
@@ -260,7 +260,7 @@ def test_what_serves_goes_on_while_a_silent_ca_is_asked_for_another_identity(
     eventually(lambda: host.status()["configuration"]["state"] == "trial", "it is being tried")
     # Another change meanwhile does not make the first one stay.
     configure(host, ENVOY_PORT="15102", SERVICE_ACCOUNT="other")
-    eventually(lambda: "not kept" in host.status()["summary"], "given up", within_s=70)
+    eventually(lambda: "rejected" in host.status()["summary"], "given up", within_s=70)
     eventually(lambda: is_in_mesh(host), "the one before works")
     assert main_rules(host, "-a") == rules
     assert host.status()["proxy"] == proxy
@@ -338,7 +338,7 @@ def test_a_proxy_that_hangs_gives_way_to_the_one_that_served(
     # What a power cut would leave for the next boot fits what would be come back to.
     assert (host.state / "guard.nft").read_text() == guard
     assert host.status()["configuration"]["state"] == "trial"
-    eventually(lambda: "not kept" in host.status()["summary"], "given up", within_s=70)
+    eventually(lambda: "rejected" in host.status()["summary"], "given up", within_s=70)
     eventually(lambda: is_in_mesh(host), "Envoy serves again")
     assert "10.99" not in main_rules(host)
     # Under `auto`, what served is what comes back.

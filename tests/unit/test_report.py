@@ -54,7 +54,7 @@ def test_a_kept_configuration_is_said_while_in_the_mesh() -> None:
     texts = replace(TEXTS, problems=(Problem("/s.env", 1, "unknown escape"),), is_kept=True)
     report = describe(JOINED, WHOLE, NOW, texts)
     assert report.is_in_mesh
-    assert "/s.env:1: unknown escape, keeping the last accepted configuration" in report.summary
+    assert "/s.env:1: unknown escape; the previous configuration stays active" in report.summary
 
 
 def test_while_things_only_take_their_time_the_agent_is_not_in_control_yet() -> None:

@@ -48,7 +48,7 @@ def run(environment: Mapping[str, str]) -> None:
     lock = control.Lock()
     if not lock.take():
         raise AgentRunning("another agent or verb works in this network namespace")
-    host, sources = places.probe_host(environment)
+    host, sources = reload.probe_host(environment)
     files.make_directory(str(host.state_dir))
     files.make_directory(str(host.runtime_dir))
     inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()

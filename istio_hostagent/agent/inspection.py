@@ -53,11 +53,6 @@ class Verification:
         ]
 
 
-def desired_rules(settings: config.Config, facts: config.HostFacts) -> model.Ruleset:
-    """What this configuration wants in the kernel."""
-    return policy.build_ruleset(settings.redirection, facts)
-
-
 def start(
     settings: config.Config,
     facts: config.HostFacts,
@@ -75,7 +70,7 @@ def start(
     if work.is_running(SECOND_READER):
         failed(HostAgentError("another verification is under way"))
         return
-    desired = desired_rules(settings, facts)
+    desired = policy.build_ruleset(settings.redirection, facts)
     drifts = tuple(str(difference) for difference in reconcile.find_drift(desired, kernel))
     made = promises.build_promises(settings.redirection, host.look_again(facts))
     ended: dict[str, Any] = {}

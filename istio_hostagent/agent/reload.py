@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 
 from ..config import build, model
 from ..errors import Problem
+from ..host import facts as machine
 from ..host import files, layers, processes
+from . import places
 
 ACCEPTED = "accepted.json"
 REFUSED = "refused.json"
@@ -35,6 +37,13 @@ class Sources:
     def paths(self) -> tuple[str, str, str]:
         """All three."""
         return (self.hostagent, self.cluster, self.sidecar)
+
+
+def probe_host(environment: Mapping[str, str]) -> tuple[model.HostFacts, Sources]:
+    """What this machine is and where its files lie; raises HostUnsupported, KernelBusy."""
+    own = places.find_places(environment)
+    found = machine.probe_facts(state_dir=own.state_dir, runtime_dir=own.runtime_dir)
+    return found, find_sources(environment, own.config_dir)
 
 
 def find_sources(environment: Mapping[str, str], config_dir: str) -> Sources:

@@ -18,7 +18,7 @@ from ..host import control
 from ..identity import rotation
 from ..lifecycle.phase import Phase
 from ..lifecycle.report import STAYS_ACTIVE, Report
-from ..redirect import plan
+from ..redirect import plan, policy
 from ..supervise import validation
 from . import components, configuration, inspection, reconcile, reload, status
 
@@ -101,7 +101,7 @@ class Requests:
         if loaded.config is None or loaded.problems:
             caller.answer(self._not_usable(loaded))
             return
-        wanted = inspection.desired_rules(loaded.config, self._parts.machine.facts)
+        wanted = policy.build_ruleset(loaded.config.redirection, self._parts.machine.facts)
         planned = reconcile.make_plan(wanted, self._parts.kernel)
         caller.answer({"ok": True, "lines": list(plan.describe(planned))})
 

@@ -6,7 +6,6 @@ Needs no CA, no proxy and no running service; with an agent running it asks that
 
 import os
 
-from ..agent import oneshot
 from . import answer
 from .options import Option, Values
 
@@ -16,7 +15,7 @@ OPTIONS = (Option("quiet", "print nothing on success"),)
 def execute(values: Values) -> int:
     """Apply, and print the diff that was applied."""
     asked = answer.ask("apply")
-    lines = asked["lines"] if asked is not None else oneshot.apply(os.environ)
+    lines = asked["lines"] if asked is not None else answer.oneshot("apply").apply(os.environ)
     if not values["quiet"]:
         print("\n".join(lines) if lines else "nothing to do: the rules are as wanted")
     return 0

@@ -5,7 +5,6 @@ Refused while an agent runs here: `systemctl stop istio-hostagent` takes the hos
 
 import os
 
-from ..agent import oneshot
 from . import answer
 from .options import Option, Values
 
@@ -15,7 +14,7 @@ OPTIONS = (Option("quiet", "print nothing on success"),)
 def execute(values: Values) -> int:
     """Clean, and print what went."""
     answer.ask("clean")
-    lines = oneshot.clean(os.environ)
+    lines = answer.oneshot("clean").clean(os.environ)
     if not values["quiet"]:
         print("\n".join(lines) if lines else "nothing to do: no rules of ours")
     return 0

@@ -8,7 +8,6 @@ import json
 import os
 from typing import Any
 
-from ..agent import oneshot
 from . import answer
 from .options import Option, Values
 
@@ -21,7 +20,10 @@ OPTIONS = (
 def execute(values: Values) -> int:
     """Print what was found."""
     asked = answer.ask("verify")
-    result = asked["verification"] if asked else oneshot.verify(os.environ).to_json()
+    if asked is not None:
+        result = asked["verification"]
+    else:
+        result = answer.oneshot("verify").verify(os.environ).to_json()
     print(json.dumps(result, indent=1) if values["json"] else _render(result, values["verbose"]))
     return 0 if result["in_place"] else 1
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from istio_hostagent.agent import inspection
 from istio_hostagent.config import build, model
 from istio_hostagent.host import nftables
-from istio_hostagent.redirect import drift
+from istio_hostagent.redirect import drift, policy
+from istio_hostagent.redirect import model as rules
 from tests.demo.ca_server import DemoAuthority
 from tests.lab import netns, soak
 from tests.lab.host import Host, proxy_user
@@ -66,7 +66,7 @@ def leaked(host: Host) -> int:
     return int(listing.split("counter packets ")[1].split()[0])
 
 
-def wanted_rules(host: Host, ports: str) -> tuple[model.Config, model.HostFacts]:
+def wanted_rules(host: Host, ports: str) -> rules.Ruleset:
     texts = (
         (host.hostagent_env, host.hostagent_env.read_bytes()),
         (host.cluster_env, host.cluster_env.read_bytes()),
@@ -77,7 +77,7 @@ def wanted_rules(host: Host, ports: str) -> tuple[model.Config, model.HostFacts]
     layers = [model.Layer(str(path), text, model.Trust(True)) for path, text in texts]
     config = build.build_config(layers, facts).config
     assert config is not None
-    return config, facts
+    return policy.build_ruleset(config.redirection, facts)
 
 
 def is_whole(host: Host, namespace: netns.Namespace) -> bool:
@@ -89,10 +89,7 @@ def is_whole(host: Host, namespace: netns.Namespace) -> bool:
             observed = kernel.observe()
         finally:
             kernel.close()
-        return any(
-            not drift.find_drift(inspection.desired_rules(*wanted_rules(host, ports)), observed)
-            for ports in PORTS
-        )
+        return any(not drift.find_drift(wanted_rules(host, ports), observed) for ports in PORTS)
 
     return namespace.inside(observe)
 

@@ -1,0 +1,37 @@
+"""`verify`: what is in the kernel, by two decoders and by packets."""
+
+from collections.abc import Mapping
+
+from ...errors import HostAgentError
+from ...host import clock, mailbox
+from .. import events, inspection, prober, tasks
+from . import configuration
+from .kernel import locked
+
+
+def verify(environment: Mapping[str, str]) -> inspection.Verification:
+    """Read back with two decoders and send packets for every promise."""
+    config, facts = configuration.require(environment)
+    inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
+    time = clock.SystemClock()
+    work = tasks.Tasks(inbox, time)
+    packets = prober.Prober(work, time)
+    found: list[inspection.Verification] = []
+    failures: list[HostAgentError] = []
+    with locked() as kernel:
+        inspection.start(
+            config, facts, kernel, work, packets, done=found.append, failed=failures.append
+        )
+        while not found and not failures:
+            soon = time.monotonic() + 1.0
+            due_at = min(at for at in (soon, packets.deadline()) if at is not None)
+            for event in inbox.wait(max(due_at - time.monotonic(), 0.0)):
+                if isinstance(event, events.TaskEnded):
+                    work.ended(event.name)
+            work.tick()
+            packets.tick()
+        work.cancel()
+        packets.close()
+    if failures:
+        raise failures[0]
+    return found[0]

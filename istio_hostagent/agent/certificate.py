@@ -9,7 +9,8 @@ import os
 
 from ..config import model
 from ..errors import ChildFailed, HostAgentError, NotPermitted
-from ..host import answers, files, ports, processes, trust
+from ..host import files, ports, processes, trust
+from ..host.answers import certificate as answers
 from ..identity import rotation
 from . import fields, issuance, stores, tasks
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from ..config import model as config
 from ..errors import ChildFailed, HostAgentError
-from ..host import answers, ports
 from ..host import facts as host
+from ..host import ports
+from ..host.answers import second_reader
 from ..redirect import drift, model, policy, promises
 from . import prober, proof, reconcile, tasks
 
@@ -102,9 +103,9 @@ def start(
     packets.prove(made, facts, lambda found: collect(_PACKETS, found))
 
 
-def _second_reading(answer: answers.SecondReading) -> model.Observed:
+def _second_reading(answer: second_reader.SecondReading) -> model.Observed:
     """What the other decoder saw; raises ChildFailed if it could not look."""
-    if answer.trouble is not None or answer.observed is None:
-        reason = answer.trouble.message if answer.trouble is not None else "no reason given"
+    if answer.error is not None or answer.observed is None:
+        reason = answer.error.message if answer.error is not None else "no reason given"
         raise ChildFailed(f"worker {SECOND_READER}", f"could not read: {reason}")
     return answer.observed

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from ..config import model
 from ..errors import ChildFailed, HostAgentError, KernelBusy
-from ..host import answers, handover, ports, probing
+from ..host import handover, ports, probing
+from ..host.answers import probe_sockets
 from ..host.nfnetlink import connection
 from ..redirect import promises
 from . import tasks
@@ -157,7 +158,7 @@ class Prober:
         proof: _Proof,
         counts: dict[probing.Kind, int],
         channel: handover.Handover,
-        answer: answers.ProbeSockets | HostAgentError,
+        answer: probe_sockets.ProbeSockets | HostAgentError,
     ) -> None:
         made = channel.take()
         if isinstance(answer, HostAgentError):

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ChildFailed
-from . import answers, handover
+from . import handover
+from .answers import checks, formats
 
 SETPRIV = "/usr/bin/setpriv"
 # The kernel's promise to end the child counts from setpriv's prctl on. Had we died before it, the
@@ -239,6 +240,7 @@ class Worker(Run):
         """Start `istio_hostagent.workers.<module>` with this request; raises OSError."""
         self.module = module
         self._request = request
+        self._format = formats.find(module)
         source = os.memfd_create("request", os.MFD_CLOEXEC)
         package = os.open(os.path.dirname(PACKAGE), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -260,12 +262,12 @@ class Worker(Run):
         """
         status = self.child.poll()
         # One byte more shows that it is too long.
-        data = self._take(answers.FORMATS[self.module].max_bytes + 1)
+        data = self._take(self._format.max_bytes + 1)
         if status != 0:
             raise ChildFailed(f"worker {self.module}", outcome(status))
         try:
-            return answers.read(self.module, data, self._request)
-        except answers.Wrong as error:
+            return formats.read(self._format, data, self._request)
+        except checks.Wrong as error:
             raise ChildFailed(f"worker {self.module}", f"gave a wrong answer: {error}") from error
 
     def run(self, timeout_s: float) -> Any:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from istio_hostagent.errors import ChildFailed
-from istio_hostagent.host import answers, layers, processes
+from istio_hostagent.host import layers, processes
+from istio_hostagent.host.answers import reader
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to switch users")
 
@@ -104,7 +105,7 @@ def test_a_worker_that_hangs_is_ended_at_its_deadline(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     worker = processes.Worker("reader", {"paths": [str(tmp_path / "fifo")]})
     # O_NONBLOCK: even a FIFO does not make the reader hang.
-    assert worker.run(10.0) == (answers.FileRead(errno=22),)
+    assert worker.run(10.0) == (reader.FileRead(errno=22),)
 
 
 def test_files_below_a_foreign_directory_are_not_read_as_root(tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""The answer of the worker that reads environment files."""
+
+import binascii
+from typing import Any, NamedTuple
+
+from .. import files
+from . import checks, formats
+
+
+class FileRead(NamedTuple):
+    """A file's content, or the number of the error that reading it gave."""
+
+    data: bytes | None = None
+    errno: int = 0
+
+
+def _read(value: Any, request: Any) -> tuple[FileRead, ...]:
+    return tuple(map(_read_file, checks.read_list(value, "answer", len(request["paths"]))))
+
+
+def _read_file(value: Any) -> FileRead:
+    found = checks.read_object(value, "file")
+    if "data" not in found:
+        return FileRead(
+            errno=checks.read_number(found.get("errno"), "file.errno", 0, checks.MAX_ERRNO)
+        )
+    try:
+        data = binascii.a2b_base64(found["data"], strict_mode=True)
+    except (ValueError, TypeError) as error:
+        raise checks.Wrong("file.data is not base64") from error
+    if len(data) > files.MAX_BYTES:
+        raise checks.Wrong(f"file.data is longer than {files.MAX_BYTES} bytes")
+    return FileRead(data)
+
+
+# Files may have a MiB each, there are three of them, and base64 makes four bytes of three.
+FORMAT = formats.Format((4 << 20) + 4096, 1000, _read)

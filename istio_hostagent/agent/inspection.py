@@ -5,8 +5,7 @@ complete when both are over. The agent and the one-shot verb use the same code.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..config import model as config
 from ..errors import ChildFailed, HostAgentError
@@ -21,8 +20,7 @@ TIMEOUT_S = 20.0
 _PACKETS = "packets"
 
 
-@dataclass(frozen=True)
-class Verification:
+class Verification(NamedTuple):
     """What was found. `drifts` and broken findings are differences; the rest is as promised."""
 
     drifts: tuple[str, ...]

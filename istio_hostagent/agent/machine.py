@@ -5,7 +5,6 @@ they are then is asked for once, a moment later, since such changes come in burs
 told by nobody, and is looked at with each reading of the files and at every heartbeat.
 """
 
-import dataclasses
 import ipaddress
 import logging
 
@@ -88,7 +87,7 @@ class MachinePart:
         self._choice, self._look_at = instance.choose(
             self._choice, found.addresses, found.primary_address, now
         )
-        return self._take(dataclasses.replace(found, primary_address=self._choice.address))
+        return self._take(found._replace(primary_address=self._choice.address))
 
     def look_for_sshd(self) -> bool:
         """See whether sshd listens somewhere else as well: that port is left alone from now on.
@@ -100,7 +99,7 @@ class MachinePart:
             return False
         logger.info("sshd has another port", extra=fields.of(DETAIL=sorted(added)))
         ssh_ports = tuple(sorted(added.union(known)))
-        return self._take(dataclasses.replace(self.facts, ssh_ports=ssh_ports))
+        return self._take(self.facts._replace(ssh_ports=ssh_ports))
 
     def _take(self, found: model.HostFacts) -> bool:
         before, self.facts = self.facts, found

@@ -8,7 +8,7 @@ they have worked; before that a corrected or removed file counts at once.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ..config import build, model
 from ..errors import Problem
@@ -25,8 +25,7 @@ CLUSTER_FILE = "/var/lib/istio/envoy/cluster.env"
 SIDECAR_FILE = "/var/lib/istio/envoy/sidecar.env"
 
 
-@dataclass(frozen=True)
-class Sources:
+class Sources(NamedTuple):
     """Where the files lie, in order of rising precedence."""
 
     hostagent: str
@@ -55,8 +54,7 @@ def find_sources(environment: Mapping[str, str], config_dir: str) -> Sources:
     )
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(NamedTuple):
     """What the files came to. `config` is None when there is nothing to do or nothing usable.
 
     `is_kept`: the files are bad or gone and `config` comes from the accepted texts.
@@ -81,13 +79,13 @@ def load(sources: Sources, facts: model.HostFacts, accepted: Sequence[model.Laye
     loaded = _judge(found, facts, problems)
     if loaded.problems and accepted:
         kept = _judge_kept(accepted, facts)
-        return replace(kept, problems=loaded.problems, warnings=loaded.warnings, is_kept=True)
+        return kept._replace(problems=loaded.problems, warnings=loaded.warnings, is_kept=True)
     return loaded
 
 
 def _judge_kept(accepted: Sequence[model.Layer], facts: model.HostFacts) -> Loaded:
     # sshd may have got a port of ours since they were accepted; that takes nothing away.
-    return _judge(tuple(accepted), replace(facts, ssh_ports=()), ())
+    return _judge(tuple(accepted), facts._replace(ssh_ports=()), ())
 
 
 def _gone(found: Sequence[model.Layer], accepted: Sequence[model.Layer]) -> tuple[Problem, ...]:
@@ -130,7 +128,7 @@ def refuse(kept: Loaded, refused: Loaded, reason: str, *, is_final: bool = True)
         if new.data != old.data
     ]
     problems = tuple(Problem(file, 0, text) for file in changed)
-    return replace(kept, layers=refused.layers, problems=problems, is_kept=True)
+    return kept._replace(layers=refused.layers, problems=problems, is_kept=True)
 
 
 def judge_accepted(accepted: Sequence[model.Layer], facts: model.HostFacts) -> Loaded | None:

@@ -9,9 +9,9 @@ set what (`layers`), how a value is written (`fields`), which keys there are (`s
 in no `Value`.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from ..errors import Problem
 from . import explain, foreign, model, settings, spelling
@@ -25,8 +25,7 @@ Value = explain.Value
 MAX_ENVIRONMENT_STRING = 131072
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What came of the files; `values` has each key of the table and each other key set.
 
     Problems and warnings are sorted by file and line.
@@ -80,7 +79,7 @@ def _build_redirection(reader: reading.Reader) -> model.Redirection:
 def _proxy_ports(reader: reading.Reader) -> tuple[int, ...]:
     """Istio's fixed ports, and those that were moved."""
     moved = (reader.read(settings.ADMIN_PORT), reader.read(settings.STATUS_PORT))
-    return tuple(sorted({*model.Redirection.proxy_ports, *moved}))
+    return tuple(sorted({*model.Redirection().proxy_ports, *moved}))
 
 
 def _build_identity(reader: reading.Reader) -> model.IdentitySettings:

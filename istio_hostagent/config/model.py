@@ -7,17 +7,16 @@ list is left.
 """
 
 import enum
-from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
+from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
-@dataclass(frozen=True)
-class PortSet:
+class PortSet(NamedTuple):
     """All TCP ports, or the inclusive ranges that were written, ascending and not merged.
 
     An entry whose two ends are equal was written as a single port: it *names* that port (design
@@ -37,8 +36,7 @@ class PortSet:
         return self.is_all or bool(self.ranges)
 
 
-@dataclass(frozen=True)
-class CidrSet:
+class CidrSet(NamedTuple):
     """All destinations, or the networks that were written, host bits cleared, in their order."""
 
     is_all: bool = False
@@ -56,8 +54,7 @@ class CidrSet:
         return self.is_all or bool(self.networks)
 
 
-@dataclass(frozen=True)
-class Redirection:
+class Redirection(NamedTuple):
     """Which TCP connections of this host go through the proxy. Empty sets capture nothing."""
 
     # False: the operator has rules of their own (ISTIO_CUSTOM_IP_TABLES=true), ours are taken out
@@ -75,8 +72,7 @@ class Redirection:
     proxy_ports: tuple[int, ...] = (15000, 15020, 15021, 15090)
 
 
-@dataclass(frozen=True)
-class IdentitySettings:
+class IdentitySettings(NamedTuple):
     """Who this host is, and where and how it gets a certificate that says so."""
 
     ca_host: str
@@ -118,8 +114,7 @@ class Mtls(enum.Enum):
     STRICT = "strict"
 
 
-@dataclass(frozen=True)
-class ProxySettings:
+class ProxySettings(NamedTuple):
     """How the proxy is found, started and looked at."""
 
     kind: ProxyKind = ProxyKind.AUTO
@@ -142,8 +137,7 @@ class ProxySettings:
     ] = ()  # every key of the files, for pilot-agent (its start script exports all)
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(NamedTuple):
     """Everything the agent needs to know from the files."""
 
     redirection: Redirection
@@ -151,8 +145,7 @@ class Config:
     proxy: ProxySettings
 
 
-@dataclass(frozen=True)
-class HostFacts:
+class HostFacts(NamedTuple):
     """What was found on the machine; an argument, so that a test gets the same result anywhere."""
 
     proxy_uid: int
@@ -166,20 +159,18 @@ class HostFacts:
     has_ipv6: bool = True  # IPv6 is usable now: ::1 is on `lo`
     knows_ipv6: bool = True  # the kernel has an IPv6 stack, which somebody may switch on or off
     hostname: str = "localhost"  # short name
-    state_dir: Path = field(default=Path("/var/lib/istio-hostagent"))
-    runtime_dir: Path = field(default=Path("/run/istio-hostagent"))
+    state_dir: Path = Path("/var/lib/istio-hostagent")
+    runtime_dir: Path = Path("/run/istio-hostagent")
 
 
-@dataclass(frozen=True)
-class Trust:
+class Trust(NamedTuple):
     """Whether only root can change what a path leads to; if not, `detail` names the weak part."""
 
     is_root_only: bool
     detail: str = ""
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """One environment file as it was read. `data` is None where the file does not exist."""
 
     file: str

@@ -9,8 +9,7 @@ key.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from . import fields, model
 
@@ -19,8 +18,7 @@ T_co = TypeVar("T_co", covariant=True)
 OWN_PREFIX = "ISTIO_HOSTAGENT_"
 
 
-@dataclass(frozen=True)
-class Setting(Generic[T_co]):
+class Setting(NamedTuple, Generic[T_co]):
     """One key.
 
     `is_guarded`: it names a command, user, binary or output path, and counts only from a file that

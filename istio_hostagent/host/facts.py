@@ -5,7 +5,6 @@ What the kernel did not answer is an error and never an empty answer; only sshd'
 for "not known", 22.
 """
 
-import dataclasses
 import ipaddress
 import os
 import pwd
@@ -119,8 +118,7 @@ def look_again(known: model.HostFacts, towards: model.Address | None = None) -> 
         has_ipv6 = rtnetlink.has_ipv6()
     except KernelBusy:
         return known
-    return dataclasses.replace(
-        known,
+    return known._replace(
         addresses=addresses,
         primary_address=primary,
         has_ipv6=has_ipv6,

@@ -12,8 +12,7 @@ import os
 import select
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ChildFailed
 from . import handover
@@ -42,8 +41,7 @@ _TO_PRINT = bytes.maketrans(_CONTROL, b"?" * len(_CONTROL))
 BASE_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
-@dataclass(frozen=True)
-class User:
+class User(NamedTuple):
     """The uid and gid that a child runs with; it gets no supplementary groups."""
 
     uid: int

@@ -4,7 +4,7 @@ Not here: rules (`policy`). What counts as naming (design invariant 2): a port w
 an address written as /32 or /128; `*` and ranges name nothing.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..config import model as config
 from . import ranges
@@ -45,8 +45,7 @@ NEVER_V6 = ranges.merge(
 )
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(NamedTuple):
     """The outbound sets of one IP version, all merged."""
 
     include: ranges.Ranges = ()
@@ -55,8 +54,7 @@ class Family:
     named_loopback: ranges.Ranges = ()  # loopback addresses that the operator lists one by one
 
 
-@dataclass(frozen=True)
-class Sets:
+class Sets(NamedTuple):
     """Every set that the rules, the guard and the promises of one configuration are made of."""
 
     v4: Family

@@ -7,7 +7,6 @@ them must stay cheap. Whatever lies in a table with one of our names is ours: th
 """
 
 import enum
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 MAIN_TABLE = "istio_hostagent"
@@ -137,8 +136,7 @@ class Table(NamedTuple):
     may_be_owned: bool = False
 
 
-@dataclass(frozen=True)
-class Ruleset:
+class Ruleset(NamedTuple):
     """Everything we want in the kernel. Empty: we want nothing there."""
 
     tables: tuple[Table, ...] = ()
@@ -190,17 +188,15 @@ class TableState(NamedTuple):
     is_dormant: bool = False
 
 
-@dataclass(frozen=True)
-class Observed:
+class Observed(NamedTuple):
     """What is there of ours, as of one generation of nf_tables (0: unknown)."""
 
     tables: tuple[TableState, ...] = ()
     loopback_addresses: tuple[str, ...] = ()
-    generation: int = field(default=0, compare=False)
+    generation: int = 0
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """One change: tables in `write` become what they say, those in `delete` go, all together.
 
     False when there is nothing to do. `observed` is what was there when it was made.
@@ -210,7 +206,7 @@ class Plan:
     delete: tuple[str, ...] = ()
     add_addresses: tuple[str, ...] = ()
     delete_addresses: tuple[str, ...] = ()
-    observed: Observed = field(default=Observed(), compare=False)
+    observed: Observed = Observed()
 
     def __bool__(self) -> bool:
         """Whether applying it would change anything."""

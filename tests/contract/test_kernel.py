@@ -31,15 +31,20 @@ def bring(kernel: ports.Kernel, desired: model.Ruleset) -> model.Plan:
     return planned
 
 
+def content(kernel: ports.Kernel) -> model.Observed:
+    """What is there, whatever the generation."""
+    return kernel.observe()._replace(generation=0)
+
+
 class KernelContract:
     def test_nothing_is_there_at_first(self, host: Host) -> None:
-        assert host.kernel(is_owner=False).observe() == model.Observed()
+        assert content(host.kernel(is_owner=False)) == model.Observed()
 
     def test_observe_returns_what_was_applied(self, host: Host) -> None:
         kernel = host.kernel(is_owner=False)
         bring(kernel, DESIRED)
         tables = [expressions.compile_table(t, model.Owner.NOBODY) for t in DESIRED.tables]
-        assert kernel.observe() == model.Observed(
+        assert content(kernel) == model.Observed(
             tuple(sorted(tables, key=lambda table: table.name)), DESIRED.loopback_addresses
         )
 
@@ -58,7 +63,7 @@ class KernelContract:
         kernel = host.kernel(is_owner=False)
         bring(kernel, DESIRED)
         bring(kernel, model.Ruleset())
-        assert kernel.observe() == model.Observed()
+        assert content(kernel) == model.Observed()
 
     def test_a_flush_of_others_takes_what_nobody_owns(self, host: Host) -> None:
         kernel = host.kernel(is_owner=False)

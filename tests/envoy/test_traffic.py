@@ -6,7 +6,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ Serve = Callable[..., network.Server]
 
 PORT = 8080
 SECRET = b"a word that must not be readable on the way"
-STRICT = replace(proxy.SETTINGS, mtls=model.Mtls.STRICT)
+STRICT = proxy.SETTINGS._replace(mtls=model.Mtls.STRICT)
 FAMILIES = pytest.mark.parametrize("family", ["v4", "v6"])
 
 
@@ -88,7 +87,7 @@ def test_request_goes_through_both_proxies_with_mutual_tls(
 def test_hosts_without_ipv6_reach_one_another(
     a: proxy.Proxy, b: proxy.Proxy, serve: Serve
 ) -> None:
-    facts = replace(proxy.FACTS, has_ipv6=False)
+    facts = proxy.FACTS._replace(has_ipv6=False)
     a.start(proxy.SETTINGS, facts)
     b.start(proxy.SETTINGS, facts)
     serve(b.host, PORT, answer_http)
@@ -314,7 +313,7 @@ def test_more_connections_than_the_default_limits_of_envoy(mesh: Mesh) -> None:
 def test_destination_outside_the_mesh_stays_plain(
     a: proxy.Proxy, b: proxy.Proxy, serve: Serve, capture: network.Capture
 ) -> None:
-    a.start(replace(proxy.SETTINGS, mesh=model.CidrSet()))
+    a.start(proxy.SETTINGS._replace(mesh=model.CidrSet()))
     b.start(proxy.SETTINGS)
     serve(b.host, PORT, answer_http)
     assert SECRET in ask_http(a.host.connect(b.host.v4, PORT))

@@ -1,6 +1,5 @@
 """Envoy's own judgement of every kind of bootstrap that we write."""
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -34,7 +33,7 @@ SETTINGS = {
 @pytest.mark.parametrize("case", SETTINGS)
 def test_envoy_accepts_every_variant(a: proxy.Proxy, case: str, has_ipv6: bool) -> None:
     a.rotate()
-    facts = replace(proxy.FACTS, has_ipv6=has_ipv6, ssh_ports=(22, 2222, 15001))
+    facts = proxy.FACTS._replace(has_ipv6=has_ipv6, ssh_ports=(22, 2222, 15001))
     status, output = a.validate(SETTINGS[case], facts)
     assert status == 0, output
     assert "[warning]" not in output
@@ -42,7 +41,7 @@ def test_envoy_accepts_every_variant(a: proxy.Proxy, case: str, has_ipv6: bool) 
 
 def test_envoy_accepts_the_argument_of_a_host_with_ipv6_only(a: proxy.Proxy) -> None:
     a.rotate()
-    facts = replace(proxy.FACTS, addresses=(ip_address("2001:db8::1"),))
+    facts = proxy.FACTS._replace(addresses=(ip_address("2001:db8::1"),))
     assert a.validate(model.ProxySettings(), facts) == (0, "")
 
 

@@ -4,8 +4,6 @@ It holds what was applied, can be told to refuse the next call, and can be chang
 agent's back. It counts transactions, so that a test can say that nothing was touched.
 """
 
-from dataclasses import replace
-
 from istio_hostagent.errors import HostAgentError
 from istio_hostagent.redirect import model
 
@@ -46,12 +44,11 @@ class FakeKernel:
     def flush(self) -> None:
         """What `nft flush ruleset` of somebody else does to tables that nobody owns."""
         kept = tuple(t for t in self.observed.tables if t.owner is not model.Owner.NOBODY)
-        self.observed = replace(self.observed, tables=kept)
+        self.observed = self.observed._replace(tables=kept)
 
     def remove_rule(self, table: str, chain: str, index: int) -> None:
         """What `nft delete rule` of somebody else does."""
-        self.observed = replace(
-            self.observed,
+        self.observed = self.observed._replace(
             tables=tuple(
                 t._replace(
                     chains=tuple(

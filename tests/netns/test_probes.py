@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -167,7 +166,7 @@ def test_a_host_without_routes_says_so(rig: Rig) -> None:
     with netns.Namespace("lonely") as lonely:
         alone = Rig(lonely, rig.neighbour)
         alone.install(STANDARD)
-        findings = prove(alone, STANDARD, replace(FACTS, addresses=()))
+        findings = prove(alone, STANDARD, FACTS._replace(addresses=()))
     assert broken(findings) == []
     assert "not testable: outbound 10.96.0.0/12 is captured: no route" in not_kept(findings)
     kept = {each.promise.text for each in findings if each.state is State.KEPT}
@@ -181,13 +180,13 @@ def test_a_host_without_ipv6_is_proven_with_ipv4(rig: Rig) -> None:
         netns.link(old, rig.neighbour, "10.2.0.2/24", "10.2.0.1/24", b_interface="eth1")
         old.ip("route", "add", "default", "via", "10.2.0.1")
         alone = Rig(old, rig.neighbour)
-        facts = replace(FACTS, has_ipv6=False, addresses=FACTS.addresses[:0])
+        facts = FACTS._replace(has_ipv6=False, addresses=FACTS.addresses[:0])
         desired = policy.build_ruleset(ALL, facts)
         with alone.kernel() as kernel:
             alone.apply(kernel, desired)
         assert not_kept(prove(alone, ALL, facts)) == []
         # Even if the facts are wrong nothing is called broken.
-        assert broken(prove(alone, ALL, replace(facts, has_ipv6=True))) == []
+        assert broken(prove(alone, ALL, facts._replace(has_ipv6=True))) == []
 
 
 @pytest.mark.parametrize("is_settled", [False, True])
@@ -205,7 +204,7 @@ def test_an_address_that_may_be_somebody_elses_promises_nothing_yet(is_settled: 
         seen = host.python(show, env={"PYTHONPATH": str(CHECKOUT)})
         known = tuple(map(ip_address, seen.split()))
         assert (ip_address("fd00:1::2") in known) is is_settled
-        assert broken(prove(young, STANDARD, replace(FACTS, addresses=known))) == []
+        assert broken(prove(young, STANDARD, FACTS._replace(addresses=known))) == []
 
 
 def test_nothing_leaves_the_host_and_nobody_is_reached(rig: Rig) -> None:
@@ -276,7 +275,7 @@ def test_sockets_are_used_again_whatever_became_of_them(rig: Rig) -> None:
 
 
 def test_more_packets_than_sockets_go_one_round_after_another(rig: Rig) -> None:
-    many = replace(STANDARD, outbound=cidrs(*(f"10.{i}.0.0/16" for i in range(2, 250))))
+    many = STANDARD._replace(outbound=cidrs(*(f"10.{i}.0.0/16" for i in range(2, 250))))
     rig.install(many)
     findings = prove(rig, many)
     assert len(findings) > 2 * probing.MAX_SOCKETS
@@ -287,7 +286,7 @@ def test_another_user_of_the_proxy_gets_sockets_of_its_own(rig: Rig) -> None:
     rig.install(STANDARD)
     with contextlib.closing(rigs.Packets(rig.host)) as packets:
         assert not_kept(packets.findings(STANDARD)) == []
-        other = replace(FACTS, proxy_uid=rigs.APP, proxy_gid=rigs.APP)
+        other = FACTS._replace(proxy_uid=rigs.APP, proxy_gid=rigs.APP)
         texts = {str(finding) for finding in packets.findings(STANDARD, other)}
         expected = "outbound 10.96.0.1 is left alone for the proxy user"
         captured = "the connection was sent to 127.0.0.1 port 15001"
@@ -295,7 +294,7 @@ def test_another_user_of_the_proxy_gets_sockets_of_its_own(rig: Rig) -> None:
 
 
 def test_whoever_dies_among_its_packets_leaves_nothing(rig: Rig) -> None:
-    many = replace(STANDARD, outbound=cidrs(*(f"10.{i}.0.0/16" for i in range(2, 250))))
+    many = STANDARD._replace(outbound=cidrs(*(f"10.{i}.0.0/16" for i in range(2, 250))))
     rig.install(many)
     before = rig.nft("list", "tables")
     process = rig.host.popen([PYTHON, "-c", _PROBE_FOR_EVER], cwd=CHECKOUT)

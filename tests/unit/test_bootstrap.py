@@ -1,7 +1,6 @@
 """The generated bootstrap as a text; what Envoy makes of it is tested in tests/envoy."""
 
 import json
-from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ def test_no_mesh_means_no_tls_on_the_way_out() -> None:
 
 
 def test_mesh_destinations_go_out_with_mutual_tls_but_for_ports_nobody_captures() -> None:
-    facts = replace(FACTS, ssh_ports=(22, 2222, 15001))
+    facts = FACTS._replace(ssh_ports=(22, 2222, 15001))
     parsed = render(build(mesh=MESH), facts)
     ranges = [
         {"address_prefix": "10.0.0.0", "prefix_len": 8},
@@ -107,7 +106,7 @@ def test_what_is_not_mutual_tls_passes_or_is_closed(
 def test_listeners_take_connections_to_every_address(
     has_ipv6: bool, address: dict[str, object]
 ) -> None:
-    parsed = render(build(), replace(FACTS, has_ipv6=has_ipv6))
+    parsed = render(build(), FACTS._replace(has_ipv6=has_ipv6))
     assert listener(parsed, "inbound")["address"] == {"socket_address": address}
 
 
@@ -140,7 +139,7 @@ def test_admin_interface_is_on_loopback() -> None:
 
 def test_capture_ports_are_those_of_the_redirection() -> None:
     redirection = model.Redirection(outbound_capture_port=25001, inbound_capture_port=25006)
-    parsed = render(replace(build(), redirection=redirection))
+    parsed = render(build()._replace(redirection=redirection))
     for name, port in (("outbound", 25001), ("inbound", 25006)):
         made = listener(parsed, name)
         assert made["address"]["socket_address"]["port_value"] == port
@@ -163,7 +162,7 @@ def test_secrets_are_named_by_path_and_watched_where_the_swap_happens() -> None:
 
 def test_output_directory_appears_only_in_the_secrets() -> None:
     config = build()
-    moved = replace(config, identity=replace(config.identity, output_dir=Path("/srv/certs")))
+    moved = config._replace(identity=config.identity._replace(output_dir=Path("/srv/certs")))
     sds_dir = "/run/x/sds"
     assert bootstrap.render_bootstrap(moved, FACTS, sds_dir) == bootstrap.render_bootstrap(
         config, FACTS, sds_dir

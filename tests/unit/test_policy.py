@@ -259,14 +259,22 @@ port_sets = st.one_of(
         st.one_of(port_ranges, st.sampled_from([(22, 22), (80, 80), (15008, 15008)])), max_size=4
     ).map(lambda found: PortSet(False, tuple(sorted(set(found))))),
 )
+
+
+def _redirection(
+    outbound: CidrSet,
+    outbound_exclude: CidrSet,
+    ports: tuple[PortSet, PortSet, PortSet, PortSet],
+) -> Redirection:
+    """`ports`: outbound, outbound exclude, inbound, inbound exclude."""
+    return Redirection(True, outbound, outbound_exclude, *ports)
+
+
 redirections = st.builds(
-    Redirection,
-    outbound=cidr_sets,
-    outbound_exclude=st.lists(networks, max_size=3).map(_cidrs),
-    outbound_ports=port_sets,
-    outbound_ports_exclude=port_sets,
-    inbound=port_sets,
-    inbound_exclude=port_sets,
+    _redirection,
+    cidr_sets,
+    st.lists(networks, max_size=3).map(_cidrs),
+    st.tuples(port_sets, port_sets, port_sets, port_sets),
 )
 ACTORS = {
     promises.Sender.APPLICATION: (1000, 1000),

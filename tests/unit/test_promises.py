@@ -1,7 +1,6 @@
 """What is promised, and what an outcome says about it."""
 
 import errno
-from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -73,7 +72,7 @@ def test_every_class_of_the_configuration_has_a_promise() -> None:
 
 
 def test_what_passes_through_is_promised_nothing_where_that_cannot_be_shown() -> None:
-    here = replace(ONLY_V4, addresses=(ip_address("198.51.100.1"),))
+    here = ONLY_V4._replace(addresses=(ip_address("198.51.100.1"),))
     for redirection, facts in ((STANDARD, here), (Redirection(), FACTS)):
         made = promises.build_promises(redirection, facts)
         assert made

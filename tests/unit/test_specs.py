@@ -1,6 +1,5 @@
 """What is started: arguments, environments, and the tree that pilot-agent finds."""
 
-from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -29,7 +28,7 @@ FACTS = model.HostFacts(
 
 
 def build(**settings: object) -> model.Config:
-    proxy = replace(model.ProxySettings(), **settings)  # type: ignore[arg-type]
+    proxy = model.ProxySettings()._replace(**settings)  # type: ignore[arg-type]
     return model.Config(model.Redirection(), IDENTITY, proxy)
 
 
@@ -62,7 +61,7 @@ def test_levels_of_components_are_given_apart() -> None:
 
 
 def test_host_with_ipv6_only_says_so() -> None:
-    facts = replace(FACTS, addresses=(ip_address("2001:db8::7"),))
+    facts = FACTS._replace(addresses=(ip_address("2001:db8::7"),))
     argv = specs.envoy_spec(build(), facts, "/envoy", "/b").argv
     assert argv[-2:] == ("--local-address-ip-version", "v6")
 
@@ -159,18 +158,18 @@ def test_address_and_name_can_be_set_and_no_address_is_left_out() -> None:
     environment = pilot_environment({}, instance_ip=address, workload_name="db-0")
     assert environment["INSTANCE_IP"] == "198.51.100.9"
     assert environment["POD_NAME"] == "db-0"
-    spec = specs.pilot_agent_spec(build(), replace(FACTS, addresses=()), "/p", "/d")
+    spec = specs.pilot_agent_spec(build(), FACTS._replace(addresses=()), "/p", "/d")
     assert "INSTANCE_IP" not in dict(spec.environment)
 
 
 def test_the_address_is_the_one_that_the_route_to_the_mesh_says() -> None:
-    facts = replace(FACTS, primary_address=FACTS.addresses[1])
+    facts = FACTS._replace(primary_address=FACTS.addresses[1])
     spec = specs.pilot_agent_spec(build(), facts, "/p", "/d")
     assert dict(spec.environment)["INSTANCE_IP"] == "2001:db8::7"
 
 
 def test_ca_named_by_an_ipv6_address_is_bracketed() -> None:
-    config = replace(build(), identity=replace(IDENTITY, ca_host="2001:db8::1"))
+    config = build()._replace(identity=IDENTITY._replace(ca_host="2001:db8::1"))
     environment = dict(specs.pilot_agent_spec(config, FACTS, "/p", "/d").environment)
     assert environment["CA_ADDR"] == "[2001:db8::1]:15012"
 

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import signal
 from collections.abc import Mapping
 
@@ -49,8 +50,8 @@ def run(environment: Mapping[str, str]) -> None:
     if not lock.take():
         raise AgentRunning("another agent or verb works in this network namespace")
     host, sources = reload.probe_host(environment)
-    files.make_directory(str(host.state_dir))
-    files.make_directory(str(host.runtime_dir))
+    files.make_directory(host.state_dir)
+    files.make_directory(host.runtime_dir)
     inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
     notifier = notify.Notifier(environment)
     stored = notify.take_stored(environment, performer.STORED_SOCKET)
@@ -64,7 +65,7 @@ def run(environment: Mapping[str, str]) -> None:
     network = rtmonitor.Monitor()
     inbox.watch(network.fileno(), lambda: _network_changes(network))
     signals.deliver((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), inbox, events.Signalled)
-    state = statedir.StateDirectory(str(host.state_dir), system_clock)
+    state = statedir.StateDirectory(host.state_dir, system_clock)
     machine_part = machine.MachinePart(host, state, system_clock)
     parts = components.Components(
         inbox=inbox,
@@ -96,7 +97,7 @@ def run(environment: Mapping[str, str]) -> None:
 
 def _record(host: model.HostFacts) -> str:
     """Where the proxy that runs is written down: gone with the machine, as the proxy is."""
-    return str(host.runtime_dir / f"{control.namespace_inode()}.running")
+    return os.path.join(host.runtime_dir, f"{control.namespace_inode()}.running")
 
 
 def read_disk(

@@ -44,7 +44,7 @@ class CertificatePart:
             self.value = rotation.configured()
             # What a worker brings for the settings before is not wanted any more.
             self._work.abandon(WORKER)
-            stores.stop_release(self._work, str(self._facts.state_dir), str(settings.output_dir))
+            stores.stop_release(self._work, self._facts.state_dir, settings.output_dir)
             self._seen = self._credentials()
 
     @property
@@ -65,7 +65,7 @@ class CertificatePart:
         """The files to be watched: only where istio-proxy cannot replace what leads to them."""
         if self._settings is None:
             return ()
-        output = str(self._settings.output_dir)
+        output = self._settings.output_dir
         try:
             is_watchable = trust.probe_trust(os.path.dirname(output)).is_root_only
         except OSError:
@@ -85,8 +85,8 @@ class CertificatePart:
         if self._settings is None:
             return None, None
         return (
-            files.fingerprint(str(self._settings.token_file)),
-            files.fingerprint(str(self._settings.root_file)),
+            files.fingerprint(self._settings.token_file),
+            files.fingerprint(self._settings.root_file),
         )
 
     def renew(self, done: tasks.Done) -> None:
@@ -104,14 +104,14 @@ class CertificatePart:
             return
         self._seen = self._credentials()
         user = processes.User(self._facts.proxy_uid, self._facts.proxy_gid)
-        output = str(self._settings.output_dir)
+        output = self._settings.output_dir
         try:
-            store = stores.make(str(self._facts.state_dir), output, (user.uid, user.gid))
+            store = stores.make(self._facts.state_dir, output, (user.uid, user.gid))
         except OSError as error:
             trouble = rotation.Trouble(NotPermitted.code, str(error))
             self._finish(answers.Certificate(trouble=trouble))
             return
-        if not self.value.has_looked and os.path.lexists(self._settings.output_dir / KEY):
+        if not self.value.has_looked and os.path.lexists(os.path.join(output, KEY)):
             operation, finish = "inspect", self._looked
         else:
             is_held = self.value.has_looked and self.value.is_held(self._clock.now())
@@ -132,7 +132,7 @@ class CertificatePart:
         """
         if self._settings is None:
             return
-        state, output = str(self._facts.state_dir), str(self._settings.output_dir)
+        state, output = self._facts.state_dir, self._settings.output_dir
         user = processes.User(self._facts.proxy_uid, self._facts.proxy_gid)
         stores.release_others(self._work, state, output, user)
 

@@ -232,7 +232,7 @@ class Agent:
         if wants_binary:
             paths += parts.proxy.searched
         if identity is not None:
-            paths += [str(identity.token_file), str(identity.root_file)]
+            paths += [identity.token_file, identity.root_file]
             paths += parts.certificate.watched
         is_missed = parts.watcher.follow(paths)
         if parts.watcher.trouble != self._unwatched:

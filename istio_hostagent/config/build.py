@@ -100,7 +100,7 @@ def _build_identity(reader: reading.Reader) -> model.IdentitySettings:
         token_file=reader.read(settings.TOKEN_FILE),
         root_file=reader.read(settings.CA_ROOT_CA),
         output_dir=reader.read(settings.OUTPUT_CERTS),
-        ttl=reader.read(settings.SECRET_TTL),
+        ttl_s=reader.read(settings.SECRET_TTL),
         grace_ratio=reader.read(settings.GRACE_RATIO),
         headers=_read_headers(reader),
     )

@@ -8,7 +8,6 @@ is shown in messages shortened and escaped; functions for secrets show none.
 
 import re
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from ipaddress import (
     AddressValueError,
     IPv4Address,
@@ -17,7 +16,6 @@ from ipaddress import (
     IPv6Network,
     ip_address,
 )
-from pathlib import Path
 from typing import TypeVar
 
 from . import model
@@ -36,7 +34,7 @@ _TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,253}[a-z0-9])?")
 _PRINTABLE = re.compile(r"[ -~]*")
 # What Envoy's --log-level takes (envoy docs, operations/cli).
 _LOG_LEVELS = ("trace", "debug", "info", "warning", "warn", "error", "critical", "off")
-MAX_TTL = timedelta(days=90)  # istiod's default limit (MAX_WORKLOAD_CERT_TTL); it refuses more
+MAX_TTL_S = 90 * 86400  # istiod's default limit (MAX_WORKLOAD_CERT_TTL); it refuses more
 
 
 def show(text: str) -> str:
@@ -193,12 +191,12 @@ def parse_address(text: str) -> model.Address | None:
     return address
 
 
-def parse_duration(text: str) -> timedelta:
-    """A length of time above zero as Go writes it: `24h`, `1h30m`, `90s`, `1.5h`.
+def parse_duration(text: str) -> float:
+    """A length of time above zero in seconds, as Go writes it: `24h`, `1h30m`, `90s`, `1.5h`.
 
     The notation is that of ParseDuration in Go's package time.
 
-    >>> parse_duration("1h30m").total_seconds()
+    >>> parse_duration("1h30m")
     5400.0
     """
     text = text.strip()
@@ -210,19 +208,15 @@ def parse_duration(text: str) -> timedelta:
             position = part.end()
     if not text or position != len(text):
         raise ValueError(f"{show(text)} is not a duration such as 24h or 1h30m")
-    try:
-        duration = timedelta(microseconds=total)
-    except OverflowError:
-        raise ValueError(f"{show(text)} is longer than can be counted") from None
-    if not duration:
+    if not round(total):
         raise ValueError(f"{show(text)} is no time at all")
-    return duration
+    return round(total) / 1e6
 
 
-def parse_ttl(text: str) -> timedelta:
-    """The life of a certificate: a duration from one second to 90 days."""
+def parse_ttl(text: str) -> float:
+    """The life of a certificate in seconds: a duration from one second to 90 days."""
     ttl = parse_duration(text)
-    if not timedelta(seconds=1) <= ttl <= MAX_TTL:
+    if not 1 <= ttl <= MAX_TTL_S:
         raise ValueError(
             f"{show(text)} is not between 1s and 2160h (90 days), which is what istiod grants"
         )
@@ -288,28 +282,28 @@ def parse_ca_address(text: str) -> tuple[str, int]:
     return host, port
 
 
-def parse_path(text: str) -> Path:
+def parse_path(text: str) -> str:
     """A path; `./etc/certs` and `etc/certs` mean `/etc/certs`, since Istio's agent runs in `/`.
 
-    >>> str(parse_path("./etc/certs/"))
+    >>> parse_path("./etc/certs/")
     '/etc/certs'
     """
     text = parse_text(text)
-    path = Path("/", text)
-    if not text or ".." in path.parts:
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if not text or ".." in parts:
         raise ValueError(f"{show(text)} is not a path without `..`")
-    return path
+    return "/" + "/".join(parts)
 
 
-def parse_optional_path(text: str) -> Path | None:
+def parse_optional_path(text: str) -> str | None:
     """As `parse_path`; the empty text is none."""
     return parse_path(text) if text.strip() else None
 
 
-def parse_root_file(text: str) -> Path:
+def parse_root_file(text: str) -> str:
     """As `parse_path`; `SYSTEM` is the store of the operating system, where Debian keeps it."""
     if text.strip() == "SYSTEM":
-        return Path("/etc/ssl/certs/ca-certificates.crt")
+        return "/etc/ssl/certs/ca-certificates.crt"
     return parse_path(text)
 
 

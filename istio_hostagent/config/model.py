@@ -3,13 +3,11 @@
 Not here: the names of keys (`settings`), how a value is written (`fields`), and which file says
 what (`build`).
 A `Config` is complete: nothing in it means "default later", no text stands for a number, no comma
-list is left.
+list is left. Paths are absolute.
 """
 
 import enum
-from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from pathlib import Path
 from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
@@ -83,10 +81,10 @@ class IdentitySettings(NamedTuple):
     namespace: str
     service_account: str
     cluster_id: str
-    token_file: Path
-    root_file: Path  # trusted for the CA connection until the CA hands out roots of its own
-    output_dir: Path
-    ttl: timedelta
+    token_file: str
+    root_file: str  # trusted for the CA connection until the CA hands out roots of its own
+    output_dir: str
+    ttl_s: float
     grace_ratio: float = 0.5  # renew when this part of the life is left
     headers: tuple[tuple[str, str], ...] = ()  # further gRPC metadata, names in lower case
 
@@ -118,8 +116,8 @@ class ProxySettings(NamedTuple):
     """How the proxy is found, started and looked at."""
 
     kind: ProxyKind = ProxyKind.AUTO
-    envoy: Path | None = None  # ISTIO_HOSTAGENT_ENVOY: this binary and no other
-    bin_base: Path = Path("/usr/local/bin")
+    envoy: str | None = None  # ISTIO_HOSTAGENT_ENVOY: this binary and no other
+    bin_base: str = "/usr/local/bin"
     mesh: CidrSet = CidrSet()  # destinations reached with mutual TLS (envoy mode)
     mtls: Mtls = Mtls.PERMISSIVE
     admin_port: int = 15000  # loopback only
@@ -159,8 +157,8 @@ class HostFacts(NamedTuple):
     has_ipv6: bool = True  # IPv6 is usable now: ::1 is on `lo`
     knows_ipv6: bool = True  # the kernel has an IPv6 stack, which somebody may switch on or off
     hostname: str = "localhost"  # short name
-    state_dir: Path = Path("/var/lib/istio-hostagent")
-    runtime_dir: Path = Path("/run/istio-hostagent")
+    state_dir: str = "/var/lib/istio-hostagent"
+    runtime_dir: str = "/run/istio-hostagent"
 
 
 class Trust(NamedTuple):

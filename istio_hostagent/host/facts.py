@@ -10,7 +10,6 @@ import os
 import pwd
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..config import model
 from ..errors import HostUnsupported, KernelBusy
@@ -39,8 +38,8 @@ def probe_facts(*, state_dir: str, runtime_dir: str) -> model.HostFacts:
         has_ipv6=rtnetlink.has_ipv6(),
         knows_ipv6=os.path.isdir(IPV6_SETTINGS),
         hostname=socket.gethostname().split(".")[0] or "localhost",
-        state_dir=Path(state_dir),
-        runtime_dir=Path(runtime_dir),
+        state_dir=state_dir,
+        runtime_dir=runtime_dir,
     )
 
 

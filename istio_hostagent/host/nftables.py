@@ -10,7 +10,6 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from ..errors import ApplyRejected, HostAgentError, KernelBusy, NotPermitted
 from ..redirect import model
@@ -234,16 +233,24 @@ def commit_soon(
 def _find_holder(port: int) -> str:
     """Name the process that holds the nf_tables socket of this port, as far as /proc tells."""
     inodes = set()
-    for line in Path("/proc/net/netlink").read_text().splitlines()[1:]:
-        fields = line.split()
-        if int(fields[1]) == connection.NETLINK_NETFILTER and int(fields[2]) == port:
-            inodes.add(f"socket:[{fields[-1]}]")
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            is_holder = os.readlink(link) in inodes
-        except OSError:
-            continue  # the process ended, or is out of reach
-        if is_holder:
-            process = link.parent.parent
-            return f"process {process.name} ({(process / 'comm').read_text().strip()})"
+    with open("/proc/net/netlink", encoding="ascii") as lines:
+        next(lines)  # names of the columns
+        for line in lines:
+            fields = line.split()
+            if int(fields[1]) == connection.NETLINK_NETFILTER and int(fields[2]) == port:
+                inodes.add(f"socket:[{fields[-1]}]")
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # the process ended, or is out of reach
+            if _has_open(f"/proc/{pid}/fd", inodes):
+                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as name:
+                    return f"process {pid} ({name.read().strip()})"
     return f"another process (netlink port {port})"
+
+
+def _has_open(directory: str, targets: set[str]) -> bool:
+    """Whether a process whose descriptors these are has one of `targets`; raises OSError."""
+    for name in os.listdir(directory):
+        with contextlib.suppress(FileNotFoundError):  # closed at this moment
+            if os.readlink(os.path.join(directory, name)) in targets:
+                return True
+    return False

@@ -35,16 +35,14 @@ class ProxyFiles:
     def __init__(self, facts: model.HostFacts) -> None:
         """Name the place; nothing is written yet."""
         self._facts = facts
-        self._directory = os.path.join(
-            str(facts.runtime_dir), f"{control.namespace_inode()}.proxy"
-        )
+        self._directory = os.path.join(facts.runtime_dir, f"{control.namespace_inode()}.proxy")
 
     def build(self, config: model.Config, kind: model.ProxyKind, binary: str) -> Build:
         """Return what to start and the texts it needs; nothing is written."""
         if kind is model.ProxyKind.PILOT_AGENT:
             private = os.path.join(self._directory, "pilot-agent")
             return Build(specs.pilot_agent_spec(config, self._facts, binary, private), private, {})
-        texts = bootstrap.render_sds(str(config.identity.output_dir))
+        texts = bootstrap.render_sds(config.identity.output_dir)
         # The bootstrap names its directory, so the name is that of what it says anywhere else.
         content = [
             bootstrap.render_bootstrap(config, self._facts, self._directory),

@@ -36,7 +36,7 @@ def build_links(config: model.Config) -> tuple[tuple[str, str], ...]:
             "var/lib/istio/envoy/envoy_bootstrap_tmpl.json",
             "/var/lib/istio/envoy/envoy_bootstrap_tmpl.json",
         ),
-        (CREDENTIALS.removeprefix("./"), str(config.identity.output_dir)),
+        (CREDENTIALS.removeprefix("./"), config.identity.output_dir),
     )
 
 
@@ -88,7 +88,7 @@ def _proxy_config(written: dict[str, str], proxy: model.ProxySettings) -> str:
         policy = written.get("CONTROL_PLANE_AUTH_POLICY") or "MUTUAL_TLS"
         added["controlPlaneAuthPolicy"] = policy
     if proxy.envoy is not None:
-        added["binaryPath"] = str(proxy.envoy)
+        added["binaryPath"] = proxy.envoy
     return proxyconfig.add(text, added)
 
 

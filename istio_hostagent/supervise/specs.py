@@ -42,8 +42,8 @@ class ProcessSpec:
 def binary_candidates(proxy: model.ProxySettings, name: str) -> tuple[str, ...]:
     """Return where the binary `name` (ENVOY or PILOT_AGENT) is looked for, first place first."""
     if name == ENVOY and proxy.envoy is not None:
-        return (str(proxy.envoy),)
-    places = (str(proxy.bin_base), "/usr/local/bin", "/usr/bin")
+        return (proxy.envoy,)
+    places = (proxy.bin_base, "/usr/local/bin", "/usr/bin")
     return tuple(f"{place}/{name}" for place in dict.fromkeys(places))
 
 

@@ -10,7 +10,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -59,10 +58,10 @@ def build_config(
         namespace="vms",
         service_account="web",
         cluster_id="Kubernetes",
-        token_file=Path("/nowhere/token"),
-        root_file=Path("/nowhere/root-cert.pem"),
-        output_dir=output_dir,
-        ttl=timedelta(hours=1),
+        token_file="/nowhere/token",
+        root_file="/nowhere/root-cert.pem",
+        output_dir=str(output_dir),
+        ttl_s=3600,
     )
     return model.Config(model.Redirection(), identity, settings)
 

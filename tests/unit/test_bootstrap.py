@@ -2,7 +2,6 @@
 
 import json
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,7 +161,7 @@ def test_secrets_are_named_by_path_and_watched_where_the_swap_happens() -> None:
 
 def test_output_directory_appears_only_in_the_secrets() -> None:
     config = build()
-    moved = config._replace(identity=config.identity._replace(output_dir=Path("/srv/certs")))
+    moved = config._replace(identity=config.identity._replace(output_dir="/srv/certs"))
     sds_dir = "/run/x/sds"
     assert bootstrap.render_bootstrap(moved, FACTS, sds_dir) == bootstrap.render_bootstrap(
         config, FACTS, sds_dir

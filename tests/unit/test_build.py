@@ -1,9 +1,7 @@
 """From the three files to a configuration, or to every problem with its file and line."""
 
 import time
-from datetime import timedelta
 from ipaddress import IPv4Address, ip_network
-from pathlib import Path
 
 import pytest
 
@@ -88,10 +86,10 @@ def test_no_file_gives_the_defaults_and_captures_nothing() -> None:
         namespace="default",
         service_account="default",
         cluster_id="",
-        token_file=Path("/var/run/secrets/tokens/istio-token"),
-        root_file=Path("/etc/certs/root-cert.pem"),
-        output_dir=Path("/etc/certs"),
-        ttl=timedelta(hours=24),
+        token_file="/var/run/secrets/tokens/istio-token",
+        root_file="/etc/certs/root-cert.pem",
+        output_dir="/etc/certs",
+        ttl_s=86400,
     )
     assert config.proxy == model.ProxySettings()
     assert outcome.warnings == ()
@@ -170,17 +168,17 @@ def test_every_key_reaches_its_field() -> None:
         namespace="ns",
         service_account="sa",
         cluster_id="c1",
-        token_file=Path("/t"),
-        root_file=Path("/p/root-cert.pem"),
-        output_dir=Path("/o"),
-        ttl=timedelta(hours=1),
+        token_file="/t",
+        root_file="/p/root-cert.pem",
+        output_dir="/o",
+        ttl_s=3600,
         grace_ratio=0.2,
         headers=(("a", "1"), ("b", "2")),
     )
     assert config.proxy == model.ProxySettings(
         kind=model.ProxyKind.ENVOY,
-        envoy=Path("/opt/envoy"),
-        bin_base=Path("/opt"),
+        envoy="/opt/envoy",
+        bin_base="/opt",
         mesh=model.CidrSet(networks=(ip_network("10.1.0.0/16"),)),
         mtls=model.Mtls.STRICT,
         admin_port=1,
@@ -261,7 +259,7 @@ def test_own_rules_switch_ours_off() -> None:
 
 def test_roots_of_the_operating_system() -> None:
     config = config_of(build_config("CA_ROOT_CA=SYSTEM\n"))
-    assert config.identity.root_file == Path("/etc/ssl/certs/ca-certificates.crt")
+    assert config.identity.root_file == "/etc/ssl/certs/ca-certificates.crt"
 
 
 @pytest.mark.parametrize(
@@ -439,7 +437,7 @@ def test_later_root_only_file_overrules_what_another_may_not_say() -> None:
     outcome = build_config(
         "OUTPUT_CERTS=/a\n", "OUTPUT_CERTS=/b\n", trust=ROOT, cluster_trust=OTHER
     )
-    assert config_of(outcome).identity.output_dir == Path("/a")
+    assert config_of(outcome).identity.output_dir == "/a"
 
 
 def test_root_only_file_lends_no_trust_to_a_value_made_from_another_file() -> None:

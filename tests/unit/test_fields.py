@@ -2,9 +2,7 @@
 
 import doctest
 from collections.abc import Callable
-from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_network
-from pathlib import Path
 
 import pytest
 
@@ -57,14 +55,14 @@ TAKEN: list[tuple[Callable[[str], object], str, object]] = [
     (fields.parse_address, "", None),
     (fields.parse_address, " 10.0.0.5 ", IPv4Address("10.0.0.5")),
     (fields.parse_address, "fd00::5", IPv6Address("fd00::5")),
-    (fields.parse_duration, "24h", timedelta(hours=24)),
-    (fields.parse_duration, "1h30m", timedelta(minutes=90)),
-    (fields.parse_duration, "90s", timedelta(seconds=90)),
-    (fields.parse_duration, "1.5h", timedelta(minutes=90)),
-    (fields.parse_duration, ".5s500ms", timedelta(seconds=1)),
-    (fields.parse_duration, "5us", timedelta(microseconds=5)),
-    (fields.parse_ttl, "2160h", timedelta(days=90)),
-    (fields.parse_ttl, "1s", timedelta(seconds=1)),
+    (fields.parse_duration, "24h", 86400),
+    (fields.parse_duration, "1h30m", 5400),
+    (fields.parse_duration, "90s", 90),
+    (fields.parse_duration, "1.5h", 5400),
+    (fields.parse_duration, ".5s500ms", 1),
+    (fields.parse_duration, "5us", 0.000005),
+    (fields.parse_ttl, "2160h", 90 * 86400),
+    (fields.parse_ttl, "1s", 1),
     (fields.parse_ratio, "0.25", 0.25),
     (fields.parse_host, "istiod.istio-system.svc", "istiod.istio-system.svc"),
     (fields.parse_host, "localhost", "localhost"),
@@ -76,13 +74,13 @@ TAKEN: list[tuple[Callable[[str], object], str, object]] = [
     (fields.parse_host_port, "10.0.0.1:443", ("10.0.0.1", 443)),
     (fields.parse_host_port, "[fd00::1]:15012", ("fd00::1", 15012)),
     (fields.parse_ca_address, "istiod:15012", ("istiod", 15012)),
-    (fields.parse_path, "/etc/certs", Path("/etc/certs")),
-    (fields.parse_path, "./etc/certs/", Path("/etc/certs")),
-    (fields.parse_path, "etc/certs", Path("/etc/certs")),
+    (fields.parse_path, "/etc/certs", "/etc/certs"),
+    (fields.parse_path, "./etc/certs/", "/etc/certs"),
+    (fields.parse_path, "etc/certs", "/etc/certs"),
     (fields.parse_optional_path, "", None),
-    (fields.parse_optional_path, "/usr/bin/envoy", Path("/usr/bin/envoy")),
-    (fields.parse_root_file, "SYSTEM", Path("/etc/ssl/certs/ca-certificates.crt")),
-    (fields.parse_root_file, "/a/b.pem", Path("/a/b.pem")),
+    (fields.parse_optional_path, "/usr/bin/envoy", "/usr/bin/envoy"),
+    (fields.parse_root_file, "SYSTEM", "/etc/ssl/certs/ca-certificates.crt"),
+    (fields.parse_root_file, "/a/b.pem", "/a/b.pem"),
     (fields.parse_kubernetes_name, "vm-sa.v2", "vm-sa.v2"),
     (fields.parse_namespace, "istio-system", "istio-system"),
     (fields.parse_trust_domain, "cluster.local", "cluster.local"),
@@ -147,9 +145,9 @@ REFUSED: list[tuple[Callable[[str], object], str, str]] = [
     (fields.parse_duration, "1d", "'1d' is not a duration such as 24h or 1h30m"),
     (fields.parse_duration, "-1h", "'-1h' is not a duration such as 24h or 1h30m"),
     (fields.parse_duration, "1h " + "1" * 80, f"'1h {'1' * 37}…' is not a duration such as 24h or 1h30m"),
-    (fields.parse_duration, "9" * 60 + "h", f"'{'9' * 40}…' is longer than can be counted"),
     (fields.parse_duration, "0s", "'0s' is no time at all"),
     (fields.parse_ttl, "2161h", "'2161h' is not between 1s and 2160h (90 days), which is what istiod grants"),
+    (fields.parse_ttl, "9" * 60 + "h", f"'{'9' * 40}…' is not between 1s and 2160h (90 days), which is what istiod grants"),
     (fields.parse_ttl, "5ms", "'5ms' is not between 1s and 2160h (90 days), which is what istiod grants"),
     (fields.parse_ratio, "0", "'0' is not a fraction between 0 and 1, such as 0.5"),
     (fields.parse_ratio, "1", "'1' is not a fraction between 0 and 1, such as 0.5"),

@@ -1,8 +1,6 @@
 """What is started: arguments, environments, and the tree that pilot-agent finds."""
 
-from datetime import timedelta
 from ipaddress import ip_address
-from pathlib import Path
 
 import pytest
 
@@ -17,10 +15,10 @@ IDENTITY = model.IdentitySettings(
     namespace="vms",
     service_account="web",
     cluster_id="Kubernetes",
-    token_file=Path("/var/run/secrets/tokens/istio-token"),
-    root_file=Path("/etc/certs/root-cert.pem"),
-    output_dir=Path("/etc/certs"),
-    ttl=timedelta(hours=24),
+    token_file="/var/run/secrets/tokens/istio-token",
+    root_file="/etc/certs/root-cert.pem",
+    output_dir="/etc/certs",
+    ttl_s=86400,
 )
 FACTS = model.HostFacts(
     1337, 1338, addresses=(ip_address("192.0.2.7"), ip_address("2001:db8::7")), hostname="vm-1"
@@ -78,13 +76,13 @@ def test_validation_opens_nothing_and_has_no_readiness() -> None:
         ({}, specs.ENVOY, ("/usr/local/bin/envoy", "/usr/bin/envoy")),
         ({}, specs.PILOT_AGENT, ("/usr/local/bin/pilot-agent", "/usr/bin/pilot-agent")),
         (
-            {"bin_base": Path("/opt/istio")},
+            {"bin_base": "/opt/istio"},
             specs.PILOT_AGENT,
             ("/opt/istio/pilot-agent", "/usr/local/bin/pilot-agent", "/usr/bin/pilot-agent"),
         ),
-        ({"envoy": Path("/opt/envoy")}, specs.ENVOY, ("/opt/envoy",)),
+        ({"envoy": "/opt/envoy"}, specs.ENVOY, ("/opt/envoy",)),
         (
-            {"envoy": Path("/opt/envoy")},
+            {"envoy": "/opt/envoy"},
             specs.PILOT_AGENT,
             ("/usr/local/bin/pilot-agent", "/usr/bin/pilot-agent"),
         ),
@@ -202,7 +200,7 @@ DEFAULT_TEXT = 'serviceCluster: "rawvm"\ncontrolPlaneAuthPolicy: "MUTUAL_TLS"\n'
             {"discovery_address": "cp:1"},
             '<<:\n-\n  concurrency: 2\n- {"discoveryAddress": "cp:1"}\n',
         ),
-        ({}, {"envoy": Path("/opt/envoy")}, DEFAULT_TEXT + 'binaryPath: "/opt/envoy"\n'),
+        ({}, {"envoy": "/opt/envoy"}, DEFAULT_TEXT + 'binaryPath: "/opt/envoy"\n'),
     ],
     ids=[
         "default",

@@ -23,6 +23,9 @@ SETPRIV = "/usr/bin/setpriv"
 # child would live for ever: so it looks once whether its parent is still the one it was given as
 # $0. The text is fixed and the program comes as arguments: no value is ever read as shell.
 ADOPTED = '[ "$PPID" = "$0" ] && exec "$@"'
+# What it writes into a memory file is memory of the machine: no file of it gets longer than 64 MiB
+# (setrlimit(2), RLIMIT_FSIZE; in blocks of 512 bytes).
+BOUNDED = f"ulimit -f {64 << 20 >> 9} && {ADOPTED}"
 PYTHON = "/usr/bin/python3"
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # A worker finds the package through this descriptor: a checkout may lie below /root, where
@@ -124,11 +127,13 @@ def spawn(
     stderr: int | None = None,
     package: int | None = None,
     channel: int | None = None,
+    is_bounded: bool = False,
 ) -> Child:
     """Start `argv` in a process group of its own, with an environment made from nothing.
 
     It has only the descriptors given here (stdin defaults to /dev/null, output to ours; `package`
-    becomes number 3, `channel` number 4), dies with us, and gains no privileges. Raises OSError.
+    becomes number 3, `channel` number 4), dies with us, and gains no privileges. One that
+    `is_bounded` writes no long file. Raises OSError.
     """
     prefix = [SETPRIV, "--pdeathsig", "KILL", "--no-new-privs"]
     if user is not None:
@@ -138,7 +143,8 @@ def spawn(
             "--clear-groups",
             "--inh-caps=-all",
         ]
-    prefix += ["--", "/bin/sh", "-c", ADOPTED, str(os.getpid())]
+    script = BOUNDED if is_bounded else ADOPTED
+    prefix += ["--", "/bin/sh", "-c", script, str(os.getpid())]
     if directory:
         # setpriv has no option for it; env(1) replaces itself by the program like setpriv does.
         prefix += ["/usr/bin/env", "--chdir", directory]
@@ -163,7 +169,10 @@ def spawn(
         file_actions=actions,
         setpgroup=0,
         setsigmask=(),
-        setsigdef=(signal.SIGPIPE, signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+        setsigdef=(
+            *(signal.SIGPIPE, signal.SIGXFSZ),  # which Python ignores
+            *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+        ),
     )
     return Child(pid)
 
@@ -199,6 +208,7 @@ class Run:
                 stderr=errors,
                 package=package,
                 channel=channel,
+                is_bounded=True,
                 environment=None if package is None else BASE_ENVIRONMENT | WORKER_ENVIRONMENT,
             )
         except OSError:

@@ -147,7 +147,7 @@ def test_a_worker_of_another_user_finds_the_package_below_a_closed_directory(
 
 
 HOSTILE = {
-    "too-long": ("sys.stdout.write('[' + ' ' * 300_000_000 + ']')", "longer than 4198400 bytes"),
+    "too-long": ("sys.stdout.write('[' + ' ' * 60_000_000 + ']')", "longer than 4198400 bytes"),
     "too-many-parts": (
         "sys.stdout.write('[' + '[],' * 1_000_000 + '[]]')",
         "more than 1000 parts",
@@ -155,7 +155,7 @@ HOSTILE = {
     "too-deep": ("sys.stdout.write('[' * 900 + ']' * 900)", "file is not an object"),
     "no-text": ("sys.stdout.buffer.write(b'\\xff\\xfe')", "no JSON"),
     "another-number": ("sys.stdout.write('[]')", "not a list of 1"),
-    "a-hole": ("import os; os.ftruncate(1, 1 << 40)", "longer than 4198400 bytes"),
+    "a-hole": ("import os; os.ftruncate(1, 60 << 20)", "longer than 4198400 bytes"),
 }
 
 
@@ -189,3 +189,9 @@ def test_of_a_programs_output_the_end_is_kept_and_can_be_printed() -> None:
     output = run.finish()
     assert len(output) == processes.MAX_OUTPUT
     assert output.endswith(b"it?[2Jends?\n")
+
+
+def test_a_program_that_writes_without_end_is_ended_before_it_fills_the_memory() -> None:
+    run = processes.Run(["/usr/bin/head", "-c", "1G", "/dev/zero"])
+    assert run.child.wait(20.0) == -signal.SIGXFSZ
+    run.finish()

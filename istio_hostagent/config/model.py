@@ -7,11 +7,17 @@ list is left. Paths are absolute.
 """
 
 import enum
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
+from .packed import PackedRanges, pack_range, sort
+
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+
+_WIDTHS = {4: 4, 6: 16}  # of the addresses of each IP version, in bytes
+_NO_V4, _NO_V6 = PackedRanges(_WIDTHS[4]), PackedRanges(_WIDTHS[6])
 
 
 class PortSet(NamedTuple):
@@ -35,21 +41,55 @@ class PortSet(NamedTuple):
 
 
 class CidrSet(NamedTuple):
-    """All destinations, or the networks that were written, host bits cleared, in their order."""
+    """All destinations, or the networks that were written, host bits cleared, each once.
+
+    A network is its first and its last address; they ascend by these.
+    """
 
     is_all: bool = False
-    networks: tuple[Network, ...] = ()
+    v4: PackedRanges = _NO_V4
+    v6: PackedRanges = _NO_V6
+
+    @classmethod
+    def of(cls, networks: Iterable[Network]) -> "CidrSet":
+        """Make a set of networks."""
+        ends = ((n.version, int(n.network_address), int(n.broadcast_address)) for n in networks)
+        return cls.of_ends(ends)
+
+    @classmethod
+    def of_ends(cls, networks: Iterable[tuple[int, int, int]]) -> "CidrSet":
+        """Make a set of networks, each given as IP version, first and last address."""
+        found: dict[int, list[bytes]] = {4: [], 6: []}
+        for version, first, last in networks:
+            found[version].append(pack_range(_WIDTHS[version], first, last))
+        return cls(v4=sort(_WIDTHS[4], found[4]), v6=sort(_WIDTHS[6], found[6]))
+
+    def of_version(self, version: int) -> PackedRanges:
+        """The networks of one IP version (4 or 6)."""
+        return self.v4 if version == 4 else self.v6
 
     @property
-    def named(self) -> frozenset[Address]:
-        """The addresses written as /32 or /128; wider networks and `*` name none."""
-        return frozenset(
-            n.network_address for n in self.networks if n.prefixlen == n.max_prefixlen
+    def networks(self) -> tuple[Network, ...]:
+        """All networks as objects, IPv4 first."""
+        return tuple(
+            to_network(version, *each) for version in (4, 6) for each in self.of_version(version)
         )
+
+    def named(self, version: int) -> Iterator[int]:
+        """The addresses written as /32 or /128; wider networks and `*` name none."""
+        return (first for first, last in self.of_version(version) if first == last)
 
     def __bool__(self) -> bool:
         """False when no destination is meant."""
-        return self.is_all or bool(self.networks)
+        return self.is_all or bool(self.v4) or bool(self.v6)
+
+
+def to_network(version: int, first: int, last: int) -> Network:
+    """The network with this first and this last address."""
+    host_bits = (last - first).bit_length()
+    if version == 4:
+        return IPv4Network((first, 32 - host_bits))
+    return IPv6Network((first, 128 - host_bits))
 
 
 class Redirection(NamedTuple):

@@ -88,11 +88,9 @@ class NftKernel:
         of_table = framing.pack_text(1, table)
         heads = map(messages.read_set, self._connection.dump(messages.GETSET, of_table))
         for name, kind in sorted(heads):
-            elements: list[tuple[int, bool]] = []
             of_set = of_table + framing.pack_text(2, name)
-            for body in self._connection.dump(messages.GETSETELEM, of_set):
-                elements += messages.read_elements(body)
-            yield model.NamedSet(name, kind, messages.to_ranges(elements, kind))
+            elements = self._connection.dump(messages.GETSETELEM, of_set)
+            yield model.NamedSet(name, kind, messages.read_ranges(elements, kind))
 
     def _owner(self, head: messages.TableHead) -> model.Owner:
         if not head.flags & messages.TABLE_OWNER:

@@ -98,8 +98,8 @@ class ProbeTable:
             if not ports:
                 continue
             name, seen = f"{chain}_{'v6' if is_v6 else 'v4'}", _V6 if is_v6 else _V4
-            content = tuple((port, port) for port in ports)
-            ports_set = model.NamedSet(name, model.SetKind.PORT.value, content)
+            content = ((port, port) for port in ports)
+            ports_set = model.make_set(name, model.SetKind.PORT, content)
             number += 2 if chain == "output" else 0
             yield messages.new_set(self._name, ports_set, number)
             yield from messages.new_elements(self._name, ports_set, number)

@@ -13,6 +13,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.nfnetlink import nfgen_msg, nftsocket
 
+from ..config.packed import PackedRanges, pack
 from ..errors import KernelBusy, NotPermitted
 from ..redirect import model
 
@@ -248,7 +249,9 @@ def _set(sock: Any, table: str, found: Any) -> model.NamedSet:
     attributes = {key for key, _ in found["attrs"]}
     is_plain = attributes <= _PLAIN_SET and flags == frozenset(("NFT_SET_INTERVAL",))
     if not is_plain or length != found.get_attr("NFTA_SET_KEY_LEN"):
-        return model.NamedSet(name, f"{kind} flags {sorted(map(str, flags or ()))}", ())
+        return model.NamedSet(
+            name, f"{kind} flags {sorted(map(str, flags or ()))}", PackedRanges(1)
+        )
     request = nftsocket.nft_set_elem_list_msg()
     request["attrs"] = [
         ("NFTA_SET_ELEM_LIST_TABLE", table),
@@ -260,17 +263,15 @@ def _set(sock: Any, table: str, found: Any) -> model.NamedSet:
             key = element.get_attr("NFTA_SET_ELEM_KEY").get_attr("NFTA_DATA_VALUE")
             flags = element.get_attr("NFTA_SET_ELEM_FLAGS") or frozenset()
             points.append((int.from_bytes(key, "big"), bool(flags & _INTERVAL_END)))
-    return model.NamedSet(name, kind, _pair(points, 1 << (8 * length)))
+    return model.NamedSet(name, kind, pack(length, _pair(points, 1 << (8 * length))))
 
 
-def _pair(points: list[tuple[int, bool]], limit: int) -> tuple[tuple[int, int], ...]:
+def _pair(points: list[tuple[int, bool]], limit: int) -> Iterator[tuple[int, int]]:
     """Pair each start with the next end; the last may have none."""
     starts = sorted(value for value, is_end in points if not is_end)
     ends = sorted(value for value, is_end in points if is_end)
-    ranges: list[tuple[int, int]] = []
     position = 0
     for start in starts:
         while position < len(ends) and ends[position] <= start:
             position += 1
-        ranges.append((start, (ends[position] if position < len(ends) else limit) - 1))
-    return tuple(ranges)
+        yield start, (ends[position] if position < len(ends) else limit) - 1

@@ -1,12 +1,13 @@
 """What was observed as JSON values, so that a worker can hand it over.
 
-Not here: reading the kernel. Bytes become a list of one text in hexadecimal; everything else has
-a form of its own in JSON. What does not fit raises ValueError.
+Not here: reading the kernel. Bytes become a list of one text in hexadecimal, those of ranges the
+text alone; everything else has a form of its own in JSON. What does not fit raises ValueError.
 """
 
 from collections.abc import Iterable
 from typing import Any, cast
 
+from ..config.packed import PackedRanges
 from . import model
 
 
@@ -16,7 +17,10 @@ def to_json(observed: model.Observed) -> dict[str, Any]:
         "tables": [
             {
                 "name": table.name,
-                "sets": [[each.name, each.kind, each.ranges] for each in table.sets],
+                "sets": [
+                    [each.name, each.kind, each.ranges.width, each.ranges.data.hex()]
+                    for each in table.sets
+                ],
                 "chains": [_chain_to_json(chain) for chain in table.chains],
                 "owner": table.owner.value,
                 "is_dormant": table.is_dormant,
@@ -66,15 +70,20 @@ def _table(found: dict[str, Any]) -> model.TableState:
     return model.TableState(
         _text(found["name"]),
         tuple(
-            model.NamedSet(
-                _text(name), _text(kind), tuple((_number(a), _number(b)) for a, b in ranges)
-            )
-            for name, kind, ranges in found["sets"]
+            model.NamedSet(_text(name), _text(kind), _ranges(width, digits))
+            for name, kind, width, digits in found["sets"]
         ),
         tuple(_chain(each) for each in found["chains"]),
         model.Owner(found["owner"]),
         bool(found["is_dormant"]),
     )
+
+
+def _ranges(width: Any, digits: Any) -> PackedRanges:
+    data = bytes.fromhex(_text(digits))
+    if _number(width) < 1 or len(data) % (2 * width):
+        raise ValueError("ranges are cut off")
+    return PackedRanges(width, data)
 
 
 def _chain(found: dict[str, Any]) -> model.ChainState:

@@ -4,9 +4,11 @@ Not here: rules (`policy`). What counts as naming (design invariant 2): a port w
 an address written as /32 or /128; `*` and ranges name nothing.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..config import model as config
+from ..config.packed import PackedRanges, pack
 from . import ranges
 
 ALL_PORTS = ((1, 65535),)
@@ -48,8 +50,8 @@ NEVER_V6 = ranges.merge(
 class Family(NamedTuple):
     """The outbound sets of one IP version, all merged."""
 
-    include: ranges.Ranges = ()
-    exclude: ranges.Ranges = ()
+    include: Sequence[tuple[int, int]] = ()
+    exclude: Sequence[tuple[int, int]] = ()
     never: ranges.Ranges = ()  # the never-captured class without the named addresses
     named_loopback: ranges.Ranges = ()  # loopback addresses that the operator lists one by one
 
@@ -82,8 +84,11 @@ def build_sets(redirection: config.Redirection, facts: config.HostFacts) -> Sets
 def _build_family(redirection: config.Redirection, version: int) -> Family:
     never, loopback = (NEVER_V4, LOOPBACK_V4) if version == 4 else (NEVER_V6, LOOPBACK_V6)
     exclude = _merge_networks(redirection.outbound_exclude, version)
+    # Naming matters only where an address is not captured otherwise.
     named = ranges.singles(
-        int(address) for address in redirection.outbound.named if address.version == version
+        address
+        for address in redirection.outbound.named(version)
+        if ranges.contains(never, address)
     )
     return Family(
         include=_merge_networks(redirection.outbound, version),
@@ -93,10 +98,11 @@ def _build_family(redirection: config.Redirection, version: int) -> Family:
     )
 
 
-def _merge_networks(cidrs: config.CidrSet, version: int) -> ranges.Ranges:
+def _merge_networks(cidrs: config.CidrSet, version: int) -> PackedRanges:
+    networks = cidrs.of_version(version)
     if cidrs.is_all:
-        return ((0, (1 << (32 if version == 4 else 128)) - 1),)
-    return ranges.networks(cidrs.networks, version)
+        return pack(networks.width, [(0, (1 << (8 * networks.width)) - 1)])
+    return pack(networks.width, ranges.join(networks))
 
 
 def _merge_ports(ports: config.PortSet) -> ranges.Ranges:

@@ -7,7 +7,10 @@ them must stay cheap. Whatever lies in a table with one of our names is ours: th
 """
 
 import enum
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from ..config.packed import PackedRanges, pack
 
 MAIN_TABLE = "istio_hostagent"
 GUARD_TABLE = "istio_guard"
@@ -116,6 +119,10 @@ class SetKind(enum.Enum):
     PORT = "inet_service"
 
 
+# How many bytes a value of each kind has.
+WIDTHS = {SetKind.IPV4.value: 4, SetKind.IPV6.value: 16, SetKind.PORT.value: 2}
+
+
 class NamedSet(NamedTuple):
     """A set of intervals: inclusive, ascending, neither overlapping nor touching.
 
@@ -124,7 +131,12 @@ class NamedSet(NamedTuple):
 
     name: str
     kind: str
-    ranges: tuple[tuple[int, int], ...]
+    ranges: PackedRanges
+
+
+def make_set(name: str, kind: SetKind, ranges: Iterable[tuple[int, int]]) -> NamedSet:
+    """Make a set of ours."""
+    return NamedSet(name, kind.value, pack(WIDTHS[kind.value], ranges))
 
 
 class Table(NamedTuple):

@@ -4,10 +4,11 @@ Not here: doing it (`host.nftables`). A table is replaced as a whole or left alo
 are left alone, so that applying twice touches nothing and counters survive.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from . import drift, expressions, model, nft
+from . import drift, expressions, model, nft, ranges
 
 # A set of ten thousand networks is shown by its first differences.
 _MAX_RANGES = 20
@@ -140,9 +141,9 @@ def _set_difference(
     for sign, one, other in (("-", old, new), ("+", new, old)):
         if not isinstance(one, model.NamedSet):
             continue
-        known = set(other.ranges) if isinstance(other, model.NamedSet) else set()
-        changed = [each for each in one.ranges if each not in known]
-        for each in changed[:_MAX_RANGES]:
+        known = other.ranges if isinstance(other, model.NamedSet) else ()
+        changed = ranges.without(one.ranges, known)
+        for each in itertools.islice(changed, _MAX_RANGES):
             yield f"{sign}  {nft.render_range(one.kind, *each)}"
-        if len(changed) > _MAX_RANGES:
-            yield f"{sign}  and {len(changed) - _MAX_RANGES} more"
+        if more := sum(1 for _ in changed):
+            yield f"{sign}  and {more} more"

@@ -15,11 +15,11 @@ captured destination wherever connection tracking starts with our first rule, an
 The price: once somebody flushes the tracking table, captured connections are reset, not resumed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..config import model as config
-from . import exemptions, model, ranges, tables
+from . import exemptions, model, tables
 from .model import Action, Field, Match, Operator, Rule, Verdict
 
 # Before docker's and Kubernetes' own destination NAT at -100: at equal priority the table that was
@@ -100,7 +100,7 @@ def _build_guard(
         model.Chain("ISTIO_GUARD_TRANSLATED", asked_for),
         _base_chain("output", model.Hook("filter", OUTPUT, GUARD_PRIORITY), "ISTIO_GUARD"),
     ]
-    loopback = model.NamedSet("loopback_v4", model.SetKind.IPV4.value, exemptions.LOOPBACK_V4)
+    loopback = model.make_set("loopback_v4", model.SetKind.IPV4, exemptions.LOOPBACK_V4)
     return tables.build_table(
         model.GUARD_TABLE, chains, [loopback, *tables.name_sets(sets)], may_be_owned=False
     )
@@ -263,7 +263,7 @@ def _destination_rules(
 
 def _address_rules(
     name: str,
-    content: tuple[ranges.Ranges, ranges.Ranges],
+    content: tuple[Sequence[tuple[int, int]], Sequence[tuple[int, int]]],
     verdict: Verdict,
     destination: _Destination,
     comment: str,

@@ -159,19 +159,12 @@ class _Maker:
     def outbound(self) -> Iterator[Promise]:
         """What lists of destinations and ports say."""
         at = self._ports[0]
-        networks = [
-            n for n in self._redirection.outbound.networks if n.version == self._chosen.version
-        ]
-        excluded = [
-            n
-            for n in self._redirection.outbound_exclude.networks
-            if n.version == self._chosen.version
-        ]
+        version = self._chosen.version
         if self._port:
-            for network in samples.spread(networks):
-                span = int(network.network_address), int(network.broadcast_address)
-                address = self._chosen.captured_in(*span)
+            for first, last in samples.spread(self._redirection.outbound.of_version(version)):
+                address = self._chosen.captured_in(first, last)
                 if address is not None:
+                    network = config.to_network(version, first, last)
                     yield self._out(f"outbound {network} is captured", address, self._port, at)
             if self._redirection.outbound.is_all:
                 for address in self._chosen.captured():
@@ -186,11 +179,9 @@ class _Maker:
                 for address in sorted({first, last}):
                     text = f"outbound {self._chosen.text(address)}, listed, is captured"
                     yield self._out(text, address, self._port, at)
-        for network in samples.spread(excluded):
-            address = int(network.network_address)
-            address = min(address + 1, int(network.broadcast_address))
-            text = f"outbound {network} is excluded"
-            yield self._out(text, address, self._special_port or 80, 0)
+        for first, last in samples.spread(self._redirection.outbound_exclude.of_version(version)):
+            text = f"outbound {config.to_network(version, first, last)} is excluded"
+            yield self._out(text, min(first + 1, last), self._special_port or 80, 0)
         yield from self._listed_ports()
 
     def _listed_ports(self) -> Iterator[Promise]:

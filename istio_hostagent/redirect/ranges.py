@@ -1,31 +1,34 @@
-"""Arithmetic on inclusive integer ranges: the form in which sets of ports and addresses are kept.
+"""Arithmetic on inclusive integer ranges: the form in which sets of ports and addresses are made.
 
-A result is always ascending, with neither overlapping nor touching ranges, which is what an
-interval set of the kernel needs.
+Not here: the form in which they are kept (`config.packed`). A result is always ascending, with
+neither overlapping nor touching ranges, which is what an interval set of the kernel needs.
 """
 
-from collections.abc import Iterable
-
-from ..config import model as config
+from collections.abc import Iterable, Iterator, Sequence
 
 Ranges = tuple[tuple[int, int], ...]
 
 
 def merge(ranges: Iterable[tuple[int, int]]) -> Ranges:
     """Sort and join whatever overlaps or touches."""
-    joined: list[tuple[int, int]] = []
-    end = -2
-    for first, last in sorted(ranges):
+    return tuple(join(sorted(ranges)))
+
+
+def join(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Join whatever overlaps or touches; `ranges` ascend by their first number."""
+    start, end = 0, -2
+    for first, last in ranges:
         if first > end + 1:
-            joined.append((first, last))
-            end = last
+            if end >= start:
+                yield start, end
+            start, end = first, last
         elif last > end:
-            joined[-1] = (joined[-1][0], last)
             end = last
-    return tuple(joined)
+    if end >= start:
+        yield start, end
 
 
-def subtract(ranges: Ranges, holes: Ranges) -> Ranges:
+def subtract(ranges: Iterable[tuple[int, int]], holes: Sequence[tuple[int, int]]) -> Ranges:
     """Take `holes` out of `ranges`; both merged. The cost is linear in their number."""
     left: list[tuple[int, int]] = []
     index = 0
@@ -51,7 +54,20 @@ def intersect(ranges: Ranges, others: Ranges) -> Ranges:
     return subtract(ranges, subtract(ranges, others))
 
 
-def contains(ranges: Ranges, value: int) -> bool:
+def without(
+    ranges: Iterable[tuple[int, int]], others: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """Give the ranges that are not among `others` with the same two ends; both ascend."""
+    following = iter(others)
+    other = next(following, None)
+    for each in ranges:
+        while other is not None and other < each:
+            other = next(following, None)
+        if each != other:
+            yield each
+
+
+def contains(ranges: Sequence[tuple[int, int]], value: int) -> bool:
     """Whether `value` lies in one of the merged ranges."""
     low, high = 0, len(ranges)
     while low < high:
@@ -66,17 +82,6 @@ def contains(ranges: Ranges, value: int) -> bool:
 def singles(values: Iterable[int]) -> Ranges:
     """Merge single values."""
     return merge((value, value) for value in values)
-
-
-def networks(values: Iterable[config.Network], version: int) -> Ranges:
-    """Merge the networks of one IP version (4 or 6)."""
-    found = []
-    bits = 32 if version == 4 else 128
-    for network in values:
-        if network.version == version:
-            first = int(network.network_address)
-            found.append((first, first + (1 << (bits - network.prefixlen)) - 1))
-    return merge(found)
 
 
 def to_cidrs(first: int, last: int, bits: int) -> list[tuple[int, int]]:

@@ -43,14 +43,14 @@ def _stamp(named_set: model.NamedSet) -> str:
 
     So a new set can be filled completely beside the old one, before any rule looks at it.
     """
-    checksum = binascii.crc32(repr(named_set.ranges).encode())
+    checksum = binascii.crc32(named_set.ranges.data)
     return f"{named_set.name}{model.STAMP_SEPARATOR}{checksum:08x}"
 
 
 def name_sets(sets: exemptions.Sets) -> list[model.NamedSet]:
     """Every set that a rule may use, under the name by which rules do."""
     named = [
-        model.NamedSet(name, model.SetKind.PORT.value, content)
+        model.make_set(name, model.SetKind.PORT, content)
         for name, content in (
             ("outbound_ports_exempt", sets.exempt_ports),
             ("outbound_ports_named", sets.named_ports),
@@ -60,13 +60,13 @@ def name_sets(sets: exemptions.Sets) -> list[model.NamedSet]:
         )
     ]
     for version, kind, family in (
-        ("v4", model.SetKind.IPV4.value, sets.v4),
-        ("v6", model.SetKind.IPV6.value, sets.v6),
+        ("v4", model.SetKind.IPV4, sets.v4),
+        ("v6", model.SetKind.IPV6, sets.v6),
     ):
         named += [
-            model.NamedSet(f"outbound_{version}", kind, family.include),
-            model.NamedSet(f"outbound_exclude_{version}", kind, family.exclude),
-            model.NamedSet(f"outbound_never_{version}", kind, family.never),
-            model.NamedSet(f"outbound_loopback_{version}", kind, family.named_loopback),
+            model.make_set(f"outbound_{version}", kind, family.include),
+            model.make_set(f"outbound_exclude_{version}", kind, family.exclude),
+            model.make_set(f"outbound_never_{version}", kind, family.never),
+            model.make_set(f"outbound_loopback_{version}", kind, family.named_loopback),
         ]
     return named

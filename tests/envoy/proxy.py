@@ -20,7 +20,7 @@ from . import authority, network
 
 PROXY_UID = 61337
 TRUST_DOMAIN = "cluster.local"
-MESH = model.CidrSet(networks=(ip_network("10.99.7.0/24"), ip_network("fd99:7::/64")))
+MESH = model.CidrSet.of((ip_network("10.99.7.0/24"), ip_network("fd99:7::/64")))
 PLAIN_PORT = 2222  # stands for sshd's port
 
 SETTINGS = model.ProxySettings(mesh=MESH, has_access_log=True, concurrency=1)

@@ -11,7 +11,7 @@ from . import proxy
 pytestmark = pytest.mark.envoy
 
 NETWORKS = ("10.0.0.0/8", "10.1.0.0/16", "10.0.0.0/8", "fd00::/8", "192.0.2.7/32")
-DUPLICATES = model.CidrSet(networks=tuple(ip_network(text) for text in NETWORKS))
+DUPLICATES = model.CidrSet.of(ip_network(text) for text in NETWORKS)
 
 SETTINGS = {
     "no-mesh": model.ProxySettings(),

@@ -176,8 +176,8 @@ def test_lost_changes_are_told_as_such_and_nothing_is_left_unread(rig: Rig) -> N
 
 
 def test_our_own_ten_thousand_networks_fit_into_the_buffer(rig: Rig) -> None:
-    networks = tuple((i << 8, (i << 8) + 127) for i in range(10_000))
-    many = model.NamedSet("many", model.SetKind.IPV4.value, networks)
+    networks = ((i << 8, (i << 8) + 127) for i in range(10_000))
+    many = model.make_set("many", model.SetKind.IPV4, networks)
     parts = [
         messages.new_table("foreign", is_owned=False),
         messages.new_set("foreign", many, 1),

@@ -16,7 +16,7 @@ EVERYTHING = PortSet(is_all=True)
 
 
 def cidrs(*written: str) -> CidrSet:
-    return CidrSet(False, tuple(ip_network(each) for each in written))
+    return CidrSet.of(ip_network(each) for each in written)
 
 
 def ports(*written: int | tuple[int, int]) -> PortSet:

@@ -152,8 +152,8 @@ class TestWhatFits:
         assert read("second_reader", GOOD["second_reader"]).observed == model.Observed()
 
     def test_a_second_reading_of_ten_thousand_networks_in_three_tables(self) -> None:
-        networks = tuple((i << 12, (i << 12) + 127) for i in range(10_000))
-        sets = (model.NamedSet("many", "ipv4_addr", networks),)
+        networks = ((i << 12, (i << 12) + 127) for i in range(10_000))
+        sets = (model.make_set("many", model.SetKind.IPV4, networks),)
         tables = tuple(model.TableState(name, sets, ()) for name in model.OUR_TABLES)
         observed = model.Observed(tables)
         answer = read("second_reader", {"observed": exchange.to_json(observed)})

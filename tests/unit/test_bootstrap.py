@@ -12,7 +12,7 @@ from istio_hostagent.supervise import bootstrap
 from .test_specs import FACTS, build
 
 NETWORKS = tuple(ip_network(text) for text in ("10.0.0.0/8", "fd00::/8", "10.0.0.0/8"))
-MESH = model.CidrSet(networks=NETWORKS)
+MESH = model.CidrSet.of(NETWORKS)
 
 
 def render(config: model.Config, facts: model.HostFacts = FACTS) -> dict[str, Any]:

@@ -149,8 +149,8 @@ def test_every_key_reaches_its_field() -> None:
         )
     )
     assert config.redirection == model.Redirection(
-        outbound=model.CidrSet(networks=(ip_network("10.0.0.0/8"),)),
-        outbound_exclude=model.CidrSet(networks=(ip_network("10.2.0.0/16"),)),
+        outbound=model.CidrSet.of([ip_network("10.0.0.0/8")]),
+        outbound_exclude=model.CidrSet.of([ip_network("10.2.0.0/16")]),
         outbound_ports=model.PortSet(ranges=((80, 80),)),
         outbound_ports_exclude=model.PortSet(ranges=((81, 81),)),
         inbound=model.PortSet(ranges=((82, 82),)),
@@ -179,7 +179,7 @@ def test_every_key_reaches_its_field() -> None:
         kind=model.ProxyKind.ENVOY,
         envoy="/opt/envoy",
         bin_base="/opt",
-        mesh=model.CidrSet(networks=(ip_network("10.1.0.0/16"),)),
+        mesh=model.CidrSet.of([ip_network("10.1.0.0/16")]),
         mtls=model.Mtls.STRICT,
         admin_port=1,
         status_port=2,

@@ -19,7 +19,7 @@ def ports(*ranges: tuple[int, int]) -> PortSet:
 
 
 def networks(*texts: str) -> CidrSet:
-    return CidrSet(networks=tuple(ip_network(text) for text in texts))
+    return CidrSet.of(ip_network(text) for text in texts)
 
 
 TAKEN: list[tuple[Callable[[str], object], str, object]] = [
@@ -51,6 +51,8 @@ TAKEN: list[tuple[Callable[[str], object], str, object]] = [
     (fields.parse_cidr_set, "fd00::1/64", networks("fd00::/64")),
     (fields.parse_cidr_set, "172.16.0.0/12 , 10.0.0.0/8,", networks("172.16.0.0/12", "10.0.0.0/8")),
     (fields.parse_cidr_set, "10.0.0.1/8,10.0.0.2/8", networks("10.0.0.0/8")),
+    (fields.parse_cidr_set, "fd00::/8,9.0.0.0/8,10.0.0.0/9,10.0.0.0/8,9.0.0.0/8",
+     networks("9.0.0.0/8", "10.0.0.0/8", "10.0.0.0/9", "fd00::/8")),
     (fields.parse_cidr_list, "10.0.0.0/8", networks("10.0.0.0/8")),
     (fields.parse_address, "", None),
     (fields.parse_address, " 10.0.0.5 ", IPv4Address("10.0.0.5")),
@@ -204,7 +206,7 @@ def test_value_is_refused(parse: Callable[[str], object], text: str, message: st
 
 def test_single_ports_and_addresses_are_named_and_ranges_are_not() -> None:
     assert fields.parse_port_set("22,8000:8010").named == {22}
-    assert fields.parse_cidr_set("10.0.0.1,10.0.0.0/8").named == {IPv4Address("10.0.0.1")}
+    assert list(fields.parse_cidr_set("10.0.0.1,10.0.0.0/8").named(4)) == [0x0A000001]
 
 
 def test_refused_header_is_not_shown() -> None:

@@ -246,7 +246,7 @@ networks = st.one_of(
 
 
 def _cidrs(written: list[str]) -> CidrSet:
-    return CidrSet(False, tuple(ip_network(each, strict=False) for each in written))
+    return CidrSet.of(ip_network(each, strict=False) for each in written)
 
 
 cidr_sets = st.one_of(st.just(CidrSet(is_all=True)), st.lists(networks, max_size=5).map(_cidrs))

@@ -4,10 +4,13 @@ Not here: sending them (`connection`) and putting them in order (`host.nftables`
 Everything is of family inet. Source: include/uapi/linux/netfilter/nf_tables.h.
 """
 
+import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from ...config import packed
+from ...config.packed import PackedRanges
 from ...redirect import model
 from . import expressions, framing
 from .framing import be32, pack, pack_be32, pack_nested, pack_text
@@ -24,8 +27,8 @@ _COMMENT = 0  # NFTNL_UDATA_RULE_COMMENT, the form in which nft keeps a comment
 # The length of an attribute is a 16-bit number; an element of 128 bits takes at most 40 bytes.
 _ELEMENTS_PER_MESSAGE = 1200
 
-KEY_TYPES = {"ipv4_addr": (7, 4), "ipv6_addr": (8, 16), "inet_service": (13, 2)}
-_KEY_NAMES = {number: (name, length) for name, (number, length) in KEY_TYPES.items()}
+KEY_TYPES = {"ipv4_addr": 7, "ipv6_addr": 8, "inet_service": 13}
+_KEY_NAMES = {number: name for name, number in KEY_TYPES.items()}
 # Of a set: table, name, flags, key type, key length, description, user data of nft, handle, and in
 # newer kernels back end name and number of elements. Anything else changes what the set does.
 _PLAIN_SET = frozenset((1, 2, 3, 4, 5, 9, 13, 16, 19, 20))
@@ -102,7 +105,7 @@ def new_rule(table: str, chain: str, rule: model.RuleState) -> Message:
 
 def new_set(table: str, named_set: model.NamedSet, number: int) -> Message:
     """Make an empty interval set; `number` tells the sets of one transaction apart."""
-    key_type, length = KEY_TYPES[named_set.kind]
+    key_type, length = KEY_TYPES[named_set.kind], named_set.ranges.width
     body = (
         pack_text(1, table)
         + pack_text(2, named_set.name)
@@ -130,24 +133,23 @@ def new_recording_set(table: str, name: str, number: int, length: int) -> Messag
 
 def read_keys(body: bytes) -> Iterator[bytes]:
     """Read the answer to GETSETELEM as bytes."""
-    for kind, item in framing.iterate(framing.read(body).get(3, b"")):
-        if kind == 1:
-            yield framing.read(framing.read(item).get(1, b"")).get(1, b"")
+    for item in _items(body):
+        yield framing.read(framing.read(item).get(1, b"")).get(1, b"")
 
 
 def new_elements(table: str, named_set: model.NamedSet, number: int) -> Iterator[Message]:
     """Fill a set, as many messages as it takes."""
-    items = _encode_ranges(named_set.ranges, KEY_TYPES[named_set.kind][1])
+    items = _encode_ranges(named_set.ranges)
     head = pack_text(1, table) + pack_text(2, named_set.name)
     step = f"fill set {table} {named_set.name}"
-    for start in range(0, len(items), _ELEMENTS_PER_MESSAGE):
-        content = pack(3, b"".join(items[start : start + _ELEMENTS_PER_MESSAGE]))
-        body = head + content + pack_be32(4, number)
+    while content := b"".join(itertools.islice(items, _ELEMENTS_PER_MESSAGE)):
+        body = head + pack(3, content) + pack_be32(4, number)
         yield Message(NEWSETELEM, framing.NLM_F_CREATE, body, step)
 
 
-def _encode_ranges(ranges: tuple[tuple[int, int], ...], length: int) -> list[bytes]:
+def _encode_ranges(ranges: PackedRanges) -> Iterator[bytes]:
     """Give a start and an end for each range; one that reaches the last value has no end."""
+    length = ranges.width
     limit = 1 << (8 * length)
     padding = bytes(-length & 3)
     key_length = 4 + length
@@ -155,12 +157,11 @@ def _encode_ranges(ranges: tuple[tuple[int, int], ...], length: int) -> list[byt
     head = struct.pack("=HHHHHH", 4 + size, 1, 4 + key_length, 1, key_length, 1)
     end_head = struct.pack("=HHHHHH", 12 + size, 1, 4 + key_length, 1, key_length, 1)
     end_tail = padding + pack_be32(3, _INTERVAL_END)
-    items = []
-    for first, last in ranges:
-        items.append(head + first.to_bytes(length, "big") + padding)
-        if last + 1 < limit:
-            items.append(end_head + (last + 1).to_bytes(length, "big") + end_tail)
-    return items
+    for first, last in ranges.ends():
+        yield head + first + padding
+        end = int.from_bytes(last, "big") + 1
+        if end < limit:
+            yield end_head + end.to_bytes(length, "big") + end_tail
 
 
 def read_table(body: bytes) -> TableHead:
@@ -206,40 +207,53 @@ def _read_comment(data: bytes) -> str:
 def read_set(body: bytes) -> tuple[str, str]:
     """Read the answer to GETSET: name and kind. A kind of ours is a plain interval set."""
     found = framing.read(body)
-    name, length = _KEY_NAMES.get(be32(found.get(4, b"")), ("", 0))
+    name = _KEY_NAMES.get(be32(found.get(4, b"")), "")
     flags = be32(found.get(3, b""))
     is_plain = flags == SET_INTERVAL and found.keys() <= _PLAIN_SET
-    if is_plain and length == be32(found.get(5, b"")):
+    if is_plain and model.WIDTHS.get(name) == be32(found.get(5, b"")):
         return framing.text(found[2]), name
     others = sorted(found.keys() - _PLAIN_SET)
     kind = f"{name or 'key type ' + str(be32(found.get(4, b'')))} flags {flags}"
     return framing.text(found[2]), f"{kind} attributes {others}" if others else kind
 
 
-def read_elements(body: bytes) -> Iterator[tuple[int, bool]]:
-    """Read the answer to GETSETELEM: value, and whether it ends an interval (then exclusive)."""
-    for kind, item in framing.iterate(framing.read(body).get(3, b"")):
-        if kind == 1:
-            # Key first, then flags: the order of every kernel so far; others go the slow way.
+def read_ranges(bodies: Iterable[bytes], kind: str) -> PackedRanges:
+    """Read the answers to GETSETELEM; of a kind that is not ours the single values."""
+    width = model.WIDTHS.get(kind, 0)
+    # A number for each element: it sorts by value, and an end before a start of the same value.
+    points: list[int] = []
+    for body in bodies:
+        for item in _items(body):
             found = framing.read(item)
             value = framing.read(found.get(1, b"")).get(1, b"")
             is_end = bool(be32(found.get(3, b"")) & _INTERVAL_END)
-            yield int.from_bytes(value, "big"), is_end
+            points.append(int.from_bytes(value, "big") << 1 | (not is_end))
+            width = max(width, len(value))
+    points.sort()
+    if kind in model.WIDTHS:
+        return packed.pack(width, _pair(points, (1 << (8 * width)) - 1))
+    return packed.pack(width or 1, ((point >> 1, point >> 1) for point in points if point & 1))
 
 
-def to_ranges(elements: list[tuple[int, bool]], kind: str) -> tuple[tuple[int, int], ...]:
-    """Pair starts and ends; an end without a start (nft writes one at zero) counts for nothing."""
-    if kind not in KEY_TYPES:
-        return tuple((value, value) for value, is_end in sorted(elements) if not is_end)
-    ranges: list[tuple[int, int]] = []
+def _items(body: bytes) -> Iterator[bytes]:
+    """Give each element of an answer to GETSETELEM."""
+    for kind, item in framing.iterate(framing.read(body).get(3, b"")):
+        if kind == 1:
+            yield item
+
+
+def _pair(points: list[int], highest: int) -> Iterator[tuple[int, int]]:
+    """Pair starts and ends (exclusive); the last start may have no end.
+
+    An end without a start (nft writes one at zero) counts for nothing.
+    """
     start: int | None = None
-    # Where one interval ends and another starts, the end comes first.
-    for value, is_end in sorted(elements, key=lambda item: (item[0], not item[1])):
-        if is_end and start is not None:
-            ranges.append((start, value - 1))
-            start = None
-        elif not is_end:
+    for point in points:
+        value = point >> 1
+        if point & 1:
             start = value
+        elif start is not None:
+            yield start, value - 1
+            start = None
     if start is not None:
-        ranges.append((start, (1 << (8 * KEY_TYPES[kind][1])) - 1))
-    return tuple(ranges)
+        yield start, highest

@@ -1,0 +1,52 @@
+"""Ranges in few bytes behave like the tuple of pairs that they stand for."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from istio_hostagent.config import packed
+
+WIDTHS = st.sampled_from((2, 4, 16))
+
+
+@st.composite
+def packable(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
+    width = draw(WIDTHS)
+    number = st.integers(0, (1 << (8 * width)) - 1)
+    return width, draw(st.lists(st.tuples(number, number), max_size=8))
+
+
+@given(packable())
+def test_what_is_packed_comes_out_again(made: tuple[int, list[tuple[int, int]]]) -> None:
+    width, ranges = made
+    held = packed.pack(width, ranges)
+    assert list(held) == ranges
+    assert len(held) == len(ranges)
+    assert [held[index] for index in range(-len(ranges), len(ranges))] == ranges * 2
+    assert held[1:] == tuple(ranges[1:])
+    assert bool(held) is bool(ranges)
+
+
+@given(packable())
+def test_sorted_ranges_ascend_and_come_once(made: tuple[int, list[tuple[int, int]]]) -> None:
+    width, ranges = made
+    held = packed.sort(width, (packed.pack_range(width, *each) for each in ranges))
+    assert list(held) == sorted(set(ranges))
+
+
+def test_equal_ranges_are_one_value() -> None:
+    ranges = [(1, 2), (5, 5)]
+    held = packed.pack(4, ranges)
+    assert {held: "found"}[packed.pack(4, iter(ranges))] == "found"
+    assert held != packed.pack(4, ranges[:1])
+    assert held != packed.pack(16, ranges)
+
+
+def test_there_is_nothing_behind_the_last_one() -> None:
+    with pytest.raises(IndexError):
+        packed.pack(4, [(1, 2)])[1]
+
+
+def test_a_number_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(OverflowError):
+        packed.pack(2, [(1, 1 << 16)])

@@ -9,7 +9,7 @@ commits in between, it is made anew from what is there then.
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..errors import ApplyRejected, HostAgentError, KernelBusy, NotPermitted
 from ..redirect import model
@@ -157,23 +157,19 @@ class NftKernel:
         generation: int,
     ) -> int:
         """Prepare, then switch over; gives the generation after it."""
-        first = list(transactions.prepare(tables, present))
-        second = list(transactions.switch(tables, delete, present))
-        if first:
-            self._connection.commit(first, generation)
+        is_prepared = self._connection.commit(transactions.prepare(tables, present), generation)
+        if is_prepared:
             generation = _following(generation)
-        if not second:
-            return generation
+        second = transactions.switch(tables, delete, present)
         try:
-            self._connection.commit(second, generation)
+            is_switched = self._connection.commit(second, generation)
         except HostAgentError:
-            if first:
-                back = list(transactions.undo(tables, present))
+            if is_prepared:
                 # Refused only if somebody else has removed it already.
                 with contextlib.suppress(ApplyRejected):
-                    commit_soon(self._connection, lambda: back)
+                    commit_soon(self._connection, lambda: transactions.undo(tables, present))
             raise
-        return _following(generation)
+        return _following(generation) if is_switched else generation
 
     def _replace(
         self, table: model.TableState, present: transactions.Present, generation: int
@@ -184,7 +180,7 @@ class NftKernel:
         if is_needed:
             generation = self._switch((stand_in,), (), {}, generation)
         try:
-            self._connection.commit(list(transactions.replace(table)), generation)
+            self._connection.commit(transactions.replace(table), generation)
         finally:
             if is_needed:
                 away = [messages.delete_table(stand_in.name)]
@@ -210,7 +206,7 @@ def _following(generation: int) -> int:
 
 
 def commit_soon(
-    link: connection.Connection, build: Callable[[], Sequence[messages.Message]]
+    link: connection.Connection, build: Callable[[], Iterable[messages.Message]]
 ) -> None:
     """Commit what `build` gives, made anew whenever somebody else's transaction comes between.
 
@@ -219,9 +215,7 @@ def commit_soon(
     for _ in range(_MAX_TRIES):
         try:
             generation = link.generation()
-            parts = build()
-            if parts:
-                link.commit(parts, generation)
+            link.commit(build(), generation)
         except KernelBusy:
             continue
         return

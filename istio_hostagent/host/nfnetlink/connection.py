@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ...errors import ApplyRejected, KernelBusy, NotPermitted
 from . import framing, messages
@@ -26,6 +26,8 @@ _ERESTART = 85  # somebody else's transaction came between
 # What the kernel's accounting adds for a large datagram; measured with 50 000 elements.
 _SEND_BUFFER_FACTOR = 2
 _RECEIVE_SIZE = 1 << 16
+# With one message more still well below what mallopt(3) takes for large (M_MMAP_THRESHOLD).
+_BLOCK_SIZE = 1 << 15
 _TIMEOUT_S = 5
 # ENOENT is all that the kernel says of an expression that it does not have.
 _MISSING = "the kernel may lack a module of nf_tables that the rule needs, such as nft_fib_inet"
@@ -83,10 +85,12 @@ class Connection:
             return framing.be32(framing.read(body).get(1, b""))
         raise KernelBusy("nf_tables did not tell its generation")
 
-    def dump(self, command: int, body: bytes = b"") -> list[bytes]:
-        """Give the attributes of each object; raises KernelBusy if it changed meanwhile."""
-        flags = NLM_F_REQUEST | framing.NLM_F_DUMP
-        return list(self._request(command, flags, body, family=INET))
+    def dump(self, command: int, body: bytes = b"") -> Iterator[bytes]:
+        """Give the attributes of each object; to be read to its end before anything else is asked.
+
+        Raises KernelBusy at the end if the objects changed meanwhile.
+        """
+        return self._request(command, NLM_F_REQUEST | framing.NLM_F_DUMP, body, family=INET)
 
     def _request(self, command: int, flags: int, body: bytes, *, family: int) -> Iterator[bytes]:
         self._sequence += 1
@@ -117,60 +121,54 @@ class Connection:
             raise KernelBusy("nf_tables did not answer") from error
         return framing.split_messages(data)
 
-    def commit(self, parts: Sequence[messages.Message], generation: int) -> None:
-        """Make all `parts` true, or none.
+    def commit(self, parts: Iterable[messages.Message], generation: int) -> bool:
+        """Make all `parts` true, or none; False: there were none.
 
         Raises ApplyRejected with the first refused part, KernelBusy if anybody committed after
         `generation`, NotPermitted.
         """
         self._answers()
-        first = self._sequence + 1
-        self._sequence += len(parts) + 2
-        begin = _GENERAL.pack(0, 0, _SUBSYSTEM) + framing.pack_be32(_BATCH_GENID, generation)
-        pieces = [framing.pack_message(_BATCH_BEGIN, NLM_F_REQUEST, first, begin)]
-        general = _GENERAL.pack(INET, 0, 0)
-        for sequence, part in enumerate(parts, first + 1):
-            # Errors come unasked; one acknowledgement, of the last part, says that all went in.
-            flags = part.flags | NLM_F_REQUEST
-            if sequence == first + len(parts):
-                flags |= NLM_F_ACK
-            pieces.append(
-                framing.pack_message(
-                    _SUBSYSTEM << 8 | part.command, flags, sequence, general + part.body
-                )
-            )
-        end = _GENERAL.pack(0, 0, _SUBSYSTEM)
-        pieces.append(framing.pack_message(_BATCH_END, NLM_F_REQUEST, self._sequence, end))
-        self._send(b"".join(pieces))
-        self._judge(parts, first)
+        transaction = _Transaction(self._sequence + 1, generation)
+        for part in parts:
+            transaction.add(part)
+        self._sequence = transaction.close()
+        if not transaction.steps:
+            return False
+        self._send(transaction.blocks)
+        self._judge(transaction)
+        return True
 
-    def _send(self, data: bytes) -> None:
-        if len(data) > 100_000:
-            size = len(data) * _SEND_BUFFER_FACTOR
+    def _send(self, blocks: Sequence[bytearray]) -> None:
+        """Send them as one datagram."""
+        size = sum(map(len, blocks))
+        if size > 100_000:
+            size *= _SEND_BUFFER_FACTOR
             try:
                 self.socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size)
             except PermissionError as error:
                 raise NotPermitted("changing rules needs CAP_NET_ADMIN") from error
-        self.socket.send(data)
+        self.socket.sendmsg(blocks)
 
-    def _judge(self, parts: Sequence[messages.Message], first: int) -> None:
+    def _judge(self, transaction: "_Transaction") -> None:
         """Look at the answers to a transaction."""
+        steps = transaction.steps
         is_done = False
         for message in self._answers():
             if message.kind != framing.NLMSG_ERROR:
                 continue
             code, sentence = framing.read_error(message)
-            index = message.sequence - first - 1
+            index = message.sequence - transaction.first - 1
+            is_part = 0 <= index < len(steps)
             if not code:
-                is_done |= index == len(parts) - 1
+                is_done |= index == len(steps) - 1
                 continue
             if code == _ERESTART:
                 raise KernelBusy("somebody else changed the rules at the same moment")
-            step = parts[index].step if 0 <= index < len(parts) else "transaction"
-            if code == errno.EPERM and not 0 <= index < len(parts):
+            command, step = steps[index] if is_part else (_BATCH_END, "transaction")
+            if code == errno.EPERM and not is_part:
                 raise NotPermitted("changing rules needs CAP_NET_ADMIN", hint="run it as root")
             reason = os.strerror(code) + (f" ({sentence})" if sentence else "")
-            is_rule = 0 <= index < len(parts) and parts[index].command == messages.NEWRULE
+            is_rule = command == messages.NEWRULE
             raise ApplyRejected(
                 f"the kernel refused to {step}: {reason}; nothing was changed",
                 step=step,
@@ -189,6 +187,49 @@ class Connection:
             except BlockingIOError:
                 return found
             found += framing.split_messages(data)
+
+
+class _Transaction:
+    """The bytes of one transaction, in blocks: what is asked for in one piece of a megabyte the
+    allocator of the C library keeps, what comes in small ones it gives back."""
+
+    def __init__(self, first: int, generation: int) -> None:
+        """Begin; `first` is the sequence number of the begin marker."""
+        self.first = first
+        self.blocks = [bytearray()]
+        self.steps: list[tuple[int, str]] = []  # command and words of each part
+        begin = _GENERAL.pack(0, 0, _SUBSYSTEM) + framing.pack_be32(_BATCH_GENID, generation)
+        self._put(framing.pack_message(_BATCH_BEGIN, NLM_F_REQUEST, first, begin))
+        self._last: messages.Message | None = None
+
+    def add(self, part: messages.Message) -> None:
+        """Append a part."""
+        self._write_last(0)
+        self._last = part
+        self.steps.append((part.command, part.step))
+
+    def close(self) -> int:
+        """Append the end marker; gives the last sequence number."""
+        # Errors come unasked; one acknowledgement, of the last part, says that all went in.
+        self._write_last(NLM_F_ACK)
+        sequence = self.first + len(self.steps) + 1
+        end = _GENERAL.pack(0, 0, _SUBSYSTEM)
+        self._put(framing.pack_message(_BATCH_END, NLM_F_REQUEST, sequence, end))
+        return sequence
+
+    def _write_last(self, flags: int) -> None:
+        if self._last is None:
+            return
+        kind = _SUBSYSTEM << 8 | self._last.command
+        flags |= self._last.flags | NLM_F_REQUEST
+        body = _GENERAL.pack(INET, 0, 0) + self._last.body
+        sequence = self.first + len(self.steps)
+        self._put(framing.pack_message(kind, flags, sequence, body))
+
+    def _put(self, message: bytes) -> None:
+        if len(self.blocks[-1]) > _BLOCK_SIZE:
+            self.blocks.append(bytearray())
+        self.blocks[-1] += message
 
 
 def _raise_request_error(message: framing.Received) -> None:

@@ -60,7 +60,7 @@ class Destinations:
                 *loopback,
             )
         )
-        self._reachable = tuple((a ^ 1, a ^ 1) for a in self.own)  # likely on the same link
+        self._reachable = sorted(a ^ 1 for a in self.own)  # likely on the same link
 
     def text(self, value: int) -> str:
         """Write an address."""
@@ -75,31 +75,31 @@ class Destinations:
 
     def captured_in(self, first: int, last: int) -> int | None:
         """Find an address of the range that is to be captured, if there is any."""
-        return self._choose(ranges.subtract(((first, last),), self._spared))
+        for start, end in ranges.subtract(((first, last),), self._spared):
+            return min(start + 1, end)  # the first may be that of a network
+        return None
 
     def captured(self) -> list[int]:
         """Find addresses to be captured, one with a likely route first."""
-        free = ranges.subtract(self.included, self._spared)
-        likely = ranges.intersect(free, ranges.merge(self._reachable))
-        elsewhere = ranges.intersect(free, ((self.elsewhere, self.elsewhere),))
-        found = [self._choose(each) for each in (likely, elsewhere)]
-        if not any(found):
-            found = [self._choose(free)]
-        return [address for address in found if address is not None]
+        if found := self._known(is_included=True):
+            return found
+        for each in self.included:
+            address = self.captured_in(*each)
+            if address is not None:
+                return [address]
+        return []
 
     def unlisted(self) -> list[int]:
         """Find addresses that nothing lists: neither included, nor excluded, nor special."""
-        taken = ranges.merge((*self.included, *self._spared))
-        everything = ((1, (1 << self.bits) - 2),)
-        free = ranges.subtract(everything, taken)
-        likely = ranges.intersect(free, ranges.merge(self._reachable))
-        elsewhere = ranges.intersect(free, ((self.elsewhere, self.elsewhere),))
-        found = (self._choose(each) for each in (likely, elsewhere))
-        return [address for address in found if address is not None]
+        return self._known(is_included=False)
 
-    def _choose(self, free: ranges.Ranges) -> int | None:
-        """Take the second address of the first range: the first may be that of a network."""
-        if not free:
-            return None
-        first, last = free[0]
-        return min(first + 1, last)
+    def _known(self, *, is_included: bool) -> list[int]:
+        """Of the addresses with a likely route and of those elsewhere the first that fits each."""
+        found = []
+        for addresses in (self._reachable, (self.elsewhere,)):
+            for address in addresses:
+                is_spared = ranges.contains(self._spared, address)
+                if not is_spared and ranges.contains(self.included, address) is is_included:
+                    found.append(address)
+                    break
+        return found

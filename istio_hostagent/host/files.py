@@ -11,6 +11,9 @@ import stat
 
 # Environment files larger than this are refused by the parser; one byte more is read to see it.
 MAX_BYTES = (1 << 20) + 1
+# Read at once. A buffer of a megabyte that is freed makes malloc keep the double of it free for
+# ever (M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3) grow with it).
+_PART_BYTES = 1 << 16
 
 
 def read_bounded(path: str) -> bytes:
@@ -27,7 +30,7 @@ def read_bounded(path: str) -> bytes:
             raise OSError(errno.EINVAL, "not a regular file", path)
         parts = []
         left = MAX_BYTES
-        while left and (part := os.read(descriptor, left)):
+        while left and (part := os.read(descriptor, min(left, _PART_BYTES))):
             parts.append(part)
             left -= len(part)
         return b"".join(parts)

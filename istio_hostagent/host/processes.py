@@ -228,8 +228,9 @@ class Run:
         if self.child.poll() is None:
             self.child.end(0.0)
         try:
-            start = max(os.fstat(self._output).st_size - most, 0) if is_end else 0
-            return os.pread(self._output, most, start)
+            size = os.fstat(self._output).st_size
+            start = max(size - most, 0) if is_end else 0
+            return os.pread(self._output, min(size, most), start)
         finally:
             os.close(self._output)
 

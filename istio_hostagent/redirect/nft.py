@@ -4,6 +4,7 @@ Not here: how rules are made (`policy`, `expressions`). Whatever the kernel hold
 what we would never write: expressions without words of their own appear in square brackets.
 """
 
+import io
 import ipaddress
 from collections.abc import Iterator
 
@@ -35,11 +36,10 @@ def render_nft(table: model.Table) -> str:
     """Give the whole table for `nft -f`: it replaces a table of that name if there is one."""
     state = expressions.compile_table(table, model.Owner.NOBODY)
     name = table.name
-    return (
-        f"table inet {name} {{\n}}\ndelete table inet {name}\n"
-        + "\n".join(render_table(state))
-        + "\n"
-    )
+    text = io.StringIO()  # ten thousand lines that are joined would all be there at once
+    text.write(f"table inet {name} {{\n}}\ndelete table inet {name}\n")
+    text.writelines(f"{line}\n" for line in render_table(state))
+    return text.getvalue()
 
 
 def render_table(table: model.TableState) -> Iterator[str]:
@@ -49,9 +49,14 @@ def render_table(table: model.TableState) -> Iterator[str]:
         yield f"\tset {named_set.name} {{"
         yield f"\t\ttype {named_set.kind}"
         yield "\t\tflags interval"
+        line = "\t\telements = { "
+        for number, each in enumerate(named_set.ranges):
+            if number:
+                yield f"{line},"
+                line = "\t\t\t     "
+            line += render_range(named_set.kind, *each)
         if named_set.ranges:
-            elements = [render_range(named_set.kind, *each) for each in named_set.ranges]
-            yield "\t\telements = { " + ",\n\t\t\t     ".join(elements) + " }"
+            yield f"{line} }}"
         yield "\t}"
     for chain in table.chains:
         yield f"\tchain {chain.name} {{"

@@ -114,6 +114,10 @@ class KernelBusy(HostAgentError):
     exit_status = 75
 
 
+class Overtaken(KernelBusy):
+    """Somebody else committed between the look at the rules and the change; nothing changed."""
+
+
 class ApplyRejected(HostAgentError):
     """The kernel refused a transaction; nothing changed. `step` is the message it refused."""
 

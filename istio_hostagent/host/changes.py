@@ -13,13 +13,14 @@ import os
 import socket
 from typing import NamedTuple
 
+from ..errors import HostAgentError
 from ..redirect import model
 from .nfnetlink import connection, framing, messages
 
 _NFTABLES_GROUP = 7  # NFNLGRP_NFTABLES
 _SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES, as the upper byte of a message's type
 _NEWGEN = _SUBSYSTEM | messages.NEWGEN
-_GEN_PID, _GEN_NAME = 2, 3  # NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME
+_GEN_ID, _GEN_PID, _GEN_NAME = 1, 2, 3  # NFTA_GEN_ID, NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME
 # Which packets a rule meets does not depend on these alone; every other kind counts as structure,
 # so that one which a later kernel has is never overlooked.
 _CONTENT = frozenset(
@@ -43,6 +44,8 @@ _EVENT_BUFFER = 4 << 20
 # rest stays readable.
 _MAX_DATAGRAMS = 64
 _RECEIVE_SIZE = 1 << 16
+# So many of these must do for all that was committed before; the last may be on its way still.
+_MAX_READS = 200
 # What the kernel calls the first PID namespace (PROC_PID_INIT_INO).
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 
@@ -94,6 +97,7 @@ class ChangeMonitor:
         self._socket = connection.open_socket((_NFTABLES_GROUP,))
         connection.force_receive_buffer(self._socket, buffer_size)
         self._subjects: set[_Subject] = set()  # of the transaction that is being announced
+        self.generation = 0  # after the last transaction that was announced; 0: none was
 
     def fileno(self) -> int:
         """Readable when there is something to read."""
@@ -146,12 +150,15 @@ class ChangeMonitor:
         if len(data) < framing.HEADER.size:
             return None
         _, kind, _, _, port = framing.HEADER.unpack_from(data)
-        if port == self._own_port:
-            return None  # a datagram is of one transaction
+        is_own = port == self._own_port  # a datagram is of one transaction
         if kind != _NEWGEN:
-            self._note(data)
+            if not is_own:
+                self._note(data)
             return None
         found = framing.read(data[_TABLE:])
+        self.generation = framing.be32(found.get(_GEN_ID, b""))
+        if is_own:
+            return None
         subjects = self._subjects or {_Subject.STRUCTURE}  # nothing was named: be careful
         self._subjects = set()
         if subjects == {_Subject.PROBE}:
@@ -181,6 +188,44 @@ class ChangeMonitor:
             else:
                 self._subjects.add(_Subject.STRUCTURE)
             offset += (length + 3) & ~3
+
+
+class Witness:
+    """Tells whether anybody else touches our tables from its making on.
+
+    Whoever reads or changes our tables while others commit all the time needs not begin anew for
+    each of them. To be closed, as it hears everything.
+    """
+
+    def __init__(self, link: connection.Connection) -> None:
+        """Start listening to all but `link`; raises NotPermitted, KernelBusy."""
+        self._monitor = ChangeMonitor(link.port)
+        try:
+            self._began = link.generation()
+        except HostAgentError:
+            self._monitor.close()
+            raise
+        self._is_touched = False
+
+    def is_untouched_until(self, generation: int) -> bool:
+        """Whether all is heard up to this generation, and nothing of it is about our tables."""
+        for _ in range(_MAX_READS):
+            self._is_touched |= any(change.is_ours for change in self._monitor.read())
+            if self._is_touched:
+                return False
+            if (self._monitor.generation or self._began) == generation:
+                return True
+        return False
+
+    def begin_anew(self) -> None:
+        """Forget what has been touched so far: our tables are read again from here on."""
+        while self._monitor.read():
+            pass
+        self._is_touched = False
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._monitor.close()
 
 
 def _is_pid_namespace_initial() -> bool:

@@ -10,11 +10,14 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
-from ..errors import ApplyRejected, HostAgentError, KernelBusy, NotPermitted
+from ..errors import ApplyRejected, HostAgentError, KernelBusy, NotPermitted, Overtaken
 from ..redirect import model
-from . import loopback, transactions
+from . import changes, loopback, transactions
 from .nfnetlink import connection, framing, messages
+
+_Head = TypeVar("_Head")
 
 # Others commit in well under a millisecond; this many in a row is a fight, not a coincidence.
 _MAX_TRIES = 20
@@ -49,30 +52,55 @@ class NftKernel:
 
     def observe(self) -> model.Observed:
         """Everything we own, as it is now; raises KernelBusy, NotPermitted."""
+        generation = self._connection.generation()
+        tables = self._read_tables()
+        if generation == self._connection.generation():
+            return _observed(tables, generation)
+        with contextlib.closing(changes.Witness(self._connection)) as witness:
+            return self._observe_beside(witness)
+
+    def _observe_beside(self, witness: changes.Witness) -> model.Observed:
+        """Everything we own, while others commit, as long as they leave it alone."""
         for _ in range(_MAX_TRIES):
-            try:
-                generation = self._connection.generation()
-                tables = tuple(self._read_table(head) for head in self._heads())
-                is_whole = generation == self._connection.generation()
-            except KernelBusy:
-                continue
-            if is_whole:
-                addresses = loopback.observe((model.PASSTHROUGH_ADDRESS,))
-                return model.Observed(tables, addresses, generation)
-        raise KernelBusy("others keep changing the rules while they are read")
+            tables = self._read_tables()
+            generation = self._connection.generation()
+            if witness.is_untouched_until(generation):
+                return _observed(tables, generation)
+            witness.begin_anew()
+        raise KernelBusy("others keep changing our rules while they are read")
+
+    def _read_tables(self) -> tuple[model.TableState, ...]:
+        """Our tables; whether they are of one moment is for the caller to find out."""
+        chains: dict[str, list[tuple[str, model.Hook | None]]] = {}
+        for table, chain, hook in self._dump_all(messages.GETCHAIN, messages.read_chain):
+            chains.setdefault(table, []).append((chain, hook))
+        return tuple(
+            self._read_table(head, sorted(chains.get(head.name, ()))) for head in self._heads()
+        )
 
     def _heads(self) -> list[messages.TableHead]:
-        found = map(messages.read_table, self._connection.dump(messages.GETTABLE))
+        found = self._dump_all(messages.GETTABLE, messages.read_table)
         return sorted(head for head in found if head.name in model.OUR_TABLES)
 
-    def _read_table(self, head: messages.TableHead) -> model.TableState:
+    def _dump_all(self, command: int, read: Callable[[bytes], _Head]) -> list[_Head]:
+        """What cannot be asked of one table alone: others' objects move ours within it."""
+        for _ in range(_MAX_TRIES):
+            with contextlib.suppress(KernelBusy):
+                return list(map(read, self._connection.dump(command)))
+        raise KernelBusy("others keep changing the rules while they are read")
+
+    def _dump(self, command: int, body: bytes) -> Iterator[bytes]:
+        """The objects of one table or set, whatever others do beside it."""
+        return self._connection.dump(command, body, is_strict=False)
+
+    def _read_table(
+        self, head: messages.TableHead, chains: Sequence[tuple[str, model.Hook | None]]
+    ) -> model.TableState:
         name = head.name
         rules: dict[str, list[model.RuleState]] = {}
-        for body in self._connection.dump(messages.GETRULE, framing.pack_text(1, name)):
+        for body in self._dump(messages.GETRULE, framing.pack_text(1, name)):
             chain, rule = messages.read_rule(body)
             rules.setdefault(chain, []).append(rule)
-        found = map(messages.read_chain, self._connection.dump(messages.GETCHAIN))
-        chains = sorted((chain, hook) for table, chain, hook in found if table == name)
         return model.TableState(
             name,
             tuple(self._read_sets(name)),
@@ -86,10 +114,10 @@ class NftKernel:
 
     def _read_sets(self, table: str) -> Iterator[model.NamedSet]:
         of_table = framing.pack_text(1, table)
-        heads = map(messages.read_set, self._connection.dump(messages.GETSET, of_table))
+        heads = map(messages.read_set, self._dump(messages.GETSET, of_table))
         for name, kind in sorted(heads):
             of_set = of_table + framing.pack_text(2, name)
-            elements = self._connection.dump(messages.GETSETELEM, of_set)
+            elements = self._dump(messages.GETSETELEM, of_set)
             yield model.NamedSet(name, kind, messages.read_ranges(elements, kind))
 
     def _owner(self, head: messages.TableHead) -> model.Owner:
@@ -126,66 +154,64 @@ class NftKernel:
 
     def _commit(self, plan: model.Plan) -> None:
         """Change the tables, anew whenever somebody else's transaction comes in between."""
-        observed = plan.observed
-        for _ in range(_MAX_TRIES):
-            try:
-                if not observed.generation:
-                    observed = self.observe()
-                self._change(plan, observed)
-            except KernelBusy:
-                observed = model.Observed()
-                continue
-            return
+        if plan.observed.generation:
+            with contextlib.suppress(KernelBusy):
+                ground = _Ground(self._connection, plan.observed.generation)
+                self._change(plan, plan.observed, ground)
+                return
+        with contextlib.closing(changes.Witness(self._connection)) as witness:
+            for _ in range(_MAX_TRIES):
+                observed = self._observe_beside(witness)
+                with contextlib.suppress(KernelBusy):
+                    ground = _Ground(self._connection, observed.generation, witness)
+                    self._change(plan, observed, ground)
+                    return
         raise KernelBusy("others keep changing the rules while ours are put in")
 
-    def _change(self, plan: model.Plan, observed: model.Observed) -> None:
+    def _change(self, plan: model.Plan, observed: model.Observed, ground: "_Ground") -> None:
         present = {table.name: table for table in observed.tables}
         self._refuse_foreign(plan, present)
         whole = [t for t in plan.write if t.name in present]
         whole = [t for t in whole if not transactions.is_changeable(t, present[t.name])]
         parts = [t for t in plan.write if t not in whole]
         # The guard is never rebuilt together with what it guards.
-        generation = self._switch(parts, plan.delete, present, observed.generation)
+        self._switch(parts, plan.delete, present, ground)
         for table in whole:
-            generation = self._replace(table, present, generation)
+            self._replace(table, present, ground)
 
     def _switch(
         self,
         tables: Sequence[model.TableState],
         delete: Sequence[str],
         present: transactions.Present,
-        generation: int,
-    ) -> int:
-        """Prepare, then switch over; gives the generation after it."""
-        is_prepared = self._connection.commit(transactions.prepare(tables, present), generation)
-        if is_prepared:
-            generation = _following(generation)
-        second = transactions.switch(tables, delete, present)
+        ground: "_Ground",
+    ) -> None:
+        """Prepare, then switch over."""
+        is_prepared = ground.commit(lambda: transactions.prepare(tables, present))
         try:
-            is_switched = self._connection.commit(second, generation)
+            ground.commit(lambda: transactions.switch(tables, delete, present))
         except HostAgentError:
             if is_prepared:
                 # Refused only if somebody else has removed it already.
                 with contextlib.suppress(ApplyRejected):
                     commit_soon(self._connection, lambda: transactions.undo(tables, present))
             raise
-        return _following(generation) if is_switched else generation
 
     def _replace(
-        self, table: model.TableState, present: transactions.Present, generation: int
-    ) -> int:
+        self, table: model.TableState, present: transactions.Present, ground: "_Ground"
+    ) -> None:
         """Make a table anew while a stand-in of the same rules keeps capturing."""
         stand_in = table._replace(name=model.STAND_IN_TABLE, owner=model.Owner.NOBODY)
         is_needed = table.name == model.MAIN_TABLE and stand_in.name not in present
         if is_needed:
-            generation = self._switch((stand_in,), (), {}, generation)
+            self._switch((stand_in,), (), {}, ground)
         try:
-            self._connection.commit(transactions.replace(table), generation)
+            ground.commit(lambda: transactions.replace(table))
         finally:
             if is_needed:
                 away = [messages.delete_table(stand_in.name)]
                 commit_soon(self._connection, lambda: away)
-        return self._connection.generation()
+                ground.moved()
 
     def _refuse_foreign(self, plan: model.Plan, present: transactions.Present) -> None:
         """Raise NotPermitted if a table that must change has another owner."""
@@ -200,9 +226,57 @@ class NftKernel:
                 )
 
 
-def _following(generation: int) -> int:
-    """Give the generation after one commit, if nobody else committed; it never is 0."""
-    return (generation + 1) & 0xFFFFFFFF or 1
+def _observed(tables: tuple[model.TableState, ...], generation: int) -> model.Observed:
+    addresses = loopback.observe((model.PASSTHROUGH_ADDRESS,))
+    return model.Observed(tables, addresses, generation)
+
+
+class _Ground:
+    """What a change stands on: our tables as they were read, at a generation.
+
+    Without a `witness` every transaction of somebody else takes it away, with one only those that
+    touch our tables.
+    """
+
+    def __init__(
+        self,
+        link: connection.Connection,
+        generation: int,
+        witness: changes.Witness | None = None,
+    ) -> None:
+        self._link = link
+        self._generation = generation
+        self._witness = witness
+
+    def commit(self, build: Callable[[], Iterable[messages.Message]]) -> bool:
+        """Commit what `build` gives; False: nothing. Raises what `Connection.commit` raises.
+
+        KernelBusy: our tables may not be what they were.
+        """
+        for _ in range(_MAX_TRIES):
+            try:
+                is_done = self._link.commit(build(), self._current)
+            except Overtaken:
+                if self._witness is None:
+                    raise
+                continue
+            if is_done:
+                # It never is 0.
+                self._generation = (self._generation + 1) & 0xFFFFFFFF or 1
+            return is_done
+        raise KernelBusy("others keep changing the rules while ours are put in")
+
+    def _current(self) -> int:
+        if self._witness is not None:
+            generation = self._link.generation()
+            if not self._witness.is_untouched_until(generation):
+                raise KernelBusy("somebody else changed our rules at the same moment")
+            self._generation = generation
+        return self._generation
+
+    def moved(self) -> None:
+        """Something of ours was committed beside it, in a table that it does not stand on."""
+        self._generation = self._link.generation()
 
 
 def commit_soon(
@@ -214,8 +288,7 @@ def commit_soon(
     """
     for _ in range(_MAX_TRIES):
         try:
-            generation = link.generation()
-            link.commit(build(), generation)
+            link.commit(build())
         except KernelBusy:
             continue
         return

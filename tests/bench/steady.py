@@ -115,7 +115,7 @@ def flush(link: connection.Connection) -> float:
     ours = [name for name in there if name in model.OUR_TABLES]
     parts = [messages.delete_table(name) for name in ours]
     began = cost.now_ms()
-    link.commit(parts, generation)
+    link.commit(parts, lambda: generation)
     return began
 
 

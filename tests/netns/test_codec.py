@@ -1,6 +1,7 @@
 """Our codec against the kernel, against nft(8), and against pyroute2."""
 
 import contextlib
+import functools
 import gc
 import os
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from istio_hostagent.agent import reconcile
 from istio_hostagent.errors import ApplyRejected, KernelBusy, NotPermitted
 from istio_hostagent.host import nftables, transactions
 from istio_hostagent.host.nfnetlink import connection, expressions, framing, messages
@@ -285,7 +287,7 @@ def test_a_kernel_without_an_expression_refuses_all_and_is_named(rig: Rig) -> No
     assert renamed != parts
     link = rig.host.inside(connection.Connection)
     with contextlib.closing(link.socket), pytest.raises(ApplyRejected) as caught:
-        link.commit(renamed, link.generation())
+        link.commit(renamed)
     step = "add rule to istio_hostagent ISTIO_INBOUND (only passes through this host)"
     assert caught.value.step == step
     assert str(caught.value) == (
@@ -303,12 +305,48 @@ def test_a_concurrent_commit_is_refused_and_made_anew(
         stale = link.generation()
         rig.nft(text="add table inet foreign\n")
         with pytest.raises(KernelBusy):
-            link.commit([messages.new_table("x", is_owned=False)], stale)
+            link.commit([messages.new_table("x", is_owned=False)], lambda: stale)
         # An observation of before somebody else's commit does no harm either.
         observed = rig.observe(kernel)
         rig.nft(text="delete table inet foreign\n")
         rig.host.inside(lambda: kernel.apply(plan.make_plan(DESIRED, observed, owned=False)))
     assert drifts(rig, kernel) == []
+
+
+_COMMIT_FOR_EVER = """
+import time
+from istio_hostagent.host import nftables
+from istio_hostagent.host.nfnetlink import connection, messages
+link = connection.Connection()
+nftables.commit_soon(link, lambda: [messages.new_table("foreign", is_owned=False)])
+print(flush=True)
+while True:
+    nftables.commit_soon(link, lambda: [messages.new_chain("foreign", "c", None)])
+    nftables.commit_soon(link, lambda: [messages.delete_chain("foreign", "c")])
+    time.sleep(0.005)
+"""
+
+
+def test_who_commits_all_the_time_beside_us_keeps_us_from_nothing(rig: Rig) -> None:
+    """While our rules are read or put in, hundreds of transactions of others come in between."""
+    many = STANDARD._replace(
+        outbound=cidrs(*(f"10.{i}.{j}.0/25" for i in range(20) for j in range(250)))
+    )
+    process = rig.host.popen(
+        [PYTHON, "-c", _COMMIT_FOR_EVER], stdout=subprocess.PIPE, cwd=CHECKOUT
+    )
+    try:
+        assert process.stdout
+        process.stdout.readline()
+        with rig.kernel() as kernel:
+            for desired in (policy.build_ruleset(each, FACTS) for each in (many, STANDARD, many)):
+                rig.host.inside(functools.partial(reconcile.reconcile, desired, kernel))
+                assert drifts(rig, kernel, desired) == []
+            assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+    rig.clean()
 
 
 def test_changes_of_others_all_the_time_do_not_stop_ours(

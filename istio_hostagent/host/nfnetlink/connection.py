@@ -9,9 +9,9 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from ...errors import ApplyRejected, KernelBusy, NotPermitted
+from ...errors import ApplyRejected, KernelBusy, NotPermitted, Overtaken
 from . import framing, messages
 from .framing import NLM_F_ACK, NLM_F_REQUEST
 
@@ -85,14 +85,17 @@ class Connection:
             return framing.be32(framing.read(body).get(1, b""))
         raise KernelBusy("nf_tables did not tell its generation")
 
-    def dump(self, command: int, body: bytes = b"") -> Iterator[bytes]:
+    def dump(self, command: int, body: bytes = b"", *, is_strict: bool = True) -> Iterator[bytes]:
         """Give the attributes of each object; to be read to its end before anything else is asked.
 
-        Raises KernelBusy at the end if the objects changed meanwhile.
+        Raises KernelBusy at the end if `is_strict` and anything at all changed meanwhile.
         """
-        return self._request(command, NLM_F_REQUEST | framing.NLM_F_DUMP, body, family=INET)
+        flags = NLM_F_REQUEST | framing.NLM_F_DUMP
+        return self._request(command, flags, body, family=INET, is_strict=is_strict)
 
-    def _request(self, command: int, flags: int, body: bytes, *, family: int) -> Iterator[bytes]:
+    def _request(
+        self, command: int, flags: int, body: bytes, *, family: int, is_strict: bool = True
+    ) -> Iterator[bytes]:
         self._sequence += 1
         general = _GENERAL.pack(family, 0, 0)
         request = framing.pack_message(
@@ -110,7 +113,7 @@ class Connection:
                 elif message.kind != framing.NLMSG_DONE:
                     yield message.body[_GENERAL.size :]
                 if message.kind == framing.NLMSG_DONE or not flags & framing.NLM_F_DUMP:
-                    if is_interrupted:
+                    if is_interrupted and is_strict:
                         raise KernelBusy("the rules changed while they were read")
                     return
 
@@ -121,19 +124,24 @@ class Connection:
             raise KernelBusy("nf_tables did not answer") from error
         return framing.split_messages(data)
 
-    def commit(self, parts: Iterable[messages.Message], generation: int) -> bool:
+    def commit(
+        self, parts: Iterable[messages.Message], current: Callable[[], int] | None = None
+    ) -> bool:
         """Make all `parts` true, or none; False: there were none.
 
-        Raises ApplyRejected with the first refused part, KernelBusy if anybody committed after
-        `generation`, NotPermitted.
+        `current` gives the generation that they are made for (else it is that of this moment),
+        and is asked when they are ready to be sent. Raises what it raises, ApplyRejected with the
+        first refused part, Overtaken if anybody committed after that generation, KernelBusy,
+        NotPermitted.
         """
         self._answers()
-        transaction = _Transaction(self._sequence + 1, generation)
+        transaction = _Transaction(self._sequence + 1)
         for part in parts:
             transaction.add(part)
-        self._sequence = transaction.close()
         if not transaction.steps:
             return False
+        self._sequence = transaction.close()
+        transaction.set_generation((current or self.generation)())
         self._send(transaction.blocks)
         self._judge(transaction)
         return True
@@ -163,7 +171,7 @@ class Connection:
                 is_done |= index == len(steps) - 1
                 continue
             if code == _ERESTART:
-                raise KernelBusy("somebody else changed the rules at the same moment")
+                raise Overtaken("somebody else changed the rules at the same moment")
             command, step = steps[index] if is_part else (_BATCH_END, "transaction")
             if code == errno.EPERM and not is_part:
                 raise NotPermitted("changing rules needs CAP_NET_ADMIN", hint="run it as root")
@@ -193,13 +201,14 @@ class _Transaction:
     """The bytes of one transaction, in blocks: what is asked for in one piece of a megabyte the
     allocator of the C library keeps, what comes in small ones it gives back."""
 
-    def __init__(self, first: int, generation: int) -> None:
+    def __init__(self, first: int) -> None:
         """Begin; `first` is the sequence number of the begin marker."""
         self.first = first
         self.blocks = [bytearray()]
         self.steps: list[tuple[int, str]] = []  # command and words of each part
-        begin = _GENERAL.pack(0, 0, _SUBSYSTEM) + framing.pack_be32(_BATCH_GENID, generation)
+        begin = _GENERAL.pack(0, 0, _SUBSYSTEM) + framing.pack_be32(_BATCH_GENID, 0)
         self._put(framing.pack_message(_BATCH_BEGIN, NLM_F_REQUEST, first, begin))
+        self._end_of_begin = len(self.blocks[0])
         self._last: messages.Message | None = None
 
     def add(self, part: messages.Message) -> None:
@@ -216,6 +225,11 @@ class _Transaction:
         end = _GENERAL.pack(0, 0, _SUBSYSTEM)
         self._put(framing.pack_message(_BATCH_END, NLM_F_REQUEST, sequence, end))
         return sequence
+
+    def set_generation(self, generation: int) -> None:
+        """Say what it is made for: the last attribute of the begin marker."""
+        number = generation.to_bytes(4, "big")
+        self.blocks[0][self._end_of_begin - 4 : self._end_of_begin] = number
 
     def _write_last(self, flags: int) -> None:
         if self._last is None:

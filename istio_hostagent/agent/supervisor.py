@@ -161,10 +161,10 @@ class Supervisor:
         """A process that somebody keeps from running does not hang."""
         assert self._process is not None
         for name, _ in self._watch.silences:
-            pid: int | None = self._process.pid
-            if name != self._name:
-                pid = procstate.find_child(self._process.pid, name)
-            hold = procstate.probe_hold(pid) if pid is not None else procstate.Hold.NONE
+            # Its Envoy may be called anything, and is the only one that pilot-agent starts.
+            own = self._process.pid
+            pids = (own,) if name == self._name else procstate.find_children(own)
+            pid, hold = procstate.find_held(pids)
             if hold is procstate.Hold.NONE:
                 continue
             if hold is not procstate.Hold.STOPPED or not self._was_continued:

@@ -4,6 +4,8 @@ Nothing here needs a privilege. A process that is gone counts as running: others
 """
 
 import enum
+import os
+from collections.abc import Iterable
 
 
 class Hold(enum.Enum):
@@ -25,39 +27,39 @@ def probe_hold(pid: int) -> Hold:
     return Hold.FROZEN if _is_frozen(pid) else Hold.NONE
 
 
-def find_child(pid: int, name: str) -> int | None:
-    """The pid of a direct child with this name in comm, if the kernel tells."""
+def find_held(pids: Iterable[int]) -> tuple[int, Hold]:
+    """The first of these that is kept from running, and by what; 0 and NONE if none is."""
+    holds = ((pid, probe_hold(pid)) for pid in pids)
+    return next(((pid, hold) for pid, hold in holds if hold is not Hold.NONE), (0, Hold.NONE))
+
+
+def find_children(pid: int) -> tuple[int, ...]:
+    """The pids of the children of a process, if the kernel tells.
+
+    The kernel lists them by the thread that started each, in Go that is any.
+    """
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as source:
-            children = [int(word) for word in source.read().split()]
+        threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
-        return None
-    return next((child for child in children if _name(child) == name), None)
-
-
-def _name(pid: int) -> str:
-    return _stat(pid).partition("(")[2].rpartition(")")[0]
+        return ()
+    lists = (_read(f"/proc/{pid}/task/{thread}/children") for thread in threads)
+    return tuple(int(word) for each in lists for word in each.split())
 
 
 def _state(pid: int) -> str:
-    return _stat(pid).rpartition(")")[2].strip()[:1]
+    return _read(f"/proc/{pid}/stat").rpartition(")")[2].strip()[:1]
 
 
-def _stat(pid: int) -> str:
+def _read(path: str) -> str:
+    """The text of a file; empty if the process or thread is gone."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as source:
+        with open(path, encoding="utf-8", errors="replace") as source:
             return source.read()
     except OSError:
         return ""
 
 
 def _is_frozen(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as source:
-            paths = [line[3:].strip() for line in source if line.startswith("0::")]
-        for path in paths:
-            with open(f"/sys/fs/cgroup{path}/cgroup.events", encoding="ascii") as source:
-                return "frozen 1" in source.read().splitlines()
-    except OSError:
-        return False
-    return False
+    groups = _read(f"/proc/{pid}/cgroup").splitlines()
+    path = next((group[3:] for group in groups if group.startswith("0::")), "")
+    return "frozen 1" in _read(f"/sys/fs/cgroup{path}/cgroup.events").splitlines()

@@ -148,14 +148,15 @@ class Supervisor:
         elif self._round_at is not None:
             self._round_at = now + liveness.poll_pause_s(now - self._unready_since)
         if self._watch.hung:
+            error = "; ".join(self._hang(name) for name in self._watch.hung)
             self._watch = liveness.forget_silences(self._watch)
-            error = ChildFailed(self._name, f"hangs: {self._silent_ports()} gave no answer")
-            logger.error("proxy hangs; it is replaced", extra=fields.of(DETAIL=str(error)))
-            self._report(child.Event.HUNG, error=str(error))
+            logger.error("proxy hangs; it is replaced", extra=fields.of(DETAIL=error))
+            self._report(child.Event.HUNG, error=error)
 
-    def _silent_ports(self) -> str:
+    def _hang(self, process: str) -> str:
         assert self._spec is not None
-        return ", ".join(f"port {door.port}" for door in self._spec.doors)
+        ports = [f"port {door.port}" for door in self._spec.doors if door.process == process]
+        return str(ChildFailed(process, f"hangs: {', '.join(ports)} gave no answer"))
 
     def _help_on(self) -> None:
         """A process that somebody keeps from running does not hang."""

@@ -92,6 +92,7 @@ class Agent:
             case events.Signalled():
                 self._is_stopping = True
             case events.Asked(caller):
+                self._parts.proxy.child.tick()  # what is told is no older than it must be
                 self._requests.take(caller)
 
     def _patience_s(self) -> float:

@@ -42,6 +42,7 @@ class Supervisor:
         self._doors = doors.Doors(inbox)
         self._watch = liveness.Watch()
         self._round_at: float | None = None  # when the round of questions begins or is read
+        self._asked_at = 0.0
         self._is_asked = False  # a round is under way
         self._unready_since = 0.0
         self._was_continued = False
@@ -106,6 +107,10 @@ class Supervisor:
     def tick(self) -> None:
         """Ask whether it lives and is ready, and report the timers that are over."""
         now = self._clock.monotonic()
+        if self._is_asked and self._is_silent(now):
+            # Whoever asks for the status meanwhile is not to hear that it serves; whether it hangs
+            # is for the end of the round to say.
+            self._report(child.Event.UNREADY)
         if self._round_at is not None and now >= self._round_at:
             if self._is_asked:
                 self._read_round(now)
@@ -119,9 +124,15 @@ class Supervisor:
         if self._is_asked and self._doors.is_answered:
             self._read_round(self._clock.monotonic())
 
+    def _is_silent(self, now: float) -> bool:
+        """Whether the round under way shows a silence already."""
+        is_enough = now >= self._asked_at + liveness.SUSPICIOUS_S
+        return is_enough and liveness.observe(self._watch, self._doors.look()).is_suspicious
+
     def _begin_round(self, now: float) -> None:
         assert self._spec is not None
         self._is_asked = True
+        self._asked_at = now
         is_steady = self.state is child.State.READY and not self._watch.is_suspicious
         self._round_at = now + (liveness.STEADY_S if is_steady else liveness.SUSPICIOUS_S)
         self._doors.ask(self._spec.doors, None if is_steady else events.ProxyAnswered)

@@ -59,11 +59,15 @@ class Doors:
         """Whether every question of the round has its answer."""
         return not self._open
 
-    def read(self) -> dict[Door, Answer]:
-        """End the round: what has been answered; SILENT for the rest."""
+    def look(self) -> dict[Door, Answer]:
+        """What has been answered until now; SILENT for the rest, whose questions stay open."""
         for door in list(self._open):
             self._receive(door)
-        answers = self._answers | dict.fromkeys(self._open, Answer.SILENT)
+        return dict.fromkeys(self._open, Answer.SILENT) | self._answers
+
+    def read(self) -> dict[Door, Answer]:
+        """End the round: as `look`, and nothing stays open."""
+        answers = self.look()
         self.close()
         return answers
 

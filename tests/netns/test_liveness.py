@@ -147,11 +147,16 @@ class TestDoors:
         with netns.Namespace("doors") as made:
             yield made
 
-    def ask(self, space: netns.Namespace, *ports: int, wait_s: float) -> dict[int, Answer]:
+    @staticmethod
+    def begin(space: netns.Namespace, *asked: Door) -> tuple[door.Doors, mailbox.Mailbox[str]]:
         inbox: mailbox.Mailbox[str] = mailbox.Mailbox()
-        asked = [Door("p", port, "/ready") for port in ports]
         made = door.Doors(inbox)
         space.inside(lambda: made.ask(asked, lambda: "answered"))
+        return made, inbox
+
+    def ask(self, space: netns.Namespace, *ports: int, wait_s: float) -> dict[int, Answer]:
+        asked = [Door("p", port, "/ready") for port in ports]
+        made, inbox = self.begin(space, *asked)
         end = time.monotonic() + wait_s
         while not made.is_answered and time.monotonic() < end:
             inbox.wait(end - time.monotonic())
@@ -191,3 +196,13 @@ class TestDoors:
                 15021: Answer.UNREADY,
                 15020: Answer.READY,
             }
+
+    def test_looking_leaves_open_what_has_not_answered(self, space: netns.Namespace) -> None:
+        with space.bind("127.0.0.1", 15000) as server:
+            server.listen()
+            asked = Door("p", 15000, "/ready")
+            made, _ = self.begin(space, asked)
+            assert made.look() == {asked: Answer.SILENT}
+            with server.accept()[0] as connection:
+                connection.sendall(b"HTTP/1.1 503 no")
+            eventually(lambda: made.look() == {asked: Answer.UNREADY}, "the answer is seen")

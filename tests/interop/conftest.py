@@ -10,8 +10,10 @@ what it needs skips and says so.
     HOSTAGENT_ENVOY                   path of an Envoy, if not that of the development tools
 """
 
+import http.client
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,16 +22,22 @@ from pathlib import Path
 import pytest
 
 from tests.envoy import proxy
-from tests.lab import layers, netns
+from tests.lab import layers, netns, servers
+from tests.lab.host import Host
 from tests.peers import build
 
+from . import authority as authorities
+from . import istiod as istiods
 from .authority import Authority
-from .istiod import ADDRESS, Istiod
+from .istiod import Istiod
 
 LAYER = "interop"
 ISTIOD = "ISTIO_HOSTAGENT_TEST_ISTIOD"
 PILOT_AGENT = "ISTIO_HOSTAGENT_TEST_PILOT_AGENT"
 BOOTSTRAP = "ISTIO_HOSTAGENT_TEST_BOOTSTRAP"
+HOST_ADDRESS = "10.79.0.11"
+APPLICATION_PORT = 8080
+JOIN_LIMIT_S = 40
 BUILT = build.directory("istio")
 
 
@@ -78,7 +86,7 @@ def istiod(authority: Authority, tmp_path: Path) -> Iterator[Istiod]:
     layers.require_namespaces()
     directory = tmp_path / "istiod"
     directory.mkdir()
-    with netns.Network("istiod", f"{ADDRESS}/24") as network:
+    with netns.Network("istiod", f"{istiods.ADDRESS}/24") as network:
         made = Istiod(binary, network, directory, authority)
         with made:
             yield made
@@ -108,3 +116,60 @@ def programs() -> Iterator[Programs]:
             shutil.copy(source, target)
             target.chmod(mode)
         yield found
+
+
+@pytest.fixture
+def host(programs: Programs, istiod: Istiod) -> Iterator[Host]:
+    """A host that can join the mesh of `istiod` with pilot-agent; its agent is not started."""
+    with netns.Namespace("vm") as namespace:
+        istiod.network.join(namespace, f"{HOST_ADDRESS}/24")
+        namespace.ip("route", "add", "default", "via", istiods.ADDRESS)
+        # There is no name server, so the host's own name stands there, too: libldap, which comes
+        # with libcurl, looks it up when it is loaded.
+        namespace.write_hosts({istiods.NAME: istiods.ADDRESS, socket.gethostname(): HOST_ADDRESS})
+        with Host(namespace, envoy=str(programs.envoy)) as made:
+            made.root.write_bytes(istiod.authority.root_bundle)
+            made.root.chmod(0o644)
+            made.write_token(istiod.authority.token())
+            made.write_hostagent(
+                ISTIO_HOSTAGENT_PROXY="pilot-agent",
+                ISTIO_BIN_BASE=str(programs.directory),
+                ISTIO_HOSTAGENT_ENVOY=str(programs.envoy),
+                ISTIO_BOOTSTRAP=str(programs.bootstrap),
+            )
+            made.write_cluster(
+                CA_ADDR=f"{istiods.NAME}:{istiods.PORT}",
+                ISTIO_SERVICE_CIDR="10.96.0.0/12",
+                ISTIO_META_CLUSTER_ID=istiods.CLUSTER_ID,
+                ISTIO_META_MESH_ID="mesh1",
+                ISTIO_NAMESPACE=authorities.NAMESPACE,
+                SERVICE_ACCOUNT=authorities.SERVICE_ACCOUNT,
+            )
+            made.write_sidecar(f"ISTIO_INBOUND_PORTS={APPLICATION_PORT}\n")
+            yield made
+            # Shown for a test that failed only.
+            print(f"--- the end of the agent's log\n{made.log_text()[-6000:]}")
+
+
+@pytest.fixture
+def joined(host: Host) -> Iterator[Host]:
+    """The host, in the mesh, with an application."""
+    application = servers.Server(host.namespace, servers.Kind.HTTP, "0.0.0.0", APPLICATION_PORT)
+    with application:
+        host.start()
+        host.verb("wait", "--timeout", str(JOIN_LIMIT_S))
+        yield host
+
+
+def is_answered(istiod: Istiod) -> bool:
+    """Whether the application answers a request from the mesh, through Envoy."""
+    connection = http.client.HTTPConnection(HOST_ADDRESS, APPLICATION_PORT, timeout=1)
+    try:
+        connection.sock = istiod.network.connect(HOST_ADDRESS, APPLICATION_PORT, timeout_s=1)
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        return answer.status == 200 and answer.getheader("server") == "istio-envoy"
+    except OSError:
+        return False
+    finally:
+        connection.close()

@@ -4,56 +4,15 @@ conftest.py says how the programs are named; without them these tests skip.
 """
 
 import http.client
-import socket
-from collections.abc import Iterator
-
-import pytest
 
 from tests.demo import evidence
-from tests.lab import netns
 from tests.lab.host import Host
 from tests.lab.waiting import eventually
 
 from . import authority as authorities
-from . import istiod as istiods
-from .conftest import Programs
-from .istiod import Istiod
+from .conftest import JOIN_LIMIT_S
 
-ADDRESS = "10.79.0.11"
 STATUS_PORT = 15021
-JOIN_LIMIT_S = 40
-
-
-@pytest.fixture
-def host(programs: Programs, istiod: Istiod) -> Iterator[Host]:
-    with netns.Namespace("vm") as namespace:
-        istiod.network.join(namespace, f"{ADDRESS}/24")
-        namespace.ip("route", "add", "default", "via", istiods.ADDRESS)
-        # There is no name server, so the host's own name stands there, too: libldap, which comes
-        # with libcurl, looks it up when it is loaded.
-        namespace.write_hosts({istiods.NAME: istiods.ADDRESS, socket.gethostname(): ADDRESS})
-        with Host(namespace, envoy=str(programs.envoy)) as made:
-            made.root.write_bytes(istiod.authority.root_bundle)
-            made.root.chmod(0o644)
-            made.write_token(istiod.authority.token())
-            made.write_hostagent(
-                ISTIO_HOSTAGENT_PROXY="pilot-agent",
-                ISTIO_BIN_BASE=str(programs.directory),
-                ISTIO_HOSTAGENT_ENVOY=str(programs.envoy),
-                ISTIO_BOOTSTRAP=str(programs.bootstrap),
-            )
-            made.write_cluster(
-                CA_ADDR=f"{istiods.NAME}:{istiods.PORT}",
-                ISTIO_SERVICE_CIDR="10.96.0.0/12",
-                ISTIO_META_CLUSTER_ID=istiods.CLUSTER_ID,
-                ISTIO_META_MESH_ID="mesh1",
-                ISTIO_NAMESPACE=authorities.NAMESPACE,
-                SERVICE_ACCOUNT=authorities.SERVICE_ACCOUNT,
-            )
-            made.write_sidecar("ISTIO_INBOUND_PORTS=8080\n")
-            yield made
-            # Shown for a test that failed only.
-            print(f"--- the end of the agent's log\n{made.log_text()[-6000:]}")
 
 
 def readiness(host: Host) -> int:

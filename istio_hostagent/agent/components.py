@@ -65,6 +65,7 @@ class Components:
         """What is known now, in words."""
         loaded = self.configuration.judged(self.life)
         held = self.certificate.value.held
+        away = self.proxy.control_plane.away_since
         texts = report.Texts(
             cluster_file=self.configuration.sources.cluster,
             problems=loaded.problems,
@@ -76,5 +77,6 @@ class Components:
             proxy_name=self.proxy.kind.value,
             proxy_trouble=self.proxy.trouble,
             searched=self.proxy.searched,
+            control_plane_away_since=fields.moment(away) if away is not None else "",
         )
         return report.describe(self.life, self.situation(), self.now(), texts)

@@ -12,7 +12,7 @@ from typing import Any
 from ..config import model
 from ..errors import ChildFailed, HostUnsupported
 from ..host import mailbox, ports, processes, proxyfiles
-from ..supervise import child, specs, validation
+from ..supervise import child, controlplane, specs, validation
 from ..supervise.validation import Validation
 from . import events, fields, programs, supervisor, tasks
 
@@ -126,6 +126,11 @@ class ProxyPart:
     def trouble(self) -> str:
         """What is wrong with it, in one line, or nothing."""
         return self.validation.last_error or self.child.trouble
+
+    @property
+    def control_plane(self) -> controlplane.ControlPlane:
+        """What is known of its control plane, if it has one."""
+        return self.child.control_plane
 
     def would_differ(self, config: model.Config) -> bool:
         """Whether another proxy, or one with another bootstrap, would run with `config`."""

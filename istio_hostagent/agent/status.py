@@ -6,17 +6,20 @@ Version 1: {"version", "pid", "in_control", "in_mesh", "joined", "summary",
 "findings"},
 "certificate": {"state": "none|held|expired", "identity", "serial", "not_before", "not_after",
 "next_attempt", "failures", "trouble"}, "proxy": {"kind", "binary", "state", "bootstrap", "pid",
-"starts", "trouble"}}. Instants are unix seconds or null. Fields are added, never renamed.
+"starts", "trouble"}, "control_plane": {"state": "none|unknown|connected|away", "away_since"}}.
+Instants are unix seconds or null. Fields are added, never renamed.
 """
 
 import os
 from typing import Any
 
+from ..config import model
 from ..lifecycle.phase import Phase
 from ..redirect import promises
 from ..supervise import validation
 from . import certificate as certificates
 from . import components
+from . import proxy as proxies
 
 VERSION = 1
 
@@ -56,6 +59,15 @@ def report(parts: components.Components) -> dict[str, Any]:
             "starts": proxy.child.starts,
             "trouble": proxy.trouble,
         },
+        "control_plane": _control_plane(proxy),
+    }
+
+
+def _control_plane(part: proxies.ProxyPart) -> dict[str, Any]:
+    has_one = part.kind is model.ProxyKind.PILOT_AGENT
+    return {
+        "state": part.control_plane.state.value if has_one else "none",
+        "away_since": part.control_plane.away_since,
     }
 
 

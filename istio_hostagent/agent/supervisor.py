@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ..errors import ChildFailed
 from ..host import doors, leftover, mailbox, output, ports, processes, procstate
-from ..supervise import child, liveness, specs
+from ..supervise import child, controlplane, liveness, specs
 from . import events, fields
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Supervisor:
         self._unready_since = 0.0
         self._was_continued = False
         self._held = ""  # who keeps it from running
+        self.control_plane = controlplane.ControlPlane()
         self.child = child.Child()
         self.starts = 0
 
@@ -151,6 +152,7 @@ class Supervisor:
             self._watch = liveness.observe(self._watch, answers)
             is_ready = answers[self._spec.doors[0]] is liveness.Answer.READY
             self._report(child.Event.READY if is_ready else child.Event.UNREADY)
+            self._look_for_control_plane(now)
             self._held = ""
             if self._watch.is_suspicious:
                 self._help_on()
@@ -163,6 +165,15 @@ class Supervisor:
             self._watch = liveness.forget_silences(self._watch)
             logger.error("proxy hangs; it is replaced", extra=fields.of(DETAIL=error))
             self._report(child.Event.HUNG, error=error)
+
+    def _look_for_control_plane(self, now: float) -> None:
+        assert self._spec is not None
+        door = self._spec.control_plane
+        if door is not None and (text := self._doors.text(door)):
+            asked_at = self._clock.now() - (now - self._asked_at)
+            self.control_plane = controlplane.observe(
+                self.control_plane, controlplane.parse_answer(text), self._asked_at, asked_at
+            )
 
     def _hang(self, process: str) -> str:
         assert self._spec is not None
@@ -230,6 +241,7 @@ class Supervisor:
         self._doors.close()
         self._is_asked = False
         self._round_at = None
+        self.control_plane = controlplane.ControlPlane()
 
     @property
     def _name(self) -> str:

@@ -17,6 +17,8 @@ def render(status: dict[str, Any]) -> str:
         ("certificate", _with(certificate_line(certificate), certificate["trouble"])),
         ("proxy", _with(_proxy(proxy), proxy["trouble"])),
     ]
+    if status["control_plane"]["state"] != "none":
+        rows.append(("control plane", _control_plane(status["control_plane"])))
     if redirection["repaired"]:
         rows.append(("repaired", f"{_times(redirection['repaired'])} since the agent started"))
     rows += [("problem", problem) for problem in configuration["problems"]]
@@ -55,6 +57,11 @@ def certificate_line(part: dict[str, Any]) -> str:
 def _proxy(part: dict[str, Any]) -> str:
     pid = f", pid {part['pid']}" if part["pid"] else ""
     return f"{part['kind']} {part['state']}{pid}"
+
+
+def _control_plane(part: dict[str, Any]) -> str:
+    since = f" since {_moment(part['away_since'])}" if part["away_since"] is not None else ""
+    return f"{part['state']}{since}"
 
 
 def _times(count: int) -> str:

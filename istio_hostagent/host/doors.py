@@ -1,7 +1,7 @@
 """Asks loopback ports whether the processes behind them live, without ever waiting for them.
 
-Only the first bytes of an answer are looked at: the resident process parses nothing that a proxy
-sends. What the answers mean is not known here (`supervise.liveness`).
+Of an answer the first bytes are looked at; where a door is asked for more, so many bytes are
+kept. What the answers mean is not known here (`supervise.liveness`, `supervise.controlplane`).
 """
 
 import errno
@@ -12,7 +12,7 @@ from typing import Any
 from ..supervise.liveness import Answer, Door
 from . import mailbox
 
-_MAX_ANSWER = 64
+_MAX_STATUS = 64
 _GOOD = (b"HTTP/1.1 200", b"HTTP/1.0 200")
 _PENDING = (errno.EINPROGRESS, errno.EAGAIN)
 
@@ -26,6 +26,7 @@ class Doors:
         self._open: dict[Door, socket.socket] = {}
         self._unsent: set[Door] = set()
         self._answers: dict[Door, Answer] = {}
+        self._texts: dict[Door, bytes] = {}
 
     def ask(self, doors: Iterable[Door], answered: Callable[[], object] | None = None) -> None:
         """Begin a round; one that was open is dropped.
@@ -34,6 +35,7 @@ class Doors:
         nobody is woken, and the answers lie there until `read`.
         """
         self.close()
+        self._texts = {}
         for door in doors:
             # Not create_connection: it asks the resolver, which loads tables for ever.
             made = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -63,13 +65,18 @@ class Doors:
         """What has been answered until now; SILENT for the rest, whose questions stay open."""
         for door in list(self._open):
             self._receive(door)
-        return dict.fromkeys(self._open, Answer.SILENT) | self._answers
+        unfinished = {door: self._judge(door) for door in self._open if door in self._texts}
+        return dict.fromkeys(self._open, Answer.SILENT) | self._answers | unfinished
 
     def read(self) -> dict[Door, Answer]:
         """End the round: as `look`, and nothing stays open."""
         answers = self.look()
         self.close()
         return answers
+
+    def text(self, door: Door) -> bytes:
+        """What came from a door in the last round, as far as it is of interest."""
+        return self._texts.get(door, b"")
 
     def close(self) -> None:
         """Drop what is open."""
@@ -95,14 +102,24 @@ class Doors:
         self._send(door)
         if door not in self._open:
             return
-        try:
-            data = self._open[door].recv(_MAX_ANSWER)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._settle(door, Answer.REFUSED)
-            return
-        self._settle(door, Answer.READY if data.startswith(_GOOD) else Answer.UNREADY)
+        limit = max(door.max_text, _MAX_STATUS)
+        while door in self._open:
+            text = self._texts.get(door, b"")
+            try:
+                data = self._open[door].recv(limit - len(text))
+            except BlockingIOError:
+                return
+            except OSError:
+                if not text:
+                    self._settle(door, Answer.REFUSED)
+                    return
+                data = b""
+            self._texts[door] = text + data
+            if not data or len(text + data) >= door.max_text:
+                self._settle(door, self._judge(door))
+
+    def _judge(self, door: Door) -> Answer:
+        return Answer.READY if self._texts[door].startswith(_GOOD) else Answer.UNREADY
 
     def _settle(self, door: Door, answer: Answer) -> None:
         made = self._open.pop(door)

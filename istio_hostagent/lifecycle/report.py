@@ -28,6 +28,7 @@ class Texts:
     proxy_name: str = ""
     proxy_trouble: str = ""
     searched: tuple[str, ...] = ()
+    control_plane_away_since: str = ""
 
 
 # What a mistake in the files does to a host that has accepted others before.
@@ -56,9 +57,11 @@ def describe(life: Life, now_is: Situation, now: Now, texts: Texts) -> Report:
             summary += "; a changed configuration is being tried"
         elif now_is.redirection.rules is redirection.Rules.PARTLY:
             summary += "; some rules could not be tested on this host yet (see verify)"
+        summary += _control_plane(texts, ", the proxy goes on with its last configuration")
         return Report(is_in_control=True, is_in_mesh=True, summary=summary)
     waiting = obstacle or _progress(life, now_is, now, texts)
     summary = f"{'degraded' if life.is_joined else 'not in the mesh'}: {waiting}"
+    summary += _control_plane(texts)
     return Report(is_in_control=bool(obstacle), is_in_mesh=False, summary=summary)
 
 
@@ -67,6 +70,15 @@ def _problems(texts: Texts) -> str:
     more = f" (and {others} more)" if others else ""
     kept = f"; {STAYS_ACTIVE}" if texts.is_kept else ""
     return f"{texts.problems[0]}{more}{kept}"
+
+
+def _control_plane(texts: Texts, consequence: str = "") -> str:
+    if not texts.control_plane_away_since:
+        return ""
+    return (
+        f"; no connection to the control plane since {texts.control_plane_away_since}"
+        f"{consequence}: look at istiod, and at network and certificates between it and this host"
+    )
 
 
 def _obstacle(life: Life, now_is: Situation, texts: Texts) -> str:

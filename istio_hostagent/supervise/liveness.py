@@ -26,11 +26,15 @@ LATE_S = 1.0
 
 @dataclass(frozen=True)
 class Door:
-    """GET `path` on 127.0.0.1:`port`, which `process` (its name) answers."""
+    """GET `path` on 127.0.0.1:`port`, which `process` (its name) answers.
+
+    `max_text`: so many bytes of the answer are of interest; 0: only what it says by its status.
+    """
 
     process: str
     port: int
     path: str
+    max_text: int = 0
 
 
 class Answer(enum.Enum):

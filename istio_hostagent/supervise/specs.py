@@ -8,7 +8,7 @@ carries a key or a token.
 from dataclasses import dataclass
 
 from ..config import model
-from . import liveness, pilot
+from . import controlplane, liveness, pilot
 
 ENVOY = "envoy"
 PILOT_AGENT = "pilot-agent"
@@ -25,7 +25,8 @@ class ProcessSpec:
     are relative to it and owned by the process's user with mode 0700. `links` are pairs (path
     relative to `directory`, absolute target); a target need not exist. The parents of both belong
     to root, readable by the process's group. The first of `doors` is ready once the process
-    serves; all of them together tell whether the processes live.
+    serves; all of them together tell whether the processes live. `control_plane` is the one of
+    them that answers with what `controlplane` reads; None: there is no control plane.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ProcessSpec:
     user_gid: int
     directory: str = ""
     doors: tuple[liveness.Door, ...] = ()
+    control_plane: liveness.Door | None = None
     directories: tuple[str, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
 
@@ -71,14 +73,10 @@ def envoy_spec(
         environment=(),
         user_uid=facts.proxy_uid,
         user_gid=facts.proxy_gid,
-        doors=_envoy_doors(config.proxy.status_port, config.proxy.admin_port),
-    )
-
-
-def _envoy_doors(status_port: int, admin_port: int) -> tuple[liveness.Door, ...]:
-    return (
-        liveness.Door(ENVOY, status_port, "/healthz/ready"),
-        liveness.Door(ENVOY, admin_port, "/ready"),
+        doors=(
+            liveness.Door(ENVOY, config.proxy.status_port, "/healthz/ready"),
+            liveness.Door(ENVOY, config.proxy.admin_port, "/ready"),
+        ),
     )
 
 
@@ -106,6 +104,9 @@ def pilot_agent_spec(
     `directory` is an absolute path, private to it: everything that pilot-agent reads and writes is
     named relative to its working directory.
     """
+    counters = liveness.Door(
+        ENVOY, pilot.ENVOY_ADMIN_PORT, controlplane.PATH, controlplane.MAX_ANSWER
+    )
     return ProcessSpec(
         name=PILOT_AGENT,
         argv=(binary, "proxy", *config.proxy.agent_flags),
@@ -116,9 +117,11 @@ def pilot_agent_spec(
         # Its Envoy's doors, and its own. Where PROXY_CONFIG moves one of these ports, nobody
         # answers at the default, and what has never answered is not counted.
         doors=(
-            *_envoy_doors(config.proxy.status_port, pilot.ENVOY_ADMIN_PORT),
+            liveness.Door(ENVOY, config.proxy.status_port, "/healthz/ready"),
+            counters,
             liveness.Door(PILOT_AGENT, pilot.STATUS_PORT, "/healthz/ready"),
         ),
+        control_plane=counters,
         directories=pilot.DIRECTORIES,
         links=pilot.build_links(config),
     )

@@ -197,6 +197,27 @@ class TestDoors:
                 15020: Answer.READY,
             }
 
+    @pytest.mark.parametrize(
+        ("rest", "kept"),
+        [(b"server: x\r\n\r\ntext", b"server: x\r\n\r\ntext"), (b"y" * 500, b"y" * 83)],
+        ids=["its-end", "the-limit"],
+    )
+    def test_a_text_is_kept_up_to(self, space: netns.Namespace, rest: bytes, kept: bytes) -> None:
+        asked = Door("p", 15000, "/stats", max_text=100)
+        begin = b"HTTP/1.1 200 OK\r\n"
+        with space.bind("127.0.0.1", 15000) as server:
+            server.listen()
+            made, inbox = self.begin(space, asked)
+            with server.accept()[0] as connection:
+                connection.sendall(begin)
+                eventually(lambda: made.look() == {asked: Answer.READY}, "it began")
+                connection.sendall(rest)
+            assert inbox.wait(5) == ["answered"]
+        assert made.read() == {asked: Answer.READY}
+        assert made.text(asked) == begin + kept
+        made.ask([])
+        assert made.text(asked) == b""
+
     def test_looking_leaves_open_what_has_not_answered(self, space: netns.Namespace) -> None:
         with space.bind("127.0.0.1", 15000) as server:
             server.listen()

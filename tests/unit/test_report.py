@@ -71,6 +71,28 @@ def test_rules_that_could_not_be_tested_are_said_while_in_the_mesh() -> None:
     assert "some rules could not be tested" in report.summary
 
 
+def test_a_control_plane_that_is_away_is_said_in_the_mesh_and_out_of_it() -> None:
+    texts = replace(TEXTS, control_plane_away_since="2026-11-29T01:49:09Z")
+    report = describe(JOINED, WHOLE, NOW, texts)
+    assert report.is_in_mesh
+    assert report.is_in_control
+    assert report.summary == (
+        f"{describe(JOINED, WHOLE, NOW, TEXTS).summary}; no connection to the control plane since"
+        " 2026-11-29T01:49:09Z, the proxy goes on with its last configuration: look at istiod, and"
+        " at network and certificates between it and this host"
+    )
+    problem = Problem("/s.env", 1, "unknown escape")
+    both = describe(JOINED, WHOLE, NOW, replace(texts, problems=(problem,), is_kept=True)).summary
+    assert "unknown escape" in both
+    assert "control plane since 2026-11-29T01:49:09Z" in both
+
+    starting = replace(WHOLE, child=replace(WHOLE.child, state=children.State.STARTING))
+    report = describe(JOINED, starting, NOW, texts)
+    assert not report.is_in_mesh
+    assert "waiting for envoy to become ready; no connection to the control" in report.summary
+    assert "goes on" not in report.summary
+
+
 def test_in_the_mesh_needs_each_of_its_parts() -> None:
     installed = replace(WHOLE.redirection, rules=redirections.Rules.IN)
     for broken in (

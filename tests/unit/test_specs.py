@@ -49,6 +49,7 @@ def test_envoy_is_started_as_the_proxy_user_with_nothing_in_its_environment() ->
     assert (spec.user_uid, spec.user_gid) == (1337, 1338)
     assert spec.environment == ()
     assert [door.port for door in spec.doors] == [16021, 15000]
+    assert spec.control_plane is None
 
 
 def test_levels_of_components_are_given_apart() -> None:
@@ -103,6 +104,7 @@ def test_pilot_agent_finds_our_certificates_and_the_files_of_the_operator() -> N
     assert (spec.user_uid, spec.user_gid) == (1337, 1338)
     doors = [(door.process, door.port) for door in spec.doors]
     assert doors == [("envoy", 15021), ("envoy", 15000), ("pilot-agent", 15020)]
+    assert spec.control_plane == spec.doors[1]
     assert spec.directories == ("etc/istio/proxy", "var/run/secrets/workload-spiffe-uds")
     links = dict(spec.links)
     assert links["var/run/secrets/workload-spiffe-credentials"] == "/etc/certs"

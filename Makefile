@@ -110,8 +110,10 @@ golden: $(BUILD)/venv.stamp
 demo: $(BUILD)/venv.stamp
 	@$(PYTHON) -m tests.demo --envoy $(VENV)/lib/python3*/site-packages/envoy/_bin/envoy $(if $(KEEP),--keep)
 
+# Where no peer can be built the rows beside it say so.
 .PHONY: bench
 bench: $(BUILD)/venv.stamp
+	-@$(BIN)/python -m tests.peers.build istio
 	@$(PYTHON) -m tests.bench --envoy $(VENV)/lib/python3*/site-packages/envoy/_bin/envoy
 
 .PHONY: deb

@@ -1,8 +1,9 @@
 """`make bench`: the budgets of the design, measured beside the peers in the same run.
 
-    python -m tests.bench --envoy PATH [--long]
+    python -m tests.bench --envoy PATH [--peers DIRECTORY] [--only GROUP] [--long]
 
-The parts: budgets (the table of what is promised), rows (judging samples), table (printing),
-cost (processes and what they used), installs, verbs, joining and steady (what is measured), site
-(namespaces, authority and agents for it), libnftables (a peer), machine (where it ran).
+The parts: budgets (the table of what is promised), rows (judging samples), table (printing); cost
+(processes and what they used), files, place, host, site, agentlog, readiness (hosts of ours, and
+whom they ask); libnftables, istio, peerhost (the peers); installs, verbs, joining, together, steady
+(what is measured); machine (where it ran).
 """

@@ -1,7 +1,7 @@
 """Measure everything, print the table; status 0 also if a budget is missed, 1 if one is not known.
 
-Needs root, nft(8), Debian's python3-cryptography and python3-h2 (for the demo authority), and for
-what has a proxy in it an Envoy.
+Needs root, nft(8), Debian's python3-cryptography and python3-h2 (for the demo authority), for what
+has a proxy in it an Envoy, and for the peer what `make peers` builds.
 """
 
 import argparse
@@ -12,14 +12,39 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from istio_hostagent.errors import HostAgentError
 from tests.lab import netns
+from tests.peers import build
 
-from . import budgets, cost, installs, joining, machine, rows, site, steady, table, verbs
+from . import (
+    budgets,
+    cost,
+    installs,
+    istio,
+    joining,
+    machine,
+    rows,
+    site,
+    steady,
+    table,
+    together,
+    verbs,
+)
 
-_Measurement = Callable[[], rows.Outcomes]
+GROUPS = ("kernel", "verbs", "joining", "steady")
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """One call and the rows that it gives."""
+
+    group: str
+    what: str
+    keys: tuple[str, ...]
+    act: Callable[[], rows.Outcomes]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,8 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--envoy", default="", metavar="PATH", help="the binary, a pattern is fine"
     )
-    parser.add_argument("--long", action="store_true", help="watch the idle agent for a minute")
-    parser.add_argument("--only", choices=("kernel", "verbs", "joining", "steady"))
+    parser.add_argument(
+        "--peers",
+        type=Path,
+        default=build.directory("istio"),
+        metavar="DIRECTORY",
+        help="where pilot-agent, pilot-discovery and envoy_bootstrap.json are",
+    )
+    parser.add_argument("--long", action="store_true", help="watch for minutes, not for seconds")
+    parser.add_argument("--only", choices=GROUPS)
     options = parser.parse_args(arguments)
     if problem := netns.missing():
         print(f"bench: nothing can be measured: {problem}", file=sys.stderr)
@@ -37,61 +69,84 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Leave as if by Ctrl-C: namespaces, agents and files go.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"{machine.describe()}; load {machine.load()}", flush=True)
-    outcomes = _measure(options)
+    directory = Path(tempfile.mkdtemp(prefix="hatest-bench-", dir="/var/tmp"))
+    try:
+        wanted = [
+            each
+            for each in _measurements(options, directory)
+            if options.only in (None, each.group)
+        ]
+        outcomes = _measure(wanted)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    keys = {key for each in wanted for key in each.keys} if options.only else budgets.BUDGETS
     release = machine.release()
-    judged = [
-        rows.Row(budgets.find_budget(key, release), outcomes[key])
-        for key in budgets.BUDGETS
-        if key in outcomes
-    ]
+    judged = rows.make_rows(
+        {key: budgets.find_budget(key, release) for key in budgets.BUDGETS if key in keys},
+        outcomes,
+    )
     print(table.render(judged))
     print(f"load at the end {machine.load()}; rounds take turns, figures are medians unless said")
     return rows.exit_status(judged)
 
 
-def _measure(options: argparse.Namespace) -> rows.Outcomes:
-    directory = Path(tempfile.mkdtemp(prefix="hatest-bench-", dir="/var/tmp"))
+def _measurements(options: argparse.Namespace, directory: Path) -> list[_Measurement]:
     found = sorted(glob.glob(options.envoy))
     envoy = os.path.abspath(found[0]) if found else options.envoy
-    parts: dict[str, list[tuple[str, tuple[str, ...], _Measurement]]] = {
-        "kernel": [
-            (
-                "rules in and out of the kernel",
-                ("install", "replace", "read", "repair"),
-                lambda: installs.measure_standard(directory),
-            ),
-            (
-                "10 000 networks",
-                ("cidrs", "cidrs-text"),
-                lambda: installs.measure_large(directory),
-            ),
-        ],
-        "verbs": [("apply and verify", verbs.KEYS, lambda: verbs.measure(directory))],
-        "joining": [("joining", joining.KEYS, lambda: _with_site(envoy, joining.measure))],
-        "steady": [
-            (
-                "steady in the mesh",
-                steady.KEYS,
-                lambda: _with_site(envoy, lambda here: steady.measure(here, is_long=options.long)),
-            )
-        ],
-    }
+    try:
+        programs: istio.Programs | rows.Missing = istio.find(options.peers)
+    except cost.NotMeasured as error:
+        programs = rows.Missing(str(error))
+
+    def on_site(act: Callable[[site.Site], rows.Outcomes]) -> Callable[[], rows.Outcomes]:
+        return lambda: _with_site(envoy, act)
+
+    def of_peer(here: site.Site) -> rows.Outcomes:
+        if isinstance(programs, rows.Missing):
+            raise cost.NotMeasured(programs.reason)
+        return together.measure(here, programs)
+
+    return [
+        _Measurement(
+            "kernel",
+            "rules in and out of the kernel",
+            installs.STANDARD_KEYS,
+            lambda: installs.measure_standard(directory),
+        ),
+        _Measurement(
+            "kernel",
+            "10 000 networks",
+            installs.LARGE_KEYS,
+            lambda: installs.measure_large(directory),
+        ),
+        _Measurement(
+            "verbs", "apply, clean and verify", verbs.KEYS, lambda: verbs.measure(programs)
+        ),
+        _Measurement(
+            "joining",
+            "joining",
+            joining.KEYS,
+            on_site(lambda here: joining.measure(here, programs)),
+        ),
+        _Measurement("joining", "everything together", together.KEYS, on_site(of_peer)),
+        _Measurement(
+            "steady",
+            "steady in the mesh",
+            steady.KEYS,
+            on_site(lambda here: steady.measure(here, is_long=options.long)),
+        ),
+    ]
+
+
+def _measure(measurements: Sequence[_Measurement]) -> rows.Outcomes:
     outcomes: dict[str, rows.Result | rows.Missing] = {}
-    try:
-        for name, measurements in parts.items():
-            for what, keys, act in measurements if options.only in (None, name) else ():
-                print(f"measuring: {what}", flush=True)
-                outcomes.update(_attempt(keys, act))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    for each in measurements:
+        print(f"measuring: {each.what}", flush=True)
+        try:
+            outcomes.update(each.act())
+        except (cost.NotMeasured, netns.LabError, HostAgentError, OSError) as error:
+            outcomes.update(dict.fromkeys(each.keys, rows.Missing(str(error))))
     return outcomes
-
-
-def _attempt(keys: Sequence[str], act: _Measurement) -> rows.Outcomes:
-    try:
-        return act()
-    except (cost.NotMeasured, netns.LabError, HostAgentError, OSError) as error:
-        return dict.fromkeys(keys, rows.Missing(str(error)))
 
 
 def _with_site(envoy: str, act: Callable[[site.Site], rows.Outcomes]) -> rows.Outcomes:

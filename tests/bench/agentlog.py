@@ -36,7 +36,7 @@ class Log:
             self._is_over = True
             self._news.notify_all()
 
-    def wait_for(self, text: str, *, since_ms: float) -> float:
+    def wait_for(self, text: str, *, since_ms: float, limit_s: float) -> float:
         """When a line with this text first came after `since_ms`; raises NotMeasured."""
         found = 0.0
 
@@ -47,7 +47,7 @@ class Log:
             return bool(found) or self._is_over
 
         with self._news:
-            self._news.wait_for(look, PATIENCE_S)
+            self._news.wait_for(look, limit_s)
             if not found:
                 last = "; ".join(line for _, line in self._lines[-_SHOWN:])
                 raise cost.NotMeasured(f"the agent did not say {text!r}; its last words: {last}")

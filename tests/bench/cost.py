@@ -10,13 +10,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 PYTHON = "/usr/bin/python3"
 NFT = "/usr/sbin/nft"
 # setpriv(1) with the privileges of a proxy: Envoy is started so.
 SETPRIV = "/usr/bin/setpriv"
-_SAID_LIMIT = 4096
+_SAID_LIMIT = 1000
 
 
 class NotMeasured(Exception):
@@ -70,19 +71,38 @@ def kill(pid: int) -> float:
     return collect(pid)[1]
 
 
+class Said:
+    """What a program says: `descriptor` is its output. A context manager."""
+
+    def __init__(self) -> None:
+        # Programs may open their output again by its name, which a pipe of root's refuses them.
+        self.descriptor = os.memfd_create("said", os.MFD_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+    @property
+    def end(self) -> str:
+        """Its last words so far."""
+        begin = max(0, os.fstat(self.descriptor).st_size - _SAID_LIMIT)
+        return os.pread(self.descriptor, _SAID_LIMIT, begin).decode(errors="replace").strip()
+
+
 def run(argv: Sequence[str], env: Mapping[str, str] | None = None) -> Cost:
     """Run a program to its end; raises NotMeasured with what it said if that is not status 0."""
-    said = os.memfd_create("said", os.MFD_CLOEXEC)
-    try:
+    with Said() as said:
         began = now_ms()
-        status, cpu_ms = collect(spawn(argv, env, output=said))
+        status, cpu_ms = collect(spawn(argv, env, output=said.descriptor))
         wall_ms = now_ms() - began
         if status != 0:
-            text = os.pread(said, _SAID_LIMIT, 0).decode(errors="replace").strip()
-            raise NotMeasured(f"{' '.join(argv)[:80]}: status {status}: {text}")
+            raise NotMeasured(f"{' '.join(argv)[:80]}: status {status}: {said.end}")
         return Cost(wall_ms, cpu_ms)
-    finally:
-        os.close(said)
 
 
 def memory_mb(pid: int) -> tuple[float, float, float]:

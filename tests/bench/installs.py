@@ -7,7 +7,7 @@ encoding, `::6/128` on lo where it is missing, and both tables.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from istio_hostagent.agent import reconcile
@@ -18,15 +18,15 @@ from istio_hostagent.host import facts, nftables
 from istio_hostagent.redirect import drift, model, nft, plan, policy
 from tests.lab import netns
 
-from . import cost, libnftables, rows, site
+from . import budgets, cost, files, libnftables, rows
 
+STANDARD_KEYS = ("install", "replace", "read", "repair")
+LARGE_KEYS = ("cidrs", "cidrs-text")
 ROUNDS = 41
 LARGE_ROUNDS = 7
-LARGE = 10_000
 
 _Times = defaultdict[str, list[float]]
 _NFT = "nft -f, a process"
-_LIBRARY = "libnftables, in process"
 
 
 def build_rules(text: str, host: config.HostFacts) -> model.Ruleset:
@@ -41,12 +41,6 @@ def build_rules(text: str, host: config.HostFacts) -> model.Ruleset:
     if outcome.config is None:
         raise cost.NotMeasured("; ".join(map(str, outcome.problems)))
     return policy.build_ruleset(outcome.config.redirection, host)
-
-
-def large_cidrs() -> Iterator[str]:
-    """Networks of which no two touch, so that none can be merged."""
-    for number in range(LARGE):
-        yield f"10.{number // 128}.{number % 128 * 2}.0/24"
 
 
 def measure_standard(directory: Path) -> dict[str, rows.Result]:
@@ -68,30 +62,23 @@ def measure_standard(directory: Path) -> dict[str, rows.Result]:
     }
 
 
-def write_standard(directory: Path) -> Path:
-    """Write the standard set of the calling thread's host as text for `nft -f`."""
-    file = directory / "standard.nft"
-    file.write_text(_render(build_rules(site.keys_text(site.STANDARD), _probe(directory))))
-    return file
-
-
-def _probe(directory: Path) -> config.HostFacts:
+def probe(directory: Path) -> config.HostFacts:
     return facts.probe_facts(state_dir=str(directory), runtime_dir=str(directory))
 
 
 def _result(times: _Times, name: str, notes: tuple[str, ...] = ()) -> rows.Result:
-    peers = {_NFT: times[f"nft {name}"], _LIBRARY: times[f"library {name}"]}
+    peers = {budgets.LIBNFTABLES: times[f"library {name}"], _NFT: times[f"nft {name}"]}
     return rows.make_result(times[name], peers, notes)
 
 
 def _standard_rounds(directory: Path) -> _Times:
-    host = _probe(directory)
-    first = build_rules(site.keys_text(site.STANDARD), host)
-    changed = dict(site.STANDARD, ISTIO_SERVICE_EXCLUDE_CIDR="10.96.0.20/32")
-    second = build_rules(site.keys_text(changed), host)
-    files = [directory / "first.nft", directory / "second.nft"]
+    host = probe(directory)
+    first, second = (
+        build_rules(files.keys_text(keys), host) for keys in (files.STANDARD, files.CHANGED)
+    )
+    listings = [directory / "first.nft", directory / "second.nft"]
     texts = [_render(rules) for rules in (first, second)]
-    for file, text in zip(files, texts, strict=True):
+    for file, text in zip(listings, texts, strict=True):
         file.write_text(text)
     kernel, library = nftables.NftKernel(is_owner=False), libnftables.Library()
     times: _Times = defaultdict(list)
@@ -104,7 +91,7 @@ def _standard_rounds(directory: Path) -> _Times:
             _time(times, "replace", lambda seen=seen: _change(kernel, second, seen))  # type: ignore[misc]
             _time(times, "repair", lambda: reconcile.reconcile(first, kernel))
             _clear(kernel)
-            for name, file in zip(("nft install", "nft replace"), files, strict=True):
+            for name, file in zip(("nft install", "nft replace"), listings, strict=True):
                 times[name].append(cost.run([cost.NFT, "-f", str(file)]).wall_ms)
             times["nft read"].append(cost.run([cost.NFT, "list", "ruleset"]).wall_ms)
             _clear(kernel)
@@ -130,8 +117,8 @@ def measure_large(directory: Path) -> dict[str, rows.Result]:
 
 
 def _large_rounds(directory: Path) -> _Times:
-    host = _probe(directory)
-    keys = site.keys_text(dict(site.STANDARD, ISTIO_SERVICE_CIDR=",".join(large_cidrs())))
+    host = probe(directory)
+    keys = files.keys_text(files.large())
     rules = build_rules(keys, host)
     file = directory / "large.nft"
     text = _render(rules)

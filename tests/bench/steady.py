@@ -1,4 +1,4 @@
-"""Agents that have been in the mesh for a while: repair, verification, wake-ups, memory.
+"""Agents that have been in the mesh for a while: memory, repair, verification, wake-ups.
 
 Several hosts, so that flushes can follow one another without any agent taking them for a fight
 (it waits longer after more than eight repairs in ten seconds). A flush is one transaction of this
@@ -10,65 +10,97 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from istio_hostagent.host import changes
 from istio_hostagent.host.nfnetlink import connection, messages
 from istio_hostagent.redirect import model
 
-from . import agentlog, cost, joining, rows, site
+from . import agentlog, cost, files, rows, site
+from .host import NO_PROXY, PROVEN, WAITING, Host, Proxy, join
 
 HOSTS = 3
 FLUSHES = 51
 PAUSE_S = 0.45  # between two flushes: each host repairs less than eight times in ten seconds
 VERIFY_ROUNDS = 3
-IDLE_S, LONG_IDLE_S = 20.0, 60.0
+LARGE_FLUSHES = 3
+IDLE_S, LONG_IDLE_S = 40.0, 120.0
 SETTLE_S = 3.0
-KEYS = ("rss", "pss", "uss", "verify-asked", "flush", "flush-rules", "wakeups")
+KEYS = (
+    "flush",
+    "flush-rules",
+    "verify-asked",
+    "rss",
+    "rss-large",
+    "pss",
+    "uss",
+    "wakeups-waiting",
+    "wakeups-missing",
+    "wakeups",
+)
 
 
 def measure(here: site.Site, *, is_long: bool) -> rows.Outcomes:
     """All rows of KEYS. Raises NotMeasured, LabError."""
     with contextlib.ExitStack() as stack:
-        hosts = [stack.enter_context(here.host()) for _ in range(HOSTS)]
-        for host in hosts:
-            host.start(has_envoy=True)
-            host.wait_for(site.IN_MESH)
+        hosts = [stack.enter_context(Host(here)) for _ in range(HOSTS)]
+        large = stack.enter_context(Host(here, keys=files.large()))
+        waiting = [stack.enter_context(Host(here, keys={})) for _ in range(HOSTS)]
+        missing = [stack.enter_context(Host(here)) for _ in range(HOSTS)]
+        join([*hosts, large], Proxy.ENVOY)
+        for idle, proxy, text in (
+            (waiting, Proxy.ENVOY, WAITING),
+            (missing, Proxy.NONE, NO_PROXY),
+        ):
+            for host in idle:
+                host.start(proxy)
+                host.wait_for(text)
         time.sleep(SETTLE_S)
-        fresh = rows.make_result([cost.memory_mb(host.pid)[0] for host in hosts])
+        fresh = [rows.Samples(_rss(each)).median for each in (hosts, [large])]
         verify = _verify(hosts)
         rules, proven = _flushes(hosts)
+        _flushes([large], LARGE_FLUSHES)
         time.sleep(SETTLE_S)
         idle_s = LONG_IDLE_S if is_long else IDLE_S
-        wakeups, of_envoy = _idle(hosts, idle_s)
+        groups = {"wakeups-waiting": waiting, "wakeups-missing": missing, "wakeups": hosts}
+        wakeups = _idle(groups, idle_s)
         memory = [cost.memory_mb(host.pid) for host in hosts]
+        of_large = _rss([large])
         bare = _bare_memory()
-    samples = f"{HOSTS} agents after {FLUSHES} repairs; freshly joined {fresh.samples.median:.1f}"
-    result: dict[str, rows.Result | rows.Missing] = {
-        key: rows.make_result(
-            [found[index] for found in memory],
-            {"a bare python3": [bare[index]]},
-            (f"{samples} MB RSS",) if key == "rss" else (),
-        )
-        for index, key in enumerate(("rss", "pss", "uss"))
-    }
-    result["verify-asked"] = verify
-    middle = [rows.make_result(found).samples.median for found in (rules, proven)]
+    middle = [rows.Samples(tuple(found)).median for found in (rules, proven)]
     note = (
         f"{FLUSHES} flushes, so p99 is the slowest, from the flush being sent; medians:"
         f" rules back {middle[0]:.1f} ms, proven again {middle[1]:.1f} ms"
     )
-    result["flush"] = rows.make_result(proven, notes=(note,))
-    result["flush-rules"] = rows.make_result(rules)
-    result["wakeups"] = rows.make_result(
-        [wakeups],
-        {"its Envoy": [of_envoy]},
-        (f"voluntary context switches of all threads, mean of {HOSTS} agents over {idle_s:g} s",),
-    )
-    return result
+    after = "{} agents after {} repairs; freshly joined {:.1f} MB"
+    of_python = {"a bare python3": [bare[0]]}
+    return {
+        "flush": rows.make_result(proven, notes=(note,)),
+        "flush-rules": rows.make_result(rules),
+        "verify-asked": verify,
+        "rss": rows.make_result(
+            [found[0] for found in memory], of_python, [after.format(HOSTS, FLUSHES, fresh[0])]
+        ),
+        "rss-large": rows.make_result(
+            of_large, of_python, [after.format(1, LARGE_FLUSHES, fresh[1])]
+        ),
+        "pss": rows.make_result([found[1] for found in memory], {"a bare python3": [bare[1]]}),
+        "uss": rows.make_result([found[2] for found in memory], {"a bare python3": [bare[2]]}),
+        **{
+            key: rows.make_result(
+                [found],
+                notes=(f"voluntary context switches, mean of {HOSTS} agents over {idle_s:g} s",),
+            )
+            for key, found in wakeups.items()
+        },
+    }
 
 
-def _verify(hosts: list[site.Host]) -> rows.Result | rows.Missing:
+def _rss(hosts: Sequence[Host]) -> tuple[float, ...]:
+    return tuple(cost.memory_mb(host.pid)[0] for host in hosts)
+
+
+def _verify(hosts: list[Host]) -> rows.Result | rows.Missing:
     """Each agent verifies a few times; one that finds something wrong spoils only this row."""
     try:
         return rows.make_result(
@@ -78,18 +110,18 @@ def _verify(hosts: list[site.Host]) -> rows.Result | rows.Missing:
         return rows.Missing(str(error))
 
 
-def _flushes(hosts: list[site.Host]) -> tuple[list[float], list[float]]:
+def _flushes(hosts: list[Host], count: int = FLUSHES) -> tuple[list[float], list[float]]:
     """Flush one host after another; ms until the rules were back, and until they were proven."""
     rules: list[float] = []
     proven: list[float] = []
     with contextlib.ExitStack() as stack:
         links = [stack.enter_context(_link(host)) for host in hosts]
-        for number in range(FLUSHES):
-            host, (link, monitor) = hosts[number % HOSTS], links[number % HOSTS]
+        for number in range(count):
+            host, (link, monitor) = hosts[number % len(hosts)], links[number % len(hosts)]
             monitor.read()
             began = flush(link)
             rules.append(_wait_for_commit(monitor, host.pid) - began)
-            proven.append(host.wait_for(site.PROVEN, since_ms=began))
+            proven.append(host.wait_for(PROVEN, since_ms=began))
             # Not to wait for anything: only to stay below the rate that looks like a fight.
             time.sleep(PAUSE_S)
     return rules, proven
@@ -97,10 +129,10 @@ def _flushes(hosts: list[site.Host]) -> tuple[list[float], list[float]]:
 
 @contextlib.contextmanager
 def _link(
-    host: site.Host,
+    host: Host,
 ) -> Iterator[tuple[connection.Connection, changes.ChangeMonitor]]:
-    link = host.namespace.inside(connection.Connection)
-    monitor = host.namespace.inside(changes.ChangeMonitor)
+    link = host.place.namespace.inside(connection.Connection)
+    monitor = host.place.namespace.inside(changes.ChangeMonitor)
     try:
         yield link, monitor
     finally:
@@ -130,22 +162,26 @@ def _wait_for_commit(monitor: changes.ChangeMonitor, pid: int) -> float:
     raise cost.NotMeasured("the flushed rules did not come back")
 
 
-def _idle(hosts: list[site.Host], seconds: float) -> tuple[float, float]:
-    """Wake-ups a minute of an agent and of an Envoy while nothing happens.
+def _idle(groups: dict[str, list[Host]], seconds: float) -> dict[str, float]:
+    """Wake-ups a minute of the agents of each group while nothing happens.
 
-    Means of all hosts: with two a minute, each alone would show none or several.
+    Means of a group: with two a minute, each agent alone would show none or several.
     """
-    agents = [host.pid for host in hosts]
-    proxies = [joining.find_proxy(host) for host in hosts]
 
-    def count(pids: list[int]) -> int:
-        return sum(map(cost.voluntary_switches, pids))
+    def count() -> dict[str, int]:
+        return {
+            key: sum(cost.voluntary_switches(host.pid) for host in hosts)
+            for key, hosts in groups.items()
+        }
 
-    before = count(agents), count(proxies)
+    before = count()
     began = cost.now_ms()
     time.sleep(seconds)
-    minutes = (cost.now_ms() - began) / 60_000.0 * len(hosts)
-    return (count(agents) - before[0]) / minutes, (count(proxies) - before[1]) / minutes
+    minutes = (cost.now_ms() - began) / 60_000.0
+    after = count()
+    return {
+        key: (after[key] - before[key]) / minutes / len(hosts) for key, hosts in groups.items()
+    }
 
 
 def _bare_memory() -> tuple[float, float, float]:

@@ -1,80 +1,171 @@
-"""The verbs as people run them: fresh processes, beside nft(8) and the bare interpreter.
+"""The verbs as people run them: fresh processes, beside istio-iptables in both of its modes.
 
-Each run of ours ends with a check that the verb did its work: its exit status, and that the next
-`nft` finds the table to delete.
+Every contestant has a namespace of its own in each round and goes through the same four states:
+rules on a clean host, the same once more, changed ones, none. In its iptables mode istio-iptables
+chooses between legacy and nft(8)'s tables anew at each call, as it does on a host.
 """
 
-from pathlib import Path
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from tests.lab import netns
 
-from . import cost, installs, rows, site
+from . import budgets, cost, files, istio, place, rows
 
-KEYS = ("apply", "apply-cpu", "apply-root", "apply-root-cpu", "verify")
-ROUNDS = 15
+KEYS = (
+    "apply",
+    "apply-unchanged",
+    "apply-changed",
+    "clean",
+    "apply-root",
+    "apply-cpu",
+    "verify",
+)
+ROUNDS = 13
 VERIFY_ROUNDS = 7
-_CLEAR = "delete table inet istio_hostagent\ndelete table inet istio_guard\n"
-_BARE = [cost.PYTHON, "-c", "pass"]
 _VERB = (cost.PYTHON, "-m", "istio_hostagent")
+_IPTABLES_MODE = "istio-iptables, iptables mode"
+_BARE = "python3 -c pass"
+
+_Times = defaultdict[str, list[float]]
 
 
-def measure(directory: Path) -> rows.Outcomes:
-    """Rows apply, apply-root, their CPU, and verify. Raises NotMeasured, LabError."""
-    clear = directory / "clear.nft"
-    clear.write_text(_CLEAR)
-    with (
-        netns.Namespace("bench") as namespace,
-        netns.Namespace("network") as network,
-        site.Files(site.STANDARD) as packaged,
-        site.Files(site.STANDARD, is_root_only=True) as root_only,
-    ):
-        netns.link(network, namespace, site.CLUSTER + "/24", "10.99.0.2/24")
-        namespace.ip("route", "add", "default", "via", site.CLUSTER)
-        return namespace.inside(lambda: _rounds(packaged, root_only, directory, clear))
+@dataclass(frozen=True)
+class _Contestant:
+    """A way to install rules: one call for each state, and a command that finds the rules."""
+
+    calls: Mapping[str, Callable[[], cost.Cost]]
+    show: tuple[str, ...]
 
 
-def _rounds(
-    packaged: site.Files, root_only: site.Files, directory: Path, clear: Path
-) -> rows.Outcomes:
-    listing = installs.write_standard(directory)
-    names = ("packaged", "root", "nft", "bare")
-    costs: dict[str, list[cost.Cost]] = {name: [] for name in names}
-    for number in range(ROUNDS + 1):
-        found = {}
-        for name, files in (("packaged", packaged), ("root", root_only)):
-            found[name] = cost.run([*_VERB, "apply", "--quiet"], files.environment)
-            cost.run([cost.NFT, "-f", str(clear)])
-        found["nft"] = cost.run([cost.NFT, "-f", str(listing)])
-        cost.run([cost.NFT, "-f", str(clear)])
-        found["bare"] = cost.run(_BARE)
-        for name in names if number else ():
-            costs[name].append(found[name])
-    wall = {name: [each.wall_ms for each in found] for name, found in costs.items()}
-    cpu = {name: [each.cpu_ms for each in found] for name, found in costs.items()}
+def measure(programs: istio.Programs | rows.Missing) -> rows.Outcomes:
+    """All rows of KEYS. Raises NotMeasured, LabError."""
+    with files.Files(files.STANDARD) as packaged:
+        with files.Files(files.STANDARD, is_root_only=True) as root_only:
+            contestants = {"packaged": _ours(packaged), "root": _ours(root_only)}
+            if not isinstance(programs, rows.Missing):
+                contestants |= _theirs(programs)
+            walls, cpu = _rounds(contestants)
+        with _host() as host:
+            verify = host.inside(lambda: _verify(packaged))
+    outcomes: dict[str, rows.Result | rows.Missing] = {"verify": verify}
+    for key in ("apply", "apply-unchanged", "apply-changed", "clean"):
+        outcomes[key] = _beside(walls, key, programs)
+    bare = {_BARE: walls["bare"]}
+    root_only_cpu = {"files only root can write": cpu["root"]}
+    outcomes["apply-root"] = rows.make_result(walls["root apply"], bare)
+    outcomes["apply-cpu"] = rows.make_result(
+        cpu["packaged"], {**_peers(cpu, "", programs), **root_only_cpu}
+    )
+    return outcomes
+
+
+def _ours(layout: files.Files) -> _Contestant:
+    def run(*words: str) -> cost.Cost:
+        return cost.run([*_VERB, *words], layout.environment)
+
+    def change() -> cost.Cost:
+        layout.write_cluster(files.CHANGED)
+        try:
+            return run("apply", "--quiet")
+        finally:
+            layout.write_cluster(files.STANDARD)
+
+    return _Contestant(
+        {
+            "apply": lambda: run("apply", "--quiet"),
+            "apply-unchanged": lambda: run("apply", "--quiet"),
+            "apply-changed": change,
+            "clean": lambda: run("clean"),
+        },
+        (cost.NFT, "list", "table", "inet", "istio_hostagent"),
+    )
+
+
+def _theirs(programs: istio.Programs) -> dict[str, _Contestant]:
+    def call(keys: Mapping[str, str], *extra: str) -> Callable[[], cost.Cost]:
+        return lambda: cost.run(istio.rules_argv(programs, keys, *extra))
+
+    def calls(*mode: str, change: str) -> dict[str, Callable[[], cost.Cost]]:
+        return {
+            "apply": call(files.STANDARD, *mode),
+            "apply-unchanged": call(files.STANDARD, *mode),
+            "apply-changed": call(files.CHANGED, *mode, change),
+            "clean": call(files.CHANGED, *mode, "--cleanup-only"),
+        }
+
     return {
-        "apply": _beside(wall, "packaged"),
-        "apply-cpu": _beside(cpu, "packaged"),
-        "apply-root": _beside(wall, "root"),
-        "apply-root-cpu": _beside(cpu, "root"),
-        "verify": _verify(packaged),
+        budgets.NFTABLES_MODE: _Contestant(
+            # It replaces what is there unasked.
+            calls(istio.NFTABLES, change=istio.NFTABLES),
+            (cost.NFT, "list", "table", "inet", "istio-proxy-nat"),
+        ),
+        _IPTABLES_MODE: _Contestant(
+            calls(change="--reconcile"), ("/usr/sbin/iptables", "-t", "nat", "-S", "ISTIO_OUTPUT")
+        ),
     }
 
 
-def _verify(files: site.Files) -> rows.Result | rows.Missing:
+def _rounds(contestants: Mapping[str, _Contestant]) -> tuple[_Times, _Times]:
+    """Wall ms by contestant and state, and CPU ms of the first apply by contestant."""
+    walls: _Times = defaultdict(list)
+    cpu: _Times = defaultdict(list)
+    for number in range(ROUNDS + 1):
+        for name, contestant in contestants.items():
+            with _host() as host:
+                found = host.inside(lambda each=contestant: _states(each))  # type: ignore[misc]
+            if number:
+                cpu[name].append(found["apply"].cpu_ms)
+                for state, taken in found.items():
+                    walls[f"{name} {state}"].append(taken.wall_ms)
+        bare = cost.run([cost.PYTHON, "-c", "pass"])
+        walls["bare"] += [bare.wall_ms] if number else []
+    return walls, cpu
+
+
+def _states(contestant: _Contestant) -> dict[str, cost.Cost]:
+    found = {}
+    for state, call in contestant.calls.items():
+        found[state] = call()
+        if state == "apply":
+            cost.run(contestant.show)  # raises if nothing was installed
+    return found
+
+
+def _verify(layout: files.Files) -> rows.Result | rows.Missing:
     """A run that finds something wrong ends with status 1, and spoils only this row."""
     pyroute2 = [cost.PYTHON, "-c", "import pyroute2"]
     ours: list[float] = []
     imports: list[float] = []
     try:
-        cost.run([*_VERB, "apply", "--quiet"], files.environment)
+        cost.run([*_VERB, "apply", "--quiet"], layout.environment)
         for _ in range(VERIFY_ROUNDS):
-            ours.append(cost.run([*_VERB, "verify"], files.environment).wall_ms)
+            ours.append(cost.run([*_VERB, "verify"], layout.environment).wall_ms)
             imports.append(cost.run(pyroute2).wall_ms)
     except cost.NotMeasured as error:
         return rows.Missing(str(error))
     return rows.make_result(ours, {"python3 -c 'import pyroute2'": imports})
 
 
-def _beside(found: dict[str, list[float]], name: str) -> rows.Result:
-    peers = {"nft -f, a process": found["nft"], "python3 -c pass": found["bare"]}
-    return rows.make_result(found[name], peers)
+@contextlib.contextmanager
+def _host() -> Iterator[netns.Namespace]:
+    """A host with an address and a way to everywhere, without rules."""
+    with netns.Namespace("bench") as host, netns.Namespace("network") as network:
+        netns.link(network, host, "10.99.0.1/24", "10.99.0.2/24")
+        host.ip("route", "add", "default", "via", "10.99.0.1")
+        yield host
+        place.forget(host)
+
+
+def _beside(walls: _Times, state: str, programs: istio.Programs | rows.Missing) -> rows.Result:
+    return rows.make_result(walls[f"packaged {state}"], _peers(walls, f" {state}", programs))
+
+
+def _peers(
+    found: _Times, suffix: str, programs: istio.Programs | rows.Missing
+) -> dict[str, list[float] | rows.Missing]:
+    if isinstance(programs, rows.Missing):
+        return {budgets.NFTABLES_MODE: programs}
+    return {name: found[f"{name}{suffix}"] for name in (budgets.NFTABLES_MODE, _IPTABLES_MODE)}

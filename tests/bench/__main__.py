@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Leave as if by Ctrl-C: namespaces, agents and files go.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"{machine.describe()}; load {machine.load()}", flush=True)
+    if warning := machine.disturbance():
+        print(f"warning: {warning}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="hatest-bench-", dir="/var/tmp"))
     try:
         wanted = [

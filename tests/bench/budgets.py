@@ -68,17 +68,19 @@ class Budget:
 
 
 BUDGETS = {
-    "install": Budget("install the standard set, in process", "ms", times(0.8, LIBNFTABLES)),
-    "replace": Budget("replace it by a changed one, in process", "ms", times(0.5, LIBNFTABLES)),
-    "read": Budget("read it back and compare, in process", "ms"),
-    "repair": Budget("read, plan, replace, read back, in process", "ms"),
+    "install": Budget("install the standard set, in process: CPU", "ms", times(0.8, LIBNFTABLES)),
+    "replace": Budget(
+        "replace it by a changed one, in process: CPU", "ms", times(0.5, LIBNFTABLES)
+    ),
+    "read": Budget("read it back and compare, in process: CPU", "ms"),
+    "repair": Budget("read, plan, replace, read back, in process: CPU", "ms"),
     "apply": Budget("apply, fresh process: clean host", "ms", times(1.0, NFTABLES_MODE)),
     "apply-unchanged": Budget("apply again, unchanged", "ms", times(1.0, NFTABLES_MODE)),
     "apply-changed": Budget("apply again, changed", "ms", times(1.0, NFTABLES_MODE)),
     "clean": Budget("clean, fresh process", "ms", times(1.0, NFTABLES_MODE)),
     "apply-root": Budget("apply on a clean host, files only root can write", "ms"),
     "apply-cpu": Budget("apply on a clean host: CPU, file reader included", "ms"),
-    "cidrs": Budget("10 000 CIDRs: install, in process", "ms", times(0.5, LIBNFTABLES)),
+    "cidrs": Budget("10 000 CIDRs: install, in process: CPU", "ms", times(0.5, LIBNFTABLES)),
     "cidrs-text": Budget("  from the text of the file to the rule set", "ms"),
     "connect": Budget(
         "connection set-up at 10 000 CIDRs, to changing ones", "us", times(1.05, ONE_CIDR)

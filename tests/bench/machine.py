@@ -31,3 +31,11 @@ def load() -> str:
     """The load averages of one and five minutes: other work shows here."""
     one, five, _ = os.getloadavg()
     return f"{one:.1f} {five:.1f}"
+
+
+def disturbance() -> str:
+    """A warning when others keep the cores busy; empty when they do not."""
+    cores = len(os.sched_getaffinity(0))
+    if os.getloadavg()[0] <= cores / 2:
+        return ""
+    return "others keep the cores busy: wall time, and ratios of it, say little"

@@ -21,6 +21,7 @@ from tests.peers import build
 
 from . import (
     budgets,
+    connections,
     cost,
     installs,
     istio,
@@ -120,6 +121,12 @@ def _measurements(options: argparse.Namespace, directory: Path) -> list[_Measure
             "10 000 networks",
             installs.LARGE_KEYS,
             lambda: installs.measure_large(directory),
+        ),
+        _Measurement(
+            "kernel",
+            "connections",
+            connections.KEYS,
+            lambda: connections.measure(directory),
         ),
         _Measurement(
             "verbs", "apply, clean and verify", verbs.KEYS, lambda: verbs.measure(programs)

@@ -23,6 +23,7 @@ from . import (
     budgets,
     connections,
     cost,
+    escapes,
     installs,
     istio,
     joining,
@@ -127,6 +128,12 @@ def _measurements(options: argparse.Namespace, directory: Path) -> list[_Measure
             "connections",
             connections.KEYS,
             lambda: connections.measure(directory),
+        ),
+        _Measurement(
+            "kernel",
+            "connections while rules change",
+            escapes.KEYS,
+            lambda: escapes.measure(directory, programs),
         ),
         _Measurement(
             "verbs", "apply, clean and verify", verbs.KEYS, lambda: verbs.measure(programs)

@@ -31,6 +31,7 @@ from . import (
     rows,
     site,
     steady,
+    storm,
     table,
     together,
     verbs,
@@ -150,6 +151,12 @@ def _measurements(options: argparse.Namespace, directory: Path) -> list[_Measure
             "steady in the mesh",
             steady.KEYS,
             on_site(lambda here: steady.measure(here, is_long=options.long)),
+        ),
+        _Measurement(
+            "steady",
+            "others who change nf_tables",
+            storm.KEYS,
+            on_site(lambda here: storm.measure(here, is_long=options.long)),
         ),
     ]
 

@@ -105,6 +105,17 @@ def run(argv: Sequence[str], env: Mapping[str, str] | None = None) -> Cost:
         return Cost(wall_ms, cpu_ms)
 
 
+def used_ms(pid: int) -> float:
+    """The CPU in ms that a running process and the children it has waited for have used.
+
+    Its own is exact: the clock of a process's CPU (clock_getcpuclockid(3) says how a pid makes
+    one). Its children's is counted in ticks of 10 ms (proc(5), stat).
+    """
+    own = time.clock_gettime(~pid << 3 | 2) * 1000.0
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return own + (int(fields[13]) + int(fields[14])) * 1000.0 / os.sysconf("SC_CLK_TCK")
+
+
 def memory_mb(pid: int) -> tuple[float, float, float]:
     """RSS, PSS and USS of a process (proc(5), smaps_rollup); MB is 1000 kB."""
     found: dict[str, float] = {}

@@ -24,6 +24,7 @@ from . import (
     connections,
     cost,
     escapes,
+    hang,
     installs,
     istio,
     joining,
@@ -157,6 +158,12 @@ def _measurements(options: argparse.Namespace, directory: Path) -> list[_Measure
             "others who change nf_tables",
             storm.KEYS,
             on_site(lambda here: storm.measure(here, is_long=options.long)),
+        ),
+        _Measurement(
+            "steady",
+            "proxies that hang",
+            hang.KEYS,
+            on_site(lambda here: hang.measure(here, programs)),
         ),
     ]
 

@@ -2,7 +2,20 @@
 
 import pytest
 
-from tests.bench import budgets, rows, table
+from tests.bench import (
+    budgets,
+    connections,
+    escapes,
+    hang,
+    installs,
+    joining,
+    rows,
+    steady,
+    storm,
+    table,
+    together,
+    verbs,
+)
 from tests.bench.budgets import Budget, above, at_most, times
 from tests.bench.rows import Missing, Row, Samples, make_result
 
@@ -119,3 +132,12 @@ def test_the_memory_budget_is_that_of_the_release(key: str) -> None:
         return found.value(0.0)
 
     assert [limit(release) for release in ("12", "13", "")] == [20.0, 22.0, 20.0]
+
+
+def test_every_row_is_measured_by_one_part_or_belongs_elsewhere() -> None:
+    parts = (connections, escapes, hang, joining, steady, storm, together, verbs)
+    measured = [key for part in parts for key in part.KEYS]
+    measured += [*installs.STANDARD_KEYS, *installs.LARGE_KEYS]
+    assert len(measured) == len(set(measured))
+    elsewhere = {key for key, budget in budgets.BUDGETS.items() if budget.elsewhere}
+    assert set(measured) == set(budgets.BUDGETS) - elsewhere

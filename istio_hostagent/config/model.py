@@ -59,10 +59,11 @@ class CidrSet(NamedTuple):
     @classmethod
     def of_ends(cls, networks: Iterable[tuple[int, int, int]]) -> "CidrSet":
         """Make a set of networks, each given as IP version, first and last address."""
-        found: dict[int, list[bytes]] = {4: [], 6: []}
+        found = {4: bytearray(), 6: bytearray()}
         for version, first, last in networks:
-            found[version].append(pack_range(_WIDTHS[version], first, last))
-        return cls(v4=sort(_WIDTHS[4], found[4]), v6=sort(_WIDTHS[6], found[6]))
+            found[version] += pack_range(_WIDTHS[version], first, last)
+        v4, v6 = (PackedRanges(_WIDTHS[each], bytes(found[each])) for each in (4, 6))
+        return cls(v4=sort(v4), v6=sort(v6))
 
     def of_version(self, version: int) -> PackedRanges:
         """The networks of one IP version (4 or 6)."""

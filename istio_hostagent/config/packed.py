@@ -86,9 +86,33 @@ def pack(width: int, ranges: Iterable[tuple[int, int]]) -> PackedRanges:
     return PackedRanges(width, bytes(data))
 
 
-def sort(width: int, ranges: Iterable[bytes]) -> PackedRanges:
-    """Put ranges from `pack_range` together, ascending and each once."""
+def sort(ranges: PackedRanges) -> PackedRanges:
+    """Give the same ranges, ascending and each once."""
+    size = 2 * ranges.width
     data = bytearray()  # join() would take 80 bytes for each part
-    for each, _ in itertools.groupby(sorted(ranges)):
+    for each, _ in itertools.groupby(split(ascend(ranges.data, size), size)):
         data += each
-    return PackedRanges(width, bytes(data))
+    return PackedRanges(ranges.width, bytes(data))
+
+
+def split(data: bytes, size: int) -> Iterator[bytes]:
+    """Cut into parts of so many bytes."""
+    return (each for (each,) in struct.iter_unpack(f"{size}s", data))
+
+
+def ascend(data: bytes, size: int) -> bytes:
+    """Put parts of so many bytes into ascending order.
+
+    Ten thousand of them as objects would take their room in the interpreter's memory for ever;
+    what ascends or descends, as nearly everything does, needs none.
+    """
+    if all(one <= other for one, other in itertools.pairwise(split(data, size))):
+        return data
+    ordered = bytearray()
+    if all(one >= other for one, other in itertools.pairwise(split(data, size))):
+        for offset in range(len(data) - size, -1, -size):
+            ordered += data[offset : offset + size]
+    else:
+        for each in sorted(split(data, size)):
+            ordered += each
+    return bytes(ordered)

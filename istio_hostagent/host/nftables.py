@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from ..config.packed import PackedRanges
 from ..errors import ApplyRejected, HostAgentError, KernelBusy, NotPermitted, Overtaken
 from ..redirect import model
 from . import changes, loopback, transactions
@@ -116,9 +117,13 @@ class NftKernel:
         of_table = framing.pack_text(1, table)
         heads = map(messages.read_set, self._dump(messages.GETSET, of_table))
         for name, kind in sorted(heads):
+            width = model.WIDTHS.get(kind)
+            if width is None:
+                yield model.NamedSet(name, kind, PackedRanges(1))
+                continue
             of_set = of_table + framing.pack_text(2, name)
             elements = self._dump(messages.GETSETELEM, of_set)
-            yield model.NamedSet(name, kind, messages.read_ranges(elements, kind))
+            yield model.NamedSet(name, kind, messages.read_ranges(elements, width))
 
     def _owner(self, head: messages.TableHead) -> model.Owner:
         if not head.flags & messages.TABLE_OWNER:

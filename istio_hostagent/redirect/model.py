@@ -126,7 +126,8 @@ WIDTHS = {SetKind.IPV4.value: 4, SetKind.IPV6.value: 16, SetKind.PORT.value: 2}
 class NamedSet(NamedTuple):
     """A set of intervals: inclusive, ascending, neither overlapping nor touching.
 
-    `kind` is a text other than those of `SetKind` only where somebody else made the set.
+    `kind` is a text other than those of `SetKind` only where somebody else made the set; what is
+    in it is not told then.
     """
 
     name: str

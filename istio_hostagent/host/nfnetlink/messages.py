@@ -217,22 +217,17 @@ def read_set(body: bytes) -> tuple[str, str]:
     return framing.text(found[2]), f"{kind} attributes {others}" if others else kind
 
 
-def read_ranges(bodies: Iterable[bytes], kind: str) -> PackedRanges:
-    """Read the answers to GETSETELEM; of a kind that is not ours the single values."""
-    width = model.WIDTHS.get(kind, 0)
-    # A number for each element: it sorts by value, and an end before a start of the same value.
-    points: list[int] = []
+def read_ranges(bodies: Iterable[bytes], width: int) -> PackedRanges:
+    """Read the answers to GETSETELEM for an interval set whose keys have so many bytes."""
+    starts, ends = bytearray(), bytearray()
     for body in bodies:
         for item in _items(body):
             found = framing.read(item)
             value = framing.read(found.get(1, b"")).get(1, b"")
-            is_end = bool(be32(found.get(3, b"")) & _INTERVAL_END)
-            points.append(int.from_bytes(value, "big") << 1 | (not is_end))
-            width = max(width, len(value))
-    points.sort()
-    if kind in model.WIDTHS:
-        return packed.pack(width, _pair(points, (1 << (8 * width)) - 1))
-    return packed.pack(width or 1, ((point >> 1, point >> 1) for point in points if point & 1))
+            is_end = be32(found.get(3, b"")) & _INTERVAL_END
+            (ends if is_end else starts).extend(value)
+    paired = _pair(_numbers(starts, width), _numbers(ends, width), 1 << (8 * width))
+    return packed.pack(width, paired)
 
 
 def _items(body: bytes) -> Iterator[bytes]:
@@ -242,18 +237,19 @@ def _items(body: bytes) -> Iterator[bytes]:
             yield item
 
 
-def _pair(points: list[int], highest: int) -> Iterator[tuple[int, int]]:
-    """Pair starts and ends (exclusive); the last start may have no end.
+def _numbers(values: bytearray, width: int) -> Iterator[int]:
+    """Give numbers of so many bytes in ascending order."""
+    for each in packed.split(packed.ascend(bytes(values), width), width):
+        yield int.from_bytes(each, "big")
+
+
+def _pair(starts: Iterator[int], ends: Iterator[int], limit: int) -> Iterator[tuple[int, int]]:
+    """Pair each start with the next end, which is exclusive; the last may have none.
 
     An end without a start (nft writes one at zero) counts for nothing.
     """
-    start: int | None = None
-    for point in points:
-        value = point >> 1
-        if point & 1:
-            start = value
-        elif start is not None:
-            yield start, value - 1
-            start = None
-    if start is not None:
-        yield start, highest
+    end = next(ends, limit)
+    for start in starts:
+        while end <= start:
+            end = next(ends, limit)
+        yield start, end - 1

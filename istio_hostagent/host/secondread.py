@@ -260,9 +260,11 @@ def _set(sock: Any, table: str, found: Any) -> model.NamedSet:
     points: list[tuple[int, bool]] = []
     for part in _dump(sock, nftsocket.NFT_MSG_GETSETELEM, request):
         for element in part.get_attr("NFTA_SET_ELEM_LIST_ELEMENTS") or ():
-            key = element.get_attr("NFTA_SET_ELEM_KEY").get_attr("NFTA_DATA_VALUE")
+            key = element.get_attr("NFTA_SET_ELEM_KEY")
+            # Without a key it matches everything.
+            value = key.get_attr("NFTA_DATA_VALUE") if key is not None else bytes(length)
             flags = element.get_attr("NFTA_SET_ELEM_FLAGS") or frozenset()
-            points.append((int.from_bytes(key, "big"), bool(flags & _INTERVAL_END)))
+            points.append((int.from_bytes(value, "big"), bool(flags & _INTERVAL_END)))
     return model.NamedSet(name, kind, pack(length, _pair(points, 1 << (8 * length))))
 
 

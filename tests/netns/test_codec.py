@@ -226,6 +226,26 @@ def test_an_element_put_into_a_set_is_named_and_taken_out(
     )
 
 
+def test_an_element_that_matches_everything_is_noticed(
+    rig: Rig, kernel: nftables.NftKernel
+) -> None:
+    """The set captures every destination then, and nft(8) does not show why."""
+    rig.apply(kernel, DESIRED)
+    (name,) = (s.name for s in DESIRED.tables[0].sets if s.name.startswith("outbound_v4"))
+    catch_all = framing.pack_nested(3, framing.pack_nested(1, framing.pack_be32(3, 2)))
+    body = framing.pack_text(1, model.MAIN_TABLE) + framing.pack_text(2, name) + catch_all
+    link = rig.host.inside(connection.Connection)
+    with contextlib.closing(link.socket):
+        flags = framing.NLM_F_CREATE
+        added = messages.Message(messages.NEWSETELEM, flags, body, "add an element")
+        link.commit([added], link.generation())
+    assert drifts(rig, kernel)
+    second = exchange.from_json(rig.worker("second_reader", {})["observed"])
+    assert drift.find_drift(DESIRED, second)
+    rig.apply(kernel, DESIRED)
+    assert drifts(rig, kernel) == []
+
+
 def test_what_does_not_differ_keeps_its_counters(rig: Rig, kernel: nftables.NftKernel) -> None:
     rig.apply(kernel, DESIRED)
     rig.host.inside(lambda: connect_nowhere("203.0.113.9"))

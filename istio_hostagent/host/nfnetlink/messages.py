@@ -223,7 +223,9 @@ def read_ranges(bodies: Iterable[bytes], width: int) -> PackedRanges:
     for body in bodies:
         for item in _items(body):
             found = framing.read(item)
-            value = framing.read(found.get(1, b"")).get(1, b"")
+            # An element that matches everything has no key (NFT_SET_ELEM_CATCHALL): as a start at
+            # zero it makes a range that no set of ours has.
+            value = framing.read(found.get(1, b"")).get(1) or bytes(width)
             is_end = be32(found.get(3, b"")) & _INTERVAL_END
             (ends if is_end else starts).extend(value)
     paired = _pair(_numbers(starts, width), _numbers(ends, width), 1 << (8 * width))

@@ -1,10 +1,9 @@
 """Reading and writing files.
 
 Every write is whole or not at all: a temporary file in the same directory, synced, renamed, and
-the directory synced. Nothing of the package is imported, so that the smallest worker can use it.
+the directory synced. Next to nothing is imported, so that the smallest worker can use it.
 """
 
-import contextlib
 import errno
 import os
 import stat
@@ -92,10 +91,12 @@ def make_directory(path: str, *, mode: int = 0o755, owner: tuple[int, int] | Non
     An existing directory keeps its mode; a symbolic link in its place is refused (ENOTDIR).
     """
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
+    try:
         os.mkdir(path, mode)
         os.chmod(path, mode)
         if owner is not None:
             os.lchown(path, *owner)
+    except FileExistsError:
+        pass  # as it is
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)

@@ -53,9 +53,9 @@ def _read_foreign(
             f"{path} is read as {who}, which only root can do, because {trust.detail}",
             hint="run it as root",
         )
-    request = {"paths": [path for path, _ in foreign]}
+    paths = tuple(path for path, _ in foreign)
     try:
-        found = processes.Worker("reader", request, user=reader).run(READ_TIMEOUT_S)
+        found = processes.Worker("reader", paths, user=reader).run(READ_TIMEOUT_S)
     except ChildFailed as error:
         return [], [Problem(path, 0, f"cannot be read: {error}") for path, _ in foreign]
     layers = []

@@ -1,12 +1,13 @@
 """Read environment files as istio-proxy: for files whose path somebody else than root can change.
 
-In: {"paths": [path, ...]}. Out: one object for each, {"data": base64} or {"errno": number}: base64
-adds a third to a file, whatever is in it. A symbolic link planted by istio-proxy leads nowhere
-that istio-proxy could not read itself.
+Arguments: the paths. Out: one object for each, {"data": base64} or {"errno": number}: base64 adds
+a third to a file, whatever is in it. A symbolic link planted by istio-proxy leads nowhere that
+istio-proxy could not read itself.
+Nearly every start of ours waits for this one, so it loads next to nothing: the json module would
+double its time, and neither side of this needs it.
 """
 
 import binascii
-import json
 import sys
 
 from ..host import files
@@ -14,14 +15,15 @@ from ..host import files
 
 def main() -> None:
     """Read every path once; a file that cannot be read is an answer, not an error."""
-    answers: list[dict[str, str | int]] = []
-    for path in json.load(sys.stdin)["paths"]:
-        try:
-            data = binascii.b2a_base64(files.read_bounded(path), newline=False)
-            answers.append({"data": data.decode()})
-        except OSError as error:
-            answers.append({"errno": error.errno or 0})
-    json.dump(answers, sys.stdout)
+    sys.stdout.write("[" + ",".join(map(_read, sys.argv[2:])) + "]")
+
+
+def _read(path: str) -> str:
+    try:
+        data = binascii.b2a_base64(files.read_bounded(path), newline=False)
+    except OSError as error:
+        return f'{{"errno": {error.errno or 0}}}'
+    return f'{{"data": "{data.decode()}"}}'
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ ERROR = {"code": "certificate-refused", "message": "no such account", "hint": ""
 REQUESTS: dict[str, Any] = {
     "certificate": {},
     "probe_sockets": {"groups": [{}, {}]},
-    "reader": {"paths": ["/a", "/b"]},
+    "reader": ("/a", "/b"),
     "second_reader": {},
 }
 GOOD: dict[str, Any] = {
@@ -144,7 +144,7 @@ class TestWhatFits:
 
     def test_the_largest_files_that_are_read(self) -> None:
         data = base64.b64encode(bytes(files.MAX_BYTES)).decode()
-        request = {"paths": ["/a", "/b", "/c"]}
+        request = ("/a", "/b", "/c")
         value = json.dumps([{"data": data}] * 3).encode()
         assert len(read_bytes("reader", value, request)) == 3
 

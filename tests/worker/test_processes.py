@@ -103,7 +103,7 @@ def test_a_worker_that_gives_no_answer_is_an_error_with_its_name() -> None:
 
 def test_a_worker_that_hangs_is_ended_at_its_deadline(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    worker = processes.Worker("reader", {"paths": [str(tmp_path / "fifo")]})
+    worker = processes.Worker("reader", (str(tmp_path / "fifo"),))
     # O_NONBLOCK: even a FIFO does not make the reader hang.
     assert worker.run(10.0) == (reader.FileRead(errno=22),)
 
@@ -138,8 +138,7 @@ def test_a_worker_of_another_user_finds_the_package_below_a_closed_directory(
         "import sys; sys.path.insert(0, sys.argv[1]);"
         "from istio_hostagent.host import processes;"
         "user = processes.User(65534, 65534);"
-        "request = {'paths': ['/etc/hostname']};"
-        "print(processes.Worker('reader', request, user=user).run(10.0))"
+        "print(processes.Worker('reader', ('/etc/hostname',), user=user).run(10.0))"
     )
     status, text = output_of(["/usr/bin/python3", "-c", code, str(checkout)])
     assert status == 0

@@ -15,7 +15,7 @@ class FileRead(NamedTuple):
 
 
 def _read(value: Any, request: Any) -> tuple[FileRead, ...]:
-    return tuple(map(_read_file, checks.read_list(value, "answer", len(request["paths"]))))
+    return tuple(map(_read_file, checks.read_list(value, "answer", len(request))))
 
 
 def _read_file(value: Any) -> FileRead:

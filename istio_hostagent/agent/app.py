@@ -1,6 +1,5 @@
 """The composition root: the only place that constructs real ports and joins them to the loop."""
 
-import gc
 import logging
 import os
 import signal
@@ -13,6 +12,7 @@ from ..host import (
     clock,
     control,
     files,
+    garbage,
     mailbox,
     nftables,
     notify,
@@ -87,7 +87,7 @@ def run(environment: Mapping[str, str]) -> None:
     parts.life = life.begin(disk, parts.configuration.read(disk.accepted))
     agent = loop.Agent(parts, notify.watchdog_interval_s(environment))
     server = control.ControlServer(inbox, events.Asked)
-    gc.freeze()  # what has been made so far stays for ever
+    garbage.keep_all()
     try:
         agent.run()
     finally:

@@ -5,11 +5,11 @@ and conditions belong to `lifecycle.decide`, what a part does belongs to the par
 """
 
 import functools
-import gc
 import logging
 import signal
 from collections.abc import Callable
 
+from ..host import garbage
 from ..lifecycle import decide
 from ..lifecycle import life as lives
 from ..lifecycle.phase import Phase
@@ -211,7 +211,7 @@ class Agent:
         parts.certificate.look_at_files()
         parts.proxy.look_for_binary()
         parts.redirection.look_at_addresses()
-        gc.collect()  # what has been replaced is in circles, and would raise the memory for ever
+        garbage.collect()
 
     def _take_facts(self) -> None:
         """The machine has changed: every part that it matters to gets the facts."""

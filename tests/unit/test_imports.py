@@ -113,6 +113,12 @@ def test_broad_handlers_stand_in_three_places_only(path: Path) -> None:
     assert len(broad) <= allowed.get(str(path.relative_to(PACKAGE)), 0)
 
 
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_one_module_decides_when_garbage_is_collected(path: Path) -> None:
+    found = {module for level, module, _ in imports(path) if not level}
+    assert "gc" not in found or path.relative_to(PACKAGE) == Path("host/garbage.py")
+
+
 def loaded_by(module: str) -> set[str]:
     code = f"import sys, {module}; print(*sys.modules)"
     command = ["/usr/bin/python3", "-c", code]

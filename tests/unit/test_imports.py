@@ -128,6 +128,17 @@ def loaded_by(module: str) -> set[str]:
     return {name.split(".")[0] for name in done.stdout.split()}
 
 
+def test_the_installed_program_starts_without_libraries_and_finds_them(tmp_path: Path) -> None:
+    installed = (PACKAGE.parent / "systemd" / "istio-hostagent").read_text()
+    assert installed.startswith("#!/usr/bin/python3 -IS\n")
+    program = tmp_path / "istio-hostagent"
+    program.write_text(installed.replace("/usr/share/istio-hostagent", str(PACKAGE.parent)))
+    program.chmod(0o755)
+    # Help comes once everything is loaded that the resident needs to begin.
+    done = subprocess.run([program, "run", "--help"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_resident_process_loads_no_big_library() -> None:
     found = loaded_by("istio_hostagent.cli.run")
     assert not found & set(FORBIDDEN_IN_RESIDENT)

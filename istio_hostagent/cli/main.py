@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import ConfigInvalid, HostAgentError
-from ..host import postponed
 from . import options, verbs
 
 BUG_STATUS = 70
@@ -49,7 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _perform(verb: verbs.Verb, words: Sequence[str]) -> int:
-    postponed.postpone("inspect")
     # Only the verb's own module is imported: `apply` must not pay for `run`.
     module = importlib.import_module(f".{verb.name}", __package__)
     values = options.parse(

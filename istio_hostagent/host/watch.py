@@ -10,8 +10,12 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import files, postponed
+from . import files
 
+# watchdog (2.2 and 6.0) remembers every name in a directory that a file was moved away from, as
+# long as the directory is watched: 300 bytes for each configuration that is renamed into place.
+# After so many moves the directory is watched anew, when the caller follows the next time.
+MAX_MOVES = 100
 # Changes that matter; `opened` and `closed_no_write` come from our own reading.
 KINDS = frozenset({"created", "modified", "moved", "deleted", "closed"})
 
@@ -28,6 +32,7 @@ class _Handler:
     def __init__(self, directory: str, changed: Callable[[], None]) -> None:
         self.identity = _identity(directory)
         self.names: frozenset[str] = frozenset()
+        self.moves = 0
         self._directory = directory
         self._changed = changed
 
@@ -35,6 +40,11 @@ class _Handler:
         """Take one event from watchdog; it calls nothing else of a handler."""
         if event.event_type not in KINDS:
             return
+        if event.event_type in ("moved", "deleted"):  # moved out of the directory is deleted
+            self.moves += 1
+            if self.moves == MAX_MOVES:
+                self._changed()  # whoever is told follows again
+                return
         paths = (event.src_path, getattr(event, "dest_path", "") or "")
         for path in map(os.fsdecode, paths):
             is_gone = event.event_type == "deleted" and path == self._directory
@@ -91,7 +101,8 @@ class FileWatcher:
             self._observer.start()
         for directory, (watch, handler) in list(self._watches.items()):
             # A directory of this name may be another one than before.
-            if directory not in wanted or handler.identity != _identity(directory):
+            is_same = handler.identity == _identity(directory)
+            if directory not in wanted or not is_same or handler.moves >= MAX_MOVES:
                 self._observer.unschedule(watch)
                 del self._watches[directory]
         self.trouble = ""
@@ -125,8 +136,7 @@ class FileWatcher:
 
 def _load_observer() -> Any:
     """watchdog is loaded at the first use: before that a host has better uses for 10 ms."""
-    postponed.postpone("ctypes.util")
-    return importlib.import_module(".inotify", __package__).make_observer()
+    return importlib.import_module("watchdog.observers").Observer()
 
 
 def _identity(directory: str) -> tuple[int, int] | None:

@@ -1,7 +1,6 @@
 """The watcher of files: what it tells, and what it does not keep."""
 
 import gc
-import os
 import queue
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,8 @@ from tests.lab.waiting import eventually
 
 PATIENCE_S = 10.0
 RENAMES = 300
-# What may be on its way between the threads of the watched directory.
-IN_FLIGHT = 20
+# What may be on its way between the threads of the watched directory, and not looked at yet.
+IN_FLIGHT = 100
 
 
 @pytest.fixture
@@ -68,23 +67,53 @@ def test_a_file_moved_out_of_the_watched_directory(
     changes.get(timeout=PATIENCE_S)
 
 
-def test_renames_leave_nothing_behind(
-    tmp_path: Path, watcher: watch.FileWatcher, changes: queue.Queue[None]
-) -> None:
-    path, new = tmp_path / "cluster.env", tmp_path / "new"
-    watcher.follow([str(path)])
-    before = remembered()
+def rename_often(path: Path, neighbour: Path) -> None:
     for number in range(RENAMES):
         # One of its own name, as mktemp(1) gives it, and a neighbour that means nothing to us.
-        for target in (path, tmp_path / "neighbour"):
+        for target in (path, neighbour):
+            new = path.with_name(f"new.{number}")
             new.write_text(str(number))
-            os.rename(new, tmp_path / f"new.{number}")
-            os.rename(tmp_path / f"new.{number}", target)
+            new.rename(target)
+
+
+def test_what_watchdog_remembers_of_renames_is_bounded(
+    tmp_path: Path, watcher: watch.FileWatcher, changes: queue.Queue[None]
+) -> None:
+    path, neighbour = tmp_path / "cluster.env", tmp_path / "neighbour"
+    watcher.follow([str(path)])
+    before = remembered()
+    rename_often(path, neighbour)
     wait_until_quiet(changes, path)
+    assert remembered() - before > 2 * watch.MAX_MOVES, "without our doing it remembers them all"
 
     def is_let_go() -> bool:
-        # What is read at once is kept until the next reading: up to a thousand, if it was late.
+        """As the agent does: whatever changed, it follows again."""
         path.write_text("once more")
+        changes.get(timeout=PATIENCE_S)
+        watcher.follow([str(path)])
         return remembered() <= before + IN_FLIGHT
 
-    eventually(is_let_go, "what was seen is let go")
+    for _ in range(3):
+        eventually(is_let_go, "what was seen is let go")
+        rename_often(path, neighbour)
+    eventually(is_let_go, "it is let go every time")
+
+
+def test_neighbours_that_are_renamed_all_the_time_are_bounded_too(
+    tmp_path: Path, watcher: watch.FileWatcher, changes: queue.Queue[None]
+) -> None:
+    path, neighbour = tmp_path / "cluster.env", tmp_path / "neighbour"
+    watcher.follow([str(path)])
+    rename_often(neighbour, neighbour)
+    changes.get(timeout=PATIENCE_S)
+
+
+def test_a_directory_that_is_watched_anew_is_read_again(
+    tmp_path: Path, watcher: watch.FileWatcher, changes: queue.Queue[None]
+) -> None:
+    path = tmp_path / "cluster.env"
+    watcher.follow([str(path)])
+    rename_often(path, path)
+    wait_until_quiet(changes, path)
+    assert watcher.follow([str(path)])
+    assert not watcher.follow([str(path)])

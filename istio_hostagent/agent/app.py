@@ -102,7 +102,7 @@ def _record(host: model.HostFacts) -> str:
 
 def read_disk(
     state: statedir.StateDirectory,
-    sources: reload.Sources,
+    sources: places.Sources,
     facts: model.HostFacts,
     *,
     is_stored: bool,

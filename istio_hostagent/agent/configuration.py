@@ -8,7 +8,7 @@ from typing import cast
 
 from ..config import model
 from ..lifecycle.life import Life, Offer, Revision
-from . import fields, reload
+from . import fields, places, reload
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 class ConfigurationPart:
     """The files as they were read last."""
 
-    def __init__(self, sources: reload.Sources, facts: model.HostFacts) -> None:
+    def __init__(self, sources: places.Sources, facts: model.HostFacts) -> None:
         """Nothing is read yet."""
         self.sources = sources
         self.facts = facts

@@ -1,5 +1,6 @@
-"""Where the agent's own files lie. Light: every verb that works without an agent imports it."""
+"""Where files lie: the agent's own, and those of the operator. Light: every verb needs it."""
 
+import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -9,6 +10,9 @@ MARKER = "joined"
 ATTEMPT = "joining"
 GUARD = "guard.nft"
 ADDRESS = "address"
+HOSTAGENT_FILE = "hostagent.env"
+CLUSTER_FILE = "/var/lib/istio/envoy/cluster.env"
+SIDECAR_FILE = "/var/lib/istio/envoy/sidecar.env"
 
 
 class Places(NamedTuple):
@@ -25,4 +29,26 @@ def find_places(environment: Mapping[str, str]) -> Places:
         config_dir=environment.get("CONFIGURATION_DIRECTORY") or "/etc/istio-hostagent",
         state_dir=environment.get("STATE_DIRECTORY") or "/var/lib/istio-hostagent",
         runtime_dir=environment.get("RUNTIME_DIRECTORY") or "/run/istio-hostagent",
+    )
+
+
+class Sources(NamedTuple):
+    """Where the files lie, in order of rising precedence."""
+
+    hostagent: str
+    cluster: str
+    sidecar: str
+
+    @property
+    def paths(self) -> tuple[str, str, str]:
+        """All three."""
+        return (self.hostagent, self.cluster, self.sidecar)
+
+
+def find_sources(environment: Mapping[str, str], config_dir: str) -> Sources:
+    """Apply ISTIO_CLUSTER_CONFIG and ISTIO_SIDECAR_CONFIG, as Istio's start script does."""
+    return Sources(
+        hostagent=os.path.join(config_dir, HOSTAGENT_FILE),
+        cluster=os.path.abspath(environment.get("ISTIO_CLUSTER_CONFIG") or CLUSTER_FILE),
+        sidecar=os.path.abspath(environment.get("ISTIO_SIDECAR_CONFIG") or SIDECAR_FILE),
     )

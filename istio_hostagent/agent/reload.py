@@ -6,7 +6,6 @@ they have worked; before that a corrected or removed file counts at once.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,38 +19,6 @@ ACCEPTED = "accepted.json"
 REFUSED = "refused.json"
 # Three texts of the largest size that the parser takes, each byte up to six characters long.
 MAX_ACCEPTED = 3 * 6 * files.MAX_BYTES + 65536
-HOSTAGENT_FILE = "hostagent.env"
-CLUSTER_FILE = "/var/lib/istio/envoy/cluster.env"
-SIDECAR_FILE = "/var/lib/istio/envoy/sidecar.env"
-
-
-class Sources(NamedTuple):
-    """Where the files lie, in order of rising precedence."""
-
-    hostagent: str
-    cluster: str
-    sidecar: str
-
-    @property
-    def paths(self) -> tuple[str, str, str]:
-        """All three."""
-        return (self.hostagent, self.cluster, self.sidecar)
-
-
-def probe_host(environment: Mapping[str, str]) -> tuple[model.HostFacts, Sources]:
-    """What this machine is and where its files lie; raises HostUnsupported, KernelBusy."""
-    own = places.find_places(environment)
-    found = machine.probe_facts(state_dir=own.state_dir, runtime_dir=own.runtime_dir)
-    return found, find_sources(environment, own.config_dir)
-
-
-def find_sources(environment: Mapping[str, str], config_dir: str) -> Sources:
-    """Apply ISTIO_CLUSTER_CONFIG and ISTIO_SIDECAR_CONFIG, as Istio's start script does."""
-    return Sources(
-        hostagent=os.path.join(config_dir, HOSTAGENT_FILE),
-        cluster=os.path.abspath(environment.get("ISTIO_CLUSTER_CONFIG") or CLUSTER_FILE),
-        sidecar=os.path.abspath(environment.get("ISTIO_SIDECAR_CONFIG") or SIDECAR_FILE),
-    )
 
 
 class Loaded(NamedTuple):
@@ -70,10 +37,28 @@ class Loaded(NamedTuple):
     is_empty: bool = False
 
 
-def load(sources: Sources, facts: model.HostFacts, accepted: Sequence[model.Layer]) -> Loaded:
+def probe_host(environment: Mapping[str, str]) -> tuple[model.HostFacts, places.Sources]:
+    """What this machine is and where its files lie; raises HostUnsupported, KernelBusy."""
+    own = places.find_places(environment)
+    found = machine.probe_facts(state_dir=own.state_dir, runtime_dir=own.runtime_dir)
+    return found, places.find_sources(environment, own.config_dir)
+
+
+def load(
+    sources: places.Sources, facts: model.HostFacts, accepted: Sequence[model.Layer]
+) -> Loaded:
     """Read and judge the files; fall back on `accepted` (empty: there are none) as a whole."""
     reader = processes.User(facts.proxy_uid, facts.proxy_gid)
-    found, problems = layers.read_layers(sources.paths, reader)
+    return judge(*layers.read_layers(sources.paths, reader), facts, accepted)
+
+
+def judge(
+    found: tuple[model.Layer, ...],
+    problems: tuple[Problem, ...],
+    facts: model.HostFacts,
+    accepted: Sequence[model.Layer],
+) -> Loaded:
+    """Judge files that were read, with the problems of reading them; falls back as `load` does."""
     if not problems:
         problems = _gone(found, accepted)
     loaded = _judge(found, facts, problems)
@@ -152,7 +137,7 @@ def save_layers(path: str, layers: Sequence[model.Layer]) -> None:
     files.write_atomically(path, text.encode())
 
 
-def load_layers(path: str, sources: Sources) -> tuple[model.Layer, ...]:
+def load_layers(path: str, sources: places.Sources) -> tuple[model.Layer, ...]:
     """The kept texts if they are of these files; an unreadable record counts as none."""
     try:
         with open(path, "rb") as source:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from ..config import model
 from ..host import files, ports
-from . import fields, reload
+from . import fields, places, reload
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class StateDirectory:
         except OSError:
             return None
 
-    def load(self, name: str, sources: reload.Sources) -> tuple[model.Layer, ...]:
+    def load(self, name: str, sources: places.Sources) -> tuple[model.Layer, ...]:
         """The texts kept under this name; none if there are none of these files."""
         return reload.load_layers(self._path(name), sources)
 

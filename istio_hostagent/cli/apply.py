@@ -15,7 +15,7 @@ OPTIONS = (Option("quiet", "print nothing on success"),)
 def execute(values: Values) -> int:
     """Apply, and print the diff that was applied."""
     asked = answer.ask("apply")
-    lines = asked["lines"] if asked is not None else answer.oneshot("apply").apply(os.environ)
+    lines = asked["lines"] if asked is not None else answer.alone("apply", os.environ)
     if not values["quiet"]:
         print("\n".join(lines) if lines else "nothing to do: the rules are as wanted")
     return 0

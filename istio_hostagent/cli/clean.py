@@ -5,6 +5,7 @@ Refused while an agent runs here: `systemctl stop istio-hostagent` takes the hos
 
 import os
 
+from ..agent.oneshot import clean
 from . import answer
 from .options import Option, Values
 
@@ -14,7 +15,7 @@ OPTIONS = (Option("quiet", "print nothing on success"),)
 def execute(values: Values) -> int:
     """Clean, and print what went."""
     answer.ask("clean")
-    lines = answer.oneshot("clean").clean(os.environ)
+    lines = clean.perform(os.environ)
     if not values["quiet"]:
         print("\n".join(lines) if lines else "nothing to do: no rules of ours")
     return 0

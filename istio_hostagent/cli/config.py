@@ -7,7 +7,7 @@ import json
 import os
 import sys
 
-from ..agent.oneshot import configuration
+from ..agent.oneshot import configuration, start
 from ..config import build
 from .options import Option, Values
 
@@ -19,7 +19,7 @@ OPTIONS = (
 
 def execute(values: Values) -> int:
     """Print values to stdout, problems and warnings to stderr."""
-    loaded, _, sources = configuration.load(os.environ)
+    loaded, _, sources = configuration.judge(os.environ, start.begin(os.environ))
     if values["json"]:
         print(json.dumps(_to_json(loaded.values, loaded.problems, loaded.warnings), indent=1))
     else:

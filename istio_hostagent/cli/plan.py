@@ -15,7 +15,7 @@ OPTIONS = (Option("json", "for programs"),)
 def execute(values: Values) -> int:
     """Print the lines."""
     asked = answer.ask("plan")
-    lines = asked["lines"] if asked is not None else answer.oneshot("apply").plan(os.environ)
+    lines = asked["lines"] if asked is not None else answer.alone("plan", os.environ)
     if values["json"]:
         print(json.dumps({"version": 1, "lines": list(lines)}, indent=1))
     else:

@@ -20,10 +20,7 @@ OPTIONS = (
 def execute(values: Values) -> int:
     """Print what was found."""
     asked = answer.ask("verify")
-    if asked is not None:
-        result = asked["verification"]
-    else:
-        result = answer.oneshot("verify").verify(os.environ).to_json()
+    result = asked["verification"] if asked is not None else answer.alone("verify", os.environ)
     print(json.dumps(result, indent=1) if values["json"] else _render(result, values["verbose"]))
     return 0 if result["in_place"] else 1
 

@@ -7,27 +7,23 @@ for "not known", 22.
 
 import ipaddress
 import os
-import pwd
 import socket
 from collections.abc import Sequence
 
 from ..config import model
 from ..errors import HostUnsupported, KernelBusy
 from ..supervise import instance
-from . import rtnetlink, sockdiag, sshd
+from . import rtnetlink, sockdiag, sshd, users
 
 # Not there where the kernel was built, or booted, without IPv6.
 IPV6_SETTINGS = "/proc/sys/net/ipv6"
 HOSTS = "/etc/hosts"
 _SSH_PORT = 22
-DEFAULT_USER = "istio-proxy"
-# Istio's fixed uid, used where the user does not exist (istio-iptables does the same).
-DEFAULT_ID = 1337
 
 
 def probe_facts(*, state_dir: str, runtime_dir: str) -> model.HostFacts:
     """Look at the machine; raises HostUnsupported where nothing can work, KernelBusy."""
-    uid, gid = probe_user(DEFAULT_USER)
+    uid, gid = users.probe_user()
     addresses = probe_addresses()
     return model.HostFacts(
         proxy_uid=uid,
@@ -41,20 +37,6 @@ def probe_facts(*, state_dir: str, runtime_dir: str) -> model.HostFacts:
         state_dir=state_dir,
         runtime_dir=runtime_dir,
     )
-
-
-def probe_user(name: str) -> tuple[int, int]:
-    """Return uid and gid of a user; Istio's 1337 for both where it does not exist.
-
-    Raises HostUnsupported for a user that is root: its traffic could not be told from others'.
-    """
-    try:
-        entry = pwd.getpwnam(name)
-    except KeyError:
-        return DEFAULT_ID, DEFAULT_ID
-    if entry.pw_uid == 0 or entry.pw_gid == 0:
-        raise HostUnsupported(f"user {name} has uid {entry.pw_uid} and gid {entry.pw_gid}")
-    return entry.pw_uid, entry.pw_gid
 
 
 def probe_ssh_ports() -> tuple[int, ...]:

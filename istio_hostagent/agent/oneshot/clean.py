@@ -9,7 +9,7 @@ from .. import places, reconcile
 from .kernel import locked
 
 
-def clean(environment: Mapping[str, str]) -> tuple[str, ...]:
+def perform(environment: Mapping[str, str]) -> tuple[str, ...]:
     """Take out everything that is ours in the kernel, and the marks that it was there."""
     state_dir = places.find_places(environment).state_dir
     with locked() as kernel:

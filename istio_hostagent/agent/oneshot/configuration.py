@@ -4,21 +4,26 @@ from collections.abc import Mapping
 
 from ...config import model
 from ...errors import ConfigInvalid, Problem
-from .. import reload
+from ...host import layers
+from .. import places, reload
 
 
-def load(environment: Mapping[str, str]) -> tuple[reload.Loaded, model.HostFacts, reload.Sources]:
-    """Read and judge the files; nothing is raised for what is wrong with them.
+def judge(
+    environment: Mapping[str, str], reading: layers.Reading
+) -> tuple[reload.Loaded, model.HostFacts, places.Sources]:
+    """Judge the files that are being read; nothing is raised for what is wrong with them.
 
-    Raises NotPermitted if only root can read them as they have to be read.
+    Raises HostUnsupported, KernelBusy.
     """
     facts, sources = reload.probe_host(environment)
-    return reload.load(sources, facts, ()), facts, sources
+    return reload.judge(*reading.finish(), facts, ()), facts, sources
 
 
-def require(environment: Mapping[str, str]) -> tuple[model.Config, model.HostFacts]:
+def require(
+    environment: Mapping[str, str], reading: layers.Reading
+) -> tuple[model.Config, model.HostFacts]:
     """The configuration, or ConfigInvalid with every problem."""
-    loaded, facts, sources = load(environment)
+    loaded, facts, sources = judge(environment, reading)
     if loaded.config is None:
         missing = Problem(sources.cluster, 0, "no configuration yet: missing or empty")
         raise ConfigInvalid(loaded.problems or (missing,))

@@ -1,17 +1,18 @@
 """`verify`: what is in the kernel, by two decoders and by packets."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from ...errors import HostAgentError
-from ...host import clock, mailbox
+from ...host import clock, layers, mailbox
 from .. import events, inspection, prober, tasks
 from . import configuration
 from .kernel import locked
 
 
-def verify(environment: Mapping[str, str]) -> inspection.Verification:
-    """Read back with two decoders and send packets for every promise."""
-    config, facts = configuration.require(environment)
+def perform(environment: Mapping[str, str], reading: layers.Reading) -> dict[str, Any]:
+    """Read back with two decoders and send packets for every promise; as JSON value."""
+    config, facts = configuration.require(environment, reading)
     inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
     time = clock.SystemClock()
     work = tasks.Tasks(inbox, time)
@@ -34,4 +35,4 @@ def verify(environment: Mapping[str, str]) -> inspection.Verification:
         packets.close()
     if failures:
         raise failures[0]
-    return found[0]
+    return found[0].to_json()

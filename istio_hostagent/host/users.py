@@ -1,0 +1,23 @@
+"""The user and group that the proxy runs as."""
+
+import pwd
+
+from ..errors import HostUnsupported
+
+DEFAULT_USER = "istio-proxy"
+# Istio's fixed uid, used where the user does not exist (istio-iptables does the same).
+DEFAULT_ID = 1337
+
+
+def probe_user(name: str = DEFAULT_USER) -> tuple[int, int]:
+    """Return uid and gid of a user; Istio's 1337 for both where it does not exist.
+
+    Raises HostUnsupported for a user that is root: its traffic could not be told from others'.
+    """
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return DEFAULT_ID, DEFAULT_ID
+    if entry.pw_uid == 0 or entry.pw_gid == 0:
+        raise HostUnsupported(f"user {name} has uid {entry.pw_uid} and gid {entry.pw_gid}")
+    return entry.pw_uid, entry.pw_gid

@@ -52,7 +52,7 @@ class _Stranger:
         return model.make_set(_SET, model.SetKind.IPV4, ranges)
 
     def _commit(self, *parts: messages.Message) -> None:
-        self._connection.commit(parts, self._connection.generation())
+        self._connection.commit(parts)
 
 
 def measure(here: site.Site, *, is_long: bool) -> rows.Outcomes:

@@ -238,7 +238,7 @@ def test_an_element_that_matches_everything_is_noticed(
     with contextlib.closing(link.socket):
         flags = framing.NLM_F_CREATE
         added = messages.Message(messages.NEWSETELEM, flags, body, "add an element")
-        link.commit([added], link.generation())
+        link.commit([added])
     assert drifts(rig, kernel)
     second = exchange.from_json(rig.worker("second_reader", {})["observed"])
     assert drift.find_drift(DESIRED, second)

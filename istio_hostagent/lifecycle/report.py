@@ -77,7 +77,7 @@ def _control_plane(texts: Texts, consequence: str = "") -> str:
         return ""
     return (
         f"; no connection to the control plane since {texts.control_plane_away_since}"
-        f"{consequence}: look at istiod, and at network and certificates between it and this host"
+        f"{consequence}: look for xds-grpc in the log, and at istiod and the way to it"
     )
 
 

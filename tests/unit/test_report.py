@@ -78,8 +78,8 @@ def test_a_control_plane_that_is_away_is_said_in_the_mesh_and_out_of_it() -> Non
     assert report.is_in_control
     assert report.summary == (
         f"{describe(JOINED, WHOLE, NOW, TEXTS).summary}; no connection to the control plane since"
-        " 2026-11-29T01:49:09Z, the proxy goes on with its last configuration: look at istiod, and"
-        " at network and certificates between it and this host"
+        " 2026-11-29T01:49:09Z, the proxy goes on with its last configuration: look for xds-grpc in"
+        " the log, and at istiod and the way to it"
     )
     problem = Problem("/s.env", 1, "unknown escape")
     both = describe(JOINED, WHOLE, NOW, replace(texts, problems=(problem,), is_kept=True)).summary

@@ -27,7 +27,7 @@ class PeerHost:
     def __init__(
         self, here: site.Site, authority: site.Authority, programs: istio.Programs
     ) -> None:
-        self._site, self._programs = here, programs
+        self._programs = programs
         self._pid = 0
         self._said = cost.Said()
         self.began_ms = 0.0

@@ -89,10 +89,10 @@ class WordReader:
         self.used = []
         self.unset = []
         text = self.text
+        begin = self.position  # of what is taken as it is: one part, however many colons it has
         can_be_home = True  # bash expands `~` after `=` and after each unquoted `:`
         while self.position < len(text) and (character := text[self.position]) not in _BLANK:
             if run := _PLAIN.match(text, self.position):
-                self._parts.append(run[0])
                 self.position = run.end()
             elif character == "~" and can_be_home:
                 raise Refused(
@@ -103,12 +103,14 @@ class WordReader:
                     "`{` after export is expanded by bash: quote the value", self.position
                 )
             elif character in ":~{}":
-                self._parts.append(character)
                 self.position += 1
             else:
+                self._parts.append(text[begin : self.position])
                 self._read_special(character)
+                begin = self.position
             is_joined = self.text.endswith("\\\n", 0, self.position)
             can_be_home = character == ":" or (can_be_home and is_joined)
+        self._parts.append(text[begin : self.position])
         return "".join(self._parts)
 
     def _read_special(self, character: str) -> None:

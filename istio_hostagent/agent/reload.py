@@ -59,6 +59,8 @@ def judge(
     accepted: Sequence[model.Layer],
 ) -> Loaded:
     """Judge files that were read, with the problems of reading them; falls back as `load` does."""
+    if found == tuple(accepted):
+        found = tuple(accepted)  # one copy, of what may be large
     if not problems:
         problems = _gone(found, accepted)
     loaded = _judge(found, facts, problems)

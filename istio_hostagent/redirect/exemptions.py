@@ -102,7 +102,8 @@ def _merge_networks(cidrs: config.CidrSet, version: int) -> PackedRanges:
     networks = cidrs.of_version(version)
     if cidrs.is_all:
         return pack(networks.width, [(0, (1 << (8 * networks.width)) - 1)])
-    return pack(networks.width, ranges.join(networks))
+    joined = pack(networks.width, ranges.join(networks))
+    return networks if joined == networks else joined  # one copy, of what may be large
 
 
 def _merge_ports(ports: config.PortSet) -> ranges.Ranges:

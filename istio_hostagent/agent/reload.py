@@ -32,7 +32,6 @@ class Loaded(NamedTuple):
     layers: tuple[model.Layer, ...] = ()
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
-    values: tuple[build.Value, ...] = ()
     is_kept: bool = False
     is_empty: bool = False
 
@@ -97,7 +96,6 @@ def _judge(
         layers=found,
         problems=problems,
         warnings=outcome.warnings,
-        values=outcome.values,
         is_empty=is_empty,
     )
 

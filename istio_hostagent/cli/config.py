@@ -19,11 +19,12 @@ OPTIONS = (
 
 def execute(values: Values) -> int:
     """Print values to stdout, problems and warnings to stderr."""
-    loaded, _, sources = configuration.judge(os.environ, start.begin(os.environ))
+    loaded, facts, sources = configuration.judge(os.environ, start.begin(os.environ))
+    found = build.build_config(loaded.layers, facts).values
     if values["json"]:
-        print(json.dumps(_to_json(loaded.values, loaded.problems, loaded.warnings), indent=1))
+        print(json.dumps(_to_json(found, loaded.problems, loaded.warnings), indent=1))
     else:
-        for value in loaded.values:
+        for value in found:
             print(_line(value) if values["explain"] else f"{value.key}={value.text}")
     for problem in loaded.problems:
         print(f"problem: {problem}", file=sys.stderr)

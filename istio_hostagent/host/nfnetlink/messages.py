@@ -142,8 +142,13 @@ def new_elements(table: str, named_set: model.NamedSet, number: int) -> Iterator
     items = _encode_ranges(named_set.ranges)
     head = pack_text(1, table) + pack_text(2, named_set.name)
     step = f"fill set {table} {named_set.name}"
-    while content := b"".join(itertools.islice(items, _ELEMENTS_PER_MESSAGE)):
-        body = head + pack(3, content) + pack_be32(4, number)
+    while True:
+        content = bytearray()
+        for item in itertools.islice(items, _ELEMENTS_PER_MESSAGE):
+            content += item
+        if not content:
+            return
+        body = head + pack(3, bytes(content)) + pack_be32(4, number)
         yield Message(NEWSETELEM, framing.NLM_F_CREATE, body, step)
 
 

@@ -4,6 +4,7 @@ It alone changes the kernel while the agent runs, also for the verbs.
 """
 
 import logging
+from collections.abc import Sequence
 
 from ..config import model as config
 from ..errors import ApplyRejected, HostAgentError, KernelBusy, StillDrifted
@@ -140,7 +141,7 @@ class RedirectionPart:
             self._not_proven(error, now, is_about_these=is_about_these)
             return
         was_shown = self.value.is_shown
-        self.value = states.proof_ended(self.value, proof.outcome(findings, facts), now)
+        self.value = states.proof_ended(self.value, _outcome(findings, facts), now)
         if is_about_these:
             self.error = None
             self._suspects = ()
@@ -237,3 +238,18 @@ class RedirectionPart:
             return error.text
         self.value = states.withdrawn(self.value)
         return ""
+
+
+def _outcome(findings: Sequence[promises.Finding], facts: config.HostFacts) -> states.Proof:
+    """What findings of which none is broken come to; a host that captures nothing is proven.
+
+    What could not be tested counts only in a family of which this host has an address.
+    """
+    captures = [finding for finding in findings if finding.promise.captured_at]
+    if captures and not proof.having(captures, promises.State.KEPT):
+        return states.Proof.NOTHING
+    families = {address.version for address in facts.addresses} or {4, 6}
+    untested = proof.having(captures, promises.State.NOT_TESTABLE)
+    if any((6 if ":" in each.promise.destination else 4) in families for each in untested):
+        return states.Proof.PARTLY
+    return states.Proof.PROVEN

@@ -1,12 +1,11 @@
 """The components that the composition root made, and what is known of this host from them."""
 
-from dataclasses import dataclass, field
-
 from ..host import mailbox, nftables, notify, ports, watch
 from ..lifecycle import report
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now, Situation
 from ..supervise import validation
+from ..values import dataclass, field
 from . import (
     certificate,
     configuration,
@@ -21,7 +20,7 @@ from . import (
 )
 
 
-@dataclass
+@dataclass()
 class Components:
     """Everything that the loop brings forward. Only the loop and the performer assign `life`."""
 

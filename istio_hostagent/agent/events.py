@@ -1,8 +1,7 @@
 """Everything that can happen to the agent, as frozen values; the loop has no other input."""
 
-from dataclasses import dataclass
-
 from ..host import changes, control, rtmonitor
+from ..values import dataclass
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import collections
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from ..config import model
 from ..errors import ChildFailed, HostAgentError, KernelBusy
@@ -17,6 +16,7 @@ from ..host import handover, ports, probing
 from ..host.answers import probe_sockets
 from ..host.nfnetlink import connection
 from ..redirect import promises
+from ..values import dataclass, field
 from . import tasks
 
 WORKER = "probe_sockets"
@@ -29,7 +29,7 @@ Outcomes = tuple[promises.Outcome, ...]
 Done = Callable[[Outcomes | HostAgentError], None]
 
 
-@dataclass
+@dataclass()
 class _Proof:
     """Packets that belong together, and how far they have been sent."""
 

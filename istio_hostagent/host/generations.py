@@ -6,12 +6,12 @@ followed. After a SIGKILL at any place a generation is whole or nobody is pointe
 """
 
 import contextlib
-import dataclasses
 import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from ..values import dataclass, field, replace
 
 KEY, CHAIN, ROOT = "key.pem", "cert-chain.pem", "root-cert.pem"
 NAMES = (KEY, CHAIN, ROOT)
@@ -124,7 +124,7 @@ def read_generation(store: int, name: str) -> Files:
     """Read a generation; one that cannot be opened counts as empty."""
     try:
         with open_directory(name, within=store) as generation:
-            return dataclasses.replace(read_files(generation), name=name)
+            return replace(read_files(generation), name=name)
     except OSError:
         return Files()
 

@@ -4,8 +4,9 @@ Not here: certificates themselves (`certificates`), belief in them (`trust`), re
 Nothing here holds a key or a token.
 """
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from ..values import dataclass
 
 
 @dataclass(frozen=True)

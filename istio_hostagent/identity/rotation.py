@@ -5,9 +5,9 @@ them. Every function takes what happened and returns the value afterwards. A fai
 takes away what is held.
 """
 
-from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
+from ..values import dataclass, replace
 from . import model, schedule
 
 # What only an operator can mend is tried again this seldom, and at once when a credential changes.

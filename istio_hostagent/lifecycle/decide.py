@@ -5,9 +5,8 @@ nothing changed it names the same step. What changes by itself is in `turns`, th
 `steps`.
 """
 
-from dataclasses import replace
-
 from ..supervise import validation
+from ..values import replace
 from . import life as lives
 from . import steps, turns
 from .life import Life

@@ -5,11 +5,11 @@ called `..._at`, and from these alone follows when something is due (`deadline`)
 """
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Protocol
 
 from ..identity import rotation
 from ..supervise import validation as validations
+from ..values import dataclass, field, fields, is_dataclass, replace
 from . import phase as phases
 from .situation import Now, Situation
 

@@ -6,7 +6,8 @@ Instants are monotonic seconds. Every function takes what happened and returns t
 
 import enum
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+
+from ..values import dataclass, replace
 
 # A refused change is tried again after 0.4 s, then twice as long, up to half a minute.
 FIRST_APPLY_PAUSE_S = 0.2

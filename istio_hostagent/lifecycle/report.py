@@ -4,10 +4,9 @@ The line names the first thing that is missing, in the order in which joining ne
 file and line or the process that is to blame (design invariant 9).
 """
 
-from dataclasses import dataclass
-
 from ..errors import Problem
 from ..supervise import validation
+from ..values import dataclass
 from . import redirection
 from .life import Life
 from .phase import Phase

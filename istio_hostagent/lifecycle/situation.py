@@ -3,12 +3,12 @@
 Not here: which phase the host is in, and what to do (`life`, `decide`).
 """
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..identity import rotation as rotations
 from ..supervise import child as children
 from ..supervise import validation as validations
+from ..values import dataclass, field
 from . import redirection as redirections
 
 

@@ -4,9 +4,8 @@ Not here: what is performed (`steps`). Every function gives the life afterwards,
 where nothing changes.
 """
 
-from dataclasses import replace
-
 from ..supervise import child, validation
+from ..values import replace
 from . import life as lives
 from . import redirection
 from .life import Life, Revision

@@ -6,7 +6,8 @@ STARTING, READY, STOPPING and REPLACING, none in IDLE and BACKOFF.
 """
 
 import enum
-from dataclasses import dataclass, replace
+
+from ..values import dataclass, replace
 
 
 class State(enum.Enum):

@@ -11,7 +11,8 @@ Always: an answer is bytes that anybody may have sent; what is not as expected s
 
 import enum
 import re
-from dataclasses import dataclass
+
+from ..values import dataclass
 
 # ^cluster\.xds-grpc;?\.upstream_rq_(active|completed|total)$ (newer releases of Istio name the
 # cluster `xds-grpc;`), percent-encoded.

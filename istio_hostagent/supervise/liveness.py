@@ -10,7 +10,8 @@ Not here: sockets (`host.doors`), signals, and what becomes of a process that ha
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+from ..values import dataclass, replace
 
 SILENCES = 3
 

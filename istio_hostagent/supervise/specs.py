@@ -5,9 +5,8 @@ Always: an environment is made from nothing, no value meets a shell, and no argu
 carries a key or a token.
 """
 
-from dataclasses import dataclass
-
 from ..config import model
+from ..values import dataclass
 from . import controlplane, liveness, pilot
 
 ENVOY = "envoy"

@@ -5,8 +5,8 @@ time-out, a program or file that could not be put in place) says nothing, and is
 """
 
 import enum
-from dataclasses import dataclass, replace
 
+from ..values import dataclass, replace
 from . import child
 
 # What a shell says of a program that it could not run (POSIX, "Exit Status for Commands").

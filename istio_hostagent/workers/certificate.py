@@ -16,7 +16,6 @@ A failure takes nothing away. Nothing printed holds a key or a token.
 """
 
 import contextlib
-import dataclasses
 import json
 import resource
 import sys
@@ -27,6 +26,7 @@ from cryptography import x509
 from ..errors import CertificateUntrusted, HostAgentError
 from ..host import credentials, generations, keys
 from ..identity import certificates, csr, model, protocol, schedule, trust
+from ..values import replace
 from . import asking
 
 
@@ -119,7 +119,7 @@ def _without_asking(
             held = _judge(each, each.name, request.spiffe_id)
             if snapshot.visible.root not in (None, snapshot.stored.root):
                 # A root that the operator has put in place of ours since has the last word.
-                dropped = dataclasses.replace(each, root=snapshot.visible.root)
+                dropped = replace(each, root=snapshot.visible.root)
                 _judge(dropped, each.name, request.spiffe_id)
             store.show(each.name, spared=_of_another_identity(snapshot, request))
             return None if _is_due(held, request) else held

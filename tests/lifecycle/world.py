@@ -21,7 +21,6 @@ What is collapsed, so that the graph is finite and small enough (`collapse`):
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
 from istio_hostagent.identity import rotation as rotations
@@ -37,6 +36,7 @@ from istio_hostagent.supervise import child as children
 from istio_hostagent.supervise import validation as validations
 from istio_hostagent.supervise.child import Child
 from istio_hostagent.supervise.validation import Validation
+from istio_hostagent.values import dataclass, field, fields, is_dataclass, replace
 
 NOW = Now(1000.0, 1000.0)
 LATER = 5000.0

@@ -1,7 +1,5 @@
 """Single decisions by name; that none is wrong anywhere is shown by tests/lifecycle."""
 
-from dataclasses import replace
-
 import pytest
 
 from istio_hostagent.identity import rotation as rotations
@@ -14,6 +12,7 @@ from istio_hostagent.lifecycle.situation import Now, Situation
 from istio_hostagent.lifecycle.steps import LEAVE_TRIES, Step
 from istio_hostagent.supervise import child as children
 from istio_hostagent.supervise import validation as validations
+from istio_hostagent.values import replace
 from tests.lifecycle.world import EMPTY, OFFERS, A, B
 
 NOW = Now(1000.0, 50_000.0)

@@ -1,7 +1,5 @@
 """What the one line says, and what in control and in the mesh mean."""
 
-from dataclasses import replace
-
 from istio_hostagent.errors import Problem
 from istio_hostagent.identity import rotation as rotations
 from istio_hostagent.lifecycle import life as lives
@@ -9,6 +7,7 @@ from istio_hostagent.lifecycle import redirection as redirections
 from istio_hostagent.lifecycle.report import Texts, describe
 from istio_hostagent.lifecycle.situation import Situation
 from istio_hostagent.supervise import child as children
+from istio_hostagent.values import replace
 from tests.lifecycle.world import EMPTY, OFFERS
 from tests.unit.test_decide import JOINED, NOW, WHOLE
 

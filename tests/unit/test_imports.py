@@ -119,13 +119,14 @@ def test_one_module_decides_when_garbage_is_collected(path: Path) -> None:
     assert "gc" not in found or path.relative_to(PACKAGE) == Path("host/garbage.py")
 
 
-def loaded_by(module: str) -> set[str]:
-    code = f"import sys, {module}; print(*sys.modules)"
-    command = ["/usr/bin/python3", "-c", code]
+def loaded_by(*names: str) -> set[str]:
+    """What an interpreter of its own has loaded, without any library, once it has these."""
+    code = f"import sys, {', '.join(names)}; print(*sys.modules)"
+    command = ["/usr/bin/python3", "-S", "-c", code]
     done = subprocess.run(
         command, cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=60
     )
-    return {name.split(".")[0] for name in done.stdout.split()}
+    return set(done.stdout.split())
 
 
 def test_the_installed_program_starts_without_libraries_and_finds_them(tmp_path: Path) -> None:
@@ -140,12 +141,73 @@ def test_the_installed_program_starts_without_libraries_and_finds_them(tmp_path:
 
 
 def test_the_resident_process_loads_no_big_library() -> None:
-    found = loaded_by("istio_hostagent.cli.run")
-    assert not found & set(FORBIDDEN_IN_RESIDENT)
-
-
-def test_one_shot_apply_loads_no_library_at_all() -> None:
-    found = loaded_by("istio_hostagent.cli.apply")
-    assert not found & {*FORBIDDEN_IN_RESIDENT, "watchdog", "sdnotify", "threading"} - set(
-        loaded_by("sys")
+    code = "import sys, istio_hostagent.cli.run; print(*sys.modules)"
+    command = ["/usr/bin/python3", "-c", code]
+    done = subprocess.run(
+        command, cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=60
     )
+    found = {name.split(".")[0] for name in done.stdout.split()}
+    assert not found & {*FORBIDDEN_IN_RESIDENT, "dataclasses", "inspect", "argparse"}
+
+
+# What performs each verb: with an agent, and without one where that is possible.
+ASKING = ("apply", "plan", "verify", "status", "wait", "reload", "renew")
+ALONE = {
+    "apply": ("agent.oneshot.start", "agent.oneshot.apply"),
+    "plan": ("agent.oneshot.start", "agent.oneshot.plan"),
+    "clean": ("cli.clean",),
+    "config": ("cli.config",),
+    "verify": ("agent.oneshot.start", "agent.oneshot.verify"),
+}
+# Of Python's own library, what costs a millisecond or more and no verb uses.
+HEAVY_STANDARD = {"dataclasses", "inspect", "logging", "argparse", "pathlib", "subprocess"}
+
+
+def rooms_of(loaded: set[str]) -> set[str]:
+    """The packages of ours that have anything in them loaded."""
+    prefix = f"{PACKAGE.name}."
+    own = [name.removeprefix(prefix) for name in loaded if name.startswith(prefix)]
+    return {name.split(".")[0] for name in own if "." in name}
+
+
+@pytest.mark.parametrize("verb", ASKING)
+def test_a_verb_that_asks_the_agent_loads_what_asking_takes(verb: str) -> None:
+    loaded = loaded_by(f"istio_hostagent.cli.main, istio_hostagent.cli.{verb}")
+    assert rooms_of(loaded) == {"cli", "host"}
+    of_host = {name for name in loaded if name.startswith("istio_hostagent.host.")}
+    assert of_host == {"istio_hostagent.host.control", "istio_hostagent.host.mailbox"}
+    assert not loaded & HEAVY_STANDARD
+
+
+@pytest.mark.parametrize("verb", ALONE)
+def test_a_verb_without_an_agent_loads_what_it_uses(verb: str) -> None:
+    modules = (f"istio_hostagent.{name}" for name in ("cli.main", f"cli.{verb}", *ALONE[verb]))
+    loaded = loaded_by(*modules)
+    assert not loaded & HEAVY_STANDARD
+    rooms = rooms_of(loaded)
+    assert not rooms & {"lifecycle", "identity"}
+    if verb == "clean":
+        # Whatever the files say: no parser, no process of another user.
+        assert not any("config.build" in name or "host.processes" in name for name in loaded)
+    if verb == "config":
+        assert "redirect" not in rooms
+    if verb != "verify":
+        assert not any(name.startswith("istio_hostagent.agent.tasks") for name in loaded)
+
+
+def test_to_begin_reading_the_files_takes_no_rules_and_no_parser() -> None:
+    """The reader runs beside what is loaded after this."""
+    loaded = loaded_by("istio_hostagent.agent.oneshot.start")
+    assert "redirect" not in rooms_of(loaded)
+    assert "istio_hostagent.config.build" not in loaded
+
+
+def test_the_reader_of_files_loads_next_to_nothing() -> None:
+    loaded = loaded_by("istio_hostagent.workers.reader")
+    assert not loaded & {"json", "re", "enum", "typing", "collections"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_classes_with_fields_are_ours(path: Path) -> None:
+    found = {module for level, module, _ in imports(path) if not level}
+    assert "dataclasses" not in found or path.relative_to(PACKAGE) == Path("values.py")

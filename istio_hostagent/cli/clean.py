@@ -17,5 +17,5 @@ def execute(values: Values) -> int:
     answer.ask("clean")
     lines = clean.perform(os.environ)
     if not values["quiet"]:
-        print("\n".join(lines) if lines else "nothing to do: no rules of ours")
+        print("\n".join(lines) or "nothing to do: no rules of ours")
     return 0

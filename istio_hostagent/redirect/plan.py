@@ -37,17 +37,18 @@ def make_plan(desired: model.Ruleset, observed: model.Observed, *, owned: bool) 
     )
 
 
-def describe(plan: model.Plan) -> tuple[str, ...]:
-    """Show the difference to people, as lines: `-` is there now, `+` will be there."""
+def describe(plan: model.Plan) -> Iterator[str]:
+    """Show the difference to people, as lines: `-` is there now, `+` will be there.
+
+    Each line is made when it is asked for: who is quiet asks for none.
+    """
     there = {table.name: table for table in plan.observed.tables}
-    lines: list[str] = []
     for state in plan.write:
-        lines += _difference(there.get(state.name), state)
+        yield from _difference(there.get(state.name), state)
     for name in plan.delete:
-        lines += _difference(there[name], None)
-    lines += [f"+address {address} on lo" for address in plan.add_addresses]
-    lines += [f"-address {address} on lo" for address in plan.delete_addresses]
-    return tuple(lines)
+        yield from _difference(there[name], None)
+    yield from (f"+address {address} on lo" for address in plan.add_addresses)
+    yield from (f"-address {address} on lo" for address in plan.delete_addresses)
 
 
 def _must_write(state: model.TableState, present: model.TableState) -> bool:

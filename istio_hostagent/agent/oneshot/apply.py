@@ -1,6 +1,6 @@
 """`apply`: the rules of the configuration into the kernel."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from ...host import layers
 from ...redirect import plan, policy
@@ -9,7 +9,7 @@ from . import configuration
 from .kernel import locked
 
 
-def perform(environment: Mapping[str, str], reading: layers.Reading) -> tuple[str, ...]:
+def perform(environment: Mapping[str, str], reading: layers.Reading) -> Iterator[str]:
     """Install the rules and read them back; returns the lines of the diff that was applied."""
     config, facts = configuration.require(environment, reading)
     with locked() as kernel:

@@ -1,7 +1,7 @@
 """`clean`: our rules out of this network namespace, whatever the files say."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from ...host import files
 from ...redirect import model, plan
@@ -9,7 +9,7 @@ from .. import places, reconcile
 from .kernel import locked
 
 
-def perform(environment: Mapping[str, str]) -> tuple[str, ...]:
+def perform(environment: Mapping[str, str]) -> Iterator[str]:
     """Take out everything that is ours in the kernel, and the marks that it was there."""
     state_dir = places.find_places(environment).state_dir
     with locked() as kernel:

@@ -8,35 +8,29 @@ from collections.abc import Mapping
 from ..config import model
 from ..errors import AgentRunning
 from ..host import (
+    certificatefiles,
     changes,
+    children,
     clock,
     control,
+    doors,
+    facts,
     files,
     garbage,
+    layers,
     mailbox,
     nftables,
     notify,
+    ports,
+    probing,
+    proxyfiles,
     rtmonitor,
     signals,
+    statefiles,
     watch,
 )
 from ..lifecycle import life
-from . import (
-    certificate,
-    components,
-    configuration,
-    events,
-    loop,
-    machine,
-    performer,
-    places,
-    prober,
-    proxy,
-    redirection,
-    reload,
-    statedir,
-    tasks,
-)
+from . import components, configuration, events, here, loop, performer, places, reload, statedir
 
 logger = logging.getLogger(__name__)
 
@@ -49,43 +43,33 @@ def run(environment: Mapping[str, str]) -> None:
     lock = control.Lock()
     if not lock.take():
         raise AgentRunning("another agent or verb works in this network namespace")
-    host, sources = reload.probe_host(environment)
+    host, sources = here.probe_host(environment)
     files.make_directory(host.state_dir)
     files.make_directory(host.runtime_dir)
     inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
-    notifier = notify.Notifier(environment)
     stored = notify.take_stored(environment, performer.STORED_SOCKET)
     kernel = nftables.NftKernel(stored, is_owner=notify.has_store(environment))
-    system_clock = clock.SystemClock()
-    work = tasks.Tasks(inbox, system_clock)
-    packets = prober.Prober(work, system_clock)
-    keeper = redirection.RedirectionPart(kernel, packets, system_clock)
-    monitor = changes.ChangeMonitor(kernel.port)
-    inbox.watch(monitor.fileno(), lambda: _changes(monitor, keeper))
-    network = rtmonitor.Monitor()
-    inbox.watch(network.fileno(), lambda: _network_changes(network))
-    signals.deliver((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), inbox, events.Signalled)
-    state = statedir.StateDirectory(host.state_dir, system_clock)
-    machine_part = machine.MachinePart(host, state, system_clock)
-    parts = components.Components(
+    given = ports.Ports(
+        clock=clock.SystemClock(),
         inbox=inbox,
-        clock=system_clock,
         kernel=kernel,
+        changes=changes.ChangeMonitor(kernel.port),
+        network=rtmonitor.Monitor(),
         watcher=watch.FileWatcher(lambda: inbox.post(events.FilesChanged())),
-        notifier=notifier,
-        work=work,
-        packets=packets,
-        state=state,
-        machine=machine_part,
-        configuration=configuration.ConfigurationPart(sources, host),
-        certificate=certificate.CertificatePart(work, system_clock, host),
-        redirection=keeper,
-        proxy=proxy.ProxyPart(inbox, work, system_clock, _record(host)),
+        notifier=notify.Notifier(environment),
+        packets=probing.Packets(),
+        processes=children.Processes(inbox, _record(host)),
+        doors=doors.Doors(inbox),
+        state=statefiles.StateFiles(host.state_dir),
+        environment=layers,
+        certificates=certificatefiles.CertificateFiles(host.state_dir),
+        proxy=proxyfiles.ProxyFiles(host),
+        machine=facts,
+        jitter=clock.jitter,
     )
-    parts.proxy.child.end_leftover()
-    disk = read_disk(state, sources, host, is_stored=stored is not None)
-    parts.life = life.begin(disk, parts.configuration.read(disk.accepted))
-    agent = loop.Agent(parts, notify.watchdog_interval_s(environment))
+    signals.deliver((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), inbox, events.Signalled)
+    interval_s = notify.watchdog_interval_s(environment)
+    agent = begin(given, sources, host, is_stored=stored is not None, watchdog_s=interval_s)
     server = control.ControlServer(inbox, events.Asked)
     garbage.keep_all()
     try:
@@ -100,7 +84,26 @@ def _record(host: model.HostFacts) -> str:
     return os.path.join(host.runtime_dir, f"{control.namespace_inode()}.running")
 
 
-def read_disk(
+def begin(
+    given: ports.Ports,
+    sources: places.Sources,
+    host: model.HostFacts,
+    *,
+    is_stored: bool,
+    watchdog_s: float | None,
+) -> loop.Agent:
+    """Make the agent on these ports; what an earlier one has left decides how it begins.
+
+    `is_stored`: the service manager has kept the socket of the kernel port.
+    """
+    parts = components.assemble(given, sources, host)
+    parts.proxy.child.end_leftover()
+    disk = _read_disk(parts.state, sources, host, is_stored=is_stored)
+    parts.life = life.begin(disk, parts.configuration.read(disk.accepted))
+    return loop.Agent(parts, watchdog_s)
+
+
+def _read_disk(
     state: statedir.StateDirectory,
     sources: places.Sources,
     facts: model.HostFacts,
@@ -117,15 +120,3 @@ def read_disk(
         accepted=configuration.revision(accepted),
         refused=state.load(reload.REFUSED, sources) or None,
     )
-
-
-def _changes(
-    monitor: changes.ChangeMonitor, part: redirection.RedirectionPart
-) -> events.Event | None:
-    found = monitor.read()
-    return events.KernelChanged(found) if part.notice(found) else None
-
-
-def _network_changes(monitor: rtmonitor.Monitor) -> events.Event | None:
-    change = monitor.read()
-    return events.MachineChanged(change) if change else None

@@ -5,11 +5,11 @@ and this part only keeps the dates it reports (design invariants 5 to 7).
 """
 
 import logging
-import os
+from collections.abc import Callable
 
 from ..config import model
 from ..errors import ChildFailed, HostAgentError, NotPermitted
-from ..host import files, ports, processes, trust
+from ..host import ports, processes
 from ..host.answers import certificate as answers
 from ..identity import rotation
 from . import fields, issuance, stores, tasks
@@ -17,19 +17,29 @@ from . import fields, issuance, stores, tasks
 logger = logging.getLogger(__name__)
 
 WORKER = "certificate"
-KEY = "key.pem"
-# The links in the directory of OUTPUT_CERTS, and the one that is swapped below them.
-NAMES = (KEY, "cert-chain.pem", "root-cert.pem", "..data")
 
 
 class CertificatePart:
     """Keeps a fresh certificate on disk and knows until when it is good."""
 
-    def __init__(self, work: tasks.Tasks, clock: ports.Clock, facts: model.HostFacts) -> None:
-        """Start with nothing known: the first question is what lies on disk."""
+    def __init__(
+        self,
+        work: tasks.Tasks,
+        clock: ports.Clock,
+        files: ports.CertificateFiles,
+        jitter: Callable[[], float],
+        facts: model.HostFacts,
+    ) -> None:
+        """Start with nothing known: the first question is what lies on disk.
+
+        `jitter` gives another number from -1 to 1 each time. Of `facts` only what never changes
+        is used.
+        """
         self._work = work
         self._clock = clock
-        self._facts = facts
+        self._files = files
+        self._jitter = jitter
+        self._user = processes.User(facts.proxy_uid, facts.proxy_gid)
         self._settings: model.IdentitySettings | None = None
         self._done: list[tasks.Done] = []
         self._seen: tuple[object, object] = (None, None)
@@ -44,7 +54,7 @@ class CertificatePart:
             self.value = rotation.configured()
             # What a worker brings for the settings before is not wanted any more.
             self._work.abandon(WORKER)
-            stores.stop_release(self._work, self._facts.state_dir, settings.output_dir)
+            stores.stop_release(self._work, settings.output_dir)
             self._seen = self._credentials()
 
     @property
@@ -65,28 +75,24 @@ class CertificatePart:
         """The files to be watched: only where istio-proxy cannot replace what leads to them."""
         if self._settings is None:
             return ()
-        output = self._settings.output_dir
-        try:
-            is_watchable = trust.probe_trust(os.path.dirname(output)).is_root_only
-        except OSError:
-            return ()
-        return tuple(os.path.join(output, name) for name in NAMES) if is_watchable else ()
+        return self._files.watched(self._settings.output_dir)
 
     def look_at_files(self) -> None:
         """Files may have changed: if those of the certificate have, see what they are now."""
-        if self._files_seen and not self.value.is_asking and self._files() != self._files_seen:
+        if self._files_seen and not self.value.is_asking and self._look() != self._files_seen:
             self._files_seen = ()
             self.value = rotation.doubted(self.value)
 
-    def _files(self) -> tuple[object, ...]:
-        return tuple(files.fingerprint(path, follows_links=False) for path in self.watched)
+    def _look(self) -> tuple[object, ...]:
+        assert self._settings is not None
+        return self._files.look(self._settings.output_dir)
 
     def _credentials(self) -> tuple[object, object]:
         if self._settings is None:
             return None, None
         return (
-            files.fingerprint(self._settings.token_file),
-            files.fingerprint(self._settings.root_file),
+            self._files.fingerprint(self._settings.token_file),
+            self._files.fingerprint(self._settings.root_file),
         )
 
     def renew(self, done: tasks.Done) -> None:
@@ -103,15 +109,14 @@ class CertificatePart:
         if self.value.is_asking or self._settings is None:
             return
         self._seen = self._credentials()
-        user = processes.User(self._facts.proxy_uid, self._facts.proxy_gid)
         output = self._settings.output_dir
         try:
-            store = stores.make(self._facts.state_dir, output, (user.uid, user.gid))
+            store = self._files.make_store(output, self._user)
         except OSError as error:
             trouble = rotation.Trouble(NotPermitted.code, str(error))
             self._finish(answers.Certificate(trouble=trouble))
             return
-        if not self.value.has_looked and os.path.lexists(os.path.join(output, KEY)):
+        if not self.value.has_looked and self._files.has_key(output):
             operation, finish = "inspect", self._looked
         else:
             is_held = self.value.has_looked and self.value.is_held(self._clock.now())
@@ -120,7 +125,7 @@ class CertificatePart:
         self._work.start_worker(
             WORKER,
             issuance.make_request(self._settings, operation, store),
-            user=user,
+            user=self._user,
             timeout_s=issuance.TIMEOUT_S + 5.0,
             done=finish,
         )
@@ -132,9 +137,8 @@ class CertificatePart:
         """
         if self._settings is None:
             return
-        state, output = self._facts.state_dir, self._settings.output_dir
-        user = processes.User(self._facts.proxy_uid, self._facts.proxy_gid)
-        stores.release_others(self._work, state, output, user)
+        output = self._settings.output_dir
+        stores.release_others(self._work, self._files, output, self._user)
 
     def _looked(self, answer: answers.Certificate | HostAgentError) -> None:
         """What is on disk is known; if it is no good, or somebody waits, the CA is asked next."""
@@ -153,7 +157,7 @@ class CertificatePart:
         if isinstance(answer, HostAgentError):
             trouble = rotation.Trouble(answer.code, answer.message, answer.hint)
             answer = answers.Certificate(trouble=trouble)
-        self._files_seen = self._files()
+        self._files_seen = self._look()
         if answer.trouble is None and answer.held is not None:
             self._accept(answer.held, answer)
         else:
@@ -169,7 +173,7 @@ class CertificatePart:
             self.value,
             held,
             self._clock.now(),
-            jitter=_jitter(),
+            jitter=self._jitter(),
             ratio=self._settings.grace_ratio,
         )
         if answer.is_obtained:
@@ -192,7 +196,7 @@ class CertificatePart:
             before,
             trouble,
             self._clock.now(),
-            jitter=_jitter(),
+            jitter=self._jitter(),
             ratio=self._settings.grace_ratio,
             held=held,
         )
@@ -207,7 +211,3 @@ class CertificatePart:
                     NEXT_TRY=fields.moment(value.next_at),
                 ),
             )
-
-
-def _jitter() -> float:
-    return int.from_bytes(os.urandom(4), "big") / 2**31 - 1.0

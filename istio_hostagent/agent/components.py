@@ -1,6 +1,7 @@
 """The components that the composition root made, and what is known of this host from them."""
 
-from ..host import mailbox, nftables, notify, ports, watch
+from ..config import model
+from ..host import ports, rtmonitor
 from ..lifecycle import report
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now, Situation
@@ -12,10 +13,12 @@ from . import (
     events,
     fields,
     machine,
+    places,
     prober,
     proxy,
     redirection,
     statedir,
+    supervisor,
     tasks,
 )
 
@@ -24,11 +27,12 @@ from . import (
 class Components:
     """Everything that the loop brings forward. Only the loop and the performer assign `life`."""
 
-    inbox: mailbox.Mailbox[events.Event]
+    inbox: ports.Inbox[events.Event]
     clock: ports.Clock
-    kernel: nftables.NftKernel
-    watcher: watch.FileWatcher
-    notifier: notify.Notifier
+    kernel: ports.Kernel
+    watcher: ports.Watcher
+    notifier: ports.Notifier
+    host: ports.Machine
     work: tasks.Tasks
     packets: prober.Prober
     state: statedir.StateDirectory
@@ -79,3 +83,45 @@ class Components:
             control_plane_away_since=fields.moment(away) if away is not None else "",
         )
         return report.describe(self.life, self.situation(), self.now(), texts)
+
+
+def assemble(given: ports.Ports, sources: places.Sources, facts: model.HostFacts) -> Components:
+    """Make all parts of one agent on these ports, and let what the kernel tells reach them.
+
+    `facts`: what this machine is at the start; the files lie at `sources`.
+    """
+    inbox, clock = given.inbox, given.clock
+    work = tasks.Tasks(inbox, clock, given.processes)
+    packets = prober.Prober(work, clock, given.packets)
+    keeper = redirection.RedirectionPart(given.kernel, packets, clock)
+    state = statedir.StateDirectory(given.state, clock)
+    supervised = supervisor.Supervisor(inbox, clock, given.processes, given.doors)
+
+    def read_changes() -> events.Event | None:
+        found = given.changes.read()
+        return events.KernelChanged(found) if keeper.notice(found) else None
+
+    def read_network() -> events.Event | None:
+        change = given.network.read()
+        return events.MachineChanged(change) if change != rtmonitor.Change(0) else None
+
+    inbox.watch(given.changes.fileno(), read_changes)
+    inbox.watch(given.network.fileno(), read_network)
+    return Components(
+        inbox=inbox,
+        clock=clock,
+        kernel=given.kernel,
+        watcher=given.watcher,
+        notifier=given.notifier,
+        host=given.machine,
+        work=work,
+        packets=packets,
+        state=state,
+        machine=machine.MachinePart(given.machine, facts, state, clock),
+        configuration=configuration.ConfigurationPart(given.environment, sources, facts),
+        certificate=certificate.CertificatePart(
+            work, clock, given.certificates, given.jitter, facts
+        ),
+        redirection=keeper,
+        proxy=proxy.ProxyPart(supervised, work, clock, given.proxy),
+    )

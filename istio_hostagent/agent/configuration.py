@@ -7,6 +7,7 @@ import logging
 from typing import cast
 
 from ..config import model
+from ..host import ports
 from ..lifecycle.life import Life, Offer, Revision
 from . import fields, places, reload
 
@@ -16,8 +17,11 @@ logger = logging.getLogger(__name__)
 class ConfigurationPart:
     """The files as they were read last."""
 
-    def __init__(self, sources: places.Sources, facts: model.HostFacts) -> None:
+    def __init__(
+        self, disk: ports.EnvironmentFiles, sources: places.Sources, facts: model.HostFacts
+    ) -> None:
         """Nothing is read yet."""
+        self._disk = disk
         self.sources = sources
         self.facts = facts
         self.loaded = reload.Loaded()
@@ -36,7 +40,7 @@ class ConfigurationPart:
 
     def look(self, accepted: Revision | None) -> reload.Loaded:
         """What the files say now, without taking it; `accepted` is what stays if they are bad."""
-        return reload.load(self.sources, self.facts, layers_of(accepted))
+        return reload.load(self._disk, self.sources, self.facts, layers_of(accepted))
 
     def judged(self, life: Life) -> reload.Loaded:
         """What the files came to: with the reason why they do not hold, if they do not."""

@@ -1,6 +1,6 @@
 """Everything that can happen to the agent, as frozen values; the loop has no other input."""
 
-from ..host import changes, control, rtmonitor
+from ..host import changes, ports, rtmonitor
 from ..values import dataclass
 
 
@@ -51,7 +51,7 @@ class Signalled:
 class Asked:
     """A verb of the command line wants an answer."""
 
-    caller: control.Caller
+    caller: ports.Caller
 
 
 Event = (

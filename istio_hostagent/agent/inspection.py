@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from ..config import model as config
 from ..errors import ChildFailed, HostAgentError
-from ..host import facts as host
 from ..host import ports
 from ..host.answers import second_reader
 from ..redirect import drift, model, policy, promises
@@ -56,6 +55,7 @@ def start(
     settings: config.Config,
     facts: config.HostFacts,
     kernel: ports.Kernel,
+    machine: ports.Machine,
     work: tasks.Tasks,
     packets: prober.Prober,
     *,
@@ -71,7 +71,7 @@ def start(
         return
     desired = policy.build_ruleset(settings.redirection, facts)
     drifts = tuple(str(difference) for difference in reconcile.find_drift(desired, kernel))
-    made = promises.build_promises(settings.redirection, host.look_again(facts))
+    made = promises.build_promises(settings.redirection, machine.look_again(facts))
     ended: dict[str, Any] = {}
 
     def collect(name: str, answer: Any) -> None:

@@ -48,16 +48,24 @@ class Agent:
         self._status = ""
         self._unwatched = ""
         self._followed: object = None  # for what the files are watched
-        self._is_stopping = False
+        self.is_stopping = False
 
     def run(self) -> None:
         """Live until a signal says stop."""
+        self.begin()
+        while not self.is_stopping:
+            self.turn()
+        self.leave()
+
+    def begin(self) -> None:
+        """Do what can be done before anything happens."""
         if self._parts.life.disk.is_attempting and not self._parts.life.is_joined:
             logger.warning("the last attempt to join was cut short; taking its rules out")
         self._guarded(self.advance)
-        while not self._is_stopping:
-            self._guarded(self._turn)
-        self._leave()
+
+    def turn(self) -> None:
+        """Wait until something happens or is due, and do what follows from it."""
+        self._guarded(self._turn)
 
     def _guarded(self, action: Callable[[], object]) -> None:
         try:
@@ -90,7 +98,7 @@ class Agent:
             case events.ProxyAnswered():
                 self._parts.proxy.child.answered()
             case events.Signalled():
-                self._is_stopping = True
+                self.is_stopping = True
             case events.Asked(caller):
                 self._parts.proxy.child.tick()  # what is told is no older than it must be
                 self._requests.take(caller)
@@ -265,7 +273,7 @@ class Agent:
             self._parts.inbox.post(events.FilesChanged())
         self._requests.tell(report)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """SIGTERM: whatever fails on the way out, the rest is done."""
         parts = self._parts
         parts.notifier.send(STOPPING="1", STATUS="stopping")

@@ -9,7 +9,6 @@ import ipaddress
 import logging
 
 from ..config import model
-from ..host import facts as host
 from ..host import ports, rtmonitor
 from ..supervise import instance
 from . import fields, places, statedir
@@ -25,9 +24,14 @@ class MachinePart:
     """Keeps the facts of this host up to date."""
 
     def __init__(
-        self, facts: model.HostFacts, state: statedir.StateDirectory, clock: ports.Clock
+        self,
+        host: ports.Machine,
+        facts: model.HostFacts,
+        state: statedir.StateDirectory,
+        clock: ports.Clock,
     ) -> None:
         """Take what was found at the start, and which address an earlier agent registered."""
+        self._host = host
         self._state = state
         self._clock = clock
         self._towards: model.Address | None = None
@@ -55,7 +59,7 @@ class MachinePart:
     def head_for(self, discovery_address: str) -> bool:
         """The control plane is there (host:port); says whether the facts differ for it."""
         name = discovery_address.rpartition(":")[0].strip("[]")
-        self._towards = host.find_address(name)
+        self._towards = self._host.find_address(name)
         return self.look()
 
     def changed(self, change: rtmonitor.Change) -> None:
@@ -83,7 +87,7 @@ class MachinePart:
         """Ask the kernel; says whether the facts differ from before."""
         self._changes = rtmonitor.Change(0)
         now = self._looked_at = self._clock.monotonic()
-        found = host.look_again(self.facts, self._towards)
+        found = self._host.look_again(self.facts, self._towards)
         self._choice, self._look_at = instance.choose(
             self._choice, found.addresses, found.primary_address, now
         )
@@ -95,7 +99,7 @@ class MachinePart:
         The one before stays so too: sshd may not have been restarted yet.
         """
         known = self.facts.ssh_ports
-        if not (added := set(host.probe_ssh_ports()).difference(known)):
+        if not (added := set(self._host.probe_ssh_ports()).difference(known)):
             return False
         logger.info("sshd has another port", extra=fields.of(DETAIL=sorted(added)))
         ssh_ports = tuple(sorted(added.union(known)))

@@ -88,7 +88,7 @@ class Performer:
         return self._parts.state.write(places.GUARD, text)
 
     def _store_socket(self) -> str:
-        self._parts.notifier.store(STORED_SOCKET, self._parts.kernel.socket.fileno())
+        self._parts.notifier.store(STORED_SOCKET, self._parts.kernel.fileno())
         return ""
 
     def _save_accepted(self) -> str:

@@ -12,9 +12,8 @@ from collections.abc import Callable
 
 from ..config import model
 from ..errors import ChildFailed, HostAgentError, KernelBusy
-from ..host import handover, ports, probing
+from ..host import ports, probing
 from ..host.answers import probe_sockets
-from ..host.nfnetlink import connection
 from ..redirect import promises
 from ..values import dataclass, field
 from . import tasks
@@ -47,15 +46,14 @@ class _Proof:
 class Prober:
     """The one sender of probe packets in this process."""
 
-    def __init__(self, work: tasks.Tasks, clock: ports.Clock) -> None:
+    def __init__(self, work: tasks.Tasks, clock: ports.Clock, packets: ports.Packets) -> None:
         """Start without sockets."""
         self._work = work
         self._clock = clock
-        self._pool = probing.Pool()
-        self._proxy = (-1, -1)  # whom the sockets of the pool were made for
-        self._link: connection.Connection | None = None
+        self._packets = packets
+        self._proxy = (-1, -1)  # whom its sockets were made for
         self._waiting: collections.deque[_Proof] = collections.deque()
-        self._round: probing.Round | None = None
+        self._round: ports.Round | None = None
         self._has_tried = False  # to get sockets, for the proof that is next
         self._look_at = self._end_at = 0.0
 
@@ -90,22 +88,20 @@ class Prober:
             self._finish(tuple(proof.outcomes))
             return
         counts = probing.count(proof.made)
-        if not self._has_tried and (proof.proxy != self._proxy or not self._pool.has(counts)):
+        if not self._has_tried and (proof.proxy != self._proxy or not self._packets.has(counts)):
             self._has_tried = True
             self._get_sockets(proof, counts)
             return
         sent = proof.left[: probing.first_round(proof.left)]
         try:
-            if self._link is None or self._link.socket.fileno() < 0:
-                self._link = connection.Connection()
-            self._round = probing.Round(sent, self._pool, self._link)
+            self._round = self._packets.send(sent)
         except (HostAgentError, OSError) as error:
             self._finish(_refusal(error))
             return
         self._end_at = self._clock.monotonic() + ROUND_TIME_S
         self._look(self._round)
 
-    def _look(self, under_way: probing.Round) -> None:
+    def _look(self, under_way: ports.Round) -> None:
         now = self._clock.monotonic()
         try:
             is_over = under_way.look() or now >= self._end_at
@@ -122,7 +118,7 @@ class Prober:
         if not proof.left:
             self._finish(tuple(proof.outcomes))
 
-    def _end_round(self, under_way: probing.Round) -> None:
+    def _end_round(self, under_way: ports.Round) -> None:
         under_way.close()
         self._round = None
 
@@ -134,7 +130,7 @@ class Prober:
 
     def _get_sockets(self, proof: _Proof, counts: dict[probing.Kind, int]) -> None:
         try:
-            channel = handover.Handover()
+            channel = self._packets.open_channel()
         except OSError as error:
             self._finish(_refusal(error))
             return
@@ -157,13 +153,13 @@ class Prober:
         self,
         proof: _Proof,
         counts: dict[probing.Kind, int],
-        channel: handover.Handover,
+        channel: ports.Handover,
         answer: probe_sockets.ProbeSockets | HostAgentError,
     ) -> None:
         made = channel.take()
         if isinstance(answer, HostAgentError):
             self._finish(answer)
-        elif not self._pool.fill(counts, answer.errnos, made):
+        elif not self._packets.fill(counts, answer.errnos, made):
             self._finish(ChildFailed(f"worker {WORKER}", "handed over other sockets than asked"))
         else:
             self._proxy = proof.proxy
@@ -174,9 +170,7 @@ class Prober:
         self._waiting.clear()
         if self._round is not None:
             self._end_round(self._round)
-        self._pool.close()
-        if self._link is not None:
-            self._link.socket.close()
+        self._packets.close()
 
 
 def _refusal(error: HostAgentError | OSError) -> HostAgentError:

@@ -1,6 +1,6 @@
 """Which program is this host's proxy, and where it is looked for."""
 
-import os
+from collections.abc import Callable
 
 from ..config import model
 from ..supervise import specs
@@ -15,23 +15,22 @@ def places(settings: model.ProxySettings, kind: model.ProxyKind) -> tuple[str, .
 
 
 def find(
-    settings: model.ProxySettings, *, is_envoy_kept: bool = False
+    settings: model.ProxySettings,
+    is_program: Callable[[str], bool],
+    *,
+    is_envoy_kept: bool = False,
 ) -> tuple[model.ProxyKind, str | None]:
     """Which proxy this host runs, and its program: the first that is there, None if none is.
 
-    `is_envoy_kept`: where either may run, an Envoy that is there comes first.
+    `is_program` says whether one is there. `is_envoy_kept`: where either may run, an Envoy that is
+    there comes first.
     """
-    pilot = _first_program(specs.binary_candidates(settings, specs.PILOT_AGENT))
+    pilots = specs.binary_candidates(settings, specs.PILOT_AGENT)
+    pilot = next(filter(is_program, pilots), None)
     if settings.kind is model.ProxyKind.PILOT_AGENT:
         return model.ProxyKind.PILOT_AGENT, pilot
-    envoy = _first_program(specs.binary_candidates(settings, specs.ENVOY))
+    envoy = next(filter(is_program, specs.binary_candidates(settings, specs.ENVOY)), None)
     is_pilot = settings.kind is model.ProxyKind.AUTO and pilot is not None
     if is_pilot and not (is_envoy_kept and envoy is not None):
         return model.ProxyKind.PILOT_AGENT, pilot
     return model.ProxyKind.ENVOY, envoy
-
-
-def _first_program(candidates: tuple[str, ...]) -> str | None:
-    return next(
-        (path for path in candidates if os.path.isfile(path) and os.access(path, os.X_OK)), None
-    )

@@ -11,10 +11,10 @@ from typing import Any
 
 from ..config import model
 from ..errors import ChildFailed, HostUnsupported
-from ..host import mailbox, ports, processes, proxyfiles
-from ..supervise import child, controlplane, specs, validation
+from ..host import ports, processes
+from ..supervise import builds, child, controlplane, specs, validation
 from ..supervise.validation import Validation
-from . import events, fields, programs, supervisor, tasks
+from . import fields, programs, supervisor, tasks
 
 logger = logging.getLogger(__name__)
 
@@ -31,23 +31,23 @@ class ProxyPart:
 
     def __init__(
         self,
-        inbox: mailbox.Mailbox[events.Event],
+        supervised: supervisor.Supervisor,
         work: tasks.Tasks,
         clock: ports.Clock,
-        record: str,
+        files: ports.ProxyFiles,
     ) -> None:
-        """Start with nothing configured; `record` as for the supervisor."""
+        """Start with nothing configured."""
         self._work = work
         self._clock = clock
         self._config: model.Config | None = None
         self._facts: model.HostFacts | None = None
-        self._files: proxyfiles.ProxyFiles | None = None
-        self._desired: proxyfiles.Build | None = None
-        self._started: proxyfiles.Build | None = None
-        self._last_accepted: proxyfiles.Build | None = None
-        self._candidate: proxyfiles.Build | None = None
-        self._passed: collections.deque[proxyfiles.Build] = collections.deque(maxlen=REMEMBERED)
-        self.child = supervisor.Supervisor(inbox, clock, record)
+        self._files = files
+        self._desired: builds.Build | None = None
+        self._started: builds.Build | None = None
+        self._last_accepted: builds.Build | None = None
+        self._candidate: builds.Build | None = None
+        self._passed: collections.deque[builds.Build] = collections.deque(maxlen=REMEMBERED)
+        self.child = supervised
         self.validation = Validation()
         self.kind = model.ProxyKind.AUTO
         self.binary: str | None = None
@@ -56,7 +56,6 @@ class ProxyPart:
         """Take a configuration; what runs goes on until it is started anew."""
         self._config = config
         self._facts = facts
-        self._files = proxyfiles.ProxyFiles(facts)
         self._desired = None
         self.look_for_binary()
 
@@ -64,41 +63,45 @@ class ProxyPart:
         """The machine has changed: the same configuration may need another bootstrap on it."""
         if self._config is not None and facts != self._facts:
             self._facts = facts
-            self._files = proxyfiles.ProxyFiles(facts)
             self.look_for_binary()
 
     def look_for_binary(self) -> None:
         """Find the program to run; what was validated before stays so if nothing differs."""
-        if self._config is None or self._files is None:
+        if self._config is None:
             return
         self.kind, self.binary = self._find(self._config.proxy)
         if self.binary is None:
             self._desired = self._running_build(self._config)
             return
-        desired = self._files.build(self._config, self.kind, self.binary)
+        desired = self._build(self._config, self.kind, self.binary)
         if desired != self._desired or self.validation.check is validation.Check.BAD:
             self._desired = desired
             self._work.abandon(VALIDATION)
             self.validation = validation.passed() if desired in self._good else Validation()
 
-    def _running_build(self, config: model.Config) -> proxyfiles.Build | None:
+    def _running_build(self, config: model.Config) -> builds.Build | None:
         """What runs, if it is what `config` asks for although its program is gone."""
-        assert self._files is not None
         if self._started is None or self.child.state is child.State.IDLE:
             return None
         program = self._started.spec.argv[0]
-        is_same = self._files.build(config, self.kind, program) == self._started
+        is_same = self._build(config, self.kind, program) == self._started
         return self._started if is_same else None
+
+    def _build(self, config: model.Config, kind: model.ProxyKind, binary: str) -> builds.Build:
+        assert self._facts is not None
+        return builds.build(config, self._facts, kind, binary, self._files.directory)
 
     def _find(self, settings: model.ProxySettings) -> tuple[model.ProxyKind, str | None]:
         # Who installs pilot-agent does not mean: replace the Envoy that serves, now.
         is_running = self.child.state is not child.State.IDLE
         served = self._last_accepted or self._started
         is_envoy = served is not None and served.spec.name == specs.ENVOY
-        return programs.find(settings, is_envoy_kept=is_running and is_envoy)
+        return programs.find(
+            settings, self._files.is_program, is_envoy_kept=is_running and is_envoy
+        )
 
     @property
-    def _good(self) -> tuple[proxyfiles.Build, ...]:
+    def _good(self) -> tuple[builds.Build, ...]:
         """What needs no validation: it runs, has worked, or has passed already."""
         known = (self._started, self._last_accepted, *self._passed)
         return tuple(built for built in known if built is not None)
@@ -134,16 +137,16 @@ class ProxyPart:
 
     def would_differ(self, config: model.Config) -> bool:
         """Whether another proxy, or one with another bootstrap, would run with `config`."""
-        if self._files is None:
+        if self._facts is None:
             return False
         kind, binary = self._find(config.proxy)
         if binary is None or self._desired is None:
             return False
-        return self._files.build(config, kind, binary) != self._desired
+        return self._build(config, kind, binary) != self._desired
 
     def start(self) -> None:
         """Start it with the bootstrap that was found valid."""
-        assert self._desired is not None and self._files is not None
+        assert self._desired is not None
         self._started = self._desired
         self.child.start(self._desired.spec, functools.partial(self._files.write, self._desired))
 
@@ -168,7 +171,6 @@ class ProxyPart:
 
         `before`: the checks until now; `done` gets what is known then, and may be called at once.
         """
-        self._files = self._files or proxyfiles.ProxyFiles(self._require_facts())
         kind, binary = self._find(config.proxy)
         if binary is None:
             # Where no proxy is anyway, the operator may want just this: to capture less.
@@ -177,15 +179,11 @@ class ProxyPart:
             is_there = self.binary is not None or self.child.state is not child.State.IDLE
             done(validation.refused(str(missing)) if is_there else validation.passed())
             return
-        built = self._candidate = self._files.build(config, kind, binary)
+        built = self._candidate = self._build(config, kind, binary)
         if built == self._desired or built in self._good:
             done(validation.passed())
         else:
             self._check(CANDIDATE, config, built, before, done)
-
-    def _require_facts(self) -> model.HostFacts:
-        assert self._facts is not None
-        return self._facts
 
     def drop_candidate(self) -> None:
         """What `validate_candidate` was asked about is not of interest any more."""
@@ -196,7 +194,7 @@ class ProxyPart:
         self,
         task: str,
         config: model.Config,
-        built: proxyfiles.Build,
+        built: builds.Build,
         before: Validation,
         done: Callable[[Validation], None],
     ) -> None:
@@ -205,8 +203,8 @@ class ProxyPart:
         pilot-agent has none, and its files are those that one that runs is reading: they are
         written when it is started.
         """
-        assert self._files is not None
-        spec = self._files.validation(config, built)
+        assert self._facts is not None
+        spec = builds.validation(config, self._facts, built)
         if spec is None:
             self._passed.append(built)
             done(validation.passed())
@@ -214,17 +212,17 @@ class ProxyPart:
         try:
             self._files.write(built)
             user = processes.User(spec.user_uid, spec.user_gid)
-            run = processes.Run(spec.argv, user=user, has_errors=True)
+            ended = functools.partial(self._ended, built, before, done)
+            self._work.start_program(
+                task, spec.argv, user=user, timeout_s=VALIDATE_TIME_S, done=ended
+            )
         except OSError as error:
             program = built.spec.argv[0]
             self._undecided(before, ChildFailed(program, f"cannot be validated: {error}"), done)
-            return
-        ended = functools.partial(self._ended, built, before, done)
-        self._work.start_program(task, run, timeout_s=VALIDATE_TIME_S, done=ended)
 
     def _ended(
         self,
-        built: proxyfiles.Build,
+        built: builds.Build,
         before: Validation,
         done: Callable[[Validation], None],
         answer: Any,
@@ -262,7 +260,6 @@ class ProxyPart:
         done(found)
 
     def _remove_others(self) -> None:
-        assert self._files is not None
         others = [built for built in (self._desired, self._candidate) if built is not None]
         try:
             self._files.remove_others((*self._good, *others))

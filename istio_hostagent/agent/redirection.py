@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ..config import model as config
 from ..errors import ApplyRejected, HostAgentError, KernelBusy, StillDrifted
 from ..host import changes as committed
-from ..host import loopback, ports
+from ..host import ports
 from ..lifecycle import redirection as states
 from ..redirect import model, policy, promises, staleness
 from . import fields, prober, proof, reconcile
@@ -223,7 +223,7 @@ class RedirectionPart:
             return
         desired = self.desired.loopback_addresses
         try:
-            observed = loopback.observe(desired)
+            observed = self._kernel.observe_addresses(desired)
         except KernelBusy:
             return  # the next heartbeat looks again
         if observed != desired:

@@ -6,13 +6,12 @@ they have worked; before that a corrected or removed file counts at once.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..config import build, model
 from ..errors import Problem
-from ..host import facts as machine
-from ..host import files, layers, processes
+from ..host import files, ports, processes
 from . import places
 
 ACCEPTED = "accepted.json"
@@ -36,19 +35,15 @@ class Loaded(NamedTuple):
     is_empty: bool = False
 
 
-def probe_host(environment: Mapping[str, str]) -> tuple[model.HostFacts, places.Sources]:
-    """What this machine is and where its files lie; raises HostUnsupported, KernelBusy."""
-    own = places.find_places(environment)
-    found = machine.probe_facts(state_dir=own.state_dir, runtime_dir=own.runtime_dir)
-    return found, places.find_sources(environment, own.config_dir)
-
-
 def load(
-    sources: places.Sources, facts: model.HostFacts, accepted: Sequence[model.Layer]
+    disk: ports.EnvironmentFiles,
+    sources: places.Sources,
+    facts: model.HostFacts,
+    accepted: Sequence[model.Layer],
 ) -> Loaded:
     """Read and judge the files; fall back on `accepted` (empty: there are none) as a whole."""
     reader = processes.User(facts.proxy_uid, facts.proxy_gid)
-    return judge(*layers.read_layers(sources.paths, reader), facts, accepted)
+    return judge(*disk.read_layers(sources.paths, reader), facts, accepted)
 
 
 def judge(
@@ -122,8 +117,8 @@ def judge_accepted(accepted: Sequence[model.Layer], facts: model.HostFacts) -> L
     return kept if kept is not None and kept.config is not None else None
 
 
-def save_layers(path: str, layers: Sequence[model.Layer]) -> None:
-    """Keep these texts, whole or not at all; raises OSError."""
+def render_layers(layers: Sequence[model.Layer]) -> bytes:
+    """Put texts into the form in which they are kept."""
     rows = [
         {
             "file": layer.file,
@@ -133,15 +128,13 @@ def save_layers(path: str, layers: Sequence[model.Layer]) -> None:
         }
         for layer in layers
     ]
-    text = json.dumps({"version": 1, "layers": rows}, indent=1)
-    files.write_atomically(path, text.encode())
+    return json.dumps({"version": 1, "layers": rows}, indent=1).encode()
 
 
-def load_layers(path: str, sources: places.Sources) -> tuple[model.Layer, ...]:
+def parse_layers(data: bytes, sources: places.Sources) -> tuple[model.Layer, ...]:
     """The kept texts if they are of these files; an unreadable record counts as none."""
     try:
-        with open(path, "rb") as source:
-            record = json.loads(source.read(MAX_ACCEPTED))
+        record = json.loads(data)
         found = tuple(
             model.Layer(
                 row["file"],
@@ -150,6 +143,6 @@ def load_layers(path: str, sources: places.Sources) -> tuple[model.Layer, ...]:
             )
             for row in record["layers"]
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ()
     return found if tuple(layer.file for layer in found) == sources.paths else ()

@@ -14,7 +14,7 @@ from ..errors import (
     CertificateUntrusted,
     HostAgentError,
 )
-from ..host import control
+from ..host import ports
 from ..identity import rotation
 from ..lifecycle.phase import Phase
 from ..lifecycle.report import STAYS_ACTIVE, Report
@@ -34,9 +34,9 @@ class Requests:
         """Serve these parts; the socket itself belongs to the composition root."""
         self._parts = parts
         self._reload_files = reload
-        self._joining: list[control.Caller] = []
-        self._settling: list[tuple[control.Caller, Callable[[Report], dict[str, Any]]]] = []
-        self._verbs: dict[str, Callable[[control.Caller], None]] = {
+        self._joining: list[ports.Caller] = []
+        self._settling: list[tuple[ports.Caller, Callable[[Report], dict[str, Any]]]] = []
+        self._verbs: dict[str, Callable[[ports.Caller], None]] = {
             "status": self._status,
             "wait": self._wait,
             "reload": self._reload,
@@ -46,7 +46,7 @@ class Requests:
             "renew": self._renew,
         }
 
-    def take(self, caller: control.Caller) -> None:
+    def take(self, caller: ports.Caller) -> None:
         """Answer now or remember who asked."""
         verb = caller.request.get("verb")
         action = self._verbs.get(verb) if isinstance(verb, str) else None
@@ -60,19 +60,19 @@ class Requests:
         except HostAgentError as error:
             caller.answer(refusal(error))
 
-    def _status(self, caller: control.Caller) -> None:
+    def _status(self, caller: ports.Caller) -> None:
         caller.answer({"ok": True, "status": status.report(self._parts)})
 
-    def _wait(self, caller: control.Caller) -> None:
+    def _wait(self, caller: ports.Caller) -> None:
         if len(self._joining) >= MAX_WAITING:
             self._joining.pop(0).answer(refusal(HostAgentError("too many callers wait")))
         self._joining.append(caller)
 
-    def _reload(self, caller: control.Caller) -> None:
+    def _reload(self, caller: ports.Caller) -> None:
         self._reload_files()
         self._settling.append((caller, self._taken))
 
-    def _apply(self, caller: control.Caller) -> None:
+    def _apply(self, caller: ports.Caller) -> None:
         self._reload_files()
         loaded = self._parts.configuration.judged(self._parts.life)
         if loaded.config is None or loaded.problems:
@@ -96,7 +96,7 @@ class Requests:
             return refusal(part.error or HostAgentError(part.trouble))
         return {"ok": True, "lines": list(plan.describe(done))}
 
-    def _plan(self, caller: control.Caller) -> None:
+    def _plan(self, caller: ports.Caller) -> None:
         loaded = self._parts.configuration.look(self._parts.life.disk.accepted)
         if loaded.config is None or loaded.problems:
             caller.answer(self._not_usable(loaded))
@@ -105,7 +105,7 @@ class Requests:
         planned = reconcile.make_plan(wanted, self._parts.kernel)
         caller.answer({"ok": True, "lines": list(plan.describe(planned))})
 
-    def _verify(self, caller: control.Caller) -> None:
+    def _verify(self, caller: ports.Caller) -> None:
         told = self._parts.life.told
         if told is None:
             caller.answer(self._not_usable())
@@ -115,13 +115,14 @@ class Requests:
             configuration.config_of(told),
             parts.machine.facts,
             parts.kernel,
+            parts.host,
             parts.work,
             parts.packets,
             done=lambda result: caller.answer({"ok": True, "verification": result.to_json()}),
             failed=lambda error: caller.answer(refusal(error)),
         )
 
-    def _renew(self, caller: control.Caller) -> None:
+    def _renew(self, caller: ports.Caller) -> None:
         part = self._parts.certificate
         if self._parts.life.in_force is None:
             caller.answer(self._not_usable())

@@ -5,7 +5,6 @@ keeper away: a failure is a text, never an exception. What a mark means is not h
 """
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 
 from ..config import model
@@ -18,52 +17,53 @@ logger = logging.getLogger(__name__)
 class StateDirectory:
     """The files of the state directory, by name."""
 
-    def __init__(self, directory: str, clock: ports.Clock) -> None:
+    def __init__(self, disk: ports.StateFiles, clock: ports.Clock) -> None:
         """Start with nothing that failed."""
-        self._directory = directory
+        self._disk = disk
         self._clock = clock
         self._logged = ""
 
     def has(self, name: str) -> bool:
         """Whether it is there."""
-        return os.path.exists(self._path(name))
+        return self._disk.has(name)
 
     def read(self, name: str) -> str | None:
         """A short text; None if it is not there or cannot be read."""
         try:
-            return files.read_bounded(self._path(name)).decode(errors="replace")
+            return self._disk.read(name, files.MAX_BYTES).decode(errors="replace")
         except OSError:
             return None
 
     def load(self, name: str, sources: places.Sources) -> tuple[model.Layer, ...]:
         """The texts kept under this name; none if there are none of these files."""
-        return reload.load_layers(self._path(name), sources)
+        try:
+            data = self._disk.read(name, reload.MAX_ACCEPTED)
+        except OSError:
+            return ()
+        return reload.parse_layers(data, sources)
 
     def save(self, name: str, layers: Sequence[model.Layer]) -> str:
         """Keep texts; why that failed, or nothing."""
-        return self._change(name, lambda: reload.save_layers(self._path(name), layers))
+        data = reload.render_layers(layers)
+        return self._change(name, lambda: self._disk.write(name, data, mode=0o600))
 
     def write(self, name: str, text: str = "") -> str:
         """Write a file, with the time if there is no text; why that failed, or nothing."""
         data = (text or f"{fields.moment(self._clock.now())}\n").encode()
-        path = self._path(name)
-        return self._change(name, lambda: files.write_atomically(path, data, mode=0o644))
+        return self._change(name, lambda: self._disk.write(name, data, mode=0o644))
 
     def remove(self, name: str) -> str:
         """Remove a file; why it is still there, or nothing."""
-        return self._change(name, lambda: files.remove(self._path(name)))
+        return self._change(name, lambda: self._disk.remove(name))
 
     def _change(self, name: str, change: Callable[[], object]) -> str:
         try:
             change()
         except OSError as error:
-            text = f"cannot change {self._path(name)}: {error.strerror}"
+            text = f"cannot change {self._disk.directory}/{name}: {error.strerror}"
             if self._logged != text:
                 logger.warning("%s", text, extra=fields.of(CODE="not-saved"))
             self._logged = text
             return text
         self._logged = ""
         return ""
-
-    def _path(self, name: str) -> str:
-        return os.path.join(self._directory, name)

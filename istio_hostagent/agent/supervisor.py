@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 
 from ..errors import ChildFailed
-from ..host import doors, leftover, mailbox, output, ports, processes, procstate
+from ..host import ports, processes, procstate
 from ..supervise import child, controlplane, liveness, specs
 from . import events, fields
 
@@ -29,17 +29,21 @@ class Supervisor:
     """Keeps one child running as long as it is wanted."""
 
     def __init__(
-        self, inbox: mailbox.Mailbox[events.Event], clock: ports.Clock, record: str
+        self,
+        inbox: ports.Inbox[events.Event],
+        clock: ports.Clock,
+        processes: ports.Processes,
+        doors: ports.Doors,
     ) -> None:
-        """Start with nothing wanted; `record` is the path where what runs is written down."""
+        """Start with nothing wanted."""
         self._inbox = inbox
-        self._record = record
         self._clock = clock
+        self._processes = processes
         self._spec: specs.ProcessSpec | None = None
         self._prepare: Callable[[], None] | None = None
-        self._process: processes.Child | None = None
-        self._output: output.OutputPipe | None = None
-        self._doors = doors.Doors(inbox)
+        self._process: ports.Child | None = None
+        self._tail: Callable[[], tuple[str, ...]] = tuple  # of the process that was started last
+        self._doors = doors
         self._watch = liveness.Watch()
         self._round_at: float | None = None  # when the round of questions begins or is read
         self._asked_at = 0.0
@@ -186,8 +190,8 @@ class Supervisor:
         for name, _ in self._watch.silences:
             # Its Envoy may be called anything, and is the only one that pilot-agent starts.
             own = self._process.pid
-            pids = (own,) if name == self._name else procstate.find_children(own)
-            pid, hold = procstate.find_held(pids)
+            pids = (own,) if name == self._name else self._processes.find_children(own)
+            pid, hold = self._processes.find_held(pids)
             if hold is procstate.Hold.NONE:
                 continue
             if hold is not procstate.Hold.STOPPED or not self._was_continued:
@@ -213,9 +217,6 @@ class Supervisor:
             error=str(ChildFailed(name, processes.outcome(status), lines)),
             has_exited=status is not None and status >= 0,
         )
-
-    def _tail(self) -> tuple[str, ...]:
-        return self._output.tail() if self._output is not None else ()
 
     def _report(self, event: child.Event, *, error: str = "", has_exited: bool = False) -> None:
         now = self._clock.monotonic()
@@ -251,11 +252,12 @@ class Supervisor:
         assert self._spec is not None and self._prepare is not None
         try:
             self._prepare()
-            self._process = self._spawn_with_output(self._spec)
+            program = self._processes.start_program(self._spec)
         except OSError as error:
             trouble = ChildFailed(self._spec.name, f"cannot be started: {error}")
             self._report(child.Event.EXITED, error=str(trouble))
             return
+        self._process, self._tail = program.child, program.tail
         self._write_down(self._process.pid)
         self.starts += 1
         self._watch = liveness.Watch()
@@ -276,32 +278,16 @@ class Supervisor:
     def _write_down(self, pid: int) -> None:
         """So that the next agent can end what of the proxy outlives a kill of this one."""
         try:
-            leftover.record(self._record, pid)
+            self._processes.record(pid)
         except OSError as error:
             logger.warning("the proxy was not written down", extra=fields.of(DETAIL=str(error)))
 
     def end_leftover(self) -> None:
         """End what an earlier agent left of its proxy: it keeps the ports."""
-        if count := leftover.end(self._record):
+        if count := self._processes.end_leftover():
             logger.warning(
                 "ended what an earlier agent had left running", extra=fields.of(COUNT=count)
             )
-
-    def _spawn_with_output(self, spec: specs.ProcessSpec) -> processes.Child:
-        if self._output is not None:
-            self._output.close()
-        self._output = output.OutputPipe(self._inbox, spec.name, spec.user_uid, spec.user_gid)
-        try:
-            return processes.spawn(
-                spec.argv,
-                user=processes.User(spec.user_uid, spec.user_gid),
-                environment={**processes.BASE_ENVIRONMENT, **dict(spec.environment)},
-                directory=spec.directory,
-                stdout=self._output.write_end,
-                stderr=self._output.write_end,
-            )
-        finally:
-            self._output.handed_over()
 
     def _log_failure(self, now: float) -> None:
         failures, timer_at = self.child.failures, self.child.timer_at

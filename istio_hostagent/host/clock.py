@@ -1,5 +1,6 @@
-"""The real clocks."""
+"""The real clocks, and chance."""
 
+import os
 import time
 
 
@@ -13,3 +14,8 @@ class SystemClock:
     def now(self) -> float:
         """Unix seconds; may jump when somebody sets the clock."""
         return time.time()
+
+
+def jitter() -> float:
+    """Chance, from -1 to 1: so that the hosts of a fleet do not all ask at once."""
+    return int.from_bytes(os.urandom(4), "big") / 2**31 - 1.0

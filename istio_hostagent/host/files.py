@@ -15,8 +15,8 @@ MAX_BYTES = (1 << 20) + 1
 _PART_BYTES = 1 << 16
 
 
-def read_bounded(path: str) -> bytes:
-    """Return at most `MAX_BYTES` of a regular file; raises OSError, EISDIR or EINVAL for others.
+def read_bounded(path: str, most: int = MAX_BYTES) -> bytes:
+    """Return at most `most` bytes of a regular file; raises OSError, EISDIR or EINVAL for others.
 
     O_NONBLOCK: a FIFO planted in place of a file must not hang root.
     """
@@ -28,7 +28,7 @@ def read_bounded(path: str) -> bytes:
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
         parts = []
-        left = MAX_BYTES
+        left = most
         while left and (part := os.read(descriptor, min(left, _PART_BYTES))):
             parts.append(part)
             left -= len(part)

@@ -42,6 +42,10 @@ class NftKernel:
         """What an owned table lives and dies with; for the descriptor store."""
         return self._connection.socket
 
+    def fileno(self) -> int:
+        """The descriptor of that socket."""
+        return self.socket.fileno()
+
     @property
     def port(self) -> int:
         """The number by which the kernel announces our transactions."""
@@ -78,6 +82,10 @@ class NftKernel:
         return tuple(
             self._read_table(head, sorted(chains.get(head.name, ()))) for head in self._heads()
         )
+
+    def observe_addresses(self, addresses: Sequence[str]) -> tuple[str, ...]:
+        """Give those of `addresses` that are on `lo` now; raises KernelBusy, NotPermitted."""
+        return loopback.observe(addresses)
 
     def _heads(self) -> list[messages.TableHead]:
         found = self._dump_all(messages.GETTABLE, messages.read_table)

@@ -1,11 +1,28 @@
-"""What the loop may ask of the machine, as narrow promises that a fake can keep too.
+"""What the agent may ask of the machine, as narrow promises that a fake can keep too.
 
-Not here: any implementation. A port is described by what it promises, not by its library.
+Not here: any implementation. A port is described by what it promises, not by its library. Every
+promise here has one contract suite that the real thing and its fake both pass (`tests/contract`).
+A descriptor is a number that an `Inbox` can watch, and nothing else.
 """
 
-from typing import Protocol
+from __future__ import annotations
 
-from ..redirect import model as redirect
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    # Promises are made of types alone: who is promised little does not load what keeps the rest.
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    from ..config import model
+    from ..errors import Problem
+    from ..redirect import model as redirect
+    from ..redirect import promises
+    from ..supervise import builds, liveness, specs
+    from . import changes, probing, procstate, rtmonitor
+    from .processes import User
+
+Event = TypeVar("Event")
+Told_co = TypeVar("Told_co", covariant=True)
 
 
 class Clock(Protocol):
@@ -18,6 +35,25 @@ class Clock(Protocol):
         """Unix seconds; may jump when somebody sets the clock."""
 
 
+class Inbox(Protocol[Event]):
+    """Where everything that happens arrives."""
+
+    def watch(self, descriptor: int, read: Callable[[], Event | None], /) -> None:
+        """Call `read` in `wait` while `descriptor` is readable; its result, if any, is an event.
+
+        `read` must take away what made it readable, or `forget` the descriptor.
+        """
+
+    def forget(self, descriptor: int, /) -> None:
+        """Stop watching; one that is not watched is fine."""
+
+    def post(self, event: Event, /) -> None:
+        """Add an event; from any thread."""
+
+    def wait(self, timeout_s: float | None, /) -> list[Event]:
+        """Wait until something happened or the time is over; then it may return nothing."""
+
+
 class Kernel(Protocol):
     """What the reconciler may ask of the packet filter."""
 
@@ -25,8 +61,340 @@ class Kernel(Protocol):
     def is_owner(self) -> bool:
         """Whether what we install belongs to our socket alone (NFT_TABLE_F_OWNER)."""
 
+    def fileno(self) -> int:
+        """The socket with which an owned table lives and dies; for the descriptor store."""
+
     def observe(self) -> redirect.Observed:
         """Everything we own, as it is now; raises KernelBusy, NotPermitted."""
 
     def apply(self, plan: redirect.Plan) -> None:
         """Make the whole plan true or nothing of it; raises ApplyRejected, NotPermitted."""
+
+    def observe_addresses(self, addresses: Sequence[str]) -> tuple[str, ...]:
+        """Give those of `addresses` that are on `lo` now; raises KernelBusy, NotPermitted."""
+
+
+class Source(Protocol[Told_co]):
+    """Something that tells of changes."""
+
+    def fileno(self) -> int:
+        """The descriptor; readable when there is something to read."""
+
+    def read(self) -> Told_co:
+        """Take what has come; never blocks."""
+
+
+class Watcher(Protocol):
+    """Tells when files change; what it tells arrives as an event."""
+
+    @property
+    def trouble(self) -> str:
+        """Why some of the files are not watched, or nothing."""
+
+    def mark(self) -> None:
+        """Remember how the files look: call it before they are read."""
+
+    def is_stale(self) -> bool:
+        """Whether a file has changed since `mark`."""
+
+    def follow(self, paths: Iterable[str]) -> bool:
+        """Watch these files and no others; True if something may have changed unseen before."""
+
+    def stop(self) -> None:
+        """Watch nothing."""
+
+
+class Notifier(Protocol):
+    """The line to the service manager."""
+
+    def send(self, **fields: str) -> None:
+        """Send assignments such as READY="1"."""
+
+    def store(self, name: str, descriptor: int) -> None:
+        """Have a descriptor kept over restarts and crashes; raises OSError."""
+
+
+class Child(Protocol):
+    """A process that was started here. It dies with this process."""
+
+    @property
+    def pid(self) -> int:
+        """Its number, and that of the process group it leads."""
+
+    @property
+    def descriptor(self) -> int:
+        """Readable once it has ended."""
+
+    def poll(self) -> int | None:
+        """Take the exit status (negative: the signal that ended it); None while it runs."""
+
+    def has_ended(self) -> bool:
+        """Whether it has ended, without taking its status."""
+
+    def await_end(self, timeout_s: float) -> None:
+        """Wait for the end, at most so many seconds, without taking the status."""
+
+    def signal(self, number: int) -> None:
+        """Send a signal; nothing happens if it has ended."""
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to its whole group, as long as its status was not taken."""
+
+    def end_group(self) -> None:
+        """SIGKILL to its whole group, as long as its status was not taken."""
+
+    def end(self, timeout_s: float) -> int:
+        """SIGTERM, after `timeout_s` seconds SIGKILL; returns the exit status."""
+
+
+class Run(Protocol):
+    """A process whose whole output is wanted at its end."""
+
+    @property
+    def child(self) -> Child:
+        """The process."""
+
+    def finish(self) -> bytes:
+        """End it if it still runs, and return the end of what it wrote, fit to be printed."""
+
+
+class Worker(Run, Protocol):
+    """A process of ours that answers one request."""
+
+    def result(self) -> Any:
+        """Return its answer, a value of `answers`; raises ChildFailed, also if it still runs."""
+
+
+class Program(Protocol):
+    """A process that runs for long, its output passed on."""
+
+    @property
+    def child(self) -> Child:
+        """The process."""
+
+    def tail(self) -> tuple[str, ...]:
+        """Return the last lines that it wrote; also after its end."""
+
+
+class Processes(Protocol):
+    """The one door to other processes."""
+
+    def start_worker(
+        self, module: str, request: object, *, user: User | None, channel: int | None = None
+    ) -> Worker:
+        """Start a worker with its request; raises OSError. `channel`: what it inherits."""
+
+    def start_run(self, argv: Sequence[str], *, user: User) -> Run:
+        """Start a program for its output, standard error with it; raises OSError."""
+
+    def start_program(self, spec: specs.ProcessSpec) -> Program:
+        """Start a program that runs until it is told to end; raises OSError."""
+
+    def find_held(self, pids: Iterable[int]) -> tuple[int, procstate.Hold]:
+        """Give the first of these that is kept from running, and by what; 0 and NONE: none is."""
+
+    def find_children(self, pid: int) -> tuple[int, ...]:
+        """Give the pids of the children of a process, as far as they are known."""
+
+    def record(self, pid: int) -> None:
+        """Write down which process group is the proxy's; raises OSError."""
+
+    def end_leftover(self) -> int:
+        """Kill what is left of the group written down last; says how many processes that was."""
+
+
+class Handover(Protocol):
+    """Takes the sockets that a worker has made."""
+
+    def fileno(self) -> int:
+        """The worker's end, to be inherited."""
+
+    def started(self) -> None:
+        """The worker has its end now, or will never have it."""
+
+    def take(self) -> list[Any]:
+        """Give all that has come, once the worker has ended, and close our end."""
+
+
+class Round(Protocol):
+    """Probe packets that were sent at once."""
+
+    @property
+    def outcomes(self) -> Sequence[promises.Outcome]:
+        """Where each was going, as far as it was seen."""
+
+    def look(self) -> bool:
+        """Whether every packet has been seen now; raises KernelBusy, NotPermitted."""
+
+    def close(self) -> None:
+        """Look no more."""
+
+
+class Packets(Protocol):
+    """Sends probe packets, from sockets that a worker made once."""
+
+    def open_channel(self) -> Handover:
+        """Make the way on which the worker hands them over; raises OSError."""
+
+    def fill(
+        self, counts: Mapping[probing.Kind, int], errnos: Sequence[int], made: Sequence[Any], /
+    ) -> bool:
+        """Take the sockets made for `counts`; False if they are others than asked for."""
+
+    def has(self, counts: Mapping[probing.Kind, int], /) -> bool:
+        """Whether there are so many of each kind."""
+
+    def send(self, made: Sequence[promises.Promise], /) -> Round:
+        """Send one packet for each promise; raises HostAgentError, OSError with none sent."""
+
+    def close(self) -> None:
+        """Send no more."""
+
+
+class Doors(Protocol):
+    """Asks loopback ports whether somebody answers, one round at a time."""
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether every question of the round has its answer."""
+
+    def ask(
+        self, doors: Iterable[liveness.Door], answered: Callable[[], object] | None = None, /
+    ) -> None:
+        """Begin a round, without waiting; one that was open is dropped.
+
+        `answered` is called when all have answered, and its result is an event.
+        """
+
+    def look(self) -> dict[liveness.Door, liveness.Answer]:
+        """What has been answered until now; SILENT for the rest. The round goes on."""
+
+    def text(self, door: liveness.Door, /) -> bytes:
+        """What a door answered last, as far as it was read."""
+
+    def read(self) -> dict[liveness.Door, liveness.Answer]:
+        """End the round: what has been answered; SILENT for the rest."""
+
+    def close(self) -> None:
+        """Drop the round."""
+
+
+class StateFiles(Protocol):
+    """The files of the state directory, by name."""
+
+    @property
+    def directory(self) -> str:
+        """Where they lie, for messages."""
+
+    def has(self, name: str) -> bool:
+        """Whether it is there."""
+
+    def read(self, name: str, most: int) -> bytes:
+        """Return at most so many bytes of it; raises OSError."""
+
+    def write(self, name: str, data: bytes, *, mode: int) -> None:
+        """Write it, whole or not at all, surviving a power cut; raises OSError."""
+
+    def remove(self, name: str) -> bool:
+        """Remove it, and say whether it was there; raises OSError."""
+
+
+class EnvironmentFiles(Protocol):
+    """The environment files as they lie on disk."""
+
+    def read_layers(
+        self, paths: Sequence[str], reader: User, /
+    ) -> tuple[tuple[model.Layer, ...], tuple[Problem, ...]]:
+        """Read them in order; one problem for each that cannot be read. Raises NotPermitted."""
+
+
+class CertificateFiles(Protocol):
+    """What is seen of certificates and credentials without opening them, and where they lie."""
+
+    def fingerprint(self, path: str) -> object:
+        """What changes when a file is written or replaced; None where there is none."""
+
+    def has_key(self, output_dir: str) -> bool:
+        """Whether a key lies in a directory of OUTPUT_CERTS."""
+
+    def watched(self, output_dir: str) -> tuple[str, ...]:
+        """The files to be watched: only where nobody but root can replace what leads to them."""
+
+    def look(self, output_dir: str) -> tuple[object, ...]:
+        """What changes when one of those to be watched is replaced."""
+
+    def make_store(self, output_dir: str, owner: User) -> str:
+        """Return the store of a directory of OUTPUT_CERTS, made if need be; raises OSError."""
+
+    def find_stores(self) -> tuple[tuple[str, str], ...]:
+        """Give every store with its directory of OUTPUT_CERTS; raises OSError."""
+
+    def remove_store(self, store: str) -> None:
+        """Remove a store that has been emptied; raises OSError."""
+
+
+class ProxyFiles(Protocol):
+    """What of a proxy lies on disk."""
+
+    @property
+    def directory(self) -> str:
+        """Where everything is written, one place for each network namespace."""
+
+    def is_program(self, path: str) -> bool:
+        """Whether a file is there that can be run."""
+
+    def write(self, built: builds.Build) -> None:
+        """Put everything in its place; raises OSError."""
+
+    def remove_others(self, kept: Collection[builds.Build]) -> None:
+        """Remove what was made for an Envoy and none of these uses; raises OSError."""
+
+
+class Machine(Protocol):
+    """The facts of this host that come and go."""
+
+    def look_again(
+        self, known: model.HostFacts, towards: model.Address | None = None, /
+    ) -> model.HostFacts:
+        """Give the same facts with addresses, routes and IPv6 as they are now."""
+
+    def probe_ssh_ports(self) -> tuple[int, ...]:
+        """Give the ports on which an ssh daemon listens now, or may, and always 22."""
+
+    def find_address(self, host: str, /) -> model.Address | None:
+        """Give the address that a name stands for, if this host knows it by itself."""
+
+
+class Caller(Protocol):
+    """Somebody who has asked for something and gets one answer."""
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What is asked."""
+
+    def answer(self, value: dict[str, Any]) -> None:
+        """Give the answer; one who has gone away is no error."""
+
+    def hang_up(self) -> None:
+        """Let go without an answer."""
+
+
+class Ports(NamedTuple):
+    """Everything that the parts of one agent need of the machine."""
+
+    clock: Clock
+    inbox: Inbox[Any]
+    kernel: Kernel
+    changes: Source[tuple[changes.Change, ...]]
+    network: Source[rtmonitor.Change]
+    watcher: Watcher
+    notifier: Notifier
+    packets: Packets
+    processes: Processes
+    doors: Doors
+    state: StateFiles
+    environment: EnvironmentFiles
+    certificates: CertificateFiles
+    proxy: ProxyFiles
+    machine: Machine
+    jitter: Callable[[], float]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ..errors import HostAgentError
 from ..redirect.promises import Outcome, Promise, Sender
-from . import probetable, synpacket
+from . import handover, probetable, synpacket
 from .nfnetlink import connection
 
 # So many sockets of one kind are kept; of more packets of that kind some are sent later.
@@ -234,6 +234,41 @@ class Round:
         """Take the table away, then the ports; raises nothing."""
         self._table.close()
         self._holders.close()
+
+
+class Packets:
+    """The sockets of one process that probes, and its connection to nf_tables."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self._pool = Pool()
+        self._link: connection.Connection | None = None
+
+    def open_channel(self) -> handover.Handover:
+        """Make the way on which a worker hands sockets over; raises OSError."""
+        return handover.Handover()
+
+    def fill(
+        self, counts: Mapping[Kind, int], errnos: Sequence[int], made: Sequence[socket.socket]
+    ) -> bool:
+        """As `Pool.fill`."""
+        return self._pool.fill(counts, errnos, made)
+
+    def has(self, counts: Mapping[Kind, int]) -> bool:
+        """As `Pool.has`."""
+        return self._pool.has(counts)
+
+    def send(self, made: Sequence[Promise]) -> Round:
+        """Send one packet for each promise; raises HostAgentError, OSError with none sent."""
+        if self._link is None or self._link.socket.fileno() < 0:
+            self._link = connection.Connection()
+        return Round(made, self._pool, self._link)
+
+    def close(self) -> None:
+        """Close everything; may be called twice."""
+        self._pool.close()
+        if self._link is not None:
+            self._link.socket.close()
 
 
 def _bind(sock: socket.socket, address: str) -> None:

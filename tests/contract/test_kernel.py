@@ -1,6 +1,6 @@
 """What every packet filter promises to the agent: the one in memory and the real one alike."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import pytest
@@ -9,7 +9,7 @@ from istio_hostagent.config.model import Redirection
 from istio_hostagent.errors import ApplyRejected, NotPermitted
 from istio_hostagent.host import nftables, ports
 from istio_hostagent.redirect import drift, expressions, model, plan, policy
-from tests.fakes.kernel import FakeKernel
+from tests.fakes.kernel import FakeKernel, FakeNamespace
 from tests.lab import layers, netns
 from tests.unit.samples import ALL, FACTS, STANDARD
 
@@ -17,10 +17,16 @@ DESIRED = policy.build_ruleset(STANDARD, FACTS)
 OTHER = policy.build_ruleset(ALL, FACTS)
 
 
+class Kernel(ports.Kernel, Protocol):
+    """One that can be given up."""
+
+    def close(self) -> None: ...
+
+
 class Host(Protocol):
     """Makes packet filters of one network namespace, and lets others act on it."""
 
-    def kernel(self, *, is_owner: bool) -> ports.Kernel: ...
+    def kernel(self, *, is_owner: bool) -> Kernel: ...
 
     def flush(self) -> None: ...
 
@@ -78,6 +84,31 @@ class KernelContract:
         (left,) = kernel.observe().tables
         assert (left.name, left.owner) == (model.MAIN_TABLE, model.Owner.WE)
 
+    def test_what_is_owned_ends_with_its_socket_and_the_rest_stays(self, host: Host) -> None:
+        kernel = host.kernel(is_owner=True)
+        bring(kernel, DESIRED)
+        kernel.close()
+        left = host.kernel(is_owner=False).observe()
+        assert [(table.name, table.owner) for table in left.tables] == [
+            (model.GUARD_TABLE, model.Owner.NOBODY)
+        ]
+
+    def test_what_another_socket_owns_is_seen_and_cannot_be_changed(self, host: Host) -> None:
+        bring(host.kernel(is_owner=True), DESIRED)
+        other = host.kernel(is_owner=False)
+        (owner,) = (t.owner for t in other.observe().tables if t.name == model.MAIN_TABLE)
+        assert owner is model.Owner.OTHER
+        with pytest.raises(NotPermitted):
+            bring(other, OTHER)
+        assert drift.find_drift(DESIRED, other.observe()) == ()
+
+    def test_addresses_that_are_asked_for_are_those_of_the_rules(self, host: Host) -> None:
+        kernel = host.kernel(is_owner=False)
+        asked = (*DESIRED.loopback_addresses, "::7/128")
+        assert kernel.observe_addresses(asked) == ()
+        bring(kernel, DESIRED)
+        assert kernel.observe_addresses(asked) == DESIRED.loopback_addresses
+
     def test_an_empty_plan_is_no_work(self, host: Host) -> None:
         kernel = host.kernel(is_owner=False)
         bring(kernel, DESIRED)
@@ -88,15 +119,13 @@ class KernelContract:
 
 class FakeHost:
     def __init__(self) -> None:
-        self._made: list[FakeKernel] = []
+        self._space = FakeNamespace()
 
-    def kernel(self, *, is_owner: bool) -> ports.Kernel:
-        self._made.append(FakeKernel(is_owner=is_owner))
-        return self._made[-1]
+    def kernel(self, *, is_owner: bool) -> Kernel:
+        return self._space.kernel(is_owner=is_owner)
 
     def flush(self) -> None:
-        for kernel in self._made:
-            kernel.flush()
+        self._space.flush()
 
 
 class Inside:
@@ -116,13 +145,22 @@ class Inside:
     def apply(self, planned: model.Plan) -> None:
         self._space.inside(lambda: self.kernel.apply(planned))
 
+    def fileno(self) -> int:
+        return self.kernel.fileno()
+
+    def observe_addresses(self, addresses: Sequence[str]) -> tuple[str, ...]:
+        return self._space.inside(lambda: self.kernel.observe_addresses(addresses))
+
+    def close(self) -> None:
+        self.kernel.close()
+
 
 class RealHost:
     def __init__(self, space: netns.Namespace) -> None:
         self._space = space
         self.made: list[Inside] = []
 
-    def kernel(self, *, is_owner: bool) -> ports.Kernel:
+    def kernel(self, *, is_owner: bool) -> Kernel:
         self.made.append(Inside(self._space, is_owner=is_owner))
         return self.made[-1]
 
@@ -145,7 +183,7 @@ class TestNftKernel(KernelContract):
             made = RealHost(space)
             yield made
             for each in made.made:
-                each.kernel.close()
+                each.close()
 
 
 @pytest.mark.parametrize(
@@ -162,7 +200,7 @@ def test_a_refusal_of_the_fake_changes_nothing(
     kernel = FakeKernel()
     bring(kernel, policy.build_ruleset(Redirection(), FACTS))
     before = kernel.observe()
-    kernel.refusals.append(error())
+    kernel.space.refusals.append(error())
     with pytest.raises((ApplyRejected, NotPermitted)):
         bring(kernel, DESIRED)
     assert kernel.observe() == before

@@ -1,63 +1,101 @@
 """A packet filter in memory that keeps the promises of `host.ports.Kernel`.
 
-It holds what was applied, can be told to refuse the next call, and can be changed behind the
-agent's back. It counts transactions, so that a test can say that nothing was touched.
+It holds what was applied, can be told to refuse, and can be changed behind the agent's back. It
+counts transactions, so that a test can say that nothing was touched.
 """
 
-from istio_hostagent.errors import HostAgentError
+import itertools
+from collections.abc import Callable, Sequence
+
+from istio_hostagent.errors import HostAgentError, NotPermitted
 from istio_hostagent.redirect import model
 
 
-class FakeKernel:
-    """Tables and addresses of one network namespace."""
+class FakeNamespace:
+    """The tables and addresses of one network namespace, which outlive who made them."""
 
-    def __init__(self, *, is_owner: bool = False) -> None:
-        self._is_owner = is_owner
-        self.observed = model.Observed()
+    def __init__(self) -> None:
+        self.tables: dict[str, model.TableState] = {}  # without owners
+        self.owners: dict[str, int] = {}  # of the tables that have one: the number of its socket
+        self.addresses: tuple[str, ...] = ()
         self.transactions = 0
         self.refusals: list[HostAgentError] = []  # raised by the next calls of `apply`, in order
-        self.observe_errors: list[HostAgentError] = []
+        self.refusal: Callable[[], HostAgentError | None] = lambda: None  # by every call
+        self._ports = itertools.count(1000)
+
+    def kernel(self, *, is_owner: bool = False, port: int | None = None) -> "FakeKernel":
+        """A port of one process; `port`: with a socket that was kept from another one."""
+        return FakeKernel(self, is_owner=is_owner, port=port or next(self._ports))
+
+    def end(self, port: int) -> None:
+        """The last copy of a socket is closed: what it owns goes."""
+        for name in [name for name, owner in self.owners.items() if owner == port]:
+            del self.tables[name], self.owners[name]
+
+    def flush(self) -> None:
+        """What `nft flush ruleset` of somebody else does to tables that nobody owns."""
+        self.tables = {n: table for n, table in self.tables.items() if n in self.owners}
+
+    def remove_rule(self, table: str, chain: str, index: int) -> None:
+        """What `nft delete rule` of somebody else does."""
+        found = self.tables[table]
+        chains = tuple(
+            c._replace(rules=c.rules[:index] + c.rules[index + 1 :]) if c.name == chain else c
+            for c in found.chains
+        )
+        self.tables[table] = found._replace(chains=chains)
+
+
+class FakeKernel:
+    """What one process sees and changes of it through one socket."""
+
+    def __init__(
+        self, space: FakeNamespace | None = None, *, is_owner: bool = False, port: int = 1
+    ) -> None:
+        self.space = space or FakeNamespace()
+        self._is_owner = is_owner
+        self.port = port
 
     @property
     def is_owner(self) -> bool:
         return self._is_owner
 
+    def fileno(self) -> int:
+        return self.port
+
+    def close(self) -> None:
+        self.space.end(self.port)
+
     def observe(self) -> model.Observed:
-        if self.observe_errors:
-            raise self.observe_errors.pop(0)
-        return self.observed
+        found = (self.space.tables[name] for name in sorted(self.space.tables))
+        tables = tuple(table._replace(owner=self._owner(table.name)) for table in found)
+        return model.Observed(tables, self.space.addresses)
+
+    def _owner(self, name: str) -> model.Owner:
+        owner = self.space.owners.get(name)
+        if owner is None:
+            return model.Owner.NOBODY
+        return model.Owner.WE if owner == self.port else model.Owner.OTHER
+
+    def observe_addresses(self, addresses: Sequence[str]) -> tuple[str, ...]:
+        return tuple(each for each in addresses if each in self.space.addresses)
 
     def apply(self, plan: model.Plan) -> None:
-        if self.refusals:
-            raise self.refusals.pop(0)
-        tables = {table.name: table for table in self.observed.tables}
+        space = self.space
+        refusal = space.refusals.pop(0) if space.refusals else space.refusal()
+        if refusal is not None:
+            raise refusal
+        for name in {*plan.delete, *(table.name for table in plan.write)}:
+            if self._owner(name) is model.Owner.OTHER:
+                raise NotPermitted(f"table {name} belongs to somebody else")
         for name in plan.delete:
-            tables.pop(name, None)
-        tables.update({table.name: table for table in plan.write})
-        addresses = [a for a in self.observed.loopback_addresses if a not in plan.delete_addresses]
-        self.observed = model.Observed(
-            tuple(tables[name] for name in sorted(tables)),
-            (*addresses, *(a for a in plan.add_addresses if a not in addresses)),
-        )
-        self.transactions += 1
-
-    def flush(self) -> None:
-        """What `nft flush ruleset` of somebody else does to tables that nobody owns."""
-        kept = tuple(t for t in self.observed.tables if t.owner is not model.Owner.NOBODY)
-        self.observed = self.observed._replace(tables=kept)
-
-    def remove_rule(self, table: str, chain: str, index: int) -> None:
-        """What `nft delete rule` of somebody else does."""
-        self.observed = self.observed._replace(
-            tables=tuple(
-                t._replace(
-                    chains=tuple(
-                        c._replace(rules=c.rules[:index] + c.rules[index + 1 :])
-                        if (t.name, c.name) == (table, chain)
-                        else c
-                        for c in t.chains
-                    )
-                )
-                for t in self.observed.tables
-            ),
-        )
+            space.tables.pop(name, None)
+            space.owners.pop(name, None)
+        for table in plan.write:
+            space.tables[table.name] = table._replace(owner=model.Owner.NOBODY)
+            space.owners.pop(table.name, None)
+            if table.owner is model.Owner.WE:
+                space.owners[table.name] = self.port
+        kept = [each for each in space.addresses if each not in plan.delete_addresses]
+        space.addresses = (*kept, *(each for each in plan.add_addresses if each not in kept))
+        space.transactions += 1

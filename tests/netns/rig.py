@@ -16,7 +16,7 @@ from typing import Any
 from istio_hostagent.agent import events, prober, tasks
 from istio_hostagent.config import model as config
 from istio_hostagent.errors import HostAgentError
-from istio_hostagent.host import clock, mailbox, nftables
+from istio_hostagent.host import children, clock, mailbox, nftables, probing
 from istio_hostagent.redirect import model, plan, policy, promises
 from tests.lab import netns, servers
 from tests.lab.host import CHECKOUT, PYTHON
@@ -91,8 +91,10 @@ class Packets:
         self._space = space
         self._inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
         self._clock = clock.SystemClock()
-        self._work = tasks.Tasks(self._inbox, self._clock)
-        self._prober = prober.Prober(self._work, self._clock)
+        self._work = tasks.Tasks(
+            self._inbox, self._clock, children.Processes(self._inbox, record="")
+        )
+        self._prober = prober.Prober(self._work, self._clock, probing.Packets())
 
     def findings(
         self, redirection: config.Redirection, facts: config.HostFacts = FACTS

@@ -47,7 +47,8 @@ def test_applying_a_plan_leads_from_anything_to_what_is_wanted(
 
 def test_nothing_wanted_removes_everything() -> None:
     kernel = FakeKernel()
-    kernel.observed = installed(DESIRED)
+    kernel.apply(plan.make_plan(DESIRED, kernel.observe(), owned=False))
+    assert kernel.observe() == installed(DESIRED)
     kernel.apply(plan.make_plan(model.Ruleset(), kernel.observe(), owned=False))
     assert kernel.observe() == model.Observed()
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ...config import model
 from ...errors import ConfigInvalid, Problem
 from ...host import layers
-from .. import places, reload
+from .. import here, places, reload
 
 
 def judge(
@@ -15,7 +15,7 @@ def judge(
 
     Raises HostUnsupported, KernelBusy.
     """
-    facts, sources = reload.probe_host(environment)
+    facts, sources = here.probe_host(environment)
     return reload.judge(*reading.finish(), facts, ()), facts, sources
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import HostAgentError
-from ...host import clock, layers, mailbox
+from ...host import children, clock, facts, layers, mailbox, probing
 from .. import events, inspection, prober, tasks
 from . import configuration
 from .kernel import locked
@@ -12,16 +12,23 @@ from .kernel import locked
 
 def perform(environment: Mapping[str, str], reading: layers.Reading) -> dict[str, Any]:
     """Read back with two decoders and send packets for every promise; as JSON value."""
-    config, facts = configuration.require(environment, reading)
+    config, host = configuration.require(environment, reading)
     inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
     time = clock.SystemClock()
-    work = tasks.Tasks(inbox, time)
-    packets = prober.Prober(work, time)
+    work = tasks.Tasks(inbox, time, children.Processes(inbox, record=""))
+    packets = prober.Prober(work, time, probing.Packets())
     found: list[inspection.Verification] = []
     failures: list[HostAgentError] = []
     with locked() as kernel:
         inspection.start(
-            config, facts, kernel, work, packets, done=found.append, failed=failures.append
+            config,
+            host,
+            kernel,
+            facts,
+            work,
+            packets,
+            done=found.append,
+            failed=failures.append,
         )
         while not found and not failures:
             soon = time.monotonic() + 1.0

@@ -1,0 +1,69 @@
+"""Certificates and credentials as far as root looks at them: names, links and dates, no content.
+
+    STATE/certs/NAME          one store for each directory of OUTPUT_CERTS, of istio-proxy
+    STATE/certs/NAME.output   a link that says which directory that is, root's
+
+So a directory that is not used any more can be given back, at purge by a shell script as well.
+Not here: the files themselves (`credentials`, for workers alone).
+"""
+
+import binascii
+import os
+
+from . import files, processes, trust
+
+_STORES = "certs"
+_OUTPUT = ".output"
+_KEY = "key.pem"
+# The links in the directory of OUTPUT_CERTS, and the one that is swapped below them.
+_NAMES = (_KEY, "cert-chain.pem", "root-cert.pem", "..data")
+
+
+class CertificateFiles:
+    """Those of one state directory."""
+
+    def __init__(self, state_dir: str) -> None:
+        """Name the directory; nothing is made yet."""
+        self._stores = os.path.join(state_dir, _STORES)
+
+    def fingerprint(self, path: str) -> object:
+        """What changes when a file is written or replaced; None where there is none."""
+        return files.fingerprint(path)
+
+    def has_key(self, output_dir: str) -> bool:
+        """Whether a key lies in a directory of OUTPUT_CERTS."""
+        return os.path.lexists(os.path.join(output_dir, _KEY))
+
+    def watched(self, output_dir: str) -> tuple[str, ...]:
+        """The files to be watched: only where nobody but root can replace what leads to them."""
+        try:
+            is_watchable = trust.probe_trust(os.path.dirname(output_dir)).is_root_only
+        except OSError:
+            return ()
+        return tuple(os.path.join(output_dir, name) for name in _NAMES) if is_watchable else ()
+
+    def look(self, output_dir: str) -> tuple[object, ...]:
+        """What changes when one of those to be watched is replaced."""
+        watched = self.watched(output_dir)
+        return tuple(files.fingerprint(path, follows_links=False) for path in watched)
+
+    def make_store(self, output_dir: str, owner: processes.User) -> str:
+        """Return the store of a directory of OUTPUT_CERTS, made if need be; raises OSError."""
+        store = os.path.join(self._stores, f"{binascii.crc32(output_dir.encode()):08x}")
+        link = store + _OUTPUT
+        files.make_directory(self._stores)
+        if not os.path.islink(link):
+            os.symlink(output_dir, link)
+        files.make_directory(store, owner=(owner.uid, owner.gid))
+        return store
+
+    def find_stores(self) -> tuple[tuple[str, str], ...]:
+        """Give every store with its directory of OUTPUT_CERTS; raises OSError."""
+        with os.scandir(self._stores) as entries:
+            links = [entry.path for entry in entries if entry.name.endswith(_OUTPUT)]
+        return tuple((link.removesuffix(_OUTPUT), os.readlink(link)) for link in links)
+
+    def remove_store(self, store: str) -> None:
+        """Remove a store that has been emptied; raises OSError."""
+        os.unlink(store + _OUTPUT)
+        os.rmdir(store)

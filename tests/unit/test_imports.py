@@ -28,11 +28,24 @@ HEAVY = {
 }
 EFFECTS = {"os", "subprocess", "socket", "threading", "time", "random", "select", "signal"}
 LIBRARIES = {"pyroute2", "iptc", "watchdog", "grpc", "pycurl", "requests", "sdnotify"}
-# What may use `os`, and for what.
-USES_OS = {
-    "agent": "paths and environment names, never a file or a process",
-    "cli": "the environment that it hands on",
+# Of the agent's modules these make the real things; the others take them as arguments.
+COMPOSING = {"app.py", "here.py", "oneshot"}
+# What agent/ may call of `os`: it looks at no file, and asks only who we are.
+OF_OS = {
+    *("os.path.join", "os.path.dirname", "os.path.basename", "os.path.abspath"),
+    *("os.getpid", "os.geteuid", "os.strerror"),
 }
+# What it may use of modules of host/ that reach the machine: values, and functions of values.
+OF_HOST = {
+    "files": {"MAX_BYTES"},
+    "processes": {"User", "outcome"},
+    "changes": {"Change", "LOST"},
+    "rtmonitor": {"Change"},
+    "procstate": {"Hold"},
+    "garbage": {"collect"},
+    "probing": {"Kind", "count", "first_round"},
+}
+VALUES_OF_HOST = {"ports", "answers"}
 FORBIDDEN_IN_RESIDENT = (
     *("cryptography", "grpc", "requests", "pyroute2", "iptc", "pycurl", "ssl"),
     *("asyncio", "h2", "urllib3"),
@@ -87,6 +100,53 @@ def test_effects_stay_in_host(path: Path) -> None:
         assert not roots & (EFFECTS | LIBRARIES | {"logging"})
     elif here in ("agent", "cli"):
         assert not roots & (EFFECTS | LIBRARIES) - {"os", "signal"}
+
+
+def dotted(node: ast.expr) -> str:
+    """The text of a name with attributes; "" for any other expression."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        before = dotted(node.value)
+        return f"{before}.{node.attr}" if before else ""
+    return ""
+
+
+def used(path: Path) -> set[str]:
+    """Every name with its attributes, as far as they are written: `os.path.join`, `open`."""
+    tree = ast.parse(path.read_text())
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names = (node for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute))
+    return {dotted(node) for node in names if id(node) not in inner} - {""}
+
+
+def host_modules(path: Path) -> Iterator[tuple[str, str]]:
+    """(name here, module of host/) of everything imported from there."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "host":
+            within = (node.module or "").partition(".")[2]
+            yield from ((each.asname or each.name, within or each.name) for each in node.names)
+
+
+AGENT = [path for path in modules() if room(path) == "agent"]
+
+
+@pytest.mark.parametrize("path", AGENT, ids=lambda path: path.name)
+def test_the_agent_opens_no_file_and_no_socket(path: Path) -> None:
+    found = used(path)
+    assert "open" not in found
+    assert {name for name in found if name.split(".")[0] == "os"} <= OF_OS
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in AGENT if not COMPOSING & set(path.parts)], ids=lambda path: path.name
+)
+def test_the_parts_reach_the_machine_through_ports_alone(path: Path) -> None:
+    found = used(path)
+    for name, module in host_modules(path):
+        if module not in VALUES_OF_HOST:
+            reached = {each.split(".")[1] for each in found if each.startswith(f"{name}.")}
+            assert reached <= OF_HOST.get(module, set())
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 LAYERS = (
     "booted",
     "lifecycle",
+    "agent",
     "netns",
     "interop",
     "worker",

@@ -21,6 +21,7 @@ class FakeNamespace:
         self.transactions = 0
         self.refusals: list[HostAgentError] = []  # raised by the next calls of `apply`, in order
         self.refusal: Callable[[], HostAgentError | None] = lambda: None  # by every call
+        self.changed: Callable[[], None] = lambda: None  # called after each call that was taken
         self._ports = itertools.count(1000)
 
     def kernel(self, *, is_owner: bool = False, port: int | None = None) -> "FakeKernel":
@@ -99,3 +100,4 @@ class FakeKernel:
         kept = [each for each in space.addresses if each not in plan.delete_addresses]
         space.addresses = (*kept, *(each for each in plan.add_addresses if each not in kept))
         space.transactions += 1
+        space.changed()

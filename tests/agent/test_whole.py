@@ -1,0 +1,225 @@
+"""The real parts of the agent on a host in memory, with everything that can happen to it.
+
+What is checked whenever the agent does something is in `host` (the promises of design 2: proof
+before service, no gap, last good state, kill anywhere, leaving is deliberate). Here: what happens,
+and that no state is a dead end: once everything is good again and time passes, the host is in the
+mesh, in truth and by its own words; and told to stop it leaves nothing.
+
+A sample runs with everything else, for about a minute; `make soak` runs thousands.
+"""
+
+import gc
+import signal
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from istio_hostagent.host import procstate
+from tests.agent import host as hosts
+from tests.agent.host import BAD, CLUSTER, ENVOY, TEXTS, TOKEN, MemoryHost
+from tests.fakes.caller import FakeCaller
+from tests.lab import soak
+
+pytestmark = pytest.mark.soak
+names = st.sampled_from(sorted(TEXTS))
+# From between two turns to longer than any pause.
+durations = st.sampled_from([0.01, 0.3, 3.0, 35.0, 70.0, 400.0, 4000.0])
+# Longer than every pause that a passing failure leads to: an hour.
+MENDED_S = 2 * 3600.0
+
+
+class Life(RuleBasedStateMachine):
+    """One host, from one of its possible starts on."""
+
+    @initialize(is_owner=st.booleans(), name=st.none() | names, is_joined=st.booleans())
+    def begin(self, is_owner: bool, name: str | None, is_joined: bool) -> None:
+        self.host = MemoryHost(is_owner=is_owner)
+        self.callers: list[FakeCaller] = []
+        if name is not None:
+            self.host.write(CLUSTER, TEXTS[name])
+        self.host.start()
+        if is_joined and name is not None:
+            self.host.until(lambda: self.host.is_in_mesh, 60.0, "in the mesh")
+
+    @property
+    def lives(self) -> bool:
+        return self.host.agent is not None
+
+    @rule(name=names)
+    def write_file(self, name: str) -> None:
+        self.host.write(CLUSTER, TEXTS[name])
+
+    @rule(what=st.sampled_from(["bad", "gone", "unreadable"]))
+    def spoil_file(self, what: str) -> None:
+        if what == "bad":
+            self.host.write(CLUSTER, BAD)
+        elif what == "gone":
+            self.host.remove(CLUSTER)
+        elif self.lives:
+            self.host.environment.unreadable.add(CLUSTER)
+
+    @rule(ca=st.sampled_from(hosts.Ca))
+    def change_ca(self, ca: hosts.Ca) -> None:
+        self.host.ca = ca
+
+    @rule(proxy=st.sampled_from(hosts.Proxy), is_picky=st.booleans())
+    def change_proxy(self, proxy: hosts.Proxy, is_picky: bool) -> None:
+        self.host.proxy, self.host.is_proxy_picky = proxy, is_picky
+
+    @rule(number=st.sampled_from([signal.SIGKILL, signal.SIGTERM]))
+    def end_proxy(self, number: signal.Signals) -> None:
+        for child, _, _ in self.host.running:
+            child.finish(-number)
+
+    @rule(hold=st.sampled_from(procstate.Hold))
+    def hold_proxy(self, hold: procstate.Hold) -> None:
+        for child, _, _ in self.host.running:
+            child.hold = hold
+
+    @rule(is_there=st.booleans())
+    def change_program(self, is_there: bool) -> None:
+        if is_there:
+            self.host.install(ENVOY)
+        else:
+            self.host.uninstall(ENVOY)
+
+    @rule(rules=st.sampled_from(hosts.Rules))
+    def change_kernel(self, rules: hosts.Rules) -> None:
+        self.host.rules = rules
+
+    @rule(count=st.sampled_from([1, 2, 15]))
+    def flush(self, count: int) -> None:
+        for _ in range(count):
+            self.host.flush()
+            self.host.settle()
+
+    @rule()
+    def lose_rule(self) -> None:
+        self.host.lose_rule()
+
+    @rule(network=st.sampled_from([None, "10.96.", "10.97.", "10.99."]))
+    def steal(self, network: str | None) -> None:
+        self.host.steal(network)
+
+    @rule(is_full=st.booleans())
+    def fill_disk(self, is_full: bool) -> None:
+        self.host.disk.is_full = is_full
+
+    @rule(is_refused=st.booleans())
+    def refuse_fork(self, is_refused: bool) -> None:
+        self.host.is_fork_refused = is_refused
+
+    @rule(
+        addresses=st.sampled_from(hosts.ADDRESSES),
+        ssh_ports=st.sampled_from(hosts.SSH_PORTS),
+        has_ipv6=st.booleans(),
+    )
+    def change_machine(
+        self, addresses: tuple[object, ...], ssh_ports: tuple[int, ...], has_ipv6: bool
+    ) -> None:
+        self.host.change_facts(addresses=addresses, ssh_ports=ssh_ports, has_ipv6=has_ipv6)
+
+    @rule(has_route=st.booleans())
+    def change_route(self, has_route: bool) -> None:
+        self.host.set_route(has_route=has_route)
+
+    @rule()
+    def lose_certificates(self) -> None:
+        self.host.lose_certificates()
+
+    @rule()
+    def change_token(self) -> None:
+        self.host.write(TOKEN, b"new")
+
+    @rule(seconds=st.sampled_from([-86400.0, -60.0, 60.0, 2 * 86400.0]))
+    def set_clock(self, seconds: float) -> None:
+        self.host.clock.set_wall(seconds)
+
+    @precondition(lambda self: self.lives)
+    @rule(is_deaf=st.booleans())
+    def stop_watching(self, is_deaf: bool) -> None:
+        self.host.watcher.is_deaf = is_deaf
+
+    @precondition(lambda self: self.lives)
+    @rule(verb=st.sampled_from(["status", "reload", "apply", "plan", "verify", "renew", "wait"]))
+    def ask(self, verb: str) -> None:
+        self.callers.append(self.host.ask(verb))
+
+    @precondition(lambda self: self.lives)
+    @rule(steps=st.integers(0, 12))
+    def kill_soon(self, steps: int) -> None:
+        self.host.kill_after = steps
+
+    @precondition(lambda self: self.lives)
+    @rule()
+    def kill(self) -> None:
+        self.host.kill()
+
+    @rule()
+    def boot(self) -> None:
+        self.host.boot()
+
+    @precondition(lambda self: self.lives)
+    @rule()
+    def stop(self) -> None:
+        self.host.stop()
+
+    @precondition(lambda self: not self.lives)
+    @rule()
+    def start(self) -> None:
+        self.host.start()
+
+    @rule(seconds=durations)
+    def wait(self, seconds: float) -> None:
+        self.host.run(seconds)
+
+    @invariant()
+    def promises_hold(self) -> None:
+        if hasattr(self, "host"):
+            self.host.settle()
+            self.host.check()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "host"):
+            return
+        host = self.host
+        host.mend()
+        if not self.lives:
+            host.start()
+        host.write(CLUSTER, TEXTS["A"])
+        host.until(lambda: host.is_in_mesh, MENDED_S, "in the mesh")
+        host.check()
+        host.until(lambda: "A" in host.rules_of, MENDED_S, "the rules of the files")
+        host.until(lambda: "A" in host.proxies_of, MENDED_S, "the proxy of the files")
+        host.until(lambda: host.is_in_mesh and host.accepted == "A", MENDED_S, "accepted")
+        host.until(lambda: host.visible is not None, MENDED_S, "the files of the certificate")
+        waiting = [caller.request for caller in self.callers if caller.is_open]
+        assert not waiting
+        host.stop()
+        assert not host.has_rules
+        assert not host.has("joined")
+        assert not host.has("joining")
+
+
+@pytest.fixture(autouse=True)
+def _what_is_loaded_stays() -> Iterator[None]:
+    """The agent collects garbage with each reading of its files: not all that pytest has."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+Life.TestCase.settings = settings(
+    max_examples=soak.times(150, 5000),
+    stateful_step_count=soak.times(25, 60),
+    suppress_health_check=list(HealthCheck),
+    deadline=None,
+    print_blob=True,
+)
+
+
+TestLife = Life.TestCase

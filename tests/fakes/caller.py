@@ -1,0 +1,18 @@
+"""Somebody who asks the agent for something."""
+
+from typing import Any
+
+
+class FakeCaller:
+    def __init__(self, verb: str) -> None:
+        self.request: dict[str, Any] = {"verb": verb}
+        self.answers: list[dict[str, Any]] = []
+        self.is_open = True
+
+    def answer(self, value: dict[str, Any]) -> None:
+        assert self.is_open, "one answer each"
+        self.answers.append(value)
+        self.is_open = False
+
+    def hang_up(self) -> None:
+        self.is_open = False

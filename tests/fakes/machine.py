@@ -1,0 +1,26 @@
+"""The facts of a host that come and go, in memory."""
+
+from istio_hostagent.config import model
+
+
+class FakeMachine:
+    """`facts` is what this host is now."""
+
+    def __init__(self, facts: model.HostFacts) -> None:
+        self.facts = facts
+
+    def look_again(
+        self, known: model.HostFacts, towards: model.Address | None = None
+    ) -> model.HostFacts:
+        return known._replace(
+            addresses=self.facts.addresses,
+            primary_address=next(iter(self.facts.addresses), None),
+            has_ipv6=self.facts.has_ipv6,
+            knows_ipv6=self.facts.knows_ipv6,
+        )
+
+    def probe_ssh_ports(self) -> tuple[int, ...]:
+        return self.facts.ssh_ports
+
+    def find_address(self, host: str) -> model.Address | None:
+        return None

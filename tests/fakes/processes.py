@@ -1,0 +1,218 @@
+"""Processes in memory: what they do, and when they end, is told by `Behaviour`."""
+
+import errno
+import itertools
+import json
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from istio_hostagent.errors import ChildFailed
+from istio_hostagent.host import processes, procstate
+from istio_hostagent.host.answers import checks, formats
+from istio_hostagent.supervise import specs
+from tests.fakes.clock import FakeClock
+from tests.fakes.inbox import FakeInbox, new_descriptor
+
+Ended = tuple[int, bytes]  # exit status (negative: a signal), output
+
+
+@dataclass(frozen=True)
+class Plan:
+    """After so many seconds a process ends with what `end` gives then; None: never by itself."""
+
+    after_s: float | None
+    end: Callable[[], Ended] = lambda: (0, b"")
+
+
+class Behaviour(Protocol):
+    """What programs do on a host. Each may raise OSError: it cannot be started."""
+
+    def worker(self, module: str, request: Any) -> Plan: ...
+
+    def once(self, argv: Sequence[str]) -> Plan: ...
+
+    def program(self, child: "FakeChild", spec: specs.ProcessSpec) -> Plan: ...
+
+
+class FakeChild:
+    """A process. It ends at once when it is killed, and soon after SIGTERM if it listens."""
+
+    def __init__(self, pid: int, inbox: FakeInbox, clock: FakeClock) -> None:
+        self.pid = pid
+        self.descriptor = new_descriptor()
+        self._inbox = inbox
+        self._clock = clock
+        self.status: int | None = None
+        self.output = b""
+        self._is_taken = False
+        self.hold = procstate.Hold.NONE
+        self.hears = True  # SIGTERM
+        self.end_s = 0.1  # so long it takes to end after SIGTERM
+
+    def finish(self, status: int, output: bytes = b"") -> None:
+        """It ends."""
+        if self.status is None:
+            self.status, self.output = status, output
+            self._inbox.ready(self.descriptor)
+
+    def poll(self) -> int | None:
+        if self.status is not None:
+            self._is_taken = True
+            self._inbox.quiet(self.descriptor)
+        return self.status
+
+    def has_ended(self) -> bool:
+        return self.status is not None
+
+    def await_end(self, timeout_s: float) -> None:
+        end = self._clock.monotonic() + timeout_s
+        while self.status is None and self._clock.monotonic() < end:
+            self._clock.step(end)
+
+    def signal(self, number: int) -> None:
+        if self.status is not None:
+            return
+        if number == signal.SIGKILL:
+            self.finish(-signal.SIGKILL)
+        elif number == signal.SIGCONT and self.hold is procstate.Hold.STOPPED:
+            self.hold = procstate.Hold.NONE
+        elif number == signal.SIGTERM and self.hears and self.hold is procstate.Hold.NONE:
+            self._clock.later(self.end_s, lambda: self.finish(-signal.SIGTERM))
+
+    def signal_group(self, number: int) -> None:
+        if not self._is_taken:
+            self.signal(number)
+
+    def end_group(self) -> None:
+        self.signal_group(signal.SIGKILL)
+
+    def end(self, timeout_s: float) -> int:
+        self.signal(signal.SIGTERM)
+        self.await_end(timeout_s)
+        self.signal(signal.SIGKILL)
+        status = self.poll()
+        assert status is not None
+        return status
+
+
+class FakeRun:
+    """A process run for its output; a worker if it has a module."""
+
+    def __init__(self, child: FakeChild, module: str = "", request: object = None) -> None:
+        self.child = child
+        self._module = module
+        self._request = request
+
+    def finish(self) -> bytes:
+        if self.child.poll() is None:
+            self.child.end(0.0)
+        return self.child.output
+
+    def result(self) -> Any:
+        status = self.child.poll()
+        data = self.finish()
+        name = f"worker {self._module}"
+        if status != 0:
+            raise ChildFailed(name, processes.outcome(status))
+        try:
+            return formats.read(formats.find(self._module), data, self._request)
+        except checks.Wrong as error:
+            raise ChildFailed(name, f"gave a wrong answer: {error}") from error
+
+
+class FakeProgram:
+    """A process that runs for long."""
+
+    def __init__(self, child: FakeChild) -> None:
+        self.child = child
+
+    def tail(self) -> tuple[str, ...]:
+        return tuple(self.child.output.decode().splitlines()[-20:])
+
+
+class FakeProcesses:
+    """Everything that one agent has started, which ends with it."""
+
+    def __init__(
+        self,
+        inbox: FakeInbox,
+        clock: FakeClock,
+        behaviour: Behaviour,
+        step: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`step` is called before something is done."""
+        self._inbox = inbox
+        self._clock = clock
+        self._behaviour = behaviour
+        self._step = step
+        self._pids = itertools.count(100)
+        self.children: list[FakeChild] = []
+        self.leftover = 0  # processes of a killed agent's proxy
+        self.recorded: int | None = None
+
+    def _start(self) -> FakeChild:
+        self._step()
+        return FakeChild(next(self._pids), self._inbox, self._clock)
+
+    def _follow(self, child: FakeChild, plan: Plan) -> None:
+        self.children = [each for each in self.children if each.status is None] + [child]
+        if plan.after_s is not None:
+            self._clock.later(plan.after_s, lambda: self._end(child, plan))
+
+    def _end(self, child: FakeChild, plan: Plan) -> None:
+        if child.status is None:
+            child.finish(*plan.end())
+
+    def start_worker(
+        self,
+        module: str,
+        request: object,
+        *,
+        user: processes.User | None,
+        channel: int | None = None,
+    ) -> FakeRun:
+        child = self._start()
+        request = json.loads(json.dumps(request))
+        self._follow(child, self._behaviour.worker(module, request))
+        return FakeRun(child, module, request)
+
+    def start_run(self, argv: Sequence[str], *, user: processes.User) -> FakeRun:
+        child = self._start()
+        self._follow(child, self._behaviour.once(argv))
+        return FakeRun(child)
+
+    def start_program(self, spec: specs.ProcessSpec) -> FakeProgram:
+        child = self._start()
+        self._follow(child, self._behaviour.program(child, spec))
+        return FakeProgram(child)
+
+    def find_held(self, pids: Iterable[int]) -> tuple[int, procstate.Hold]:
+        holds = {each.pid: each.hold for each in self.children if each.status is None}
+        held = [
+            pid for pid in pids if holds.get(pid, procstate.Hold.NONE) is not procstate.Hold.NONE
+        ]
+        return (held[0], holds[held[0]]) if held else (0, procstate.Hold.NONE)
+
+    def find_children(self, pid: int) -> tuple[int, ...]:
+        return ()
+
+    def record(self, pid: int) -> None:
+        self._step()
+        self.recorded = pid
+
+    def end_leftover(self) -> int:
+        self._step()
+        ended, self.leftover = self.leftover, 0
+        return ended
+
+    def end_all(self) -> None:
+        """Whoever started them is gone."""
+        for child in self.children:
+            child.finish(-signal.SIGKILL)
+
+
+def no_memory() -> OSError:
+    """Why a process cannot be started."""
+    return OSError(errno.ENOMEM, "Cannot allocate memory")

@@ -24,7 +24,10 @@ def advance(life: Life, now_is: Situation, now: Now) -> tuple[Life, Step | None]
 
 def leave(life: Life) -> Life:
     """Told to stop: everything goes out, except what the service manager ends itself."""
-    return replace(life, phase=next_phase(life.phase, Turn.LEAVE), rollout=lives.Rollout())
+    # What the disk refused before says nothing of what it takes now: without that the marks stay.
+    disk = replace(life.disk, last_error="")
+    phase = next_phase(life.phase, Turn.LEAVE)
+    return replace(life, phase=phase, disk=disk, rollout=lives.Rollout())
 
 
 def performed(life: Life, step: Step, now_is: Situation, now: Now, *, error: str = "") -> Life:

@@ -209,6 +209,13 @@ def test_leaving_takes_out_first_the_rules_and_then_their_marks() -> None:
     assert steps == [Step.WITHDRAW, Step.UNMARK_JOINED, Step.REMOVE_GUARD]
 
 
+def test_a_disk_that_was_full_before_does_not_keep_the_marks_of_who_leaves() -> None:
+    disk = replace(DISK, last_error="disk full", retry_at=NOW.monotonic + 5)
+    life = decide.leave(replace(JOINED, disk=disk, may_have_rules=True))
+    life = decide.performed(life, Step.WITHDRAW, WHOLE, NOW)
+    assert step(life, WHOLE) is Step.UNMARK_JOINED
+
+
 def test_what_the_service_manager_owns_is_left_to_it() -> None:
     life = decide.leave(replace(JOINED, may_have_rules=True))
     assert step(life, replace(WHOLE, is_owner=True)) is None

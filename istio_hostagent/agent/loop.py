@@ -233,7 +233,8 @@ class Agent:
         parts = self._parts
         in_force = parts.life.in_force
         identity = configuration.config_of(in_force).identity if in_force is not None else None
-        wants_binary = parts.proxy.binary is None
+        # Another program may take the bootstrap that the one which is there refuses.
+        wants_binary = parts.proxy.binary is None or not parts.proxy.validation.is_good
         if self._followed == (identity, wants_binary):
             return False
         self._followed = identity, wants_binary

@@ -215,6 +215,7 @@ class MemoryHost:
         self.kill_after: int | None = None
         self.is_leaving = False
         self.agent: loop.Agent | None = None
+        self.callers: list[FakeCaller] = []  # of this agent
         self.log = _Log()
         self._serial = 0
         self._had_rules = False
@@ -263,6 +264,7 @@ class MemoryHost:
         )
         self.is_leaving = False
         self._offered = set()
+        self._begun: set[specs.ProcessSpec] = set()
         self._offer()
 
         def begin() -> None:
@@ -332,6 +334,9 @@ class MemoryHost:
         self.agent = None
         self.kill_after = None
         self.processes.end_all()
+        for caller in self.callers:
+            caller.is_open = False
+        self.callers = []
         self.running = []
         self.clock.forget()
         if self.kernel.port not in self.stored.values():
@@ -370,6 +375,7 @@ class MemoryHost:
     def ask(self, verb: str) -> FakeCaller:
         """Ask the agent; the answer may come later."""
         caller = FakeCaller(verb)
+        self.callers.append(caller)
         self.inbox.post(events.Asked(caller))
         self.settle()
         return caller
@@ -611,6 +617,8 @@ class MemoryHost:
         return self.proxy if is_meant else Proxy.GOOD
 
     def once(self, argv: Sequence[str]) -> Plan:
+        if argv[0] not in self.programs:
+            return Plan(0.01, lambda: (127, b"not found\n"))
         match self._mode(argv):
             case Proxy.REFUSING:
                 return Plan(0.1, lambda: (1, b"do not like it\n"))
@@ -621,7 +629,9 @@ class MemoryHost:
     def program(self, child: FakeChild, spec: specs.ProcessSpec) -> Plan:
         if self.is_fork_refused:
             raise no_memory()
-        self._on_spawn()
+        self._on_spawn(spec)
+        if spec.argv[0] not in self.programs:
+            return Plan(0.01, lambda: (127, b"not found\n"))
         mode = self._mode(spec.argv)
         if mode is Proxy.MISSING_MEMORY:
             raise no_memory()
@@ -683,14 +693,19 @@ class MemoryHost:
             raise Bug("invariant 8: the rules of a joined host went out")
         if is_joined and self.has_rules and not self.rules_of & {self.accepted, *self._offered}:
             raise Bug(f"invariant 3: rules of {self.rules_of}, which nobody asks for")
-        if not is_joined and self.has_rules and not self._had_rules:
-            if self.visible is None or self.clock.now() >= self.visible.not_after:
-                raise Bug("invariant 2: rules before there is a certificate")
-            if not self.programs:
-                raise Bug("invariant 2: rules before there is a proxy")
+        is_new = self.has_rules and not self._had_rules
+        if is_new and not is_joined and not self._is_certified():
+            raise Bug("invariant 2: rules before there is a certificate")
 
-    def _on_spawn(self) -> None:
-        if self.shown != self._installed():
+    def _is_certified(self) -> bool:
+        """Whether there was a certificate that is still good; its files may be gone since."""
+        return any(self.clock.now() < each.not_after for each in self.certificates)
+
+    def _on_spawn(self, spec: specs.ProcessSpec) -> None:
+        # One that ended by itself is started again, whatever its rules have come to meanwhile.
+        if self.shown == self._installed():
+            self._begun.add(spec)
+        elif spec not in self._begun:
             raise Bug("invariant 1: a proxy before packets have shown the rules")
 
     def on_write(self, name: str) -> None:
@@ -725,7 +740,7 @@ class MemoryHost:
             raise Bug("invariant 9: in the mesh, and the rules are not there")
         if not any(child.status is None for child, _, _ in self.running):
             raise Bug("invariant 9: in the mesh, and no proxy runs")
-        if not any(self.clock.now() < each.not_after for each in self.certificates):
+        if not self._is_certified():
             raise Bug("invariant 9: in the mesh, and every certificate has lapsed")
 
 

@@ -20,7 +20,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from istio_hostagent.host import procstate
 from tests.agent import host as hosts
 from tests.agent.host import BAD, CLUSTER, ENVOY, TEXTS, TOKEN, MemoryHost
-from tests.fakes.caller import FakeCaller
 from tests.lab import soak
 
 pytestmark = pytest.mark.soak
@@ -37,7 +36,6 @@ class Life(RuleBasedStateMachine):
     @initialize(is_owner=st.booleans(), name=st.none() | names, is_joined=st.booleans())
     def begin(self, is_owner: bool, name: str | None, is_joined: bool) -> None:
         self.host = MemoryHost(is_owner=is_owner)
-        self.callers: list[FakeCaller] = []
         if name is not None:
             self.host.write(CLUSTER, TEXTS[name])
         self.host.start()
@@ -146,7 +144,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.lives)
     @rule(verb=st.sampled_from(["status", "reload", "apply", "plan", "verify", "renew", "wait"]))
     def ask(self, verb: str) -> None:
-        self.callers.append(self.host.ask(verb))
+        self.host.ask(verb)
 
     @precondition(lambda self: self.lives)
     @rule(steps=st.integers(0, 12))
@@ -196,7 +194,7 @@ class Life(RuleBasedStateMachine):
         host.until(lambda: "A" in host.proxies_of, MENDED_S, "the proxy of the files")
         host.until(lambda: host.is_in_mesh and host.accepted == "A", MENDED_S, "accepted")
         host.until(lambda: host.visible is not None, MENDED_S, "the files of the certificate")
-        waiting = [caller.request for caller in self.callers if caller.is_open]
+        waiting = [caller.request for caller in host.callers if caller.is_open]
         assert not waiting
         host.stop()
         assert not host.has_rules

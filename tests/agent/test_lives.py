@@ -1,0 +1,41 @@
+"""Single lives of a host in memory, most of them found by `test_whole`: what went wrong there."""
+
+import pytest
+
+from tests.agent import host as hosts
+from tests.agent.host import CLUSTER, ENVOY, TEXTS, MemoryHost
+
+
+@pytest.fixture
+def host() -> MemoryHost:
+    made = MemoryHost()
+    made.write(CLUSTER, TEXTS["A"])
+    return made
+
+
+def join(host: MemoryHost) -> None:
+    host.start()
+    host.until(lambda: host.is_in_mesh, 30.0, "in the mesh")
+
+
+def test_a_host_that_leaves_right_after_its_disk_was_full_leaves_no_mark(host: MemoryHost) -> None:
+    join(host)
+    host.disk.is_full = True
+    host.write(CLUSTER, TEXTS["rules"])
+    host.until(lambda: "cannot change" in host.summary, 60.0, "the disk is full")
+    host.disk.is_full = False
+    host.stop()
+    assert not host.has_rules
+    assert [name for name in ("joined", "joining", "guard.nft") if host.has(name)] == []
+
+
+def test_another_proxy_is_tried_where_the_one_before_refused_its_bootstrap(
+    host: MemoryHost,
+) -> None:
+    host.proxy = hosts.Proxy.REFUSING
+    host.start()
+    host.until(lambda: "do not like it" in host.summary, 30.0, "what is wrong")
+    host.run(3600.0)
+    host.proxy = hosts.Proxy.GOOD
+    host.install(ENVOY)
+    host.until(lambda: host.is_in_mesh, 60.0, "in the mesh")

@@ -49,6 +49,7 @@ class ProxyPart:
         self._passed: collections.deque[builds.Build] = collections.deque(maxlen=REMEMBERED)
         self.child = supervised
         self.validation = Validation()
+        self._is_overtaken = False  # the files were looked at since the check began
         self.kind = model.ProxyKind.AUTO
         self.binary: str | None = None
 
@@ -74,6 +75,7 @@ class ProxyPart:
             self._desired = self._running_build(self._config)
             return
         desired = self._build(self._config, self.kind, self.binary)
+        self._is_overtaken = True
         if desired != self._desired or self.validation.check is validation.Check.BAD:
             self._desired = desired
             self._work.abandon(VALIDATION)
@@ -157,10 +159,13 @@ class ProxyPart:
         assert self._config is not None and self._desired is not None
         desired, before = self._desired, self.validation
         self.validation = validation.begun(before)
+        self._is_overtaken = False
 
         def ended(found: Validation) -> None:
             if desired is self._desired:
-                self.validation = found
+                # The program that said no may not be the one that is there now.
+                is_no = found.check is validation.Check.BAD
+                self.validation = Validation() if is_no and self._is_overtaken else found
 
         self._check(VALIDATION, self._config, desired, before, ended)
 

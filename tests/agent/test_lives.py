@@ -35,7 +35,19 @@ def test_another_proxy_is_tried_where_the_one_before_refused_its_bootstrap(
     host.proxy = hosts.Proxy.REFUSING
     host.start()
     host.until(lambda: "do not like it" in host.summary, 30.0, "what is wrong")
-    host.run(3600.0)
+    host.run(60.0)
+    host.proxy = hosts.Proxy.GOOD
+    host.install(ENVOY)
+    host.until(lambda: host.is_in_mesh, 60.0, "in the mesh")
+
+
+def test_a_proxy_that_is_replaced_while_it_validates_is_asked_again(host: MemoryHost) -> None:
+    host.proxy = hosts.Proxy.REFUSING
+    host.start()
+    host.until(lambda: "do not like it" in host.summary, 30.0, "what is wrong")
+    host.run(60.0)
+    host.ask("reload")
+    # The check of the old program is under way now, and says no in a moment.
     host.proxy = hosts.Proxy.GOOD
     host.install(ENVOY)
     host.until(lambda: host.is_in_mesh, 60.0, "in the mesh")

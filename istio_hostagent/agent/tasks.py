@@ -1,7 +1,7 @@
 """Processes that are started for one result, with a deadline each, off the deciding thread.
 
-At most one of a name runs at a time. The callback that takes the result runs in the deciding
-thread, when the loop sees the process end.
+At most one of a name runs at a time: one that is started ends the one before. The callback that
+takes the result runs in the deciding thread, when the loop sees the process end.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,6 +58,7 @@ class Tasks:
         The task is called after the module unless it has a `name` of its own. `channel`: a
         descriptor that it inherits.
         """
+        self.abandon(name or module)
         try:
             run = self._processes.start_worker(module, request, user=user, channel=channel)
         except OSError as error:
@@ -75,6 +76,7 @@ class Tasks:
         done: Done,
     ) -> None:
         """Start a program for its output; `done` gets (status, output). Raises OSError."""
+        self.abandon(name)
         run = self._processes.start_run(argv, user=user)
 
         def take() -> tuple[int | None, bytes]:

@@ -51,3 +51,13 @@ def test_a_proxy_that_is_replaced_while_it_validates_is_asked_again(host: Memory
     host.proxy = hosts.Proxy.GOOD
     host.install(ENVOY)
     host.until(lambda: host.is_in_mesh, 60.0, "in the mesh")
+
+
+def test_files_that_change_while_what_they_said_before_is_validated(host: MemoryHost) -> None:
+    join(host)
+    host.write(CLUSTER, TEXTS["B"])
+    host.settle()
+    assert "is being tried" in host.summary
+    host.write(CLUSTER, TEXTS["proxy"])
+    # What becomes of the validation of B wakes nobody, over and over (`host.MOST_TURNS`).
+    host.until(lambda: "proxy" in host.proxies_of and host.is_in_mesh, 60.0, "what they say now")

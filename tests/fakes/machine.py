@@ -1,5 +1,7 @@
 """The facts of a host that come and go, in memory."""
 
+import ipaddress
+
 from istio_hostagent.config import model
 
 
@@ -23,4 +25,7 @@ class FakeMachine:
         return self.facts.ssh_ports
 
     def find_address(self, host: str) -> model.Address | None:
-        return None
+        try:
+            return ipaddress.ip_address(host)
+        except ValueError:
+            return None

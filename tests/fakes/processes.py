@@ -54,7 +54,8 @@ class FakeChild:
     def finish(self, status: int, output: bytes = b"") -> None:
         """It ends."""
         if self.status is None:
-            self.status, self.output = status, output
+            self.status = status
+            self.output += output
             self._inbox.ready(self.descriptor)
 
     def poll(self) -> int | None:
@@ -76,6 +77,8 @@ class FakeChild:
             return
         if number == signal.SIGKILL:
             self.finish(-signal.SIGKILL)
+        elif number == signal.SIGSTOP:
+            self.hold = procstate.Hold.STOPPED
         elif number == signal.SIGCONT and self.hold is procstate.Hold.STOPPED:
             self.hold = procstate.Hold.NONE
         elif number == signal.SIGTERM and self.hears and self.hold is procstate.Hold.NONE:

@@ -71,7 +71,7 @@ test-unit: $(BUILD)/venv.stamp
 
 .PHONY: test-netns
 test-netns: $(BUILD)/venv.stamp $(OTHER_PYROUTE2)
-	$(PYTEST) -q $(PARALLEL) tests/netns tests/contract tests/envoy tests/worker tests/lifecycle
+	$(PYTEST) -q $(PARALLEL) tests/netns tests/contract tests/envoy tests/worker tests/lifecycle tests/agent
 
 .PHONY: test-booted
 test-booted: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp
@@ -100,7 +100,7 @@ test: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp $(OTHER_PYROUTE2)
 # What make test repeats a few times, many times: kills at random moments, properties of any input.
 .PHONY: soak
 soak: $(BUILD)/venv.stamp
-	HOSTAGENT_SOAK=1 $(PYTEST) -q $(PARALLEL) -m 'soak or hypothesis' tests/unit tests/netns tests/lifecycle tests/worker
+	HOSTAGENT_SOAK=1 $(PYTEST) -q $(PARALLEL) -m 'soak or hypothesis' tests/unit tests/netns tests/lifecycle tests/agent tests/worker
 
 .PHONY: golden
 golden: $(BUILD)/venv.stamp

@@ -53,6 +53,8 @@ FACTS = model.HostFacts(
     runtime_dir="/run",
 )
 CERTIFICATE_S = 3600.0
+WATCHDOG_S = 180.0
+READY_S = 15.0
 # A turn that waits for nothing, so often at one moment, is a loop that burns the CPU.
 MOST_TURNS = 100
 
@@ -216,6 +218,7 @@ class MemoryHost:
         self.is_leaving = False
         self.agent: loop.Agent | None = None
         self.callers: list[FakeCaller] = []  # of this agent
+        self.wakeups = 0  # turns that have waited before
         self.log = _Log()
         self._serial = 0
         self._had_rules = False
@@ -240,7 +243,7 @@ class MemoryHost:
         )
         self.network = FakeSource[rtmonitor.Change](self.inbox, _join_flags)
         self.watcher = FakeWatcher(self.disk, lambda: self.inbox.post(events.FilesChanged()))
-        self.notifier = FakeNotifier(self.stored, self.step)
+        self.notifier = FakeNotifier(self.stored, self.clock, self.step)
         self.environment = FakeEnvironmentFiles(self.disk)
         port = self.stored.get(performer.STORED_SOCKET)
         self.kernel = self.space.kernel(is_owner=self.is_owner, port=port)
@@ -263,6 +266,7 @@ class MemoryHost:
             jitter=lambda: 0.0,
         )
         self.is_leaving = False
+        self._started_at = self.clock.monotonic()
         self._offered = set()
         self._begun: set[specs.ProcessSpec] = set()
         self._offer()
@@ -273,7 +277,7 @@ class MemoryHost:
                 SOURCES,
                 self.machine.facts,
                 is_stored=port is not None,
-                watchdog_s=90.0,
+                watchdog_s=WATCHDOG_S / 2,
             )
             self.agent.begin()
 
@@ -308,6 +312,7 @@ class MemoryHost:
             before = self.clock.monotonic()
             self.inbox.until = end
             self.agent.turn()
+            self.wakeups += self.clock.monotonic() > before
             turns = turns + 1 if self.clock.monotonic() == before else 0
             if turns > MOST_TURNS:
                 raise Bug(f"it turns and turns: {self.summary}")
@@ -734,7 +739,14 @@ class MemoryHost:
         """What must hold at any moment."""
         if self.has_rules and not (self.has(places.MARKER) or self.has(places.ATTEMPT)):
             raise Bug("invariant 4: rules without a mark")
-        if self.agent is None or not self.is_in_mesh:
+        if self.agent is None:
+            return
+        now, said_at = self.clock.monotonic(), self.notifier.said_at
+        if "READY" not in said_at and now > self._started_at + READY_S + 0.1:
+            raise Bug("READY=1 is not sent in time")
+        if now > said_at.get("WATCHDOG", self._started_at) + WATCHDOG_S:
+            raise Bug("the service manager is not told that the agent lives")
+        if not self.is_in_mesh:
             return
         if not self.rules_of:
             raise Bug("invariant 9: in the mesh, and the rules are not there")

@@ -61,3 +61,11 @@ def test_files_that_change_while_what_they_said_before_is_validated(host: Memory
     host.write(CLUSTER, TEXTS["proxy"])
     # What becomes of the validation of B wakes nobody, over and over (`host.MOST_TURNS`).
     host.until(lambda: "proxy" in host.proxies_of and host.is_in_mesh, 60.0, "what they say now")
+
+
+def test_a_host_in_the_mesh_wakes_up_at_most_twelve_times_a_minute(host: MemoryHost) -> None:
+    join(host)
+    host.run(120.0)
+    before = host.wakeups
+    host.run(600.0)
+    assert 0 < host.wakeups - before <= 120

@@ -2,16 +2,23 @@
 
 from collections.abc import Callable
 
+from tests.fakes.clock import FakeClock
+
 
 class FakeNotifier:
-    def __init__(self, stored: dict[str, int], step: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, stored: dict[str, int], clock: FakeClock, step: Callable[[], None] = lambda: None
+    ) -> None:
         """`stored`: the descriptors that the manager keeps."""
         self._stored = stored
+        self._clock = clock
         self._step = step
         self.said: dict[str, str] = {}
+        self.said_at: dict[str, float] = {}  # monotonic seconds
 
     def send(self, **fields: str) -> None:
         self.said.update(fields)
+        self.said_at.update(dict.fromkeys(fields, self._clock.monotonic()))
 
     def store(self, name: str, descriptor: int) -> None:
         self._step()

@@ -63,11 +63,11 @@ check: $(BUILD)/venv.stamp
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/codespell README.md Makefile debian docs etc istio_hostagent systemd tests
-	$(PYTEST) -q $(PARALLEL) tests/unit tests/golden
+	$(PYTEST) -q $(PARALLEL) tests/unit tests/golden tests/agent
 
 .PHONY: test-unit
 test-unit: $(BUILD)/venv.stamp
-	$(PYTEST) -q $(PARALLEL) tests/unit tests/golden
+	$(PYTEST) -q $(PARALLEL) tests/unit tests/golden tests/agent
 
 .PHONY: test-netns
 test-netns: $(BUILD)/venv.stamp $(OTHER_PYROUTE2)

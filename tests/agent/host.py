@@ -6,6 +6,7 @@ each change that the agent makes of anything outside itself it may be killed (`k
 """
 
 import enum
+import itertools
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ from tests.fakes.processes import Ended, FakeChild, FakeProcesses, Plan, no_memo
 from tests.fakes.watcher import FakeWatcher
 
 CLUSTER, SIDECAR, HOSTAGENT = "/etc/cluster.env", "/etc/sidecar.env", "/etc/hostagent.env"
-TOKEN, ROOT, CERTS = "/etc/token", "/etc/root.pem", "/certs"
+TOKEN, ROOT, CERTS, OTHER_CERTS = "/etc/token", "/etc/root.pem", "/certs", "/other"
 SOURCES = places.Sources(HOSTAGENT, CLUSTER, SIDECAR)
 ENVOY = "/usr/local/bin/envoy"
 ELSEWHERE = "10.78.0.1"
@@ -74,6 +75,7 @@ TEXTS = {
     "B": _text(
         **{**_GOOD, "ISTIO_SERVICE_CIDR": "10.99.0.0/16"},
         ENVOY_PORT="15101",
+        OUTPUT_CERTS=OTHER_CERTS,
         ISTIO_NAMESPACE="other",
         SERVICE_ACCOUNT="other",
     ),
@@ -211,7 +213,8 @@ class MemoryHost:
         self.is_fork_refused = False
         self.thief: str | None = None  # somebody translates this network's connections before us
         self.has_route = True
-        self.certificates: list[Certificate] = []  # the last one is visible, if any is
+        # By directory of OUTPUT_CERTS; the last one of each is visible, if its files are there.
+        self.certificates: dict[str, list[Certificate]] = {CERTS: [], OTHER_CERTS: []}
         self.running: list[tuple[FakeChild, specs.ProcessSpec, float]] = []
         self.shown: object = None  # the rules that packets have shown last, and nothing else
         self.kill_after: int | None = None
@@ -450,14 +453,17 @@ class MemoryHost:
 
     def lose_certificates(self) -> None:
         """Somebody removes the files of the certificate."""
-        for name in FakeCertificateFiles.NAMES:
-            self.remove(f"{CERTS}/{name}")
+        for directory in self.certificates:
+            for name in FakeCertificateFiles.NAMES:
+                self.remove(f"{directory}/{name}")
 
     def mend(self) -> None:
         """From now on everything goes well; what changes is told, as on a real host."""
         self.disk.is_full = False
         self.is_fork_refused = False
         self.ca, self.proxy, self.rules = Ca.GOOD, Proxy.GOOD, Rules.TAKEN
+        soon = self.clock.monotonic() + 0.2
+        self.running = [(child, spec, min(at, soon)) for child, spec, at in self.running]
         self.kill_after = None
         self.steal(None)
         self.set_route(has_route=True)
@@ -530,11 +536,10 @@ class MemoryHost:
             if child.status is None and self.clock.monotonic() >= ready_at
         ]
 
-    @property
-    def visible(self) -> Certificate | None:
-        """The certificate that a reader sees."""
-        is_there = f"{CERTS}/key.pem" in self.disk.files
-        return self.certificates[-1] if is_there and self.certificates else None
+    def visible(self, directory: str = CERTS) -> Certificate | None:
+        """The certificate that a reader of this directory sees."""
+        held = self.certificates[directory]
+        return held[-1] if f"{directory}/key.pem" in self.disk.files and held else None
 
     # -- how it behaves (tests.fakes.processes.Behaviour) ---------------------------------------
 
@@ -564,34 +569,41 @@ class MemoryHost:
                 return Plan(None)
         return Plan(0.1, lambda: self._certify(request, op))
 
-    def _good_for(self, identity: str) -> list[Certificate]:
-        now = self.clock.now()
-        return [c for c in self.certificates if c.identity == identity and now < c.not_after]
+    def _good_for(self, request: Any) -> list[Certificate]:
+        now, identity = self.clock.now(), request["spiffe_id"]
+        held = self.certificates[request["output_dir"]]
+        return [each for each in held if each.identity == identity and now < each.not_after]
 
     def _is_held_for(self, request: Any, op: str) -> bool:
-        found = self._good_for(request["spiffe_id"])
+        found = self._good_for(request)
         left = (found[-1].not_after - self.clock.now()) / CERTIFICATE_S if found else 0.0
         return op == "ensure" and left > 0.5
 
     def _certify(self, request: Any, op: str) -> Ended:
-        identity = request.get("spiffe_id", "")
+        directory = request["output_dir"]
         if op == "release":
+            self.certificates[directory] = []
+            for name in FakeCertificateFiles.NAMES:
+                self.remove(f"{directory}/{name}")
             return 0, b'{"held": null}'
+        visible = self.visible(directory)
         if op == "inspect":
-            if self.visible is None or self.visible not in self._good_for(identity):
+            if visible is None or visible not in self._good_for(request):
                 return self._no(request, "certificate-untrusted")
-            return self._yes(self.visible, is_obtained=False)
+            return self._yes(visible, is_obtained=False)
         is_obtained = not self._is_held_for(request, op)
         if is_obtained:
             self._serial += 1
             now = self.clock.now()
-            made = Certificate(identity, f"{self._serial:x}", now - 60, now + CERTIFICATE_S)
+            made = Certificate(
+                request["spiffe_id"], f"{self._serial:x}", now - 60, now + CERTIFICATE_S
+            )
         else:
-            made = self._good_for(identity)[-1]
-        others = [c for c in self.certificates if c is not made]
-        self.certificates = [*others[-2:], made]
+            made = self._good_for(request)[-1]
+        others = [each for each in self.certificates[directory] if each is not made]
+        self.certificates[directory] = [*others[-2:], made]
         for name in FakeCertificateFiles.NAMES:
-            self.write(f"{request['output_dir']}/{name}", made.serial.encode())
+            self.write(f"{directory}/{name}", made.serial.encode())
         return self._yes(made, is_obtained=is_obtained)
 
     def _yes(self, found: Certificate, *, is_obtained: bool) -> Ended:
@@ -609,8 +621,8 @@ class MemoryHost:
     def _no(self, request: Any, code: str) -> Ended:
         error = {"code": code, "message": f"told {code}", "hint": ""}
         answer: dict[str, Any] = {"held": None, "error": error}
-        visible = self.visible
-        if visible is not None and visible in self._good_for(request["spiffe_id"]):
+        visible = self.visible(request["output_dir"])
+        if visible is not None and visible in self._good_for(request):
             answer["held"] = json.loads(self._yes(visible, is_obtained=False)[1])["held"]
         return 0, json.dumps(answer).encode()
 
@@ -704,7 +716,8 @@ class MemoryHost:
 
     def _is_certified(self) -> bool:
         """Whether there was a certificate that is still good; its files may be gone since."""
-        return any(self.clock.now() < each.not_after for each in self.certificates)
+        every = itertools.chain.from_iterable(self.certificates.values())
+        return any(self.clock.now() < each.not_after for each in every)
 
     def _on_spawn(self, spec: specs.ProcessSpec) -> None:
         # One that ended by itself is started again, whatever its rules have come to meanwhile.

@@ -193,7 +193,7 @@ class Life(RuleBasedStateMachine):
         host.until(lambda: "A" in host.rules_of, MENDED_S, "the rules of the files")
         host.until(lambda: "A" in host.proxies_of, MENDED_S, "the proxy of the files")
         host.until(lambda: host.is_in_mesh and host.accepted == "A", MENDED_S, "accepted")
-        host.until(lambda: host.visible is not None, MENDED_S, "the files of the certificate")
+        host.until(lambda: host.visible() is not None, MENDED_S, "the files of the certificate")
         waiting = [caller.request for caller in host.callers if caller.is_open]
         assert not waiting
         host.stop()

@@ -130,7 +130,8 @@ class ProxyPart:
     @property
     def trouble(self) -> str:
         """What is wrong with it, in one line, or nothing."""
-        return self.validation.last_error or self.child.trouble
+        # What ails one that gives way to another is not what keeps this host waiting.
+        return self.validation.last_error or ("" if self.is_outdated else self.child.trouble)
 
     @property
     def control_plane(self) -> controlplane.ControlPlane:

@@ -170,6 +170,7 @@ class Requests:
         if life.phase is Phase.TRYING:
             # One without an end: nothing has worked that could be come back to.
             is_late = now_is.child.is_late(self._parts.clock.monotonic())
+            is_late = is_late and not now_is.is_outdated
             is_known = report.is_in_mesh or report.is_in_control or is_late
             return life.rollout.until_at is None and is_known
         return now_is.redirection.is_shown or bool(now_is.redirection.last_error)

@@ -69,7 +69,8 @@ _GOOD = {
     "ISTIO_SERVICE_CIDR": "10.96.0.0/12",
     "ISTIO_INBOUND_PORTS": "8080",
 }
-# What cluster.env may say: A; others that differ in everything, in the rules, or in the proxy.
+# What cluster.env may say: A; others that differ in everything, in outbound or inbound rules, or
+# in the proxy.
 TEXTS = {
     "A": _text(**_GOOD),
     "B": _text(
@@ -81,6 +82,7 @@ TEXTS = {
     ),
     "rules": _text(**{**_GOOD, "ISTIO_SERVICE_CIDR": "10.97.0.0/16"}),
     "proxy": _text(**_GOOD, ISTIO_HOSTAGENT_ADMIN_PORT="15102"),
+    "all": _text(**{**_GOOD, "ISTIO_INBOUND_PORTS": "*"}),
 }
 BAD = _text(**{**_GOOD, "ISTIO_SERVICE_CIDR": "nonsense"})
 _HOSTAGENT = _text(
@@ -208,7 +210,8 @@ class MemoryHost:
         self.is_owner = is_owner
         self.ca = Ca.GOOD
         self.proxy = Proxy.GOOD
-        self.is_proxy_picky = False  # only what B says makes the proxy behave so
+        self.is_proxy_picky = False  # only the bootstrap of B makes the proxy behave so
+        self.check_s = 0.1  # so long a bootstrap is validated
         self.rules = Rules.TAKEN
         self.is_fork_refused = False
         self.thief: str | None = None  # somebody translates this network's connections before us
@@ -322,20 +325,24 @@ class MemoryHost:
             if self.clock.monotonic() >= end:
                 return
 
+    def join(self) -> None:
+        """Start an agent, and let time pass until it is in the mesh."""
+        self.start()
+        self.until(lambda: self.is_in_mesh, 30.0, "in the mesh")
+
     def settle(self) -> None:
         """Let everything be taken that has happened until now."""
         self.run(0.05)
 
     def until(self, condition: Callable[[], bool], within_s: float, what: str) -> None:
         """Let time pass until something is true."""
-        end = self.clock.monotonic() + within_s
-        step = 0.05
+        begun = self.clock.monotonic()
+        end = begun + within_s
         while not condition():
             if self.clock.monotonic() >= end:
                 tail = "\n".join(self.log.lines[-30:])
                 raise Bug(f"not within {within_s} s: {what}; {self.summary}\n{tail}")
-            self.run(step)
-            step = min(2 * step, 60.0)
+            self.run(max(0.05, (self.clock.monotonic() - begun) / 10))
 
     def kill(self) -> None:
         """SIGKILL: what it started ends with it, and a socket that nobody keeps."""
@@ -387,6 +394,12 @@ class MemoryHost:
         self.inbox.post(events.Asked(caller))
         self.settle()
         return caller
+
+    def answer(self, verb: str) -> dict[str, Any]:
+        """Ask the agent and let time pass until it answers."""
+        caller = self.ask(verb)
+        self.until(lambda: not caller.is_open, 120.0, f"the answer to {verb}")
+        return caller.answers[0]
 
     def step(self) -> None:
         """Before each change that the agent makes."""
@@ -476,8 +489,7 @@ class MemoryHost:
 
     @property
     def status(self) -> dict[str, Any]:
-        caller = self.ask("status")
-        return dict(caller.answers[0]["status"])
+        return dict(self.answer("status")["status"])
 
     @property
     def summary(self) -> str:
@@ -524,7 +536,7 @@ class MemoryHost:
         found: set[str] = set()
         for text in texts:
             port = next((port for port in (b"15101", b"15102") if port in text), b"")
-            found |= {b"15101": {"B"}, b"15102": {"proxy"}, b"": {"A", "rules"}}[port]
+            found |= {b"15101": {"B"}, b"15102": {"proxy"}, b"": {"A", "rules", "all"}}[port]
         return found
 
     @property
@@ -638,10 +650,10 @@ class MemoryHost:
             return Plan(0.01, lambda: (127, b"not found\n"))
         match self._mode(argv):
             case Proxy.REFUSING:
-                return Plan(0.1, lambda: (1, b"do not like it\n"))
+                return Plan(self.check_s, lambda: (1, b"do not like it\n"))
             case Proxy.UNDECIDED:
-                return Plan(0.1, lambda: (-9, b""))
-        return Plan(0.1)
+                return Plan(self.check_s, lambda: (-9, b""))
+        return Plan(self.check_s)
 
     def program(self, child: FakeChild, spec: specs.ProcessSpec) -> Plan:
         if self.is_fork_refused:

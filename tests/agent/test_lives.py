@@ -1,25 +1,11 @@
 """Single lives of a host in memory, most of them found by `test_whole`: what went wrong there."""
 
-import pytest
-
 from tests.agent import host as hosts
 from tests.agent.host import CLUSTER, ENVOY, TEXTS, MemoryHost
 
 
-@pytest.fixture
-def host() -> MemoryHost:
-    made = MemoryHost()
-    made.write(CLUSTER, TEXTS["A"])
-    return made
-
-
-def join(host: MemoryHost) -> None:
-    host.start()
-    host.until(lambda: host.is_in_mesh, 30.0, "in the mesh")
-
-
 def test_a_host_that_leaves_right_after_its_disk_was_full_leaves_no_mark(host: MemoryHost) -> None:
-    join(host)
+    host.join()
     host.disk.is_full = True
     host.write(CLUSTER, TEXTS["rules"])
     host.until(lambda: "cannot change" in host.summary, 60.0, "the disk is full")
@@ -54,7 +40,7 @@ def test_a_proxy_that_is_replaced_while_it_validates_is_asked_again(host: Memory
 
 
 def test_files_that_change_while_what_they_said_before_is_validated(host: MemoryHost) -> None:
-    join(host)
+    host.join()
     host.write(CLUSTER, TEXTS["B"])
     host.settle()
     assert "is being tried" in host.summary
@@ -64,7 +50,7 @@ def test_files_that_change_while_what_they_said_before_is_validated(host: Memory
 
 
 def test_a_host_in_the_mesh_wakes_up_at_most_twelve_times_a_minute(host: MemoryHost) -> None:
-    join(host)
+    host.join()
     host.run(120.0)
     before = host.wakeups
     host.run(600.0)

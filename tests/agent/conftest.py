@@ -1,0 +1,12 @@
+"""A host in memory that has a good configuration."""
+
+import pytest
+
+from tests.agent.host import CLUSTER, TEXTS, MemoryHost
+
+
+@pytest.fixture
+def host() -> MemoryHost:
+    made = MemoryHost()
+    made.write(CLUSTER, TEXTS["A"])
+    return made

@@ -54,6 +54,13 @@ class Files:
             each.chmod(0o755)
         for name in ("etc", "istio", "state", "certs"):
             (self.directory / name).mkdir()
+        # The command as the package installs it, with this checkout for the package.
+        self.program = str(self.directory / "istio-hostagent")
+        installed = (CHECKOUT / "systemd" / "istio-hostagent").read_text()
+        Path(self.program).write_text(
+            installed.replace("/usr/share/istio-hostagent", str(CHECKOUT))
+        )
+        Path(self.program).chmod(0o755)
         self._owner = (0, 0) if is_root_only else proxy_user()
         os.chown(self.directory / "istio", *self._owner)
         os.chown(self.directory / "certs", *proxy_user())
@@ -62,7 +69,6 @@ class Files:
             self.write_cluster(keys)
         self.environment = {
             **cost.ENVIRONMENT,
-            "PYTHONPATH": str(CHECKOUT),
             "ISTIO_CLUSTER_CONFIG": str(self.cluster_env),
             "ISTIO_SIDECAR_CONFIG": str(self.directory / "istio" / "sidecar.env"),
             "CONFIGURATION_DIRECTORY": str(self.directory / "etc"),

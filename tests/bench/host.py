@@ -90,7 +90,7 @@ class Host(files.Files):
         settings = {**self._keys, **self._proxy_keys(proxy)}
         (self.directory / "etc" / "hostagent.env").write_text(files.keys_text(settings))
         log = agentlog.Log()
-        argv = [cost.PYTHON, "-m", "istio_hostagent", "run"]
+        argv = [self.program, "run"]
         self.began_ms, self.pid = self.place.spawn(argv, self.environment, output=log.write_end)
         log.handed_over()
         self.agent_log = log

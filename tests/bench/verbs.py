@@ -25,7 +25,6 @@ KEYS = (
 )
 ROUNDS = 13
 VERIFY_ROUNDS = 7
-_VERB = (cost.PYTHON, "-m", "istio_hostagent")
 _IPTABLES_MODE = "istio-iptables, iptables mode"
 _BARE = "python3 -c pass"
 
@@ -64,7 +63,7 @@ def measure(programs: istio.Programs | rows.Missing) -> rows.Outcomes:
 
 def _ours(layout: files.Files) -> _Contestant:
     def run(*words: str) -> cost.Cost:
-        return cost.run([*_VERB, *words], layout.environment)
+        return cost.run([layout.program, *words], layout.environment)
 
     def change() -> cost.Cost:
         layout.write_cluster(files.CHANGED)
@@ -140,9 +139,9 @@ def _verify(layout: files.Files) -> rows.Result | rows.Missing:
     ours: list[float] = []
     imports: list[float] = []
     try:
-        cost.run([*_VERB, "apply", "--quiet"], layout.environment)
+        cost.run([layout.program, "apply", "--quiet"], layout.environment)
         for _ in range(VERIFY_ROUNDS):
-            ours.append(cost.run([*_VERB, "verify"], layout.environment).wall_ms)
+            ours.append(cost.run([layout.program, "verify"], layout.environment).wall_ms)
             imports.append(cost.run(pyroute2).wall_ms)
     except cost.NotMeasured as error:
         return rows.Missing(str(error))

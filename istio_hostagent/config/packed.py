@@ -82,7 +82,7 @@ def pack(width: int, ranges: Iterable[tuple[int, int]]) -> PackedRanges:
         return ranges
     data = bytearray()
     for first, last in ranges:
-        data += pack_range(width, first, last)
+        data += first.to_bytes(width, "big") + last.to_bytes(width, "big")
     return PackedRanges(width, bytes(data))
 
 
@@ -97,7 +97,7 @@ def sort(ranges: PackedRanges) -> PackedRanges:
 
 def split(data: bytes, size: int) -> Iterator[bytes]:
     """Cut into parts of so many bytes."""
-    return (each for (each,) in struct.iter_unpack(f"{size}s", data))
+    return itertools.chain.from_iterable(struct.iter_unpack(f"{size}s", data))
 
 
 def ascend(data: bytes, size: int) -> bytes:
@@ -106,7 +106,9 @@ def ascend(data: bytes, size: int) -> bytes:
     Ten thousand of them as objects would take their room in the interpreter's memory for ever;
     what ascends or descends, as nearly everything does, needs none.
     """
-    if all(one <= other for one, other in itertools.pairwise(split(data, size))):
+    if len(data) == size or all(
+        one <= other for one, other in itertools.pairwise(split(data, size))
+    ):
         return data
     ordered = bytearray()
     if all(one >= other for one, other in itertools.pairwise(split(data, size))):

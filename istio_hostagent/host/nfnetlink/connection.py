@@ -32,6 +32,7 @@ _TIMEOUT_S = 5
 # ENOENT is all that the kernel says of an expression that it does not have.
 _MISSING = "the kernel may lack a module of nf_tables that the rule needs, such as nft_fib_inet"
 _GENERAL = struct.Struct(">BBH")  # struct nfgenmsg: family, version, resource
+_OF_INET = _GENERAL.pack(INET, 0, 0)
 
 
 def open_socket(groups: Sequence[int] = ()) -> socket.socket:
@@ -205,25 +206,24 @@ class _Transaction:
         """Begin; `first` is the sequence number of the begin marker."""
         self.first = first
         self.blocks = [bytearray()]
+        self._last_at = 0  # where in the last block the last message begins
         self.steps: list[tuple[int, str]] = []  # command and words of each part
         begin = _GENERAL.pack(0, 0, _SUBSYSTEM) + framing.pack_be32(_BATCH_GENID, 0)
-        self._put(framing.pack_message(_BATCH_BEGIN, NLM_F_REQUEST, first, begin))
+        self._put(_BATCH_BEGIN, NLM_F_REQUEST, first, begin)
         self._end_of_begin = len(self.blocks[0])
-        self._last: messages.Message | None = None
 
     def add(self, part: messages.Message) -> None:
         """Append a part."""
-        self._write_last(0)
-        self._last = part
         self.steps.append((part.command, part.step))
+        kind, flags = _SUBSYSTEM << 8 | part.command, part.flags | NLM_F_REQUEST
+        self._put(kind, flags, self.first + len(self.steps), _OF_INET, part.body)
 
     def close(self) -> int:
         """Append the end marker; gives the last sequence number."""
         # Errors come unasked; one acknowledgement, of the last part, says that all went in.
-        self._write_last(NLM_F_ACK)
+        framing.add_flags(self.blocks[-1], self._last_at, NLM_F_ACK)
         sequence = self.first + len(self.steps) + 1
-        end = _GENERAL.pack(0, 0, _SUBSYSTEM)
-        self._put(framing.pack_message(_BATCH_END, NLM_F_REQUEST, sequence, end))
+        self._put(_BATCH_END, NLM_F_REQUEST, sequence, _GENERAL.pack(0, 0, _SUBSYSTEM))
         return sequence
 
     def set_generation(self, generation: int) -> None:
@@ -231,19 +231,15 @@ class _Transaction:
         number = generation.to_bytes(4, "big")
         self.blocks[0][self._end_of_begin - 4 : self._end_of_begin] = number
 
-    def _write_last(self, flags: int) -> None:
-        if self._last is None:
-            return
-        kind = _SUBSYSTEM << 8 | self._last.command
-        flags |= self._last.flags | NLM_F_REQUEST
-        body = _GENERAL.pack(INET, 0, 0) + self._last.body
-        sequence = self.first + len(self.steps)
-        self._put(framing.pack_message(kind, flags, sequence, body))
-
-    def _put(self, message: bytes) -> None:
-        if len(self.blocks[-1]) > _BLOCK_SIZE:
-            self.blocks.append(bytearray())
-        self.blocks[-1] += message
+    def _put(self, kind: int, flags: int, sequence: int, *body: bytes) -> None:
+        block = self.blocks[-1]
+        if len(block) > _BLOCK_SIZE:
+            block = bytearray()
+            self.blocks.append(block)
+        self._last_at = len(block)
+        block += framing.pack_header(kind, flags, sequence, sum(map(len, body)))
+        for each in body:
+            block += each
 
 
 def _raise_request_error(message: framing.Received) -> None:

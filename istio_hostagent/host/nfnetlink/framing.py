@@ -31,8 +31,19 @@ class Received(NamedTuple):
 
 
 def pack_message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    """Put the header in front; the kernel fills in the port."""
-    return HEADER.pack(HEADER.size + len(body), kind, flags, sequence, 0) + body
+    """Put the header in front."""
+    return pack_header(kind, flags, sequence, len(body)) + body
+
+
+def pack_header(kind: int, flags: int, sequence: int, length: int) -> bytes:
+    """Make the header of a body of this length; the kernel fills in the port."""
+    return HEADER.pack(HEADER.size + length, kind, flags, sequence, 0)
+
+
+def add_flags(data: bytearray, offset: int, flags: int) -> None:
+    """Set further flags of the message that begins at `offset`."""
+    size, kind, known, sequence, port = HEADER.unpack_from(data, offset)
+    HEADER.pack_into(data, offset, size, kind, known | flags, sequence, port)
 
 
 def split_messages(data: bytes) -> Iterator[Received]:

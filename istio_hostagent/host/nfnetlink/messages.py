@@ -29,6 +29,16 @@ _ELEMENTS_PER_MESSAGE = 1200
 
 KEY_TYPES = {"ipv4_addr": 7, "ipv6_addr": 8, "inet_service": 13}
 _KEY_NAMES = {number: name for name, number in KEY_TYPES.items()}
+# By the length of the key, the bytes before it and those behind it, of an interval's start and of
+# its end. Every kernel so far gives the key first and then the flags, if there are any.
+_ELEMENT_FORMS = {
+    width: (
+        struct.pack("=HHHH", 8 + width + (-width & 3), 1, 4 + width, 1),
+        bytes(-width & 3),
+        bytes(-width & 3) + pack_be32(3, _INTERVAL_END),
+    )
+    for width in model.WIDTHS.values()
+}
 # Of a set: table, name, flags, key type, key length, description, user data of nft, handle, and in
 # newer kernels back end name and number of elements. Anything else changes what the set does.
 _PLAIN_SET = frozenset((1, 2, 3, 4, 5, 9, 13, 16, 19, 20))
@@ -134,7 +144,7 @@ def new_recording_set(table: str, name: str, number: int, length: int) -> Messag
 def read_keys(body: bytes) -> Iterator[bytes]:
     """Read the answer to GETSETELEM as bytes."""
     for item in _items(body):
-        yield framing.read(framing.read(item).get(1, b"")).get(1, b"")
+        yield _read_element(item)[0]
 
 
 def new_elements(table: str, named_set: model.NamedSet, number: int) -> Iterator[Message]:
@@ -225,16 +235,31 @@ def read_set(body: bytes) -> tuple[str, str]:
 def read_ranges(bodies: Iterable[bytes], width: int) -> PackedRanges:
     """Read the answers to GETSETELEM for an interval set whose keys have so many bytes."""
     starts, ends = bytearray(), bytearray()
+    head, padding, end_tail = _ELEMENT_FORMS[width]
     for body in bodies:
         for item in _items(body):
-            found = framing.read(item)
-            # An element that matches everything has no key (NFT_SET_ELEM_CATCHALL): as a start at
-            # zero it makes a range that no set of ours has.
-            value = framing.read(found.get(1, b"")).get(1) or bytes(width)
-            is_end = be32(found.get(3, b"")) & _INTERVAL_END
-            (ends if is_end else starts).extend(value)
-    paired = _pair(_numbers(starts, width), _numbers(ends, width), 1 << (8 * width))
-    return packed.pack(width, paired)
+            tail = item[8 + width :]
+            if item.startswith(head) and tail == padding:
+                starts += item[8 : 8 + width]
+            elif item.startswith(head) and tail == end_tail:
+                ends += item[8 : 8 + width]
+            else:
+                value, is_end = _read_element(item)
+                # One that matches everything has no key (NFT_SET_ELEM_CATCHALL): as a start at
+                # zero it makes a range that no set of ours has.
+                (ends if is_end else starts).extend(value or bytes(width))
+    firsts, behind = (packed.split(packed.ascend(bytes(e), width), width) for e in (starts, ends))
+    limit = 1 << (8 * width)
+    return packed.pack(
+        width, _pair(map(int.from_bytes, firsts), map(int.from_bytes, behind), limit)
+    )
+
+
+def _read_element(item: bytes) -> tuple[bytes, bool]:
+    """Read an element in whatever form: its key, and whether it ends an interval."""
+    found = framing.read(item)
+    value = framing.read(found.get(1, b"")).get(1, b"")
+    return value, bool(be32(found.get(3, b"")) & _INTERVAL_END)
 
 
 def _items(body: bytes) -> Iterator[bytes]:
@@ -242,12 +267,6 @@ def _items(body: bytes) -> Iterator[bytes]:
     for kind, item in framing.iterate(framing.read(body).get(3, b"")):
         if kind == 1:
             yield item
-
-
-def _numbers(values: bytearray, width: int) -> Iterator[int]:
-    """Give numbers of so many bytes in ascending order."""
-    for each in packed.split(packed.ascend(bytes(values), width), width):
-        yield int.from_bytes(each, "big")
 
 
 def _pair(starts: Iterator[int], ends: Iterator[int], limit: int) -> Iterator[tuple[int, int]]:

@@ -93,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(table.render(judged))
     print(f"load at the end {machine.load()}; rounds take turns, figures are medians unless said")
+    if warning := warning or machine.disturbance():
+        print(f"warning: {warning}")
     return rows.exit_status(judged)
 
 

@@ -7,28 +7,21 @@ chooses between legacy and nft(8)'s tables anew at each call, as it does on a ho
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.lab import netns
 
 from . import budgets, cost, files, istio, place, rows
 
-KEYS = (
-    "apply",
-    "apply-unchanged",
-    "apply-changed",
-    "clean",
-    "apply-root",
-    "apply-cpu",
-    "verify",
-)
+STATES = ("apply", "apply-unchanged", "apply-changed", "clean")
+KEYS = (*STATES, *(f"{state}-cpu" for state in STATES), "apply-root", "verify")
 ROUNDS = 13
 VERIFY_ROUNDS = 7
 _IPTABLES_MODE = "istio-iptables, iptables mode"
 _BARE = "python3 -c pass"
 
-_Times = defaultdict[str, list[float]]
+_Costs = defaultdict[str, list[cost.Cost]]
 
 
 @dataclass(frozen=True)
@@ -46,19 +39,24 @@ def measure(programs: istio.Programs | rows.Missing) -> rows.Outcomes:
             contestants = {"packaged": _ours(packaged), "root": _ours(root_only)}
             if not isinstance(programs, rows.Missing):
                 contestants |= _theirs(programs)
-            walls, cpu = _rounds(contestants)
+            costs = _rounds(contestants)
         with _host() as host:
             verify = host.inside(lambda: _verify(packaged))
     outcomes: dict[str, rows.Result | rows.Missing] = {"verify": verify}
-    for key in ("apply", "apply-unchanged", "apply-changed", "clean"):
-        outcomes[key] = _beside(walls, key, programs)
-    bare = {_BARE: walls["bare"]}
-    root_only_cpu = {"files only root can write": cpu["root"]}
-    outcomes["apply-root"] = rows.make_result(walls["root apply"], bare)
-    outcomes["apply-cpu"] = rows.make_result(
-        cpu["packaged"], {**_peers(cpu, "", programs), **root_only_cpu}
-    )
+    for state in STATES:
+        outcomes[state] = _beside(costs, state, programs, _wall)
+        outcomes[f"{state}-cpu"] = _beside(costs, state, programs, _cpu)
+    bare = {_BARE: _wall(costs["bare"])}
+    outcomes["apply-root"] = rows.make_result(_wall(costs["root apply"]), bare)
     return outcomes
+
+
+def _wall(costs: Sequence[cost.Cost]) -> list[float]:
+    return [each.wall_ms for each in costs]
+
+
+def _cpu(costs: Sequence[cost.Cost]) -> list[float]:
+    return [each.cpu_ms for each in costs]
 
 
 def _ours(layout: files.Files) -> _Contestant:
@@ -107,21 +105,18 @@ def _theirs(programs: istio.Programs) -> dict[str, _Contestant]:
     }
 
 
-def _rounds(contestants: Mapping[str, _Contestant]) -> tuple[_Times, _Times]:
-    """Wall ms by contestant and state, and CPU ms of the first apply by contestant."""
-    walls: _Times = defaultdict(list)
-    cpu: _Times = defaultdict(list)
+def _rounds(contestants: Mapping[str, _Contestant]) -> _Costs:
+    """What each state took, by contestant and state."""
+    costs: _Costs = defaultdict(list)
     for number in range(ROUNDS + 1):
         for name, contestant in contestants.items():
             with _host() as host:
                 found = host.inside(lambda each=contestant: _states(each))  # type: ignore[misc]
-            if number:
-                cpu[name].append(found["apply"].cpu_ms)
-                for state, taken in found.items():
-                    walls[f"{name} {state}"].append(taken.wall_ms)
+            for state, taken in found.items() if number else ():
+                costs[f"{name} {state}"].append(taken)
         bare = cost.run([cost.PYTHON, "-c", "pass"])
-        walls["bare"] += [bare.wall_ms] if number else []
-    return walls, cpu
+        costs["bare"] += [bare] if number else []
+    return costs
 
 
 def _states(contestant: _Contestant) -> dict[str, cost.Cost]:
@@ -158,13 +153,14 @@ def _host() -> Iterator[netns.Namespace]:
         place.forget(host)
 
 
-def _beside(walls: _Times, state: str, programs: istio.Programs | rows.Missing) -> rows.Result:
-    return rows.make_result(walls[f"packaged {state}"], _peers(walls, f" {state}", programs))
-
-
-def _peers(
-    found: _Times, suffix: str, programs: istio.Programs | rows.Missing
-) -> dict[str, list[float] | rows.Missing]:
-    if isinstance(programs, rows.Missing):
-        return {budgets.NFTABLES_MODE: programs}
-    return {name: found[f"{name}{suffix}"] for name in (budgets.NFTABLES_MODE, _IPTABLES_MODE)}
+def _beside(
+    costs: _Costs,
+    state: str,
+    programs: istio.Programs | rows.Missing,
+    take: Callable[[Sequence[cost.Cost]], list[float]],
+) -> rows.Result:
+    peers: dict[str, list[float] | rows.Missing] = {
+        name: programs if isinstance(programs, rows.Missing) else take(costs[f"{name} {state}"])
+        for name in (budgets.NFTABLES_MODE, _IPTABLES_MODE)
+    }
+    return rows.make_result(take(costs[f"packaged {state}"]), peers)

@@ -174,9 +174,9 @@ class Supervisor:
         assert self._spec is not None
         door = self._spec.control_plane
         if door is not None and (text := self._doors.text(door)):
-            asked_at = self._clock.now() - (now - self._asked_at)
+            wall = self._clock.now() - (now - self._asked_at)
             self.control_plane = controlplane.observe(
-                self.control_plane, controlplane.parse_answer(text), self._asked_at, asked_at
+                self.control_plane, controlplane.parse_answer(text), self._asked_at, wall
             )
 
     def _hang(self, process: str) -> str:

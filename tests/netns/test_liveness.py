@@ -66,7 +66,9 @@ def starts(host: Host) -> int:
 def test_an_envoy_that_is_stopped_is_continued(make_host: MakeHost, envoy: str) -> None:
     host = make_host(envoy=envoy)
     join(host)
-    pid = host.status()["proxy"]["pid"]
+    report = host.status()
+    assert report["control_plane"] == {"state": "none", "away_since": None}
+    pid = report["proxy"]["pid"]
     os.kill(pid, signal.SIGSTOP)
     # On a busy machine it takes a moment, in which it looks as if it had been continued already.
     eventually(lambda: "proxy was stopped" in host.log_text(), "noticed", within_s=REPLACED_S)

@@ -26,6 +26,8 @@ STUMBLE_PAUSE_S = 1.0
 HEARTBEAT_S = 60.0
 # Our rules are read back this often, whatever the kernel tells.
 READ_BACK_S = 3600.0
+# What the service manager did not take is sent again this often.
+NOTIFY_PAUSE_S = 1.0
 # More steps than this in one turn are a bug; the next turn goes on.
 MAX_STEPS = 60
 
@@ -116,6 +118,8 @@ class Agent:
         ]
         if self._watchdog_s is not None:
             pending.append(self._alive_at + self._watchdog_s)
+        if parts.notifier.is_behind:
+            pending.append(now + NOTIFY_PAUSE_S)
         if not self._is_ready_sent:
             pending.append(self._started_at + READY_TIME_S)
         least = STUMBLE_PAUSE_S if self._has_stumbled else 0.0
@@ -123,6 +127,7 @@ class Agent:
         return max(min(at for at in pending if at is not None) - now, least)
 
     def _tick(self) -> None:
+        self._parts.notifier.flush()
         self._parts.work.tick()
         self._parts.packets.tick()
         self._parts.proxy.child.tick()

@@ -2,7 +2,8 @@
 
 import logging
 import os
-import sys
+
+from ..host import errorstream
 
 # sd-daemon(3): SD_ERR, SD_WARNING, SD_INFO, SD_DEBUG.
 PACKAGE = __name__.split(".")[0]
@@ -37,8 +38,8 @@ def _quoted(value: str) -> str:
 
 
 def set_up(level: int = logging.INFO) -> None:
-    """Send every logger of ours to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Send every logger of ours to standard error, which nobody waits for."""
+    handler = logging.StreamHandler(errorstream.shared())
     handler.setFormatter(Formatter(has_prefix="JOURNAL_STREAM" in os.environ))
     root = logging.getLogger()
     root.handlers[:] = [handler]

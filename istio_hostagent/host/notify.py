@@ -14,25 +14,66 @@ FIRST_DESCRIPTOR = 3
 
 
 class Notifier:
-    """One service's line to its manager."""
+    """One service's line to its manager. It never waits: what is not taken is sent again."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         """Take the socket's name from NOTIFY_SOCKET of `environment`."""
-        self.is_present = bool(environment.get("NOTIFY_SOCKET"))
-        self._notifier = sdnotify.SystemdNotifier() if self.is_present else None
+        is_present = bool(environment.get("NOTIFY_SOCKET"))
+        self._socket = sdnotify.SystemdNotifier().socket if is_present else None
+        if self._socket is not None:
+            self._socket.setblocking(False)
+        self._unsent: dict[str, str] = {}
+        self._unstored: dict[str, int] = {}
+
+    def close(self) -> None:
+        """Say nothing any more."""
+        if self._socket is not None:
+            self._socket.close()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the manager has not taken everything yet: `flush` a little later."""
+        return bool(self._unsent or self._unstored)
 
     def send(self, **fields: str) -> None:
         """Send assignments such as READY="1" or STATUS="text"; one line each."""
-        if self._notifier is not None:
-            lines = (f"{key}={' '.join(value.split())}" for key, value in fields.items())
-            self._notifier.notify("\n".join(lines))
+        if self._socket is not None:
+            self._unsent |= fields
+            self.flush()
 
     def store(self, name: str, descriptor: int) -> None:
-        """Give systemd a descriptor to keep over restarts and crashes; raises OSError."""
-        if self._notifier is not None and self._notifier.socket is not None:
+        """Give systemd a descriptor to keep over restarts and crashes."""
+        if self._socket is not None:
+            self._unstored[name] = descriptor
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what has not been taken; a manager that is not there any more gets nothing."""
+        while self._unstored:
+            name, descriptor = next(iter(self._unstored.items()))
             # FDPOLL=0: systemd drops a socket with an error pending, and with it went the rules.
-            message = f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0".encode()
-            socket.send_fds(self._notifier.socket, [message], [descriptor])
+            message = f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0"
+            if not self._send(message, [descriptor]):
+                return
+            del self._unstored[name]
+        if self._unsent:
+            lines = (f"{key}={' '.join(value.split())}" for key, value in self._unsent.items())
+            if self._send("\n".join(lines), []):
+                self._unsent = {}
+
+    def _send(self, message: str, descriptors: list[int]) -> bool:
+        """Whether that is done with; no when the manager's queue is full."""
+        assert self._socket is not None
+        try:
+            if descriptors:
+                socket.send_fds(self._socket, [message.encode()], descriptors)
+            else:
+                self._socket.send(message.encode())
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
 
 
 def has_store(environment: Mapping[str, str]) -> bool:

@@ -1,12 +1,11 @@
 """The standard output of a long-lived child: passed on to our own log, the last lines kept."""
 
 import collections
-import contextlib
 import fcntl
 import os
 from typing import Any
 
-from . import mailbox
+from . import errorstream, mailbox
 
 TAIL_LINES = 20
 MAX_LINE = 65536
@@ -46,9 +45,8 @@ class OutputPipe:
         self._partial = lines.pop()[-MAX_LINE:]
         self._tail.extend(lines)
         if lines:
-            # Nobody reads our log any more: that is no reason to stop.
-            with contextlib.suppress(OSError):
-                os.write(2, b"".join(self._prefix + line + b"\n" for line in lines))
+            passed = b"".join(self._prefix + line + b"\n" for line in lines)
+            errorstream.shared().write_bytes(passed)
 
     def tail(self) -> tuple[str, ...]:
         """Return the last lines, after taking what has not been read yet."""

@@ -111,7 +111,14 @@ class Notifier(Protocol):
         """Send assignments such as READY="1"."""
 
     def store(self, name: str, descriptor: int) -> None:
-        """Have a descriptor kept over restarts and crashes; raises OSError."""
+        """Have a descriptor kept over restarts and crashes."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the manager has not taken everything yet: `flush` a little later."""
+
+    def flush(self) -> None:
+        """Send what has not been taken yet."""
 
 
 class Child(Protocol):

@@ -20,6 +20,11 @@ class FakeNotifier:
         self.said.update(fields)
         self.said_at.update(dict.fromkeys(fields, self._clock.monotonic()))
 
+    is_behind = False  # this manager takes everything at once
+
+    def flush(self) -> None:
+        pass
+
     def store(self, name: str, descriptor: int) -> None:
         self._step()
         self._stored[name] = descriptor

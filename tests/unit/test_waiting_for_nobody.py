@@ -1,0 +1,87 @@
+"""What the agent says never waits for who should hear it: the log and the service manager."""
+
+import os
+import select
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from istio_hostagent.host import errorstream, notify
+
+LINE = "x" * 999 + "\n"
+
+
+def read_all(descriptor: int) -> bytes:
+    found = b""
+    while select.select([descriptor], [], [], 0.0)[0] and (part := os.read(descriptor, 1 << 20)):
+        found += part
+    return found
+
+
+class TestErrorStream:
+    @pytest.fixture(params=["pipe", "journal"])
+    def ends(self, request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
+        """(who reads, who writes); the writing end blocks, as everybody's standard error does."""
+        if request.param == "pipe":
+            reads, writes = os.pipe()
+        else:
+            reads, writes = (each.detach() for each in socket.socketpair())
+        yield reads, writes
+        os.close(reads)
+        os.close(writes)
+
+    def test_lines_that_nobody_reads_are_left_out_and_counted(self, ends: tuple[int, int]) -> None:
+        reads, writes = ends
+        stream = errorstream.ErrorStream(writes)
+        for _ in range(2000):
+            stream.write(LINE)
+        first = read_all(reads)
+        stream.write("the last one\n")
+        lines = (first + read_all(reads)).decode().splitlines()
+        kept = lines.count(LINE.strip())
+        assert 50 < kept < 2000
+        assert lines[kept:] == [
+            f"<4>{2000 - kept} lines are missing here: nobody read them",
+            "the last one",
+        ]
+        assert os.get_blocking(writes), "children write there as well"
+        stream.close()
+
+    def test_nobody_there_is_no_error(self, ends: tuple[int, int]) -> None:
+        reads, writes = ends
+        stream = errorstream.ErrorStream(writes)
+        nobody = os.open("/dev/null", os.O_RDONLY)
+        os.dup2(nobody, reads)
+        os.close(nobody)
+        stream.write(LINE)
+        stream.write(LINE)
+        stream.close()
+
+
+class TestNotifier:
+    @pytest.fixture
+    def manager(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as made:
+            made.bind(str(tmp_path / "notify"))
+            monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+            yield made
+
+    def test_what_a_busy_manager_does_not_take_is_sent_again(self, manager: socket.socket) -> None:
+        notifier = notify.Notifier(os.environ)
+        sent = 0
+        while sent < 10_000 and not notifier.is_behind:
+            sent += 1
+            notifier.send(STATUS=f"number {sent}")
+        notifier.send(READY="1", STATUS="the last one")
+        notifier.store("nft", manager.fileno())
+        for number in range(1, sent):
+            assert manager.recv(4096) == f"STATUS=number {number}".encode()
+        notifier.flush()
+        data, descriptors, _, _ = socket.recv_fds(manager, 4096, 1)
+        assert data == b"FDSTORE=1\nFDNAME=nft\nFDPOLL=0"
+        assert len(descriptors) == 1
+        os.close(descriptors[0])
+        assert manager.recv(4096).split(b"\n") == [b"STATUS=the last one", b"READY=1"]
+        notifier.close()

@@ -6,8 +6,8 @@ Version 1: {"version", "pid", "in_control", "in_mesh", "joined", "summary",
 "findings"},
 "certificate": {"state": "none|held|expired", "identity", "serial", "not_before", "not_after",
 "next_attempt", "failures", "trouble"}, "proxy": {"kind", "binary", "state", "bootstrap", "pid",
-"starts", "trouble"}, "control_plane": {"state": "none|unknown|connected|away", "away_since"}}.
-Instants are unix seconds or null. Fields are added, never renamed.
+"starts", "trouble"}, "control_plane": {"state": "none|unknown|connected|away", "away_since"},
+"stuck": [...]}. Instants are unix seconds or null. Fields are added, never renamed.
 """
 
 import os
@@ -60,6 +60,7 @@ def report(parts: components.Components) -> dict[str, Any]:
             "trouble": proxy.trouble,
         },
         "control_plane": _control_plane(proxy),
+        "stuck": [*proxy.child.stuck, *parts.work.stuck],
     }
 
 

@@ -50,6 +50,7 @@ class Supervisor:
         self._is_asked = False  # a round is under way
         self._unready_since = 0.0
         self._was_continued = False
+        self._killed_at: float | None = None
         self._held = ""  # who keeps it from running
         self.control_plane = controlplane.ControlPlane()
         self.child = child.Child()
@@ -88,7 +89,9 @@ class Supervisor:
                 self._tail()
             # Before its status is taken: then the number of its group is nobody else's.
             self._process.end_group()
-            self._process.end(0.0)
+            if self._process.end(0.0) is None:
+                left = self._processes.describe_stuck(self._process.pid)
+                logger.error("proxy %s; it is left behind", left)
             self._tail()
             self._process = None
 
@@ -100,14 +103,26 @@ class Supervisor:
     @property
     def trouble(self) -> str:
         """What is wrong with it, in one line, or nothing."""
-        return self._held or self.child.last_error
+        stuck = self.stuck
+        return stuck[0] if stuck else self._held or self.child.last_error
+
+    @property
+    def stuck(self) -> tuple[str, ...]:
+        """Those of its processes that have not ended although they were killed."""
+        pids = self._processes.find_killed()
+        at = self._killed_at
+        is_late = at is not None and self._clock.monotonic() >= at + processes.STUCK_S
+        if self._process is not None and is_late:
+            pids = (self._process.pid, *pids)
+        return tuple(f"proxy {self._processes.describe_stuck(pid)}" for pid in pids)
 
     def deadline(self) -> float | None:
-        """When `tick` has something to do (monotonic seconds)."""
-        moments = [
-            moment for moment in (self.child.timer_at, self._round_at) if moment is not None
-        ]
-        return min(moments, default=None)
+        """When `tick` has something to do, or `stuck` something to say (monotonic seconds)."""
+        stuck_at = self._killed_at and self._killed_at + processes.STUCK_S
+        if stuck_at is not None and stuck_at <= self._clock.monotonic():
+            stuck_at = None
+        moments = (self.child.timer_at, self._round_at, stuck_at)
+        return min((moment for moment in moments if moment is not None), default=None)
 
     def tick(self) -> None:
         """Ask whether it lives and is ready, and report the timers that are over."""
@@ -209,8 +224,10 @@ class Supervisor:
         # pilot-agent's Envoy outlives it, holds its ports, and the next one could never start.
         self._process.end_group()
         status = self._process.poll()
+        self._processes.kill_behind(self._process.pid)
         lines = self._tail()
         self._process = None
+        self._killed_at = None
         name = self._spec.name if self._spec is not None else "proxy"
         self._report(
             child.Event.EXITED,
@@ -235,6 +252,7 @@ class Supervisor:
                 self._process.signal(signal.SIGTERM)
             case child.Action.KILL if self._process is not None:
                 self._process.end_group()
+                self._killed_at = now
             case child.Action.DELAY:
                 self._log_failure(now)
 
@@ -250,6 +268,11 @@ class Supervisor:
 
     def _spawn(self, now: float) -> None:
         assert self._spec is not None and self._prepare is not None
+        if self._processes.find_killed():
+            # It may hold the ports, and two would share what arrives there (SO_REUSEPORT).
+            error = f"cannot be started beside an earlier one: {self.stuck[0]}"
+            self._report(child.Event.EXITED, error=str(ChildFailed(self._spec.name, error)))
+            return
         try:
             self._prepare()
             program = self._processes.start_program(self._spec)

@@ -21,6 +21,7 @@ def render(status: dict[str, Any]) -> str:
         rows.append(("control plane", _control_plane(status["control_plane"])))
     if redirection["repaired"]:
         rows.append(("repaired", f"{_times(redirection['repaired'])} since the agent started"))
+    rows += [("stuck", text) for text in status.get("stuck", ())]
     rows += [("problem", problem) for problem in configuration["problems"]]
     rows += [("warning", warning) for warning in configuration["warnings"]]
     rows += [("note", finding) for finding in _differences(redirection)]

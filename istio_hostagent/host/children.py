@@ -24,7 +24,7 @@ class Processes:
     def __init__(self, inbox: mailbox.Mailbox[Any], record: str) -> None:
         """`record` is the path where the proxy that runs is written down."""
         self._inbox = inbox
-        self._record = record
+        self._leftover = leftover.Leftover(record)
         self._pipe: output.OutputPipe | None = None
 
     def start_worker(
@@ -74,8 +74,20 @@ class Processes:
 
     def record(self, pid: int) -> None:
         """Write down which process group is the proxy's; raises OSError."""
-        leftover.record(self._record, pid)
+        self._leftover.record(pid)
 
     def end_leftover(self) -> int:
         """Kill what is left of the group written down last; says how many processes that was."""
-        return leftover.end(self._record)
+        return self._leftover.kill()
+
+    def kill_behind(self, leader: int) -> None:
+        """Kill whoever is left of its group: it has ended, and its status is taken."""
+        self._leftover.kill_behind(leader)
+
+    def find_killed(self) -> tuple[int, ...]:
+        """Give those of a leftover that have not ended yet."""
+        return self._leftover.find_killed()
+
+    def describe_stuck(self, pid: int) -> str:
+        """Say in words that SIGKILL has not ended a process."""
+        return processes.still_running(pid)

@@ -11,38 +11,64 @@ import json
 import os
 import select
 import signal
-import time
 from collections.abc import Iterator
 
 from . import control, files
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
-_END_TIME_S = 5.0
 
 
-def record(path: str, pid: int) -> None:
-    """Write down the process group that `pid` leads; raises OSError."""
-    value = {"group": pid, "started": _start_time(pid), "boot": _boot(), "namespace": _namespace()}
-    files.write_atomically(path, json.dumps(value).encode())
+class Leftover:
+    """The process group of a proxy as it is written down, and what of it was killed."""
 
+    def __init__(self, path: str) -> None:
+        """`path` is where it is written down."""
+        self._path = path
+        self._killed: list[tuple[int, int]] = []  # pid and pidfd of each
 
-def end(path: str) -> int:
-    """Kill what is left of the group that was written down; says how many processes that were."""
-    found = list(_find(path))
-    for descriptor in found:
+    def record(self, pid: int) -> None:
+        """Write down the process group that `pid` leads; raises OSError."""
+        value = {
+            "group": pid,
+            "started": _start_time(pid),
+            "boot": _boot(),
+            "namespace": _namespace(),
+        }
+        files.write_atomically(self._path, json.dumps(value).encode())
+
+    def kill(self) -> int:
+        """Kill what is left of that group; says how many processes that are.
+
+        Nobody waits for their end (`find_killed`): until then they may hold their ports.
+        """
+        self._killed += _find(self._path)
+        if not self._killed:
+            with contextlib.suppress(OSError):
+                files.remove(self._path)
+        for _, descriptor in self._killed:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        return len(self._killed)
+
+    def kill_behind(self, leader: int) -> None:
+        """The leader has ended, and its status is taken: kill whoever of its group is left."""
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-    deadline = time.monotonic() + _END_TIME_S
-    for descriptor in found:
-        select.select([descriptor], [], [], max(deadline - time.monotonic(), 0.0))
-        os.close(descriptor)
-    with contextlib.suppress(OSError):
-        files.remove(path)
-    return len(found)
+            os.killpg(leader, 0)  # most leave nobody, and then no process is looked for
+            self.kill()
+
+    def find_killed(self) -> tuple[int, ...]:
+        """Who was killed and has not ended yet."""
+        left = []
+        for pid, descriptor in self._killed:
+            if select.select([descriptor], [], [], 0.0)[0]:
+                os.close(descriptor)
+            else:
+                left.append((pid, descriptor))
+        self._killed = left
+        return tuple(pid for pid, _ in left)
 
 
-def _find(path: str) -> Iterator[int]:
-    """A pidfd of each process of the group."""
+def _find(path: str) -> Iterator[tuple[int, int]]:
     try:
         value = json.loads(files.read_bounded(path))
         group, started = int(value["group"]), int(value["started"])
@@ -61,7 +87,7 @@ def _find(path: str) -> Iterator[int]:
         fields = _stat(int(name))
         is_member = len(fields) > _STARTED and int(fields[_GROUP]) == group
         if is_member and int(fields[_STARTED]) >= started and _is_in_namespace(int(name)):
-            yield descriptor
+            yield int(name), descriptor
         else:
             os.close(descriptor)
 
@@ -85,10 +111,15 @@ def _start_time(pid: int) -> int:
 
 
 def _is_in_namespace(pid: int) -> bool:
+    # By thread: of a process that was killed the first one may be gone, and with it its namespace.
     try:
-        return os.stat(f"/proc/{pid}/ns/net").st_ino == _namespace()
+        threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return False
+    for thread in threads:
+        with contextlib.suppress(OSError):
+            return os.stat(f"/proc/{pid}/task/{thread}/ns/net").st_ino == _namespace()
+    return False
 
 
 def _namespace() -> int:

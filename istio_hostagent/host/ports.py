@@ -150,8 +150,11 @@ class Child(Protocol):
     def end_group(self) -> None:
         """SIGKILL to its whole group, as long as its status was not taken."""
 
-    def end(self, timeout_s: float) -> int:
-        """SIGTERM, after `timeout_s` seconds SIGKILL; returns the exit status."""
+    def end(self, timeout_s: float) -> int | None:
+        """SIGTERM, after `timeout_s` seconds SIGKILL; returns the exit status.
+
+        None: it still runs a second after that, in a wait that no signal ends.
+        """
 
 
 class Run(Protocol):
@@ -162,7 +165,10 @@ class Run(Protocol):
         """The process."""
 
     def finish(self) -> bytes:
-        """End it if it still runs, and return the end of what it wrote, fit to be printed."""
+        """Kill it if it still runs, and return the end of what it wrote, fit to be printed.
+
+        Nobody waits for its end.
+        """
 
 
 class Worker(Run, Protocol):
@@ -207,7 +213,19 @@ class Processes(Protocol):
         """Write down which process group is the proxy's; raises OSError."""
 
     def end_leftover(self) -> int:
-        """Kill what is left of the group written down last; says how many processes that was."""
+        """Kill what is left of the group written down last; says how many processes that was.
+
+        Nobody waits for their end.
+        """
+
+    def kill_behind(self, leader: int) -> None:
+        """Kill whoever is left of its group: it has ended, and its status is taken."""
+
+    def find_killed(self) -> tuple[int, ...]:
+        """Give those killed by the two before that have not ended yet."""
+
+    def describe_stuck(self, pid: int) -> str:
+        """Say in words that SIGKILL has not ended a process."""
 
 
 class Handover(Protocol):

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import ChildFailed
-from . import handover
+from . import handover, procstate
 from .answers import checks, formats
 
 SETPRIV = "/usr/bin/setpriv"
@@ -36,6 +36,9 @@ WITH_LIBRARIES = frozenset({"certificate", "second_reader"})
 # libldap, which comes with libcurl, looks this host's own name up when it is loaded: with a silent
 # name server that took 10 s before the first byte went to the CA.
 WORKER_ENVIRONMENT = {"RES_OPTIONS": "timeout:1 attempts:2"}
+# Who is still there so long after SIGKILL sleeps in a wait that no signal ends, as in that for a
+# file system that does not answer (state D of proc(5)), or is frozen by its cgroup.
+STUCK_S = 1.0
 # Of a program's output so much is kept, the end of it: there it says why it ended.
 MAX_OUTPUT = 1 << 16
 # What a terminal or a log would act on, and no line end.
@@ -106,13 +109,16 @@ class Child:
         """SIGKILL to everything in its process group, as long as its status was not taken."""
         self.signal_group(signal.SIGKILL)
 
-    def end(self, timeout_s: float) -> int:
-        """SIGTERM, then after `timeout_s` seconds SIGKILL; returns the exit status."""
+    def end(self, timeout_s: float) -> int | None:
+        """SIGTERM, then after `timeout_s` seconds SIGKILL; returns the exit status.
+
+        None: it still runs a second after that, in a wait that no signal ends.
+        """
         self.signal(signal.SIGTERM)
         status = self.wait(timeout_s)
-        while status is None:
+        if status is None:
             self.signal(signal.SIGKILL)
-            status = self.wait(1.0)
+            status = self.wait(STUCK_S)
         return status
 
 
@@ -216,17 +222,20 @@ class Run:
             raise
 
     def finish(self) -> bytes:
-        """End it if it still runs, and return the end of what it wrote, fit to be printed."""
+        """Kill it if it still runs, and return the end of what it wrote, fit to be printed.
+
+        Nobody waits for its end: the caller takes its status later.
+        """
         return self._take(MAX_OUTPUT, is_end=True).translate(_TO_PRINT)
 
     def _take(self, most: int, *, is_end: bool = False) -> bytes:
-        """End it if it still runs, and return at most so many bytes of what it wrote.
+        """Kill it if it still runs, and return at most so many bytes of what it wrote.
 
         Its user can write more at any moment, also after it has ended (/proc/PID/fd): what is
         read here once is all that counts.
         """
         if self.child.poll() is None:
-            self.child.end(0.0)
+            self.child.signal(signal.SIGKILL)
         try:
             size = os.fstat(self._output).st_size
             start = max(size - most, 0) if is_end else 0
@@ -288,7 +297,15 @@ class Worker(Run):
     def run(self, timeout_s: float) -> Any:
         """Wait at most `timeout_s` seconds for the answer; raises ChildFailed."""
         self.child.wait(timeout_s)
-        return self.result()
+        try:
+            return self.result()
+        finally:
+            self.child.wait(STUCK_S)
+
+
+def still_running(pid: int) -> str:
+    """Say in words that SIGKILL has not ended a process."""
+    return f"still runs after SIGKILL: pid {pid}, state {procstate.probe_rest(pid) or '?'}"
 
 
 def outcome(status: int | None) -> str:

@@ -19,7 +19,7 @@ class Hold(enum.Enum):
 
 def probe_hold(pid: int) -> Hold:
     """Look at a process and its cgroup (version 2)."""
-    state = _state(pid)
+    state = _state(f"/proc/{pid}")
     if state == "T":
         return Hold.STOPPED
     if state == "t":
@@ -46,8 +46,21 @@ def find_children(pid: int) -> tuple[int, ...]:
     return tuple(int(word) for each in lists for word in each.split())
 
 
-def _state(pid: int) -> str:
-    return _read(f"/proc/{pid}/stat").rpartition(")")[2].strip()[:1]
+def probe_rest(pid: int) -> str:
+    """The letter for what keeps a killed process there: D where no signal reaches (proc(5)).
+
+    Empty: it is gone. Its first thread may be gone before the others.
+    """
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return ""
+    states = {_state(f"/proc/{pid}/task/{thread}") for thread in threads}
+    return min(states - {"Z", "X", ""}, default="Z")
+
+
+def _state(place: str) -> str:
+    return _read(f"{place}/stat").rpartition(")")[2].strip()[:1]
 
 
 def _read(path: str) -> str:

@@ -74,10 +74,11 @@ class ProcessesContract:
         assert run.child.poll() == -signal.SIGKILL
         run.finish()
 
-    def test_finishing_ends_what_still_runs(self, host: Host) -> None:
+    def test_finishing_kills_what_still_runs(self, host: Host) -> None:
         run = host.processes.start_run(STAYS, user=ME)
         assert not run.child.has_ended()
         run.finish()
+        run.child.await_end(PATIENCE_S)
         assert run.child.has_ended()
 
     def test_sigterm_ends_a_program_that_listens(self, host: Host) -> None:
@@ -124,6 +125,7 @@ class ProcessesContract:
         worker = host.processes.start_worker("reader", ["/etc/hostname"], user=None)
         with pytest.raises(ChildFailed, match="did not end in time"):
             worker.result()
+        worker.child.await_end(PATIENCE_S)
         assert worker.child.has_ended()
 
     def test_what_cannot_be_started_says_so(self, host: Host) -> None:

@@ -210,6 +210,15 @@ class FakeProcesses:
         ended, self.leftover = self.leftover, 0
         return ended
 
+    def kill_behind(self, leader: int) -> None:
+        self._step()
+
+    def find_killed(self) -> tuple[int, ...]:
+        return ()
+
+    def describe_stuck(self, pid: int) -> str:
+        return f"still runs after SIGKILL: pid {pid}, state D"
+
     def end_all(self) -> None:
         """Whoever started them is gone."""
         for child in self.children:

@@ -38,7 +38,7 @@ OF_OS = {
 # What it may use of modules of host/ that reach the machine: values, and functions of values.
 OF_HOST = {
     "files": {"MAX_BYTES"},
-    "processes": {"User", "outcome"},
+    "processes": {"STUCK_S", "User", "outcome"},
     "changes": {"Change", "LOST"},
     "rtmonitor": {"Change"},
     "procstate": {"Hold"},

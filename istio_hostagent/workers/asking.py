@@ -6,7 +6,7 @@ Not here: what is done with the answer (`certificate`). Nothing of a key or a to
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -54,7 +54,7 @@ class Candidate:
 def ask(
     request: Request,
     roots: tuple[x509.Certificate, ...],
-    candidates: tuple[Candidate, ...],
+    candidates: Iterable[Candidate],
     signing_request: bytes,
 ) -> tuple[str, bytes]:
     """Try the credentials in order; return the name of the one that worked and the answer."""
@@ -112,6 +112,15 @@ def trusted_roots(
         reason = "; ".join(faults) or f"{request.root_file} holds none"
         raise CertificateRefused(f"no root certificate to recognise the CA by: {reason}")
     return tuple(roots.values())
+
+
+def find_candidates(snapshot: credentials.Snapshot, request: Request) -> Iterator[Candidate]:
+    """Give what can be shown, the best first; a token that is not needed is not read.
+
+    Its file may lie where nothing answers any more.
+    """
+    yield find_certificate(snapshot, request)
+    yield find_token(request)
 
 
 def find_certificate(snapshot: credentials.Snapshot, request: Request) -> Candidate:

@@ -84,7 +84,7 @@ def _ensure(store: credentials.Credentials, request: asking.Request) -> dict[str
     if held is not None:
         return _answer(held)
     roots = asking.trusted_roots(snapshot, request)
-    candidates = (asking.find_certificate(snapshot, request), asking.find_token(request))
+    candidates = asking.find_candidates(snapshot, request)
     key = keys.generate_key()
     via, response = asking.ask(
         request, roots, candidates, csr.build_request(key, request.spiffe_id)

@@ -19,12 +19,14 @@ from ..host import (
     garbage,
     layers,
     mailbox,
+    mounts,
     nftables,
     notify,
     ports,
     probing,
     proxyfiles,
     rtmonitor,
+    sights,
     signals,
     statefiles,
     watch,
@@ -47,6 +49,11 @@ def run(environment: Mapping[str, str]) -> None:
     files.make_directory(host.state_dir)
     files.make_directory(host.runtime_dir)
     inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
+
+    def files_changed() -> None:
+        inbox.post(events.FilesChanged())
+
+    seen = sights.Sights(mounts.Mounts())
     stored = notify.take_stored(environment, performer.STORED_SOCKET)
     kernel = nftables.NftKernel(stored, is_owner=notify.has_store(environment))
     given = ports.Ports(
@@ -55,15 +62,16 @@ def run(environment: Mapping[str, str]) -> None:
         kernel=kernel,
         changes=changes.ChangeMonitor(kernel.port),
         network=rtmonitor.Monitor(),
-        watcher=watch.FileWatcher(lambda: inbox.post(events.FilesChanged())),
+        watcher=watch.FileWatcher(files_changed, seen),
+        sights=seen,
         notifier=notify.Notifier(environment),
         packets=probing.Packets(),
         processes=children.Processes(inbox, _record(host)),
         doors=doors.Doors(inbox),
         state=statefiles.StateFiles(host.state_dir),
         environment=layers,
-        certificates=certificatefiles.CertificateFiles(host.state_dir),
-        proxy=proxyfiles.ProxyFiles(host),
+        certificates=certificatefiles.CertificateFiles(host.state_dir, seen),
+        proxy=proxyfiles.ProxyFiles(host, seen),
         machine=facts,
         jitter=clock.jitter,
     )

@@ -1,7 +1,7 @@
 """The components that the composition root made, and what is known of this host from them."""
 
 from ..config import model
-from ..host import ports, rtmonitor
+from ..host import ports, processes, rtmonitor
 from ..lifecycle import report
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now, Situation
@@ -12,6 +12,7 @@ from . import (
     configuration,
     events,
     fields,
+    lookout,
     machine,
     places,
     prober,
@@ -33,6 +34,7 @@ class Components:
     watcher: ports.Watcher
     notifier: ports.Notifier
     host: ports.Machine
+    lookout: lookout.Lookout
     work: tasks.Tasks
     packets: prober.Prober
     state: statedir.StateDirectory
@@ -95,6 +97,7 @@ def assemble(given: ports.Ports, sources: places.Sources, facts: model.HostFacts
     packets = prober.Prober(work, clock, given.packets)
     keeper = redirection.RedirectionPart(given.kernel, packets, clock)
     state = statedir.StateDirectory(given.state, clock)
+    user = processes.User(facts.proxy_uid, facts.proxy_gid)
     supervised = supervisor.Supervisor(inbox, clock, given.processes, given.doors)
 
     def read_changes() -> events.Event | None:
@@ -114,6 +117,7 @@ def assemble(given: ports.Ports, sources: places.Sources, facts: model.HostFacts
         watcher=given.watcher,
         notifier=given.notifier,
         host=given.machine,
+        lookout=lookout.Lookout(inbox, work, given.sights, user),
         work=work,
         packets=packets,
         state=state,

@@ -144,6 +144,7 @@ class Agent:
             self._looked_at = now
             self._parts.redirection.look_at_addresses()
             self._parts.certificate.look_at_files()
+            self._parts.lookout.look()
             if soon >= self._read_back_at + READ_BACK_S:
                 # Events can be lost without a word; then nobody has looked since.
                 self._read_back_at = now
@@ -189,6 +190,7 @@ class Agent:
         self._tell()
         if self._is_watching and self._follow():
             parts.inbox.post(events.FilesChanged())
+        parts.lookout.look_at_new()
 
     def _log_change(self, before: lives.Life, after: lives.Life) -> None:
         if before.phase is Phase.JOINING and after.phase is Phase.OUT and after.attempt.last_error:

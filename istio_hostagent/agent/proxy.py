@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..config import model
-from ..errors import ChildFailed, HostUnsupported
+from ..errors import ChildFailed, HostAgentError, HostUnsupported
 from ..host import ports, processes
 from ..supervise import builds, child, controlplane, specs, validation
 from ..supervise.validation import Validation
@@ -180,8 +180,11 @@ class ProxyPart:
         kind, binary = self._find(config.proxy)
         if binary is None:
             # Where no proxy is anyway, the operator may want just this: to capture less.
-            places = ", ".join(programs.places(config.proxy, kind))
-            missing = HostUnsupported(f"no {kind.value} found; searched {places}")
+            places = programs.places(config.proxy, kind)
+            missing = HostUnsupported(f"no {kind.value} found; searched {', '.join(places)}")
+            if not all(map(self._files.is_known, places)):
+                self._undecided(before, missing, done)
+                return
             is_there = self.binary is not None or self.child.state is not child.State.IDLE
             done(validation.refused(str(missing)) if is_there else validation.passed())
             return
@@ -250,7 +253,7 @@ class ProxyPart:
         self._remove_others()
 
     def _undecided(
-        self, before: Validation, error: ChildFailed, done: Callable[[Validation], None]
+        self, before: Validation, error: HostAgentError, done: Callable[[Validation], None]
     ) -> None:
         now = self._clock.monotonic()
         found = validation.undecided(before, str(error), now)

@@ -10,7 +10,7 @@ Not here: the files themselves (`credentials`, for workers alone).
 import binascii
 import os
 
-from . import files, processes, trust
+from . import files, processes, sights
 
 _STORES = "certs"
 _OUTPUT = ".output"
@@ -22,30 +22,30 @@ _NAMES = (_KEY, "cert-chain.pem", "root-cert.pem", "..data")
 class CertificateFiles:
     """Those of one state directory."""
 
-    def __init__(self, state_dir: str) -> None:
+    def __init__(self, state_dir: str, seen: sights.Sights) -> None:
         """Name the directory; nothing is made yet."""
+        self._sights = seen
         self._stores = os.path.join(state_dir, _STORES)
 
     def fingerprint(self, path: str) -> object:
         """What changes when a file is written or replaced; None where there is none."""
-        return files.fingerprint(path)
+        return self._sights.fingerprint(path)
 
     def has_key(self, output_dir: str) -> bool:
         """Whether a key lies in a directory of OUTPUT_CERTS."""
-        return os.path.lexists(os.path.join(output_dir, _KEY))
+        path = os.path.join(output_dir, _KEY)
+        return self._sights.fingerprint(path, follows_link=False) is not None
 
     def watched(self, output_dir: str) -> tuple[str, ...]:
         """The files to be watched: only where nobody but root can replace what leads to them."""
-        try:
-            is_watchable = trust.probe_trust(os.path.dirname(output_dir)).is_root_only
-        except OSError:
+        if not self._sights.is_roots(os.path.dirname(output_dir)):
             return ()
-        return tuple(os.path.join(output_dir, name) for name in _NAMES) if is_watchable else ()
+        return tuple(os.path.join(output_dir, name) for name in _NAMES)
 
     def look(self, output_dir: str) -> tuple[object, ...]:
         """What changes when one of those to be watched is replaced."""
         watched = self.watched(output_dir)
-        return tuple(files.fingerprint(path, follows_links=False) for path in watched)
+        return tuple(self._sights.fingerprint(path, follows_link=False) for path in watched)
 
     def make_store(self, output_dir: str, owner: processes.User) -> str:
         """Return the store of a directory of OUTPUT_CERTS, made if need be; raises OSError."""

@@ -14,6 +14,9 @@ MAX_BYTES = (1 << 20) + 1
 # ever (M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3) grow with it).
 _PART_BYTES = 1 << 16
 
+# Inode, time of the last change of the content (ns), and size.
+Fingerprint = tuple[int, int, int]
+
 
 def read_bounded(path: str, most: int = MAX_BYTES) -> bytes:
     """Return at most `most` bytes of a regular file; raises OSError, EISDIR or EINVAL for others.
@@ -58,13 +61,18 @@ def write_atomically(
     sync_directory(directory)
 
 
-def fingerprint(path: str, *, follows_links: bool = True) -> tuple[int, int, int] | None:
+def fingerprint(path: str, *, follows_links: bool = True) -> Fingerprint | None:
     """What changes when a file is written or replaced; None where there is none to be seen."""
     try:
         status = os.stat(path, follow_symlinks=follows_links)
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def is_program(path: str) -> bool:
+    """Whether this process could execute it."""
+    return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
 def sync_directory(path: str) -> None:

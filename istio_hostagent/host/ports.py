@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..redirect import promises
     from ..supervise import builds, liveness, specs
     from . import changes, probing, procstate, rtmonitor
+    from .answers import looker
     from .processes import User
 
 Event = TypeVar("Event")
@@ -333,6 +334,20 @@ class EnvironmentFiles(Protocol):
         """Read them in order; one problem for each that cannot be read. Raises NotPermitted."""
 
 
+class Sights(Protocol):
+    """What is seen of files that lie where this process must not wait."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is one at which nobody has looked yet."""
+
+    def remote(self) -> tuple[str, ...]:
+        """Those that anybody has asked for."""
+
+    def take(self, paths: Sequence[str], found: Sequence[looker.Sight], /) -> bool:
+        """Somebody has looked at these; says whether anything differs from before."""
+
+
 class CertificateFiles(Protocol):
     """What is seen of certificates and credentials without opening them, and where they lie."""
 
@@ -366,7 +381,10 @@ class ProxyFiles(Protocol):
         """Where everything is written, one place for each network namespace."""
 
     def is_program(self, path: str) -> bool:
-        """Whether a file is there that can be run."""
+        """Whether a file is there that can be run, as far as is known."""
+
+    def is_known(self, path: str) -> bool:
+        """Whether it is known if a file is there."""
 
     def write(self, built: builds.Build) -> None:
         """Put everything in its place; raises OSError."""
@@ -419,6 +437,7 @@ class Ports(NamedTuple):
     doors: Doors
     state: StateFiles
     environment: EnvironmentFiles
+    sights: Sights
     certificates: CertificateFiles
     proxy: ProxyFiles
     machine: Machine

@@ -11,20 +11,25 @@ from collections.abc import Collection
 
 from ..config import model
 from ..supervise import builds
-from . import control, files
+from . import control, files, sights
 
 
 class ProxyFiles:
     """One network namespace's place for them, and the programs of this host."""
 
-    def __init__(self, facts: model.HostFacts) -> None:
+    def __init__(self, facts: model.HostFacts, seen: sights.Sights) -> None:
         """Name the place; nothing is written yet. Of `facts` only what never changes is used."""
+        self._sights = seen
         self._owner = (facts.proxy_uid, facts.proxy_gid)
         self.directory = os.path.join(facts.runtime_dir, f"{control.namespace_inode()}.proxy")
 
     def is_program(self, path: str) -> bool:
-        """Whether a file is there that can be run."""
-        return os.path.isfile(path) and os.access(path, os.X_OK)
+        """Whether a file is there that can be run, as far as is known."""
+        return self._sights.is_program(path)
+
+    def is_known(self, path: str) -> bool:
+        """Whether it is known if a file is there."""
+        return self._sights.is_known(path)
 
     def write(self, built: builds.Build) -> None:
         """Put everything in its place; raises OSError."""

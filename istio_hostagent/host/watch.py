@@ -1,7 +1,8 @@
 """File changes: watched directories in, one call for each burst of changes out.
 
 Directories are watched, not files: a rename over a file, a file that does not exist yet and a
-swapped symbolic link are all changes of a directory. Not here: what a change means.
+swapped symbolic link are all changes of a directory. Those on file systems that may hang are not:
+they would tell of no change that was made elsewhere (inotify(7)). Not here: what a change means.
 """
 
 import collections
@@ -10,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import files
+from . import mounts, sights
 
 # watchdog (2.2 and 6.0) remembers every name in a directory that a file was moved away from, as
 # long as the directory is watched: 300 bytes for each configuration that is renamed into place.
@@ -56,9 +57,11 @@ class _Handler:
 class FileWatcher:
     """Calls `changed`, from a thread of its own, when one of the files may have changed."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, changed: Callable[[], None], seen: sights.Sights) -> None:
         """Start with nothing watched."""
         self._changed = changed
+        self._mounts = seen.mounts
+        self._fingerprint = seen.fingerprint
         self._observer: Any = None
         self._watches: dict[str, tuple[Any, _Handler]] = {}
         self._marks: dict[str, object] = {}
@@ -67,11 +70,11 @@ class FileWatcher:
 
     def mark(self) -> None:
         """Remember how the files look: call it before they are read."""
-        self._marks = {path: files.fingerprint(path) for path in self._marks}
+        self._marks = {path: self._fingerprint(path) for path in self._marks}
 
     def is_stale(self) -> bool:
         """Whether a file has changed since `mark`, for changes that no event tells."""
-        return any(files.fingerprint(path) != mark for path, mark in self._marks.items())
+        return any(self._fingerprint(path) != mark for path, mark in self._marks.items())
 
     def follow(self, paths: Iterable[str]) -> bool:
         """Watch these files from now on and no others.
@@ -92,8 +95,8 @@ class FileWatcher:
         wanted: dict[str, set[str]] = {}
         marks = {}
         for path in paths:
-            marks[path] = self._marks.get(path) or files.fingerprint(path)
-            for directory, name in _places(path):
+            marks[path] = self._marks.get(path) or self._fingerprint(path)
+            for directory, name in _places(path, self._mounts):
                 wanted.setdefault(directory, set()).add(name)
         self._marks = marks
         if self._observer is None:
@@ -147,7 +150,7 @@ def _identity(directory: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _places(path: str) -> list[tuple[str, str]]:
+def _places(path: str, points: mounts.Mounts) -> list[tuple[str, str]]:
     """The directories to watch for one file, each with the name that matters in it.
 
     Besides the one in which it lies, these are the ones in which a symbolic link on the way lies.
@@ -164,6 +167,9 @@ def _places(path: str) -> list[tuple[str, str]]:
             here = os.path.dirname(here)
             continue
         entry = os.path.join(here, name)
+        if points.may_hang(entry, follows_link=False):
+            places.append((here, name))
+            break
         target = _target(entry) if links < MAX_LINKS else None
         if target is not None:
             links += 1

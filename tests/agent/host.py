@@ -30,6 +30,7 @@ from tests.fakes.files import (
     FakeCertificateFiles,
     FakeEnvironmentFiles,
     FakeProxyFiles,
+    FakeSights,
     FakeStateFiles,
 )
 from tests.fakes.inbox import FakeInbox, FakeSource
@@ -266,6 +267,7 @@ class MemoryHost:
             doors=self.doors,
             state=_StateFiles(self),
             environment=self.environment,
+            sights=FakeSights(),
             certificates=FakeCertificateFiles(self.disk, self.stores, self.step),
             proxy=FakeProxyFiles(self.disk, self.programs, self.step),
             machine=self.machine,

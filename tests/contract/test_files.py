@@ -9,7 +9,16 @@ from typing import NamedTuple, Protocol
 import pytest
 
 from istio_hostagent.config import model
-from istio_hostagent.host import certificatefiles, layers, ports, proxyfiles, statefiles
+from istio_hostagent.host import (
+    certificatefiles,
+    layers,
+    mounts,
+    ports,
+    proxyfiles,
+    sights,
+    statefiles,
+)
+from istio_hostagent.host.answers import looker
 from istio_hostagent.host.processes import User
 from istio_hostagent.supervise import builds, specs
 from tests.fakes.files import (
@@ -17,6 +26,7 @@ from tests.fakes.files import (
     FakeCertificateFiles,
     FakeEnvironmentFiles,
     FakeProxyFiles,
+    FakeSights,
     FakeStateFiles,
 )
 
@@ -129,7 +139,9 @@ class TestCertificateFiles(CertificatesContract):
         def write(path: str, data: bytes) -> None:
             Path(path).write_bytes(data)
 
-        files = certificatefiles.CertificateFiles(str(tmp_path / "state"))
+        files = certificatefiles.CertificateFiles(
+            str(tmp_path / "state"), sights.Sights(mounts.Mounts())
+        )
         return Certificates(files, str(tmp_path / "certs"), write, os.unlink)
 
 
@@ -192,6 +204,30 @@ class TestFakeEnvironmentFiles(TextsContract):
         return Texts(files, "/etc", disk.write, files.unreadable.add)
 
 
+# -- files behind mounts ---------------------------------------------------------------------------
+
+
+class SightsContract:
+    def test_without_such_a_file_nobody_has_to_look(self, seen: ports.Sights) -> None:
+        assert not seen.is_behind
+        assert seen.remote() == ()
+        assert not seen.take(("/never/asked/for",), (looker.Sight(None, None, is_program=True),))
+
+
+class TestSights(SightsContract):
+    @pytest.fixture
+    def seen(self) -> ports.Sights:
+        made = sights.Sights(mounts.Mounts())
+        assert made.fingerprint("/proc/self/status") is not None
+        return made
+
+
+class TestFakeSights(SightsContract):
+    @pytest.fixture
+    def seen(self) -> ports.Sights:
+        return FakeSights()
+
+
 # -- what a proxy finds -----------------------------------------------------------------------------
 
 
@@ -210,6 +246,7 @@ class ProxiesContract:
     def test_a_program_is_found_and_what_is_none_is_not(self, given: Proxies) -> None:
         assert given.files.is_program(given.program)
         assert not given.files.is_program(f"{given.program}-none")
+        assert given.files.is_known(f"{given.program}-none")
 
     def test_what_is_written_lies_there_until_nobody_uses_it(self, given: Proxies) -> None:
         one, two = self.build(given, "1"), self.build(given, "2")
@@ -232,7 +269,7 @@ class TestProxyFiles(ProxiesContract):
         facts = model.HostFacts(ME.uid, ME.gid, runtime_dir=str(tmp_path))
         program = shutil.which("true")
         assert program is not None
-        return Proxies(proxyfiles.ProxyFiles(facts), read, program)
+        return Proxies(proxyfiles.ProxyFiles(facts, sights.Sights(mounts.Mounts())), read, program)
 
 
 class TestFakeProxyFiles(ProxiesContract):

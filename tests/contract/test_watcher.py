@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from istio_hostagent.host import ports, watch
+from istio_hostagent.host import mounts, ports, sights, watch
 from tests.fakes.files import Disk
 from tests.fakes.watcher import FakeWatcher
 
@@ -90,7 +90,7 @@ class TestFileWatcher(WatcherContract):
         def write(path: str, data: bytes) -> None:
             Path(path).write_bytes(data)
 
-        made = watch.FileWatcher(lambda: told.put(None))
+        made = watch.FileWatcher(lambda: told.put(None), sights.Sights(mounts.Mounts()))
         yield Watched(made, told, write, os.unlink, str(tmp_path))
         made.stop()
 

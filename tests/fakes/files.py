@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from istio_hostagent.config import model
 from istio_hostagent.errors import Problem
 from istio_hostagent.host import processes
+from istio_hostagent.host.answers import looker
 from istio_hostagent.supervise import builds
 
 
@@ -92,6 +93,18 @@ class FakeEnvironmentFiles:
         )
 
 
+class FakeSights:
+    """No file of this host lies where anybody would have to wait."""
+
+    is_behind = False
+
+    def remote(self) -> tuple[str, ...]:
+        return ()
+
+    def take(self, paths: Sequence[str], found: Sequence[looker.Sight]) -> bool:
+        return False
+
+
 class FakeCertificateFiles:
     """What root sees of certificates and credentials, and the stores that it makes."""
 
@@ -147,6 +160,9 @@ class FakeProxyFiles:
 
     def is_program(self, path: str) -> bool:
         return path in self._programs
+
+    def is_known(self, path: str) -> bool:
+        return True
 
     def write(self, built: builds.Build) -> None:
         for name, text in built.texts.items():

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from istio_hostagent.host import control, watch
+from istio_hostagent.host import control, mounts, sights, watch
 from tests.demo.ca_server import DemoAuthority
 from tests.lab import refusal
 from tests.lab.host import Host
@@ -345,7 +345,7 @@ class TestWatching:
 
     def test_a_directory_that_is_replaced_by_a_rename(self, tmp_path: Path) -> None:
         changes: queue.Queue[None] = queue.Queue()
-        watcher = watch.FileWatcher(lambda: changes.put(None))
+        watcher = watch.FileWatcher(lambda: changes.put(None), sights.Sights(mounts.Mounts()))
         place = tmp_path / "conf"
         place.mkdir()
         path = place / "sidecar.env"

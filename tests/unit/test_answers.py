@@ -28,12 +28,17 @@ HELD = {
 ERROR = {"code": "certificate-refused", "message": "no such account", "hint": ""}
 REQUESTS: dict[str, Any] = {
     "certificate": {},
+    "looker": ("/a", "/b"),
     "probe_sockets": {"groups": [{}, {}]},
     "reader": ("/a", "/b"),
     "second_reader": {},
 }
 GOOD: dict[str, Any] = {
     "certificate": {"held": HELD, "error": ERROR},
+    "looker": [
+        {"target": [7, 1_700_000_000_000_000_000, 5], "entry": None, "is_program": True},
+        {"target": None, "entry": None, "is_program": False},
+    ],
     "probe_sockets": {"errnos": [0, 97, 1]},
     "reader": [{"data": "S0VZPXZhbHVlCg=="}, {"errno": 13}],
     "second_reader": {"observed": exchange.to_json(model.Observed())},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from istio_hostagent.host import watch
+from istio_hostagent.host import mounts, sights, watch
 from tests.lab.waiting import eventually
 
 PATIENCE_S = 10.0
@@ -23,7 +23,7 @@ def changes() -> queue.Queue[None]:
 
 @pytest.fixture
 def watcher(changes: queue.Queue[None]) -> Iterator[watch.FileWatcher]:
-    made = watch.FileWatcher(lambda: changes.put(None))
+    made = watch.FileWatcher(lambda: changes.put(None), sights.Sights(mounts.Mounts()))
     yield made
     made.stop()
 

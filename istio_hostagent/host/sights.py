@@ -1,0 +1,77 @@
+"""What can be seen of a file now, without ever waiting for a file system.
+
+What lies on one that the kernel answers for is looked at when it is asked for. Of what lies on any
+other the answer is what somebody else has seen last: a worker looks, and it is told here.
+"""
+
+from collections.abc import Sequence
+
+from . import files, mounts, trust
+from .answers import looker
+
+# The files of a few configurations; those asked for first are forgotten.
+MAX_KNOWN = 64
+
+
+class Sights:
+    """All that the parts of one agent see of files that they do not open."""
+
+    def __init__(self, points: mounts.Mounts) -> None:
+        """Know nothing yet."""
+        self.mounts = points
+        self._seen: dict[str, looker.Sight | None] = {}  # None: nobody has looked yet
+
+    def fingerprint(self, path: str, *, follows_link: bool = True) -> files.Fingerprint | None:
+        """What changes when a file changes; None where there is none, or it is not known."""
+        if not self.mounts.may_hang(path, follows_link=follows_link):
+            return files.fingerprint(path, follows_links=follows_link)
+        seen = self._recall(path)
+        if seen is None:
+            return None
+        return seen.target if follows_link else seen.entry
+
+    def is_program(self, path: str) -> bool:
+        """Whether it can be executed, as far as is known."""
+        if not self.mounts.may_hang(path):
+            return files.is_program(path)
+        seen = self._recall(path)
+        return seen is not None and seen.is_program
+
+    def is_known(self, path: str) -> bool:
+        """Whether anybody has looked at it yet."""
+        return self._seen.get(path) is not None or not self.mounts.may_hang(path)
+
+    def is_roots(self, path: str) -> bool:
+        """Whether only root can change what leads there, and looking at it is safe."""
+        try:
+            return not self.mounts.may_hang(path) and trust.probe_trust(path).is_root_only
+        except OSError:
+            return False
+
+    def _recall(self, path: str) -> looker.Sight | None:
+        if path not in self._seen:
+            self._seen[path] = None
+            if len(self._seen) > MAX_KNOWN:
+                del self._seen[next(iter(self._seen))]
+        return self._seen[path]
+
+    # -- for whoever looks ----------------------------------------------------------------------
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is a file at which nobody has looked yet."""
+        return None in self._seen.values()
+
+    def remote(self) -> tuple[str, ...]:
+        """Those asked for so far that lie where nobody must wait."""
+        return tuple(self._seen)
+
+    def take(self, paths: Sequence[str], found: Sequence[looker.Sight]) -> bool:
+        """Somebody has looked at these; says whether anything differs from before."""
+        changed = {
+            path: sight
+            for path, sight in zip(paths, found, strict=True)
+            if path in self._seen and self._seen[path] != sight
+        }
+        self._seen |= changed
+        return bool(changed)

@@ -1,0 +1,70 @@
+"""Processes that are started for a result: what becomes of those that give none."""
+
+from pathlib import Path
+
+import pytest
+
+from istio_hostagent.host import files, processes
+from istio_hostagent.host.answers import looker
+from tests.lab import hanging, layers
+from tests.lab.room import Room
+
+NOBODY = processes.User(65534, 65534)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory where everybody can look, and in it one to mount on."""
+    layers.require("netns", hanging.missing())
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory.stat().st_mode & 0o005 != 0o005:
+            directory.chmod(0o755)
+    (tmp_path / "mount").mkdir()
+    return tmp_path
+
+
+def sight(path: Path) -> looker.Sight:
+    """What the worker has to see of a directory."""
+    seen = files.fingerprint(str(path))
+    return looker.Sight(seen, seen, is_program=False)
+
+
+def ask(room: Room, path: Path, timeout_s: float) -> list[object]:
+    """Start a worker that looks at a path; its answer appears in the list."""
+    found: list[object] = []
+    request = (str(path),)
+    room.work.start_worker("looker", request, user=NOBODY, timeout_s=timeout_s, done=found.append)
+    return found
+
+
+def test_one_that_cannot_be_ended_is_named_and_no_other_is_started(place: Path) -> None:
+    room = Room()
+    with hanging.HangingMount(place / "mount") as mount:
+        first = ask(room, mount.directory / "a", 1.0)
+        room.until(lambda: first != [], "given up")
+        assert "did not end in time" in str(first[0])
+        second = ask(room, place, 20.0)
+        assert room.work.is_running("looker")
+        room.until(lambda: second != [], "refused")
+        (stuck,) = room.work.stuck
+        assert stuck.startswith("looker still runs after SIGKILL: pid ")
+        assert stuck.endswith(", state D")
+        assert stuck.partition("pid ")[2] in str(second[0])
+        assert not room.work.is_running("looker")
+    room.until(lambda: room.work.stuck == (), "it ended with the mount")
+    third = ask(room, place, 20.0)
+    room.until(lambda: third != [], "as before")
+    assert third == [(sight(place),)]
+
+
+def test_one_that_is_abandoned_makes_room_for_the_next(place: Path) -> None:
+    room = Room()
+    answers = []
+    for _ in range(3):
+        answers.append(ask(room, place, 20.0))
+        room.work.abandon("looker")
+    last = ask(room, place, 20.0)
+    room.until(lambda: last != [], "its answer")
+    assert last == [(sight(place),)]
+    assert answers == [[], [], []]
+    assert room.work.stuck == ()

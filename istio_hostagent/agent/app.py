@@ -106,25 +106,25 @@ def begin(
     """
     parts = components.assemble(given, sources, host)
     parts.proxy.child.end_leftover()
-    disk = _read_disk(parts.state, sources, host, is_stored=is_stored)
-    parts.life = life.begin(disk, parts.configuration.read(disk.accepted))
+    kept = reload.judge_accepted(parts.state.load(reload.ACCEPTED, sources), host)
+    parts.configuration.begin(kept)
+    parts.life = life.begin(_read_disk(parts.state, sources, kept, is_stored=is_stored))
     return loop.Agent(parts, watchdog_s)
 
 
 def _read_disk(
     state: statedir.StateDirectory,
     sources: places.Sources,
-    facts: model.HostFacts,
+    kept: reload.Loaded | None,
     *,
     is_stored: bool,
 ) -> life.Disk:
-    """What earlier agents left in the state directory."""
-    accepted = reload.judge_accepted(state.load(reload.ACCEPTED, sources), facts)
+    """What earlier agents left in the state directory; `kept`: the accepted texts, judged."""
     return life.Disk(
         is_joined=state.has(places.MARKER),
         is_attempting=state.has(places.ATTEMPT),
         has_guard=state.has(places.GUARD),
         is_stored=is_stored,
-        accepted=configuration.revision(accepted),
+        accepted=configuration.revision(kept),
         refused=state.load(reload.REFUSED, sources) or None,
     )

@@ -122,7 +122,9 @@ def assemble(given: ports.Ports, sources: places.Sources, facts: model.HostFacts
         packets=packets,
         state=state,
         machine=machine.MachinePart(given.machine, facts, state, clock),
-        configuration=configuration.ConfigurationPart(given.environment, sources, facts),
+        configuration=configuration.ConfigurationPart(
+            given.environment, sources, facts, work, clock
+        ),
         certificate=certificate.CertificatePart(
             work, clock, given.certificates, given.jitter, facts
         ),

@@ -7,43 +7,103 @@ import logging
 from typing import cast
 
 from ..config import model
-from ..host import ports
+from ..errors import Problem
+from ..host import garbage, layers, ports, processes
 from ..lifecycle.life import Life, Offer, Revision
-from . import fields, places, reload
+from . import fields, places, reading, reload, tasks
 
 logger = logging.getLogger(__name__)
+
+# Files that could not be read are tried again after 5 s, then twice as long, up to 5 minutes.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 300.0
 
 
 class ConfigurationPart:
     """The files as they were read last."""
 
     def __init__(
-        self, disk: ports.EnvironmentFiles, sources: places.Sources, facts: model.HostFacts
+        self,
+        disk: ports.EnvironmentFiles,
+        sources: places.Sources,
+        facts: model.HostFacts,
+        work: tasks.Tasks,
+        clock: ports.Clock,
     ) -> None:
         """Nothing is read yet."""
-        self._disk = disk
+        user = processes.User(facts.proxy_uid, facts.proxy_gid)
+        self._reading = reading.Reading(work, disk, sources.paths, user, name=reading.WORKER)
+        self._glance = reading.Reading(work, disk, sources.paths, user, name="reader for plan")
+        self._clock = clock
+        self._judged: object = None  # from what `loaded` was made
+        self._reported: object = None
+        self._failures = 0
+        self._retry_at: float | None = None
+        self.failure: Problem | None = None  # why the last reading came to nothing
         self.sources = sources
         self.facts = facts
         self.loaded = reload.Loaded()
 
-    def read(self, accepted: Revision | None) -> Offer:
-        """Read the files again and judge them; what is wrong with them is logged once."""
-        found = self.look(accepted)
-        if found == self.loaded:
-            # Two equal values of ten thousand networks each take 3 ms to compare, the same none.
-            return offer(self.loaded)
-        is_news = (self.loaded.problems, self.loaded.layers) != (found.problems, found.layers)
-        self.loaded = found
-        if is_news:
+    def begin(self, kept: reload.Loaded | None) -> None:
+        """What the accepted texts come to is all that is known before the first reading."""
+        self.loaded = kept or reload.Loaded()
+
+    def read(self, taken: reading.Taken) -> None:
+        """Begin to read the files; who is given what was read hands it to `take`."""
+        self._retry_at = None
+        self._reading.ask(taken)
+
+    def deadline(self) -> float | None:
+        """When files that could not be read are to be read again (monotonic seconds)."""
+        return self._retry_at
+
+    def take(self, found: layers.Found | Problem, accepted: Revision | None) -> Offer | None:
+        """Judge what was read; what is wrong with it is logged once. None: nothing was read.
+
+        `accepted` is what stays if the files are bad.
+        """
+        if isinstance(found, Problem):
+            self._failed(found)
+            return None
+        self.failure, self._failures = None, 0
+        kept = layers_of(accepted)
+        for known in (kept, self.loaded.layers):
+            if found.layers == known:
+                found = found._replace(layers=known)  # one copy, of what may be large
+        if self._judged == (found, self.facts, kept):
+            return offer(self.loaded)  # ten thousand networks take a tenth of a second to judge
+        is_first, self._judged = self._judged is None, (found, self.facts, kept)
+        self.loaded = reload.judge(found, self.facts, kept)
+        if self._reported != (self.loaded.problems, self.loaded.layers):
+            self._reported = self.loaded.problems, self.loaded.layers
             self._report()
+        if not is_first:
+            garbage.collect()
         return offer(self.loaded)
 
-    def look(self, accepted: Revision | None) -> reload.Loaded:
-        """What the files say now, without taking it; `accepted` is what stays if they are bad."""
-        return reload.load(self._disk, self.sources, self.facts, layers_of(accepted))
+    def _failed(self, failure: Problem) -> None:
+        if failure is self.failure:
+            return  # of one reading, for one more who had asked
+        self.failure = failure
+        self._failures += 1
+        pause = min(FIRST_PAUSE_S * 2 ** (self._failures - 1), LONGEST_PAUSE_S)
+        self._retry_at = self._clock.monotonic() + pause
+        if self._failures & (self._failures - 1) == 0:
+            extra = fields.of(CODE="child-failed", FILE=failure.file, FAILURES=self._failures)
+            logger.error("%s", failure, extra=extra)
+
+    def glance(self, taken: reading.Taken) -> None:
+        """Read the files without taking what they say."""
+        self._glance.ask(taken)
 
     def judged(self, life: Life) -> reload.Loaded:
         """What the files came to: with the reason why they do not hold, if they do not."""
+        loaded = self._judged_by(life)
+        if self.failure is None:
+            return loaded
+        is_kept = life.in_force is not None
+        return loaded._replace(problems=(self.failure,), is_kept=is_kept)
+
+    def _judged_by(self, life: Life) -> reload.Loaded:
         refusal, accepted = life.refusal, life.disk.accepted
         is_refused = refusal is not None and refusal.texts == self.loaded.layers
         if refusal is None or accepted is None or not is_refused or self.loaded.problems:

@@ -9,12 +9,13 @@ import logging
 import signal
 from collections.abc import Callable
 
-from ..host import garbage
+from ..errors import Problem
+from ..host import layers
 from ..lifecycle import decide
 from ..lifecycle import life as lives
 from ..lifecycle.phase import Phase
 from ..supervise import liveness
-from . import components, configuration, events, fields, performer, requests
+from . import components, configuration, events, fields, performer, reading, requests
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class Agent:
         """Do what can be done before anything happens."""
         if self._parts.life.disk.is_attempting and not self._parts.life.is_joined:
             logger.warning("the last attempt to join was cut short; taking its rules out")
+        self._guarded(functools.partial(self._parts.configuration.read, self._was_read))
         self._guarded(self.advance)
 
     def turn(self) -> None:
@@ -114,6 +116,7 @@ class Agent:
             parts.packets.deadline(),
             parts.proxy.child.deadline(),
             parts.machine.deadline(),
+            parts.configuration.deadline(),
             lives.deadline(parts.life, parts.situation(), parts.now()),
         ]
         if self._watchdog_s is not None:
@@ -134,6 +137,9 @@ class Agent:
         if self._parts.machine.is_due:
             self._look_at_machine()
         now = self._parts.clock.monotonic()
+        retry_at = self._parts.configuration.deadline()
+        if retry_at is not None and now >= retry_at:
+            self.reload()
         soon = now + liveness.STEADY_S  # what is due before the next wake-up is done at this one
         if self._watchdog_s is not None and soon >= self._alive_at + self._watchdog_s / 3:
             self._alive_at = now
@@ -210,23 +216,41 @@ class Agent:
 
     # -- configuration --------------------------------------------------------------------------
 
-    def reload(self, *, is_asked: bool = False) -> None:
-        """Read the files again; what differs is taken when it is this turn's time.
+    def reload(self, then: Callable[[], None] | None = None, *, is_asked: bool = False) -> None:
+        """Begin to read the files again, and look at what else may have changed.
 
-        `is_asked`: an operator wants it: what did not hold before is tried once more.
+        `is_asked`: an operator wants it: what did not hold before is tried once more. `then` is
+        called when what was read has been taken, or nothing could be read.
         """
         parts = self._parts
         parts.watcher.mark()
         self._followed = None
         if parts.machine.look_for_sshd():
             self._take_facts()
-        offer = parts.configuration.read(parts.life.disk.accepted)
-        parts.life = lives.offered(parts.life, offer, is_asked=is_asked)
+        taken: reading.Taken = self._was_read
+        if is_asked or then is not None:
+            taken = functools.partial(self._was_read, then=then, is_asked=is_asked)
+        parts.configuration.read(taken)
         parts.certificate.look_at_credentials()
         parts.certificate.look_at_files()
         parts.proxy.look_for_binary()
         parts.redirection.look_at_addresses()
-        garbage.collect()
+
+    def _was_read(
+        self,
+        found: layers.Found | Problem,
+        *,
+        then: Callable[[], None] | None = None,
+        is_asked: bool = False,
+    ) -> None:
+        parts = self._parts
+        offer = parts.configuration.take(found, parts.life.disk.accepted)
+        if offer is None:
+            parts.life = lives.unreadable(parts.life)
+        else:
+            parts.life = lives.offered(parts.life, offer, is_asked=is_asked)
+        if then is not None:
+            then()
 
     def _take_facts(self) -> None:
         """The machine has changed: every part that it matters to gets the facts."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..config import build, model
 from ..errors import Problem
-from ..host import files, ports, processes
+from ..host import files, layers
 from . import places
 
 ACCEPTED = "accepted.json"
@@ -35,24 +35,9 @@ class Loaded(NamedTuple):
     is_empty: bool = False
 
 
-def load(
-    disk: ports.EnvironmentFiles,
-    sources: places.Sources,
-    facts: model.HostFacts,
-    accepted: Sequence[model.Layer],
-) -> Loaded:
-    """Read and judge the files; fall back on `accepted` (empty: there are none) as a whole."""
-    reader = processes.User(facts.proxy_uid, facts.proxy_gid)
-    return judge(*disk.read_layers(sources.paths, reader), facts, accepted)
-
-
-def judge(
-    found: tuple[model.Layer, ...],
-    problems: tuple[Problem, ...],
-    facts: model.HostFacts,
-    accepted: Sequence[model.Layer],
-) -> Loaded:
-    """Judge files that were read, with the problems of reading them; falls back as `load` does."""
+def judge(read: layers.Found, facts: model.HostFacts, accepted: Sequence[model.Layer]) -> Loaded:
+    """Judge what was read; fall back on `accepted` (empty: there are none) as a whole."""
+    found, problems = read
     if found == tuple(accepted):
         found = tuple(accepted)  # one copy, of what may be large
     if not problems:

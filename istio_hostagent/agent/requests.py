@@ -4,6 +4,7 @@ Every request is one JSON object with a `verb`; every answer has `ok`, and `erro
 `message` and `exit_status` where it is false. Reports have a `version`; fields are only added.
 """
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +14,9 @@ from ..errors import (
     CertificateRefused,
     CertificateUntrusted,
     HostAgentError,
+    Problem,
 )
-from ..host import ports
+from ..host import layers, ports
 from ..identity import rotation
 from ..lifecycle.phase import Phase
 from ..lifecycle.report import STAYS_ACTIVE, Report
@@ -30,8 +32,13 @@ MAX_WAITING = 64
 class Requests:
     """The callers that wait for something, and the verbs they may use."""
 
-    def __init__(self, parts: components.Components, reload: Callable[[], None]) -> None:
-        """Serve these parts; the socket itself belongs to the composition root."""
+    def __init__(
+        self, parts: components.Components, reload: Callable[[Callable[[], None]], None]
+    ) -> None:
+        """Serve these parts; `reload` reads the files and then calls what it was given.
+
+        The socket itself belongs to the composition root.
+        """
         self._parts = parts
         self._reload_files = reload
         self._joining: list[ports.Caller] = []
@@ -55,10 +62,7 @@ class Requests:
             message = message if verb == "clean" else f"unknown verb {verb!r}"
             caller.answer(refusal(HostAgentError(message)) | {"exit_status": 75})
             return
-        try:
-            action(caller)
-        except HostAgentError as error:
-            caller.answer(refusal(error))
+        _answer(caller, functools.partial(action, caller))
 
     def _status(self, caller: ports.Caller) -> None:
         caller.answer({"ok": True, "status": status.report(self._parts)})
@@ -69,14 +73,16 @@ class Requests:
         self._joining.append(caller)
 
     def _reload(self, caller: ports.Caller) -> None:
-        self._reload_files()
-        self._settling.append((caller, self._taken))
+        self._reload_files(lambda: self._settling.append((caller, self._taken)))
 
     def _apply(self, caller: ports.Caller) -> None:
-        self._reload_files()
+        self._reload_files(functools.partial(self._apply_read, caller))
+
+    def _apply_read(self, caller: ports.Caller) -> None:
         loaded = self._parts.configuration.judged(self._parts.life)
         if loaded.config is None or loaded.problems:
-            caller.answer(self._not_usable())
+            is_passing = self._parts.configuration.failure is not None
+            caller.answer(self._not_usable() | ({"exit_status": 75} if is_passing else {}))
         elif not self._parts.life.is_joined:
             error = HostAgentError(
                 "the agent runs and this host has not joined: it installs the rules itself",
@@ -97,7 +103,17 @@ class Requests:
         return {"ok": True, "lines": list(plan.describe(done))}
 
     def _plan(self, caller: ports.Caller) -> None:
-        loaded = self._parts.configuration.look(self._parts.life.disk.accepted)
+        def read(found: layers.Found | Problem) -> None:
+            _answer(caller, functools.partial(self._plan_read, caller, found))
+
+        self._parts.configuration.glance(read)
+
+    def _plan_read(self, caller: ports.Caller, found: layers.Found | Problem) -> None:
+        if isinstance(found, Problem):
+            caller.answer(refusal(HostAgentError(str(found))) | {"exit_status": 75})
+            return
+        accepted = configuration.layers_of(self._parts.life.disk.accepted)
+        loaded = reload.judge(found, self._parts.machine.facts, accepted)
         if loaded.config is None or loaded.problems:
             caller.answer(self._not_usable(loaded))
             return
@@ -181,6 +197,7 @@ class Requests:
         if parts.configuration.judged(life).problems:
             answer = self._not_usable()
             is_passing = life.refusal is not None and life.refusal.retry_at is not None
+            is_passing = is_passing or parts.configuration.failure is not None
             return answer | {"exit_status": 75} if is_passing else answer
         if life.rollout.candidate is not None:
             error = life.rollout.validation.last_error
@@ -196,6 +213,14 @@ class Requests:
         """The agent ends: who still waits sees that, and may wait for the next one."""
         for caller in [*self._joining, *(caller for caller, _ in self._settling)]:
             caller.hang_up()
+
+
+def _answer(caller: ports.Caller, action: Callable[[], None]) -> None:
+    """Act, and tell the caller of what was foreseen to go wrong."""
+    try:
+        action()
+    except HostAgentError as error:
+        caller.answer(refusal(error))
 
 
 def _is_first_check(value: validation.Validation) -> bool:

@@ -1,87 +1,127 @@
 """The environment files as they lie on disk: who reads which, and what went wrong with it.
 
 A file whose whole path only root can write is read here; any other by a worker that runs as
-istio-proxy (design invariant 5). What the text means is `config`'s business.
+istio-proxy (design invariant 5), which only `Reading.finish` waits for. What the text
+means is `config`'s business.
 """
 
+import errno
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..config import model
 from ..errors import ChildFailed, NotPermitted, Problem
 from . import files, processes
 from . import trust as trusts
+from .answers import reader as answers
 
+WORKER = "reader"
 READ_TIMEOUT_S = 5.0
 
 
+class Found(NamedTuple):
+    """The files in order of rising precedence; one problem for each that cannot be read."""
+
+    layers: tuple[model.Layer, ...]
+    problems: tuple[Problem, ...]
+
+
+class Begun(NamedTuple):
+    """What root has read, and what is left for the worker."""
+
+    paths: tuple[str, ...]
+    layers: dict[str, model.Layer]
+    problems: tuple[Problem, ...]
+    foreign: dict[str, model.Trust]
+    reader: str  # the name of the user who reads those
+
+    @property
+    def request(self) -> tuple[str, ...]:
+        """What the worker is asked."""
+        return tuple(self.foreign)
+
+    def end(self, answer: Sequence[answers.FileRead]) -> Found:
+        """Add what the worker has read."""
+        layers, problems = dict(self.layers), list(self.problems)
+        for (path, trust), read in zip(self.foreign.items(), answer, strict=True):
+            if read.data is not None:
+                layers[path] = model.Layer(path, read.data, trust)
+            elif read.errno == errno.ENOENT:
+                layers[path] = _absent(path)
+            else:
+                text = f"cannot be read by {self.reader}: {_reason(read.errno)}"
+                message = f"{text}; it is not read as root"
+                problems.append(Problem(path, 0, f"{message}, because {trust.detail}"))
+        found = tuple(layers[path] for path in self.paths if path in layers)
+        return Found(found, tuple(problems))
+
+
+def begin(paths: Sequence[str], reader: processes.User) -> Begun:
+    """Read what only root can write; what others can change is not even looked at.
+
+    That is left for a worker that runs as `reader`.
+    """
+    layers: dict[str, model.Layer] = {}
+    problems = []
+    foreign = {}
+    for path in paths:
+        try:
+            trust = trusts.probe_trust(path)
+            if trust.is_root_only:
+                layers[path] = model.Layer(path, files.read_bounded(path), trust)
+            else:
+                foreign[path] = trust
+        except FileNotFoundError:
+            layers[path] = _absent(path)
+        except OSError as error:
+            problems.append(Problem(path, 0, f"cannot be read: {_reason(error.errno)}"))
+    who = trusts.user_name(reader.uid) if foreign else ""
+    return Begun(tuple(paths), layers, tuple(problems), foreign, who)
+
+
 class Reading:
-    """Environment files that are being read; nothing waits for the worker until `finish`."""
+    """Environment files that are being read by a verb; nothing waits until `finish`."""
 
     def __init__(self, paths: Sequence[str], reader: processes.User) -> None:
         """Read what root may read, and start the worker for the rest, which runs as `reader`.
 
         Raises NotPermitted if a file has to be read as another user, and we are not root.
         """
-        self._paths = paths
-        self._reader = reader
-        self._found: dict[str, model.Layer] = {}
-        self._problems: list[Problem] = []
-        self._foreign: dict[str, model.Trust] = {}
-        for path in paths:
-            self._begin(path)
-        self._worker = self._start_worker() if self._foreign else None
-
-    def _begin(self, path: str) -> None:
-        try:
-            trust = trusts.probe_trust(path)
-            if trust.is_root_only:
-                self._found[path] = model.Layer(path, files.read_bounded(path), trust)
-            else:
-                self._foreign[path] = trust
-        except FileNotFoundError:
-            self._found[path] = model.Layer(path, None, model.Trust(is_root_only=True))
-        except OSError as error:
-            self._problems.append(Problem(path, 0, f"cannot be read: {_reason(error.errno)}"))
-
-    def _start_worker(self) -> processes.Worker:
+        self._begun = begin(paths, reader)
         if os.geteuid() != 0:
-            path, trust = next(iter(self._foreign.items()))
-            who = trusts.user_name(self._reader.uid)
-            raise NotPermitted(
-                f"{path} is read as {who}, which only root can do, because {trust.detail}",
-                hint="run it as root",
-            )
-        return processes.Worker("reader", tuple(self._foreign), user=self._reader)
+            self._begun = _without_absent(self._begun)
+        self._worker: processes.Worker | None = None
+        if self._begun.foreign:
+            self._worker = processes.Worker(WORKER, self._begun.request, user=reader)
 
-    def finish(self) -> tuple[tuple[model.Layer, ...], tuple[Problem, ...]]:
-        """Give the files in the order of their paths; one problem for each that cannot be read."""
-        if self._worker is not None:
-            self._take(self._worker)
-        found = tuple(self._found[path] for path in self._paths if path in self._found)
-        return found, tuple(self._problems)
-
-    def _take(self, worker: processes.Worker) -> None:
+    def finish(self) -> Found:
+        """Wait for all the files; a worker that fails is a problem of each that it was to read."""
+        begun = self._begun
+        if self._worker is None:
+            return begun.end(())
         try:
-            answers = worker.run(READ_TIMEOUT_S)
+            return begun.end(self._worker.run(READ_TIMEOUT_S))
         except ChildFailed as error:
-            text = f"cannot be read: {error}"
-            self._problems += (Problem(path, 0, text) for path in self._foreign)
-            return
-        for (path, trust), answer in zip(self._foreign.items(), answers, strict=True):
-            if answer.data is not None:
-                self._found[path] = model.Layer(path, answer.data, trust)
-                continue
-            who = trusts.user_name(self._reader.uid)
-            text = f"cannot be read by {who}: {_reason(answer.errno)}; it is not read as root"
-            self._problems.append(Problem(path, 0, f"{text}, because {trust.detail}"))
+            problems = [Problem(path, 0, f"cannot be read: {error}") for path in begun.foreign]
+            left = begun._replace(foreign={}, problems=(*begun.problems, *problems))
+            return left.end(())
 
 
-def read_layers(
-    paths: Sequence[str], reader: processes.User
-) -> tuple[tuple[model.Layer, ...], tuple[Problem, ...]]:
-    """Read the files, as `Reading` does, and wait for them."""
-    return Reading(paths, reader).finish()
+def _without_absent(begun: Begun) -> Begun:
+    """An ordinary user may see at least that there is no file."""
+    there = {path: trust for path, trust in begun.foreign.items() if os.path.lexists(path)}
+    for path, trust in there.items():
+        raise NotPermitted(
+            f"{path} is read as {begun.reader}, which only root can do, because {trust.detail}",
+            hint="run it as root",
+        )
+    absent = {path: _absent(path) for path in begun.foreign}
+    return begun._replace(layers=begun.layers | absent, foreign={})
+
+
+def _absent(path: str) -> model.Layer:
+    return model.Layer(path, None, model.Trust(is_root_only=True))
 
 
 def _reason(number: int | None) -> str:

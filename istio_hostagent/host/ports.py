@@ -14,11 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from ..config import model
-    from ..errors import Problem
     from ..redirect import model as redirect
     from ..redirect import promises
     from ..supervise import builds, liveness, specs
-    from . import changes, probing, procstate, rtmonitor
+    from . import changes, layers, probing, procstate, rtmonitor
     from .answers import looker
     from .processes import User
 
@@ -328,10 +327,8 @@ class StateFiles(Protocol):
 class EnvironmentFiles(Protocol):
     """The environment files as they lie on disk."""
 
-    def read_layers(
-        self, paths: Sequence[str], reader: User, /
-    ) -> tuple[tuple[model.Layer, ...], tuple[Problem, ...]]:
-        """Read them in order; one problem for each that cannot be read. Raises NotPermitted."""
+    def begin(self, paths: Sequence[str], reader: User, /) -> layers.Begun:
+        """Read those that are root's; a worker that runs as `reader` has to read the rest."""
 
 
 class Sights(Protocol):

@@ -5,7 +5,6 @@ Only a path on which nobody but root can change anything can.
 
 import errno
 import os
-import pwd
 import stat
 
 from ..config import model
@@ -17,16 +16,18 @@ MAX_SYMLINKS = 40
 def probe_trust(path: str) -> model.Trust:
     """Say whether only root can change what `path` leads to, or which part of it is weak.
 
-    Every component is looked at, through symbolic links. A directory that others may write to is
-    accepted only if it is sticky: then they cannot replace an entry that belongs to root
+    Every component up to the first weak one is looked at, through symbolic links: what lies behind
+    that one is theirs, and may be a mount that never answers. A directory that others may write
+    to is accepted only if it is sticky: then they cannot replace an entry that belongs to root
     (inode(7)). Raises OSError, ELOOP for a loop of links.
     """
     pending = [part for part in os.path.abspath(path).split("/") if part]
     resolved = "/"
     links = 0
-    weakest = ""
     while True:
         status = os.lstat(resolved)
+        if weakness := _weakness(resolved, status):
+            return model.Trust(is_root_only=False, detail=weakness)
         if stat.S_ISLNK(status.st_mode):
             links += 1
             if links > MAX_SYMLINKS:
@@ -34,12 +35,10 @@ def probe_trust(path: str) -> model.Trust:
             target = os.readlink(resolved)
             base = "/" if target.startswith("/") else os.path.dirname(resolved)
             pending = [part for part in target.split("/") if part not in ("", ".")] + pending
-            weakest = weakest or _weakness(resolved, status)
             resolved = base
             continue
-        weakest = weakest or _weakness(resolved, status)
         if not pending:
-            return model.Trust(is_root_only=not weakest, detail=weakest)
+            return model.Trust(is_root_only=True)
         part = pending.pop(0)
         resolved = os.path.dirname(resolved) if part == ".." else os.path.join(resolved, part)
 
@@ -54,8 +53,16 @@ def _weakness(path: str, status: os.stat_result) -> str:
 
 
 def user_name(uid: int) -> str:
-    """Return the name of a user, or its number where it has none."""
+    """Return the name that this host itself gives a user, else its number.
+
+    Not getpwuid(3): for a number without a name it asks directories that may not answer.
+    """
     try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+        with open("/etc/passwd", encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                name, _, number, *_rest = [*line.split(":"), "", ""]
+                if number == str(uid):
+                    return name
+    except OSError:
+        pass
+    return str(uid)

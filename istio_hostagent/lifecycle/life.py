@@ -52,10 +52,17 @@ class Revision:
 
 @dataclass(frozen=True)
 class Offer:
-    """What the files make. No revision: nothing usable; `is_empty`: nothing has been written."""
+    """What the files make. No revision: nothing usable; `is_empty`: nothing has been written.
+
+    Not `is_read`: no reading has succeeded since the start, and what they make is not known.
+    """
 
     revision: Revision | None = None
     is_empty: bool = True
+    is_read: bool = True
+
+
+UNREAD = Offer(is_empty=False, is_read=False)
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class Life:
 
     phase: phases.Phase = phases.Phase.OUT
     disk: Disk = Disk()
-    offer: Offer = Offer()
+    offer: Offer = UNREAD
     refusal: Refusal | None = None
     in_force: Revision | None = None
     told_identity: Revision | None = None  # what the identity part was configured with
@@ -156,21 +163,26 @@ class Life:
         return self.is_joined and not self.rollout.is_identity_first and situation.is_whole(now)
 
 
-def begin(disk: Disk, offer: Offer) -> Life:
-    """A start, also after a kill: what the disk says, and what the files make."""
+def begin(disk: Disk) -> Life:
+    """A start, also after a kill: what the disk says. What has worked needs no file to go on."""
     phase = phases.Phase.JOINED if disk.is_joined else phases.Phase.OUT
-    life = Life(phase, disk, offer, may_have_rules=disk.is_attempting or disk.is_joined)
-    is_refused = offer.revision is not None and disk.refused == offer.revision.texts
-    # Who starts a host that has left the mesh asks for what was refused to be tried again.
-    if is_refused and disk.is_joined and disk.accepted is not None:
-        refusal = Refusal(disk.refused, "it did not hold before")
-        return replace(life, refusal=refusal)
-    return life
+    return Life(phase, disk, may_have_rules=disk.is_attempting or disk.is_joined)
+
+
+def unreadable(life: Life) -> Life:
+    """Reading came to nothing, which says nothing about the files: what has worked counts."""
+    if life.offer.is_read:
+        return life
+    return replace(life, offer=replace(UNREAD, revision=life.disk.accepted))
 
 
 def offered(life: Life, offer: Offer, *, is_asked: bool = False) -> Life:
-    """The files were read again; `is_asked`: what was refused is to be tried once more."""
+    """The files were read; `is_asked`: what was refused is to be tried once more."""
     texts = offer.revision.texts if offer.revision is not None else None
+    is_known = texts is not None and texts == life.disk.refused and not life.offer.is_read
+    # Who starts a host that has left the mesh asks for what was refused to be tried again.
+    if is_known and life.disk.is_joined and life.disk.accepted is not None:
+        life = replace(life, refusal=Refusal(texts, "it did not hold before"))
     is_other = life.refusal is not None and life.refusal.texts != texts
     if is_asked or is_other:
         life = replace(life, refusal=None)

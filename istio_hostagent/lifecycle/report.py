@@ -86,6 +86,8 @@ def _obstacle(life: Life, now_is: Situation, texts: Texts) -> str:
         return f"waiting for {texts.cluster_file}"
     if texts.problems:
         return _problems(texts)
+    if life.in_force is None and not life.offer.is_read:
+        return ""
     if texts.rules_trouble:
         return f"redirection: {texts.rules_trouble}"
     if life.disk.last_error:
@@ -102,6 +104,8 @@ def _obstacle(life: Life, now_is: Situation, texts: Texts) -> str:
 
 
 def _progress(life: Life, now_is: Situation, now: Now, texts: Texts) -> str:
+    if life.in_force is None and not life.offer.is_read:
+        return "reading the configuration"
     if not now_is.rotation.is_held(now.wall):
         # A joined agent that starts has one on disk, which a worker is looking at.
         return f"waiting for the {'' if life.is_joined else 'first '}certificate"

@@ -189,7 +189,7 @@ def _step_write_down(life: Life, now_is: Situation, now: Now) -> Step | None:
     # On trial the guard is that of what a start would come back to.
     if life.phase is not Phase.TRYING and (step := _step_keep(life, now_is)):
         return step
-    if not is_whole or life.is_changing:
+    if not is_whole or life.is_changing or not life.offer.is_read:
         return None
     if life.disk.refused is not None and refusal is None:
         return Step.FORGET_REFUSED

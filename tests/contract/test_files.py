@@ -167,7 +167,7 @@ class TextsContract:
         one, two, three = (f"{texts.directory}/{name}" for name in ("z", "a", "m"))
         texts.write(one, b"ONE=1\n")
         texts.write(three, b"THREE=3\n")
-        found, problems = texts.files.read_layers((one, two, three), ME)
+        found, problems = texts.files.begin((one, two, three), ME).end(())
         assert problems == ()
         assert [(each.file, each.data) for each in found] == [
             (one, b"ONE=1\n"),
@@ -180,7 +180,7 @@ class TextsContract:
         good, bad = f"{texts.directory}/good", f"{texts.directory}/bad"
         texts.write(good, b"")
         texts.spoil(bad)
-        found, problems = texts.files.read_layers((good, bad), ME)
+        found, problems = texts.files.begin((good, bad), ME).end(())
         assert [each.file for each in found] == [good]
         assert [each.file for each in problems] == [bad]
         assert problems[0].message.startswith("cannot be read: ")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from istio_hostagent.config import model
 from istio_hostagent.errors import Problem
-from istio_hostagent.host import processes
+from istio_hostagent.host import layers, processes
 from istio_hostagent.host.answers import looker
 from istio_hostagent.supervise import builds
 
@@ -81,15 +81,14 @@ class FakeEnvironmentFiles:
         self._disk = disk
         self.unreadable: set[str] = set()
 
-    def read_layers(
-        self, paths: Sequence[str], reader: processes.User
-    ) -> tuple[tuple[model.Layer, ...], tuple[Problem, ...]]:
+    def begin(self, paths: Sequence[str], reader: processes.User) -> layers.Begun:
         trust = model.Trust(is_root_only=True)
         readable = [path for path in paths if path not in self.unreadable]
-        layers = tuple(model.Layer(path, self._disk.files.get(path), trust) for path in readable)
+        read = {path: model.Layer(path, self._disk.files.get(path), trust) for path in readable}
         problems = (path for path in paths if path in self.unreadable)
-        return layers, tuple(
-            Problem(path, 0, "cannot be read: Input/output error") for path in problems
+        text = "cannot be read: Input/output error"
+        return layers.Begun(
+            tuple(paths), read, tuple(Problem(path, 0, text) for path in problems), {}, ""
         )
 
 

@@ -22,7 +22,7 @@ from istio_hostagent.supervise import child as children
 from istio_hostagent.supervise import validation as validations
 
 from .explore import Graph, explore
-from .world import NOW, OFFERS, A, Edge, World, read_offer
+from .world import NOW, A, Edge, World
 
 pytestmark = pytest.mark.soak
 FAULTS = None if os.environ.get("HOSTAGENT_SOAK") else 2
@@ -58,6 +58,9 @@ def check(world: World, edge: Edge) -> None:
         # Invariant 3: what is come back to has worked.
         assert now_is.is_whole(NOW), edge
         assert world.kernel == now_is.redirection.desired, edge
+    if step == "FORGET_REFUSED":
+        # Invariant 3: what did not hold is known until files have been read that say otherwise.
+        assert lived.offer.is_read, edge
     if step == "CONFIGURE" and lived.disk.accepted is not None and lived.phase is Phase.TRYING:
         # Nothing that has not been validated is near a proxy that works.
         assert lived.in_force is not None, edge
@@ -105,12 +108,10 @@ def starts(*, is_owner: bool) -> Iterator[World]:
     """Where a host's life may begin."""
     joined = lives.Disk(is_joined=True, has_guard=True, accepted=A)
     for files in ("empty", "A"):
-        begun = lives.begin(lives.Disk(), OFFERS[files])
-        yield World(life=begun, files=files, is_owner=is_owner)
+        yield World(life=lives.begin(lives.Disk()), files=files, is_owner=is_owner)
     for files in ("A", "B", "bad"):
-        begun = lives.begin(joined, read_offer(files, joined))
         for kernel in ("", "A"):
-            yield World(life=begun, files=files, kernel=kernel, is_owner=is_owner)
+            yield World(lives.begin(joined), files=files, kernel=kernel, is_owner=is_owner)
 
 
 @pytest.fixture(scope="module", params=["un-owned rules", "owned rules"])

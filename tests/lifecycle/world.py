@@ -18,6 +18,8 @@ What is collapsed, so that the graph is finite and small enough (`collapse`):
 - A failed attempt whose pause is over counts as none.
 - Between two rollouts nobody asks how often a proxy has ended, only whether it is late.
 - The stop deadline of a proxy is always ahead: SIGKILL changes nothing but the time it takes.
+- A reading of the files takes no time, but for the first one: one that does is a change of files
+  that comes later. One that comes to nothing matters only as long as nothing has been read.
 """
 
 from collections.abc import Callable, Iterator
@@ -421,12 +423,11 @@ def killed(world: World) -> World:
 
 def start_edges(world: World) -> Iterator[Edge]:
     """The agent starts again, the machine the same or booted anew."""
-    offer = read_offer(world.files, world.life.disk)
-    begun = replace(world, life=lives.begin(world.life.disk, offer), is_alive=True)
+    begun = replace(world, life=lives.begin(world.life.disk), is_alive=True)
     yield Edge("start", begun, is_kind=True)
     if world.kernel:
         disk = replace(world.life.disk, is_stored=False)
-        booted = replace(begun, kernel="", life=lives.begin(disk, offer))
+        booted = replace(begun, kernel="", life=lives.begin(disk))
         yield Edge("boot", booted, is_kind=False)
 
 
@@ -438,6 +439,12 @@ def read_offer(files: str, disk: lives.Disk) -> Offer:
 
 
 def _files(world: World) -> Iterator[Edge]:
+    if not world.life.offer.is_read:
+        unreadable = replace(world, life=lives.unreadable(world.life))
+        yield Edge("files cannot be read", unreadable, is_kind=False)
+        offer = read_offer(world.files, world.life.disk)
+        read = replace(world, life=lives.offered(world.life, offer))
+        yield Edge("files read", read, is_kind=True)
     for name in OFFERS:
         is_asked = name == world.files
         changed = replace(world, files=name)

@@ -32,9 +32,14 @@ WHOLE = Situation(
     has_program=True,
 )
 DISK = Disk(is_joined=True, has_guard=True, guard="A", accepted=A)
-JOINED = replace(
-    lives.begin(DISK, OFFERS["A"]), in_force=A, told=A, told_identity=A, has_released=True
-)
+
+
+def begun(disk: Disk, offer: lives.Offer) -> Life:
+    """A start, and the files read."""
+    return lives.offered(lives.begin(disk), offer)
+
+
+JOINED = replace(begun(DISK, OFFERS["A"]), in_force=A, told=A, told_identity=A, has_released=True)
 
 
 def step(life: Life, now_is: Situation, now: Now = NOW) -> Step | None:
@@ -51,11 +56,11 @@ def test_a_whole_host_waits() -> None:
 
 
 def test_nothing_happens_without_a_configuration() -> None:
-    assert step(lives.begin(Disk(), EMPTY), Situation(has_program=True)) is None
+    assert step(begun(Disk(), EMPTY), Situation(has_program=True)) is None
 
 
 def test_bootstrap_and_certificate_come_before_any_rule() -> None:
-    life = replace(lives.begin(Disk(), OFFERS["A"]), in_force=A, told=A, told_identity=A)
+    life = replace(begun(Disk(), OFFERS["A"]), in_force=A, told=A, told_identity=A)
     now_is = Situation(has_program=True, rotation=rotations.configured())
     assert step(life, now_is) is Step.VALIDATE
     now_is = replace(now_is, validation=validations.passed())
@@ -65,12 +70,12 @@ def test_bootstrap_and_certificate_come_before_any_rule() -> None:
 
 
 def test_a_host_without_any_proxy_asks_no_ca_and_changes_nothing() -> None:
-    life = replace(lives.begin(Disk(), OFFERS["A"]), in_force=A, told=A, told_identity=A)
+    life = replace(begun(Disk(), OFFERS["A"]), in_force=A, told=A, told_identity=A)
     assert step(life, Situation(rotation=rotations.configured())) is None
 
 
 def test_a_joined_host_gets_its_rules_before_anything_else() -> None:
-    booted = lives.begin(DISK, OFFERS["A"])
+    booted = begun(DISK, OFFERS["A"])
     now_is = Situation(has_program=True)
     life = after(booted, now_is)
     told = replace(life, told=A, told_identity=A)
@@ -100,7 +105,7 @@ def test_a_joined_host_whose_program_is_gone_keeps_its_rules() -> None:
 def test_an_attempt_that_fails_is_taken_back(now_is: Situation, now: Now) -> None:
     disk = Disk(is_attempting=True)
     life = replace(
-        lives.begin(disk, OFFERS["A"]),
+        begun(disk, OFFERS["A"]),
         phase=Phase.JOINING,
         in_force=A,
         told=A,
@@ -111,6 +116,27 @@ def test_an_attempt_that_fails_is_taken_back(now_is: Situation, now: Now) -> Non
     assert life.phase is Phase.OUT
     assert first is Step.WITHDRAW
     assert life.attempt.retry_at == now.monotonic + lives.FIRST_ATTEMPT_PAUSE_S
+
+
+def test_what_has_worked_comes_into_force_before_any_file_is_read() -> None:
+    assert after(lives.begin(DISK), Situation(has_program=True)).in_force == A
+
+
+def test_a_host_that_is_out_waits_for_its_files_unless_they_cannot_be_read() -> None:
+    life = lives.begin(Disk(accepted=A))
+    assert after(life, Situation(has_program=True)).in_force is None
+    assert after(lives.unreadable(life), Situation(has_program=True)).in_force == A
+    assert after(lives.offered(life, OFFERS["B"]), Situation(has_program=True)).in_force == B
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_what_did_not_hold_stays_refused_over_a_restart(*, is_readable: bool) -> None:
+    start = lives.begin(replace(DISK, refused=B.texts))
+    life = start if is_readable else lives.unreadable(start)
+    assert lives.offered(life, OFFERS["B"]).desired == A
+    assert lives.offered(life, OFFERS["B"], is_asked=True).desired == B
+    corrected = lives.offered(lives.offered(life, OFFERS["B"]), OFFERS["A"])
+    assert lives.offered(corrected, OFFERS["B"]).desired == B
 
 
 def changed(now_is: Situation = WHOLE, now: Now = NOW) -> Life:

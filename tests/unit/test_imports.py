@@ -38,6 +38,7 @@ OF_OS = {
 # What it may use of modules of host/ that reach the machine: values, and functions of values.
 OF_HOST = {
     "files": {"MAX_BYTES"},
+    "layers": {"Begun", "Found"},
     "processes": {"STUCK_S", "User", "outcome"},
     "changes": {"Change", "LOST"},
     "rtmonitor": {"Change"},

@@ -9,7 +9,7 @@ from istio_hostagent.lifecycle.situation import Situation
 from istio_hostagent.supervise import child as children
 from istio_hostagent.values import replace
 from tests.lifecycle.world import EMPTY, OFFERS
-from tests.unit.test_decide import JOINED, NOW, WHOLE
+from tests.unit.test_decide import JOINED, NOW, WHOLE, begun
 
 TEXTS = Texts(
     cluster_file="/var/lib/istio/envoy/cluster.env",
@@ -18,8 +18,8 @@ TEXTS = Texts(
     proxy_name="envoy",
     searched=("/usr/local/bin/envoy", "/usr/bin/envoy"),
 )
-OUT = lives.begin(lives.Disk(), EMPTY)
-CONFIGURED = replace(lives.begin(lives.Disk(), OFFERS["A"]), in_force=OFFERS["A"].revision)
+OUT = begun(lives.Disk(), EMPTY)
+CONFIGURED = replace(begun(lives.Disk(), OFFERS["A"]), in_force=OFFERS["A"].revision)
 
 
 def test_without_configuration_the_agent_is_in_control_and_names_the_file() -> None:

@@ -119,7 +119,7 @@ def test_files_below_a_foreign_directory_are_not_read_as_root(tmp_path: Path) ->
     secret.write_text("TOKEN=x\n")
     secret.chmod(0o600)
     (theirs / "cluster.env").symlink_to(secret)
-    found, problems = layers.read_layers([str(theirs / "cluster.env")], NOBODY)
+    found, problems = layers.Reading([str(theirs / "cluster.env")], NOBODY).finish()
     assert found == ()
     assert len(problems) == 1
     assert "Permission denied" in problems[0].message

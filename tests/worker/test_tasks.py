@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from istio_hostagent.agent import reading
+from istio_hostagent.errors import Problem
 from istio_hostagent.host import files, processes
+from istio_hostagent.host import layers as envfiles
 from istio_hostagent.host.answers import looker
 from tests.lab import hanging, layers
 from tests.lab.room import Room
@@ -68,3 +71,54 @@ def test_one_that_is_abandoned_makes_room_for_the_next(place: Path) -> None:
     assert last == [(sight(place),)]
     assert answers == [[], [], []]
     assert room.work.stuck == ()
+
+
+class TestReading:
+    @pytest.fixture
+    def path(self, place: Path) -> Path:
+        """A file that is not root's to trust."""
+        place.chmod(0o777)
+        return place / "sidecar.env"
+
+    def test_who_asks_meanwhile_gets_what_was_written_before_he_asked(self, path: Path) -> None:
+        room = Room()
+        made = reading.Reading(room.work, envfiles, [str(path)], NOBODY, name="reader")
+        texts: list[bytes | None] = []
+        starts: list[None] = []
+
+        def taken(found: envfiles.Found | Problem) -> None:
+            assert isinstance(found, envfiles.Found)
+            texts.append(found.layers[0].data)
+
+        path.write_text("A=1\n")
+        made.ask(lambda _found: starts.append(None))
+        path.write_text("A=2\n")
+        for _ in range(3):
+            made.ask(taken)
+        assert starts == []
+        room.until(lambda: texts != [], "the second reading")
+        assert texts == [b"A=2\n"]
+        room.until(lambda: not room.work.is_running("reader"), "no third one")
+        assert texts == [b"A=2\n"]
+        assert starts == [None]
+
+    def test_a_file_that_is_not_there_is_an_answer(self, path: Path) -> None:
+        room = Room()
+        found: list[envfiles.Found | Problem] = []
+        reading.Reading(room.work, envfiles, [str(path)], NOBODY, name="reader").ask(found.append)
+        room.until(lambda: found != [], "the answer")
+        assert isinstance(found[0], envfiles.Found)
+        assert [layer.data for layer in found[0].layers] == [None]
+        assert found[0].problems == ()
+
+    def test_one_that_comes_to_nothing_is_one_problem(self, path: Path, place: Path) -> None:
+        room = Room()
+        found: list[envfiles.Found | Problem] = []
+        path.symlink_to(place / "mount" / "sidecar.env")
+        with hanging.HangingMount(place / "mount"):
+            one = reading.Reading(room.work, envfiles, [str(path)], NOBODY, name="reader")
+            one.ask(found.append)
+            room.until(lambda: found != [], "the problem")
+            assert isinstance(found[0], Problem)
+            assert found[0].file == str(path)
+            assert "did not end in time" in found[0].message

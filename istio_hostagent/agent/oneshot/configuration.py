@@ -16,7 +16,7 @@ def judge(
     Raises HostUnsupported, KernelBusy.
     """
     facts, sources = here.probe_host(environment)
-    return reload.judge(*reading.finish(), facts, ()), facts, sources
+    return reload.judge(reading.finish(), facts, ()), facts, sources
 
 
 def require(

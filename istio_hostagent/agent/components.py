@@ -44,6 +44,8 @@ class Components:
     redirection: redirection.RedirectionPart
     proxy: proxy.ProxyPart
     life: Life = field(default_factory=Life)
+    # The longest turn of the loop so far, in seconds, by the event that began it.
+    turns: dict[str, float] = field(default_factory=dict)
 
     def now(self) -> Now:
         """This moment on both clocks."""

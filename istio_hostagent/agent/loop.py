@@ -66,6 +66,7 @@ class Agent:
             logger.warning("the last attempt to join was cut short; taking its rules out")
         self._guarded(functools.partial(self._parts.configuration.read, self._was_read))
         self._guarded(self.advance)
+        self._measure("start", self._started_at)
 
     def turn(self) -> None:
         """Wait until something happens or is due, and do what follows from it."""
@@ -80,10 +81,18 @@ class Agent:
 
     def _turn(self) -> None:
         # What came several times until now is done once: a storm is over when it is over.
-        for event in dict.fromkeys(self._parts.inbox.wait(self._patience_s())):
+        happened = dict.fromkeys(self._parts.inbox.wait(self._patience_s()))
+        begun_at = self._parts.clock.monotonic()
+        for event in happened:
             self._guarded(functools.partial(self._take, event))
         self._tick()
         self.advance()
+        self._measure(next((type(event).__name__ for event in happened), "time"), begun_at)
+
+    def _measure(self, cause: str, begun_at: float) -> None:
+        """Nothing else happens during a turn: the longest of each kind is kept for `status`."""
+        spent = self._parts.clock.monotonic() - begun_at
+        self._parts.turns[cause] = max(spent, self._parts.turns.get(cause, 0.0))
 
     def _take(self, event: events.Event) -> None:
         match event:

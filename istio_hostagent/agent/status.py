@@ -7,7 +7,8 @@ Version 1: {"version", "pid", "in_control", "in_mesh", "joined", "summary",
 "certificate": {"state": "none|held|expired", "identity", "serial", "not_before", "not_after",
 "next_attempt", "failures", "trouble"}, "proxy": {"kind", "binary", "state", "bootstrap", "pid",
 "starts", "trouble"}, "control_plane": {"state": "none|unknown|connected|away", "away_since"},
-"stuck": [...]}. Instants are unix seconds or null. Fields are added, never renamed.
+"stuck": [...], "longest_turn_s": {event: seconds}}. Instants are unix seconds or null. Fields are
+added, never renamed.
 """
 
 import os
@@ -61,6 +62,7 @@ def report(parts: components.Components) -> dict[str, Any]:
         },
         "control_plane": _control_plane(proxy),
         "stuck": [*proxy.child.stuck, *parts.work.stuck],
+        "longest_turn_s": {cause: round(spent, 4) for cause, spent in parts.turns.items()},
     }
 
 

@@ -2,6 +2,8 @@
 
 Every handler runs under one catch-all, so that a bug in one component cannot stop the agent. Order
 and conditions belong to `lifecycle.decide`, what a part does belongs to the part.
+A turn waits for nobody but the kernel itself: whatever needs another process, or a file system
+that may not answer, is begun in one turn and ends as the event of a later one.
 """
 
 import functools

@@ -1,6 +1,5 @@
 """The answer of the worker that keeps the certificate."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ from . import checks, formats
 # The last second of the year 9999: what certificates without an end carry (RFC 5280, 4.1.2.5).
 LAST_MOMENT = 253402300799
 _MAX_IDENTITY = 2048  # the longest SPIFFE ID
-_SERIAL = re.compile(r"-?[0-9a-f]{1,256}")
+_SERIAL = r"-?[0-9a-f]{1,256}"
 _VIA = ("", "token", "certificate")
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 MAX_ERRNO = 4095
 _MAX_WORDS = 1000
-_CODE = re.compile(r"[a-z][a-z-]{0,63}")
+_CODE = r"[a-z][a-z-]{0,63}"
 
 
 class Wrong(ValueError):
@@ -59,10 +59,10 @@ def _text(found: Mapping[str, Any], place: str, key: str) -> str:
     return value
 
 
-def read_matching(found: Mapping[str, Any], place: str, key: str, form: re.Pattern[str]) -> str:
-    """A text that matches as a whole."""
+def read_matching(found: Mapping[str, Any], place: str, key: str, form: str) -> str:
+    """A text that matches this pattern as a whole; it is compiled with its first use."""
     value = _text(found, place, key)
-    if not form.fullmatch(value):
+    if not re.fullmatch(form, value):
         raise Wrong(f"{place}.{key} does not have its form")
     return value
 

@@ -6,10 +6,13 @@ Not here: arithmetic (`redirect.ranges`). Always: every number has the same size
 its most significant byte, as addresses and ports do in packets.
 """
 
+import heapq
 import itertools
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
+
+_PIECE = 512  # so many parts are sorted at once
 
 
 class PackedRanges(Sequence[tuple[int, int]]):
@@ -103,8 +106,8 @@ def split(data: bytes, size: int) -> Iterator[bytes]:
 def ascend(data: bytes, size: int) -> bytes:
     """Put parts of so many bytes into ascending order.
 
-    Ten thousand of them as objects would take their room in the interpreter's memory for ever;
-    what ascends or descends, as nearly everything does, needs none.
+    Ten thousand of them as objects would take their room in the interpreter's memory for ever:
+    what ascends or descends needs none, the rest is sorted piece by piece and merged.
     """
     if len(data) == size or all(
         one <= other for one, other in itertools.pairwise(split(data, size))
@@ -115,6 +118,8 @@ def ascend(data: bytes, size: int) -> bytes:
         for offset in range(len(data) - size, -1, -size):
             ordered += data[offset : offset + size]
     else:
-        for each in sorted(split(data, size)):
+        pieces = (data[at : at + _PIECE * size] for at in range(0, len(data), _PIECE * size))
+        runs = [b"".join(sorted(split(piece, size))) for piece in pieces]
+        for each in heapq.merge(*(split(run, size) for run in runs)):
             ordered += each
     return bytes(ordered)

@@ -4,7 +4,6 @@ Not here: how rules are made (`policy`, `expressions`). Whatever the kernel hold
 what we would never write: expressions without words of their own appear in square brackets.
 """
 
-import io
 import ipaddress
 from collections.abc import Iterator
 
@@ -36,10 +35,11 @@ def render_nft(table: model.Table) -> str:
     """Give the whole table for `nft -f`: it replaces a table of that name if there is one."""
     state = expressions.compile_table(table, model.Owner.NOBODY)
     name = table.name
-    text = io.StringIO()  # ten thousand lines that are joined would all be there at once
-    text.write(f"table inet {name} {{\n}}\ndelete table inet {name}\n")
-    text.writelines(f"{line}\n" for line in render_table(state))
-    return text.getvalue()
+    # Ten thousand lines that are joined, also by StringIO, would all be there at once.
+    text = bytearray(f"table inet {name} {{\n}}\ndelete table inet {name}\n".encode())
+    for line in render_table(state):
+        text += f"{line}\n".encode()
+    return text.decode()
 
 
 def render_table(table: model.TableState) -> Iterator[str]:

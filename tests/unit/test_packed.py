@@ -34,6 +34,11 @@ def test_sorted_ranges_ascend_and_come_once(made: tuple[int, list[tuple[int, int
         assert list(packed.sort(packed.pack(width, order))) == sorted(set(ranges))
 
 
+def test_many_ranges_in_no_order_are_sorted() -> None:
+    ranges = [(number * 7919 % 10_007, 20_000) for number in range(10_000)]
+    assert list(packed.sort(packed.pack(4, ranges))) == sorted(set(ranges))
+
+
 def test_equal_ranges_are_one_value() -> None:
     ranges = [(1, 2), (5, 5)]
     held = packed.pack(4, ranges)

@@ -1,50 +1,10 @@
 """What fails once and may work the next time is tried again, and is never taken for a verdict."""
 
-from pathlib import Path
 
 from tests.lab.killer import WorkerKiller
 from tests.lab.waiting import eventually
 from tests.netns.conftest import MakeHost, configure, join
-from tests.netns.test_trial import Scripted, is_in_mesh, main_rules, place, scripted
-
-__all__ = ["place", "scripted"]
-
-
-def test_a_validation_that_was_killed_is_no_verdict_on_a_joined_host(
-    make_host: MakeHost, scripted: Scripted, place: Path
-) -> None:
-    short = place / "short-of-memory"
-    script = f'case "$*" in *validate*) [ ! -e {short} ] || kill -9 $$;; esac'
-    host = make_host(envoy=scripted(script))
-    join(host)
-    host.kill()
-    short.touch()
-    host.start()
-    eventually(lambda: "SIGKILL" in host.log_text(), "what happened")
-    assert "SIGKILL" in host.status()["proxy"]["trouble"]
-    assert not is_in_mesh(host)
-    assert host.status()["proxy"]["bootstrap"] == "unknown"
-    short.unlink()
-    host.verb("wait", "--timeout", "20")
-
-
-def test_a_validation_that_was_killed_is_no_verdict_on_a_changed_configuration(
-    make_host: MakeHost, scripted: Scripted, place: Path
-) -> None:
-    short = place / "short-of-memory"
-    script = f'case "$*" in *validate*) [ ! -e {short} ] || kill -9 $$;; esac'
-    host = make_host(envoy=scripted(script))
-    join(host)
-    short.touch()
-    configure(host, ENVOY_PORT="15101")
-    answer = host.verb("reload", is_checked=False)
-    assert answer.returncode == 75, answer.stdout
-    assert "SIGKILL" in answer.stderr
-    assert is_in_mesh(host)
-    short.unlink()
-    eventually(lambda: "15101" in main_rules(host), "it is tried again by itself")
-    eventually(lambda: is_in_mesh(host), "it works")
-    assert host.status()["configuration"]["problems"] == []
+from tests.netns.test_trial import is_in_mesh, main_rules
 
 
 def test_a_worker_of_the_probes_that_was_killed_does_not_refuse_a_configuration(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.agent.host import CLUSTER, TEXTS, MemoryHost
+from tests.agent.host import MemoryHost
+from tests.agent.texts import CLUSTER, TEXTS
 
 
 @pytest.fixture

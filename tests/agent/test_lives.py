@@ -1,7 +1,8 @@
 """Single lives of a host in memory, most of them found by `test_whole`: what went wrong there."""
 
-from tests.agent import host as hosts
-from tests.agent.host import CLUSTER, ENVOY, TEXTS, MemoryHost
+from tests.agent import machine
+from tests.agent.host import MemoryHost
+from tests.agent.texts import CLUSTER, ENVOY, TEXTS
 
 
 def test_a_host_that_leaves_right_after_its_disk_was_full_leaves_no_mark(host: MemoryHost) -> None:
@@ -18,23 +19,23 @@ def test_a_host_that_leaves_right_after_its_disk_was_full_leaves_no_mark(host: M
 def test_another_proxy_is_tried_where_the_one_before_refused_its_bootstrap(
     host: MemoryHost,
 ) -> None:
-    host.proxy = hosts.Proxy.REFUSING
+    host.proxy = machine.Proxy.REFUSING
     host.start()
     host.until(lambda: "do not like it" in host.summary, 30.0, "what is wrong")
     host.run(60.0)
-    host.proxy = hosts.Proxy.GOOD
+    host.proxy = machine.Proxy.GOOD
     host.install(ENVOY)
     host.until(lambda: host.is_in_mesh, 60.0, "in the mesh")
 
 
 def test_a_proxy_that_is_replaced_while_it_validates_is_asked_again(host: MemoryHost) -> None:
-    host.proxy = hosts.Proxy.REFUSING
+    host.proxy = machine.Proxy.REFUSING
     host.start()
     host.until(lambda: "do not like it" in host.summary, 30.0, "what is wrong")
     host.run(60.0)
     host.ask("reload")
     # The check of the old program is under way now, and says no in a moment.
-    host.proxy = hosts.Proxy.GOOD
+    host.proxy = machine.Proxy.GOOD
     host.install(ENVOY)
     host.until(lambda: host.is_in_mesh, 60.0, "in the mesh")
 

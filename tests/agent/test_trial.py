@@ -5,8 +5,9 @@ What only a real Envoy, kernel or CA can show of it is in tests/netns/test_trial
 
 import signal
 
-from tests.agent import host as hosts
-from tests.agent.host import BAD, CLUSTER, ENVOY, HOSTAGENT, TEXTS, TOKEN, MemoryHost
+from tests.agent import machine
+from tests.agent.host import MemoryHost
+from tests.agent.texts import BAD, CLUSTER, ENVOY, HOSTAGENT, TEXTS, TOKEN
 
 PILOT_AGENT = "/usr/local/bin/pilot-agent"
 
@@ -15,7 +16,7 @@ def test_what_comes_with_a_refused_bootstrap_touches_neither_rules_nor_proxy(
     host: MemoryHost,
 ) -> None:
     host.join()
-    host.proxy, host.is_proxy_picky = hosts.Proxy.REFUSING, True
+    host.proxy, host.is_proxy_picky = machine.Proxy.REFUSING, True
     transactions, proxy = host.space.transactions, host.status["proxy"]
     host.write(CLUSTER, TEXTS["B"])
     for verb in ("apply", "reload"):
@@ -59,7 +60,7 @@ def test_a_refused_configuration_stays_so_over_restarts_until_somebody_asks(
     host: MemoryHost,
 ) -> None:
     host.join()
-    host.proxy, host.is_proxy_picky = hosts.Proxy.EXITING, True
+    host.proxy, host.is_proxy_picky = machine.Proxy.EXITING, True
     host.write(CLUSTER, TEXTS["B"])
     answer = host.answer("reload")
     assert answer["exit_status"] == 78
@@ -73,7 +74,7 @@ def test_a_refused_configuration_stays_so_over_restarts_until_somebody_asks(
         assert host.status["proxy"]["starts"] == 1
         assert "rejected" in host.summary
         assert host.accepted == "A"
-    host.proxy = hosts.Proxy.GOOD
+    host.proxy = machine.Proxy.GOOD
     assert host.answer("reload")["ok"]
     assert "B" in host.proxies_of
     assert host.status["configuration"]["problems"] == []
@@ -93,7 +94,7 @@ def test_a_proxy_that_is_not_there_is_refused_where_one_serves(host: MemoryHost)
 def test_a_proxy_in_trouble_can_be_corrected(host: MemoryHost) -> None:
     host.write(CLUSTER, TEXTS["B"])
     host.join()
-    host.proxy, host.is_proxy_picky = hosts.Proxy.EXITING, True
+    host.proxy, host.is_proxy_picky = machine.Proxy.EXITING, True
     for child, _, _ in host.running:
         child.finish(-signal.SIGKILL)
     host.until(lambda: host.status["proxy"]["starts"] > 3, 60.0, "it ends again and again")
@@ -138,7 +139,7 @@ def test_what_serves_goes_on_while_a_silent_ca_is_asked_for_another_identity(
 ) -> None:
     host.join()
     transactions, proxy = host.space.transactions, host.status["proxy"]
-    host.ca = hosts.Ca.SILENT
+    host.ca = machine.Ca.SILENT
     host.write(CLUSTER, TEXTS["B"])
     host.until(lambda: host.status["configuration"]["state"] == "trial", 30.0, "tried")
     host.until(lambda: "rejected" in host.summary, 70.0, "given up")
@@ -146,7 +147,7 @@ def test_what_serves_goes_on_while_a_silent_ca_is_asked_for_another_identity(
     assert host.space.transactions == transactions
     assert host.status["proxy"] == proxy
     # What a CA kept out by being away is tried again by itself.
-    host.ca = hosts.Ca.GOOD
+    host.ca = machine.Ca.GOOD
     host.until(lambda: host.accepted == "B" and host.is_in_mesh, 600.0, "tried again")
 
 
@@ -154,7 +155,7 @@ def test_a_new_port_of_sshd_puts_no_half_of_a_trial_into_force(host: MemoryHost)
     host.write(CLUSTER, TEXTS["all"])
     host.join()
     proxy = host.status["proxy"]
-    host.ca = hosts.Ca.SILENT
+    host.ca = machine.Ca.SILENT
     host.write(CLUSTER, TEXTS["B"])
     host.until(lambda: host.status["configuration"]["state"] == "trial", 30.0, "tried")
     before = dict(host.space.tables)
@@ -168,10 +169,10 @@ def test_a_new_port_of_sshd_puts_no_half_of_a_trial_into_force(host: MemoryHost)
 
 def test_a_token_that_comes_after_the_file_that_needs_it_is_in_time(host: MemoryHost) -> None:
     host.join()
-    host.ca = hosts.Ca.REFUSING
+    host.ca = machine.Ca.REFUSING
     host.write(CLUSTER, TEXTS["B"])
     host.until(lambda: bool(host.status["certificate"]["trouble"]), 20.0, "the old one is no good")
-    host.ca = hosts.Ca.GOOD
+    host.ca = machine.Ca.GOOD
     host.write(TOKEN, b"for B")
     host.until(lambda: host.accepted == "B" and host.is_in_mesh, 25.0, "the new one is taken")
 
@@ -179,10 +180,10 @@ def test_a_token_that_comes_after_the_file_that_needs_it_is_in_time(host: Memory
 def test_the_identity_of_before_comes_back_without_asking_the_ca(host: MemoryHost) -> None:
     host.join()
     serial = host.status["certificate"]["serial"]
-    host.proxy, host.is_proxy_picky = hosts.Proxy.EXITING, True
+    host.proxy, host.is_proxy_picky = machine.Proxy.EXITING, True
     host.write(CLUSTER, TEXTS["B"])
     host.until(lambda: "B" in host.rules_of, 30.0, "it has its certificate")
-    host.ca = hosts.Ca.REFUSING
+    host.ca = machine.Ca.REFUSING
     host.until(lambda: host.is_in_mesh and "A" in host.proxies_of, 60.0, "the one before works")
     assert host.status["certificate"]["serial"] == serial
 
@@ -229,12 +230,12 @@ def test_bad_and_missing_files_leave_what_works(host: MemoryHost) -> None:
 def test_a_validation_that_was_killed_is_no_verdict_on_a_joined_host(host: MemoryHost) -> None:
     host.join()
     host.kill()
-    host.proxy = hosts.Proxy.UNDECIDED
+    host.proxy = machine.Proxy.UNDECIDED
     host.start()
     host.until(lambda: "SIGKILL" in host.status["proxy"]["trouble"], 30.0, "what happened")
     assert not host.is_in_mesh
     assert host.status["proxy"]["bootstrap"] == "unknown"
-    host.proxy = hosts.Proxy.GOOD
+    host.proxy = machine.Proxy.GOOD
     host.until(lambda: host.is_in_mesh, 60.0, "tried again by itself")
 
 
@@ -242,12 +243,12 @@ def test_a_validation_that_was_killed_is_no_verdict_on_a_changed_configuration(
     host: MemoryHost,
 ) -> None:
     host.join()
-    host.proxy = hosts.Proxy.UNDECIDED
+    host.proxy = machine.Proxy.UNDECIDED
     host.write(CLUSTER, TEXTS["B"])
     answer = host.answer("reload")
     assert answer["exit_status"] == 75
     assert "SIGKILL" in answer["message"]
     assert host.is_in_mesh
-    host.proxy = hosts.Proxy.GOOD
+    host.proxy = machine.Proxy.GOOD
     host.until(lambda: host.accepted == "B" and host.is_in_mesh, 120.0, "tried again by itself")
     assert host.status["configuration"]["problems"] == []

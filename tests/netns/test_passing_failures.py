@@ -1,6 +1,5 @@
 """What fails once and may work the next time is tried again, and is never taken for a verdict."""
 
-
 from tests.lab.killer import WorkerKiller
 from tests.lab.waiting import eventually
 from tests.netns.conftest import MakeHost, configure, join

@@ -1,0 +1,323 @@
+"""A host in memory as the agent finds it: what lies on it, what is true there, how it behaves.
+
+Not here: the agent itself, and what changes (`host`). Everything outlives the agent but what it has
+started. A test sets how CA, proxy, kernel and packets behave.
+"""
+
+import enum
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from istio_hostagent.agent import reload
+from istio_hostagent.redirect import exchange, promises
+from istio_hostagent.redirect import model as redirect
+from istio_hostagent.supervise import specs
+from istio_hostagent.supervise.liveness import Answer, Door
+from tests.agent.texts import (
+    CERTS,
+    CLUSTER,
+    ENVOY,
+    EXPECTED,
+    FACTS,
+    KNOWN,
+    OTHER_CERTS,
+    SOURCES,
+    TEXTS,
+)
+from tests.fakes.clock import FakeClock
+from tests.fakes.files import Disk, FakeCertificateFiles
+from tests.fakes.kernel import FakeNamespace
+from tests.fakes.machine import FakeMachine
+from tests.fakes.processes import Ended, FakeChild, Plan, no_memory
+
+ELSEWHERE = "10.78.0.1"  # where somebody else's translation leads
+CERTIFICATE_S = 3600.0
+
+
+class Bug(AssertionError):
+    """The agent did what it never may."""
+
+
+class Ca(enum.Enum):
+    GOOD = "good"
+    SILENT = "silent"
+    REFUSING = "refusing"
+    CRASHING = "crashing"  # its worker does
+    HANGING = "hanging"  # its worker does
+
+
+class Proxy(enum.Enum):
+    GOOD = "good"
+    SLOW = "slow"  # ready after a while
+    EXITING = "exiting"
+    CRASHING = "crashing"  # by a signal
+    HUNG = "hung"  # runs, accepts connections, answers nothing
+    UNREADY = "unready"  # answers no
+    DEAF = "deaf"  # serves, and does not listen to SIGTERM
+    REFUSING = "refusing"  # does not like its bootstrap
+    UNDECIDED = "undecided"  # its check is killed
+    MISSING_MEMORY = "no memory"  # cannot be started
+
+
+class Rules(enum.Enum):
+    """What the kernel says to a change of rules."""
+
+    TAKEN = "taken"
+    REFUSED = "refused"
+    BUSY = "busy"
+
+
+@dataclass
+class Certificate:
+    identity: str
+    serial: str
+    not_before: float
+    not_after: float
+
+
+class Machine:
+    """Everything of one host but its agent."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.space = FakeNamespace()
+        self.disk = Disk()
+        self.machine = FakeMachine(FACTS)
+        self.programs = {ENVOY}
+        self.stored: dict[str, int] = {}  # descriptors that the service manager keeps
+        self.stores: dict[str, str] = {}  # of certificates, with their directory of OUTPUT_CERTS
+        self.ca = Ca.GOOD
+        self.proxy = Proxy.GOOD
+        self.is_proxy_picky = False  # only the bootstrap of B makes the proxy behave so
+        self.check_s = 0.1  # so long a bootstrap is validated
+        self.rules = Rules.TAKEN
+        self.is_fork_refused = False
+        self.thief: str | None = None  # somebody translates this network's connections before us
+        self.has_route = True
+        # By directory of OUTPUT_CERTS; the last one of each is visible, if its files are there.
+        self.certificates: dict[str, list[Certificate]] = {CERTS: [], OTHER_CERTS: []}
+        self.running: list[tuple[FakeChild, specs.ProcessSpec, float]] = []  # ready from when on
+        self._serial = 0
+
+    def write(self, path: str, data: bytes) -> None:
+        self.disk.write(path, data)
+        self.changed(path)
+
+    def remove(self, path: str) -> None:
+        if self.disk.remove(path):
+            self.changed(path)
+
+    def changed(self, path: str) -> None:
+        """A file was written or removed."""
+
+    def on_spawn(self, spec: specs.ProcessSpec) -> None:
+        """A proxy is about to run."""
+
+    # -- what is true on it ---------------------------------------------------------------------
+
+    def has(self, name: str) -> bool:
+        return f"/state/{name}" in self.disk.files
+
+    @property
+    def has_rules(self) -> bool:
+        return redirect.MAIN_TABLE in self.space.tables
+
+    @property
+    def rules_of(self) -> set[str]:
+        """Whose rules the kernel has, exactly; empty if they are nobody's."""
+        return KNOWN.get(self.installed(), set())
+
+    def installed(self) -> tuple[object, object]:
+        tables = tuple(self.space.tables[name] for name in sorted(self.space.tables))
+        return tables, self.space.addresses
+
+    @property
+    def written(self) -> str:
+        """What cluster.env says; "" if it is gone or bad."""
+        text = self.disk.files.get(CLUSTER)
+        return next((name for name, data in TEXTS.items() if data == text), "")
+
+    @property
+    def accepted(self) -> str:
+        """Whose texts are kept as those that have worked; "" if there are none."""
+        return self._text_of("accepted.json")
+
+    def _text_of(self, name: str) -> str:
+        if not self.has(name):
+            return ""
+        kept = reload.parse_layers(self.disk.files[f"/state/{name}"], SOURCES)
+        (text,) = (layer.data for layer in kept if layer.file == CLUSTER)
+        return next(known for known, data in TEXTS.items() if data == text)
+
+    @property
+    def proxies_of(self) -> set[str]:
+        """For which configurations a proxy serves now."""
+        texts = [self.disk.files[spec.argv[spec.argv.index("-c") + 1]] for spec in self.ready]
+        found: set[str] = set()
+        for text in texts:
+            port = next((port for port in (b"15101", b"15102") if port in text), b"")
+            found |= {b"15101": {"B"}, b"15102": {"proxy"}, b"": {"A", "rules", "all"}}[port]
+        return found
+
+    @property
+    def ready(self) -> list[specs.ProcessSpec]:
+        """The proxies that serve."""
+        return [
+            spec
+            for child, spec, ready_at in self.running
+            if child.status is None and self.clock.monotonic() >= ready_at
+        ]
+
+    def visible(self, directory: str = CERTS) -> Certificate | None:
+        """The certificate that a reader of this directory sees."""
+        held = self.certificates[directory]
+        return held[-1] if f"{directory}/key.pem" in self.disk.files and held else None
+
+    # -- how it behaves (tests.fakes.processes.Behaviour) ---------------------------------------
+
+    def worker(self, module: str, request: Any) -> Plan:
+        if self.is_fork_refused:
+            raise no_memory()
+        if module == "certificate":
+            return self._certificate_worker(request)
+        if module == "probe_sockets":
+            answer = {"errnos": [0] * (len(request["groups"]) + 1)}
+            return Plan(0.05, lambda: (0, json.dumps(answer).encode()))
+        assert module == "second_reader"
+        observed = exchange.to_json(self.space.kernel().observe())
+        return Plan(0.05, lambda: (0, json.dumps({"observed": observed}).encode()))
+
+    def _certificate_worker(self, request: Any) -> Plan:
+        op = request["op"]
+        is_asking = op in ("ensure", "renew") and not self._is_held_for(request, op)
+        match self.ca if is_asking else Ca.GOOD:
+            case Ca.SILENT:
+                return Plan(20.0, lambda: self._no(request, "authority-unavailable"))
+            case Ca.REFUSING:
+                return Plan(0.1, lambda: self._no(request, "certificate-refused"))
+            case Ca.CRASHING:
+                return Plan(0.1, lambda: (-11, b""))
+            case Ca.HANGING:
+                return Plan(None)
+        return Plan(0.1, lambda: self._certify(request, op))
+
+    def _good_for(self, request: Any) -> list[Certificate]:
+        now, identity = self.clock.now(), request["spiffe_id"]
+        held = self.certificates[request["output_dir"]]
+        return [each for each in held if each.identity == identity and now < each.not_after]
+
+    def _is_held_for(self, request: Any, op: str) -> bool:
+        found = self._good_for(request)
+        left = (found[-1].not_after - self.clock.now()) / CERTIFICATE_S if found else 0.0
+        return op == "ensure" and left > 0.5
+
+    def _certify(self, request: Any, op: str) -> Ended:
+        directory = request["output_dir"]
+        if op == "release":
+            self.certificates[directory] = []
+            for name in FakeCertificateFiles.NAMES:
+                self.remove(f"{directory}/{name}")
+            return 0, b'{"held": null}'
+        visible = self.visible(directory)
+        if op == "inspect":
+            if visible is None or visible not in self._good_for(request):
+                return self._no(request, "certificate-untrusted")
+            return self._yes(visible, is_obtained=False)
+        is_obtained = not self._is_held_for(request, op)
+        if is_obtained:
+            self._serial += 1
+            now = self.clock.now()
+            made = Certificate(
+                request["spiffe_id"], f"{self._serial:x}", now - 60, now + CERTIFICATE_S
+            )
+        else:
+            made = self._good_for(request)[-1]
+        others = [each for each in self.certificates[directory] if each is not made]
+        self.certificates[directory] = [*others[-2:], made]
+        for name in FakeCertificateFiles.NAMES:
+            self.write(f"{directory}/{name}", made.serial.encode())
+        return self._yes(made, is_obtained=is_obtained)
+
+    def _yes(self, found: Certificate, *, is_obtained: bool) -> Ended:
+        held = {
+            "identity": found.identity,
+            "serial": found.serial,
+            "not_before": found.not_before,
+            "not_after": found.not_after,
+            "received": found.not_before + 60,
+            "obtained": is_obtained,
+            "via": "token" if is_obtained else "",
+        }
+        return 0, json.dumps({"held": held}).encode()
+
+    def _no(self, request: Any, code: str) -> Ended:
+        error = {"code": code, "message": f"told {code}", "hint": ""}
+        answer: dict[str, Any] = {"held": None, "error": error}
+        visible = self.visible(request["output_dir"])
+        if visible is not None and visible in self._good_for(request):
+            answer["held"] = json.loads(self._yes(visible, is_obtained=False)[1])["held"]
+        return 0, json.dumps(answer).encode()
+
+    def _mode(self, argv: Sequence[str]) -> Proxy:
+        """How the proxy behaves with the bootstrap that these arguments name."""
+        path = argv[argv.index("-c") + 1]
+        text = self.disk.files[path].decode()
+        is_meant = not self.is_proxy_picky or "15101" in text
+        return self.proxy if is_meant else Proxy.GOOD
+
+    def once(self, argv: Sequence[str]) -> Plan:
+        if argv[0] not in self.programs:
+            return Plan(0.01, lambda: (127, b"not found\n"))
+        match self._mode(argv):
+            case Proxy.REFUSING:
+                return Plan(self.check_s, lambda: (1, b"do not like it\n"))
+            case Proxy.UNDECIDED:
+                return Plan(self.check_s, lambda: (-9, b""))
+        return Plan(self.check_s)
+
+    def program(self, child: FakeChild, spec: specs.ProcessSpec) -> Plan:
+        if self.is_fork_refused:
+            raise no_memory()
+        self.on_spawn(spec)
+        if spec.argv[0] not in self.programs:
+            return Plan(0.01, lambda: (127, b"not found\n"))
+        mode = self._mode(spec.argv)
+        if mode is Proxy.MISSING_MEMORY:
+            raise no_memory()
+        child.hears = mode not in (Proxy.DEAF, Proxy.HUNG)
+        ready_s = {Proxy.SLOW: 5.0, Proxy.GOOD: 0.2, Proxy.DEAF: 0.2}.get(mode, float("inf"))
+        self.running = [each for each in self.running if each[0].status is None]
+        if self.running:
+            raise Bug("two proxies at once")
+        self.running.append((child, spec, self.clock.monotonic() + ready_s))
+        if mode is Proxy.EXITING:
+            return Plan(0.1, lambda: (1, b"cannot go on\n"))
+        if mode is Proxy.CRASHING:
+            return Plan(0.1, lambda: (-11, b""))
+        return Plan(None)
+
+    def behind(self, door: Door) -> Answer:
+        for child, spec, ready_at in self.running:
+            if child.status is None and door in spec.doors:
+                if self._mode(spec.argv) is Proxy.HUNG:
+                    return Answer.SILENT
+                is_ready = self.clock.monotonic() >= ready_at
+                return Answer.READY if is_ready else Answer.UNREADY
+        return Answer.REFUSED
+
+    def outcome(self, promise: promises.Promise) -> promises.Outcome:
+        """Where a packet goes, by what the kernel has: whatever the agent wants it to have."""
+        is_outbound = promise.sender is not promises.Sender.NEIGHBOUR
+        is_local = promise.destination.startswith("127.")
+        if is_outbound and not is_local and not self.has_route:
+            return promises.Outcome(errno=101)
+        if self.thief is not None and promise.destination.startswith(self.thief):
+            return promises.Outcome(ELSEWHERE, 80)
+        key = promise[1:4] + promise[-1:]
+        at = max((EXPECTED[name].get(key, 0) for name in self.rules_of), default=0)
+        if not at:
+            return promises.Outcome(promise.destination, promise.port)
+        address = "127.0.0.1" if is_outbound and not is_local else promise.destination
+        return promises.Outcome(address, at)

@@ -1,0 +1,98 @@
+"""What the files of a host in memory say, and which rules and packets follow from that."""
+
+from ipaddress import ip_address
+
+from istio_hostagent.agent import places
+from istio_hostagent.config import build, model
+from istio_hostagent.redirect import expressions, policy, promises
+from istio_hostagent.redirect import model as redirect
+
+CLUSTER, SIDECAR, HOSTAGENT = "/etc/cluster.env", "/etc/sidecar.env", "/etc/hostagent.env"
+TOKEN, ROOT, CERTS, OTHER_CERTS = "/etc/token", "/etc/root.pem", "/certs", "/other"
+SOURCES = places.Sources(HOSTAGENT, CLUSTER, SIDECAR)
+ENVOY = "/usr/local/bin/envoy"
+FACTS = model.HostFacts(
+    998,
+    997,
+    addresses=(ip_address("10.1.0.2"),),
+    has_ipv6=False,
+    state_dir="/state",
+    runtime_dir="/run",
+)
+
+
+def _text(**keys: str) -> bytes:
+    return "".join(f"{key}={value}\n" for key, value in keys.items()).encode()
+
+
+_GOOD = {
+    "CA_ADDR": "10.78.0.1:15012",
+    "ISTIO_SERVICE_CIDR": "10.96.0.0/12",
+    "ISTIO_INBOUND_PORTS": "8080",
+}
+# What cluster.env may say: A; others that differ in everything, in outbound or inbound rules, or
+# in the proxy.
+TEXTS = {
+    "A": _text(**_GOOD),
+    "B": _text(
+        **{**_GOOD, "ISTIO_SERVICE_CIDR": "10.99.0.0/16"},
+        ENVOY_PORT="15101",
+        OUTPUT_CERTS=OTHER_CERTS,
+        ISTIO_NAMESPACE="other",
+        SERVICE_ACCOUNT="other",
+    ),
+    "rules": _text(**{**_GOOD, "ISTIO_SERVICE_CIDR": "10.97.0.0/16"}),
+    "proxy": _text(**_GOOD, ISTIO_HOSTAGENT_ADMIN_PORT="15102"),
+    "all": _text(**{**_GOOD, "ISTIO_INBOUND_PORTS": "*"}),
+}
+BAD = _text(**{**_GOOD, "ISTIO_SERVICE_CIDR": "nonsense"})
+OWN = _text(
+    ISTIO_HOSTAGENT_PROXY="envoy",
+    OUTPUT_CERTS=CERTS,
+    ISTIO_HOSTAGENT_TOKEN_FILE=TOKEN,
+    CA_ROOT_CA=ROOT,
+)
+
+
+def config_of(text: bytes, hostagent: bytes = OWN) -> model.Config:
+    trust = model.Trust(is_root_only=True)
+    files = ((HOSTAGENT, hostagent), (CLUSTER, text), (SIDECAR, None))
+    found = build.build_config([model.Layer(path, data, trust) for path, data in files], FACTS)
+    assert found.config is not None, found.problems
+    return found.config
+
+
+CONFIGS = {name: config_of(text) for name, text in TEXTS.items()}
+
+
+# What this host may be, as far as it matters for rules and packets.
+ADDRESSES = (ip_address("10.1.0.2"),), (ip_address("10.1.0.2"), ip_address("10.1.0.3")), ()
+SSH_PORTS = (22,), (22, 2222)
+_EVERY_FACT = [
+    FACTS._replace(addresses=addresses, ssh_ports=ssh_ports, has_ipv6=has_ipv6)
+    for addresses in ADDRESSES
+    for ssh_ports in SSH_PORTS
+    for has_ipv6 in (False, True)
+]
+
+
+def _as_installed(ruleset: redirect.Ruleset) -> tuple[object, object]:
+    compiled = (expressions.compile_table(t, redirect.Owner.NOBODY) for t in ruleset.tables)
+    return tuple(sorted(compiled, key=lambda table: table.name)), ruleset.loopback_addresses
+
+
+# The configurations whose rules these are, by the rules as a kernel has them.
+KNOWN: dict[object, set[str]] = {}
+for _name, _config in CONFIGS.items():
+    for _facts in _EVERY_FACT:
+        _ruleset = policy.build_ruleset(_config.redirection, _facts)
+        KNOWN.setdefault(_as_installed(_ruleset), set()).add(_name)
+# By configuration and packet: the proxy's port where it has to arrive; 0: it is left alone.
+EXPECTED = {
+    name: {
+        promise[1:4] + promise[-1:]: promise.captured_at
+        for facts in _EVERY_FACT
+        for promise in promises.build_promises(config.redirection, facts)
+    }
+    for name, config in CONFIGS.items()
+}

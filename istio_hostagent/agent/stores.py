@@ -18,8 +18,13 @@ logger = logging.getLogger(__name__)
 def release_others(
     work: tasks.Tasks, files: ports.CertificateFiles, output_dir: str, user: processes.User
 ) -> None:
-    """Begin to give all other output directories back; raises OSError."""
-    for store, other in files.find_stores():
+    """Begin to give all other output directories back; what cannot be found is left as it is."""
+    try:
+        found = files.find_stores()
+    except OSError as error:
+        logger.warning("nothing given back", extra=fields.of(DETAIL=str(error)))
+        return
+    for store, other in found:
         if other == output_dir or work.is_running(_release(other)):
             continue
         work.start_worker(

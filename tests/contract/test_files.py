@@ -121,6 +121,10 @@ class CertificatesContract:
         given.write(f"{given.output}/key.pem", b"key")
         assert given.files.has_key(given.output)
 
+    def test_where_there_is_no_store_none_is_found(self, given: Certificates) -> None:
+        with pytest.raises(FileNotFoundError):
+            given.files.find_stores()
+
     def test_each_directory_has_one_store(self, given: Certificates) -> None:
         store = given.files.make_store(given.output, ME)
         assert given.files.make_store(given.output, ME) == store

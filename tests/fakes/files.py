@@ -138,6 +138,8 @@ class FakeCertificateFiles:
         return store
 
     def find_stores(self) -> tuple[tuple[str, str], ...]:
+        if not self._stores:
+            raise missing("/state/certs")
         return tuple(self._stores.items())
 
     def remove_store(self, store: str) -> None:

@@ -88,7 +88,10 @@ class Performer:
         return self._parts.state.write(places.GUARD, text)
 
     def _store_socket(self) -> str:
-        self._parts.notifier.store(STORED_SOCKET, self._parts.kernel.fileno())
+        try:
+            self._parts.notifier.store(STORED_SOCKET, self._parts.kernel.fileno())
+        except OSError as error:
+            return f"the service manager did not take the socket of the rules: {error.strerror}"
         return ""
 
     def _save_accepted(self) -> str:

@@ -44,8 +44,6 @@ def performed(life: Life, step: Step, now_is: Situation, now: Now, *, error: str
         case Step.WITHDRAW:
             tries = life.leave_tries + 1 if life.phase is Phase.LEAVING else 0
             return replace(life, may_have_rules=bool(error), leave_tries=tries)
-        case Step.STORE_SOCKET:
-            return replace(life, disk=replace(life.disk, is_stored=True))
         case Step.RELEASE:
             return replace(life, has_released=True)
         case _:
@@ -80,6 +78,8 @@ def _written(life: Life, step: Step, now_is: Situation, now: Now, error: str) ->
             disk = replace(disk, guard=now_is.redirection.desired, has_guard=True)
         case Step.REMOVE_GUARD:
             disk = replace(disk, guard=None, has_guard=False)
+        case Step.STORE_SOCKET:
+            disk = replace(disk, is_stored=True)
         case Step.SAVE_ACCEPTED:
             disk = replace(disk, accepted=life.in_force)
         case Step.SAVE_REFUSED:

@@ -43,9 +43,11 @@ class Step(enum.Enum):
     RELEASE = "give the certificate directories of earlier settings back"
 
 
-# What changes the state directory; a failure is tried again after a pause.
+# What changes the state directory, or what the service manager keeps; a failure is tried again
+# after a pause.
 ON_DISK = frozenset(
     {
+        Step.STORE_SOCKET,
         Step.MARK_ATTEMPT,
         Step.WRITE_GUARD,
         Step.SAVE_ACCEPTED,

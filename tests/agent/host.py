@@ -322,6 +322,7 @@ class MemoryHost(Machine):
         self.write(TOKEN, b"another")
         if self.agent is not None:
             self.environment.unreadable.clear()
+            self.notifier.is_away = False
 
     # -- what it says of itself -------------------------------------------------------------------
 

@@ -56,3 +56,24 @@ def test_a_host_in_the_mesh_wakes_up_at_most_twelve_times_a_minute(host: MemoryH
     before = host.wakeups
     host.run(600.0)
     assert 0 < host.wakeups - before <= 120
+
+
+def test_a_store_of_certificates_that_somebody_removed_keeps_nobody_waiting(
+    host: MemoryHost,
+) -> None:
+    host.join()
+    host.stores.clear()
+    host.write(CLUSTER, TEXTS["rules"])
+    assert host.answer("reload")["ok"]
+    assert "rules" in host.rules_of
+
+
+def test_a_service_manager_that_is_away_keeps_the_host_out_until_it_is_back() -> None:
+    host = MemoryHost(is_owner=True)
+    host.write(CLUSTER, TEXTS["A"])
+    host.start()
+    host.notifier.is_away = True
+    host.until(lambda: "did not take the socket" in host.summary, 30.0, "what is wrong")
+    assert not host.has("joined")
+    host.notifier.is_away = False
+    host.until(lambda: host.is_in_mesh, 60.0, "in the mesh")

@@ -138,6 +138,15 @@ class Life(RuleBasedStateMachine):
         self.host.lose_certificates()
 
     @rule()
+    def lose_stores(self) -> None:
+        self.host.stores.clear()
+
+    @precondition(lambda self: self.lives)
+    @rule(is_away=st.booleans())
+    def lose_manager(self, is_away: bool) -> None:
+        self.host.notifier.is_away = is_away
+
+    @rule()
     def change_token(self) -> None:
         self.host.write(TOKEN, b"new")
 

@@ -1,5 +1,7 @@
 """A service manager that remembers what it was told and keeps what it was given."""
 
+import errno
+import os
 from collections.abc import Callable
 
 from tests.fakes.clock import FakeClock
@@ -13,6 +15,7 @@ class FakeNotifier:
         self._stored = stored
         self._clock = clock
         self._step = step
+        self.is_away = False  # the manager: what is given to it is refused
         self.said: dict[str, str] = {}
         self.said_at: dict[str, float] = {}  # monotonic seconds
 
@@ -27,4 +30,6 @@ class FakeNotifier:
 
     def store(self, name: str, descriptor: int) -> None:
         self._step()
+        if self.is_away:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         self._stored[name] = descriptor

@@ -332,7 +332,7 @@ def _perform(world: World, step: Step) -> Iterator[tuple[str, World, str, bool]]
             yield "", _configure(world, str(whose)), "", True
         case Step.CHECK_CANDIDATE:
             yield "", replace(world, life=decide.checking(world.life)), "", True
-        case Step.RELEASE | Step.STORE_SOCKET:
+        case Step.RELEASE:
             yield "", world, "", True
         case Step.VALIDATE:
             yield "", replace(world, validation=validations.begun(world.validation)), "", True

@@ -77,3 +77,13 @@ def test_a_service_manager_that_is_away_keeps_the_host_out_until_it_is_back() ->
     assert not host.has("joined")
     host.notifier.is_away = False
     host.until(lambda: host.is_in_mesh, 60.0, "in the mesh")
+
+
+def test_ready_is_said_in_time_while_a_ca_is_silent(host: MemoryHost) -> None:
+    host.ca = machine.Ca.SILENT
+    host.start()
+    host.run(14.5)
+    assert "READY" not in host.notifier.said
+    host.run(1.0)
+    assert host.notifier.said["READY"] == "1"
+    host.until(lambda: "authority-unavailable" in host.summary, 10.0, "what it waits for")

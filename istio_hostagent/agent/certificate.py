@@ -6,12 +6,15 @@ and this part only keeps the dates it reports (design invariants 5 to 7).
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from ..config import model
 from ..errors import ChildFailed, HostAgentError, NotPermitted
 from ..host import ports, processes
 from ..host.answers import certificate as answers
 from ..identity import rotation
+from ..lifecycle.life import Life
+from ..lifecycle.situation import Now
 from . import fields, issuance, stores, tasks
 
 logger = logging.getLogger(__name__)
@@ -61,6 +64,26 @@ class CertificatePart:
     def trouble(self) -> str:
         """Why there is no fresh certificate, and what to do about it, or nothing."""
         return self.value.trouble.text if self.value.trouble is not None else ""
+
+    def obstacle(self, _life: Life) -> str:
+        """Why there is no fresh certificate."""
+        return f"certificate: {self.trouble}" if self.trouble else ""
+
+    def status(self, _life: Life, now: Now) -> dict[str, Any]:
+        """Its part of the report of `status`."""
+        value, held = self.value, self.value.held
+        state = "none" if held is None else "held" if value.is_held(now.wall) else "expired"
+        return {
+            "state": state,
+            "identity": held.identity if held else "",
+            "serial": held.serial if held else "",
+            "not_before": held.not_before if held else None,
+            "not_after": held.not_after if held else None,
+            "next_attempt": value.next_at or None,
+            "failures": value.failures,
+            "obtained": self.obtained,
+            "trouble": self.trouble,
+        }
 
     def look_at_credentials(self) -> None:
         """Files may have changed: after a failure, a new token or root is tried at once."""

@@ -14,6 +14,7 @@ from . import (
     fields,
     lookout,
     machine,
+    part,
     places,
     prober,
     proxy,
@@ -68,22 +69,35 @@ class Components:
             is_owner=self.kernel.is_owner,
         )
 
+    @property
+    def reporting(self) -> dict[str, part.Part]:
+        """The parts that the report of `status` is made of, by name."""
+        return {
+            "configuration": self.configuration,
+            "redirection": self.redirection,
+            "certificate": self.certificate,
+            "proxy": self.proxy,
+        }
+
     def report(self) -> report.Report:
         """What is known now, in words."""
-        loaded = self.configuration.judged(self.life)
-        held = self.certificate.value.held
+        life, held = self.life, self.certificate.value.held
         away = self.proxy.control_plane.away_since
+        attempt = life.attempt.last_error
+        # While nothing is known of the files the other parts wait for them, and say nothing.
+        is_blank = life.in_force is None and not life.offer.is_read
+        obstacles = (
+            self.redirection.obstacle(life),
+            life.disk.last_error,
+            self.proxy.obstacle(life),
+            self.certificate.obstacle(life),
+            f"the last attempt to join failed: {attempt}" if attempt else "",
+        )
         texts = report.Texts(
-            cluster_file=self.configuration.sources.cluster,
-            problems=loaded.problems,
-            is_kept=loaded.is_kept,
+            obstacles=(self.configuration.obstacle(life), *(() if is_blank else obstacles)),
             identity=held.identity if held is not None else "",
             held_until=fields.moment(held.not_after) if held is not None else "",
-            certificate_trouble=self.certificate.trouble,
-            rules_trouble=self.redirection.trouble,
             proxy_name=self.proxy.kind.value,
-            proxy_trouble=self.proxy.trouble,
-            searched=self.proxy.searched,
             control_plane_away_since=fields.moment(away) if away is not None else "",
         )
         return report.describe(self.life, self.situation(), self.now(), texts)

@@ -4,18 +4,21 @@ Which configuration is in force is decided in `lifecycle`; here are the files an
 """
 
 import logging
-from typing import cast
+from typing import Any, cast
 
 from ..config import model
 from ..errors import Problem
 from ..host import garbage, layers, ports, processes
 from ..lifecycle.life import Life, Offer, Revision
+from ..lifecycle.situation import Now
 from . import fields, places, reading, reload, tasks
 
 logger = logging.getLogger(__name__)
 
 # Files that could not be read are tried again after 5 s, then twice as long, up to 5 minutes.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 300.0
+# What a mistake in the files does to a host that has accepted others before.
+STAYS_ACTIVE = "the previous configuration stays active"
 
 
 class ConfigurationPart:
@@ -110,6 +113,35 @@ class ConfigurationPart:
             return self.loaded
         kept = reload.Loaded(config_of(accepted), layers_of(accepted))
         return reload.refuse(kept, self.loaded, refusal.reason, is_final=refusal.retry_at is None)
+
+    def obstacle(self, life: Life) -> str:
+        """What is missing, or wrong in the files, with file and line."""
+        if life.offer.is_empty and life.in_force is None:
+            return f"waiting for {self.sources.cluster}"
+        loaded = self.judged(life)
+        if not loaded.problems:
+            return ""
+        others = len(loaded.problems) - 1
+        more = f" (and {others} more)" if others else ""
+        kept = f"; {STAYS_ACTIVE}" if loaded.is_kept else ""
+        return f"{loaded.problems[0]}{more}{kept}"
+
+    def status(self, life: Life, _now: Now) -> dict[str, Any]:
+        """Its part of the report of `status`."""
+        loaded = self.judged(life)
+        state = "accepted" if loaded.config is not None else "waiting"
+        if loaded.is_kept:
+            state = "kept"
+        elif loaded.problems:
+            state = "invalid"
+        elif life.is_changing:
+            state = "trial"
+        return {
+            "state": state,
+            "files": list(self.sources.paths),
+            "problems": [str(problem) for problem in loaded.problems],
+            "warnings": [str(warning) for warning in loaded.warnings],
+        }
 
     def _report(self) -> None:
         for problem in self.loaded.problems:

@@ -12,6 +12,8 @@ from typing import Any
 from ..config import model
 from ..errors import ChildFailed, HostAgentError, HostUnsupported
 from ..host import ports, processes
+from ..lifecycle.life import Life
+from ..lifecycle.situation import Now
 from ..supervise import builds, child, controlplane, specs, validation
 from ..supervise.validation import Validation
 from . import fields, programs, supervisor, tasks
@@ -132,6 +134,27 @@ class ProxyPart:
         """What is wrong with it, in one line, or nothing."""
         # What ails one that gives way to another is not what keeps this host waiting.
         return self.validation.last_error or ("" if self.is_outdated else self.child.trouble)
+
+    def obstacle(self, _life: Life) -> str:
+        """Why it does not run as it should."""
+        if self.binary is None:
+            return f"no {self.kind.value} found; searched {', '.join(self.searched)}"
+        return f"proxy: {self.trouble}" if self.trouble else ""
+
+    def status(self, _life: Life, _now: Now) -> dict[str, Any]:
+        """Its part of the report of `status`."""
+        check = self.validation.check
+        # While it is being validated nothing is known of its bootstrap.
+        shown = validation.Check.UNKNOWN if check is validation.Check.RUNNING else check
+        return {
+            "kind": self.kind.value,
+            "binary": self.binary,
+            "state": self.child.state.value,
+            "bootstrap": shown.value,
+            "pid": self.child.pid,
+            "starts": self.child.starts,
+            "trouble": self.trouble,
+        }
 
     @property
     def control_plane(self) -> controlplane.ControlPlane:

@@ -5,12 +5,15 @@ It alone changes the kernel while the agent runs, also for the verbs.
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from ..config import model as config
 from ..errors import ApplyRejected, HostAgentError, KernelBusy, StillDrifted
 from ..host import changes as committed
 from ..host import ports
 from ..lifecycle import redirection as states
+from ..lifecycle.life import Life
+from ..lifecycle.situation import Now
 from ..redirect import model, policy, promises, staleness
 from . import fields, prober, proof, reconcile
 
@@ -72,6 +75,21 @@ class RedirectionPart:
         if self._clock.monotonic() >= self.value.fight_until_at:
             return ""
         return f"{self._culprits} keeps changing the rules; they are put back ever more slowly"
+
+    def obstacle(self, _life: Life) -> str:
+        """What is wrong with the rules."""
+        return f"redirection: {self.trouble}" if self.trouble else ""
+
+    def status(self, _life: Life, _now: Now) -> dict[str, Any]:
+        """Its part of the report of `status`."""
+        unkept = (each for each in self.findings if each.state is not promises.State.KEPT)
+        return {
+            "state": self.value.rules.value,
+            "trouble": self.trouble,
+            "looks": self.looks,
+            "repaired": self.repaired,
+            "findings": [str(finding) for finding in unkept],
+        }
 
     def apply(self) -> model.Plan | None:
         """Bring the kernel to what is desired and read it back; None: that failed."""

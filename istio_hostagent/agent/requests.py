@@ -19,7 +19,7 @@ from ..errors import (
 from ..host import layers, ports
 from ..identity import rotation
 from ..lifecycle.phase import Phase
-from ..lifecycle.report import STAYS_ACTIVE, Report
+from ..lifecycle.report import Report
 from ..redirect import plan, policy
 from ..supervise import validation
 from . import components, configuration, inspection, reconcile, reload, status
@@ -146,7 +146,7 @@ class Requests:
 
         def finished(answer: Any) -> None:
             if part.value.trouble is None and part.value.held is not None:
-                found = status.certificate(part, self._parts.clock.now())
+                found = part.status(self._parts.life, self._parts.now())
                 caller.answer({"ok": True, "certificate": found})
             else:
                 caller.answer(_refused_renewal(part.value.trouble))
@@ -157,7 +157,7 @@ class Requests:
         loaded = found or self._parts.configuration.judged(self._parts.life)
         if loaded.problems:
             lines = [str(problem) for problem in loaded.problems]
-            message = "\n".join([*lines, STAYS_ACTIVE] if loaded.is_kept else lines)
+            message = "\n".join([*lines, configuration.STAYS_ACTIVE] if loaded.is_kept else lines)
         else:
             cluster = self._parts.configuration.sources.cluster
             message = f"no configuration yet: {cluster} is missing or empty"

@@ -4,7 +4,6 @@ The line names the first thing that is missing, in the order in which joining ne
 file and line or the process that is to blame (design invariant 9).
 """
 
-from ..errors import Problem
 from ..supervise import validation
 from ..values import dataclass
 from . import redirection
@@ -15,23 +14,16 @@ from .situation import Now, Situation
 
 @dataclass(frozen=True)
 class Texts:
-    """What each part says of itself; empty where there is nothing to say."""
+    """What the parts say; empty where there is nothing to say.
 
-    cluster_file: str
-    problems: tuple[Problem, ...] = ()
-    is_kept: bool = False  # the files are bad, gone or refused; the accepted ones are in force
+    `obstacles`: what is wrong or waits for a person, in the order in which joining needs it.
+    """
+
+    obstacles: tuple[str, ...] = ()
     identity: str = ""
     held_until: str = ""
-    certificate_trouble: str = ""
-    rules_trouble: str = ""
     proxy_name: str = ""
-    proxy_trouble: str = ""
-    searched: tuple[str, ...] = ()
     control_plane_away_since: str = ""
-
-
-# What a mistake in the files does to a host that has accepted others before.
-STAYS_ACTIVE = "the previous configuration stays active"
 
 
 @dataclass(frozen=True)
@@ -45,12 +37,11 @@ class Report:
 
 def describe(life: Life, now_is: Situation, now: Now, texts: Texts) -> Report:
     """Put what is known into words."""
-    obstacle = _obstacle(life, now_is, texts)
+    # Empty while things only take their time.
+    obstacle = next(filter(None, texts.obstacles), "")
     if life.is_in_mesh(now_is, now):
         summary = f"in the mesh as {texts.identity}, certificate until {texts.held_until}"
-        if texts.problems:
-            summary += f"; {_problems(texts)}"
-        elif obstacle:
+        if obstacle:
             summary += f"; {obstacle}"
         elif life.is_changing:
             summary += "; a changed configuration is being tried"
@@ -64,13 +55,6 @@ def describe(life: Life, now_is: Situation, now: Now, texts: Texts) -> Report:
     return Report(is_in_control=bool(obstacle), is_in_mesh=False, summary=summary)
 
 
-def _problems(texts: Texts) -> str:
-    others = len(texts.problems) - 1
-    more = f" (and {others} more)" if others else ""
-    kept = f"; {STAYS_ACTIVE}" if texts.is_kept else ""
-    return f"{texts.problems[0]}{more}{kept}"
-
-
 def _control_plane(texts: Texts, consequence: str = "") -> str:
     if not texts.control_plane_away_since:
         return ""
@@ -78,29 +62,6 @@ def _control_plane(texts: Texts, consequence: str = "") -> str:
         f"; no connection to the control plane since {texts.control_plane_away_since}"
         f"{consequence}: look for xds-grpc in the log, and at istiod and the way to it"
     )
-
-
-def _obstacle(life: Life, now_is: Situation, texts: Texts) -> str:
-    """What is wrong, or waits for a person; empty while things only take their time."""
-    if life.offer.is_empty and life.in_force is None:
-        return f"waiting for {texts.cluster_file}"
-    if texts.problems:
-        return _problems(texts)
-    if life.in_force is None and not life.offer.is_read:
-        return ""
-    if texts.rules_trouble:
-        return f"redirection: {texts.rules_trouble}"
-    if life.disk.last_error:
-        return life.disk.last_error
-    if not now_is.has_program:
-        return f"no {texts.proxy_name} found; searched {', '.join(texts.searched)}"
-    if texts.proxy_trouble:
-        return f"proxy: {texts.proxy_trouble}"
-    if texts.certificate_trouble:
-        return f"certificate: {texts.certificate_trouble}"
-    if life.attempt.last_error:
-        return f"the last attempt to join failed: {life.attempt.last_error}"
-    return ""
 
 
 def _progress(life: Life, now_is: Situation, now: Now, texts: Texts) -> str:

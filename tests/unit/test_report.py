@@ -1,6 +1,5 @@
 """What the one line says, and what in control and in the mesh mean."""
 
-from istio_hostagent.errors import Problem
 from istio_hostagent.identity import rotation as rotations
 from istio_hostagent.lifecycle import life as lives
 from istio_hostagent.lifecycle import redirection as redirections
@@ -12,33 +11,24 @@ from tests.lifecycle.world import EMPTY, OFFERS
 from tests.unit.test_decide import JOINED, NOW, WHOLE, begun
 
 TEXTS = Texts(
-    cluster_file="/var/lib/istio/envoy/cluster.env",
     identity="spiffe://cluster.local/ns/default/sa/web",
     held_until="2026-11-22T10:00:00Z",
     proxy_name="envoy",
-    searched=("/usr/local/bin/envoy", "/usr/bin/envoy"),
 )
 OUT = begun(lives.Disk(), EMPTY)
 CONFIGURED = replace(begun(lives.Disk(), OFFERS["A"]), in_force=OFFERS["A"].revision)
 
 
-def test_without_configuration_the_agent_is_in_control_and_names_the_file() -> None:
-    report = describe(OUT, Situation(), NOW, TEXTS)
+def test_what_waits_for_a_person_is_said_and_the_agent_is_in_control() -> None:
+    report = describe(OUT, Situation(), NOW, replace(TEXTS, obstacles=("waiting for /c.env",)))
     assert report.is_in_control
     assert not report.is_in_mesh
-    assert report.summary == "not in the mesh: waiting for /var/lib/istio/envoy/cluster.env"
+    assert report.summary == "not in the mesh: waiting for /c.env"
 
 
-def test_a_problem_is_named_with_file_and_line_and_the_number_of_the_others() -> None:
-    problems = (Problem("/c.env", 4, "70000 is not a port"), Problem("/c.env", 9, "no"))
-    report = describe(CONFIGURED, WHOLE, NOW, replace(TEXTS, problems=problems))
-    assert report.is_in_control
-    assert "/c.env:4: 70000 is not a port (and 1 more)" in report.summary
-
-
-def test_a_missing_proxy_is_named_with_the_places_searched() -> None:
-    report = describe(CONFIGURED, Situation(), NOW, TEXTS)
-    assert "no envoy found; searched /usr/local/bin/envoy, /usr/bin/envoy" in report.summary
+def test_the_first_obstacle_is_said_of_those_that_are_there() -> None:
+    texts = replace(TEXTS, obstacles=("", "", "proxy: it hangs", "certificate: refused"))
+    assert describe(CONFIGURED, WHOLE, NOW, texts).summary == "not in the mesh: proxy: it hangs"
 
 
 def test_in_the_mesh_names_identity_and_end_of_the_certificate() -> None:
@@ -50,10 +40,10 @@ def test_in_the_mesh_names_identity_and_end_of_the_certificate() -> None:
 
 
 def test_a_kept_configuration_is_said_while_in_the_mesh() -> None:
-    texts = replace(TEXTS, problems=(Problem("/s.env", 1, "unknown escape"),), is_kept=True)
+    texts = replace(TEXTS, obstacles=("/s.env:1: unknown escape; the previous stays",))
     report = describe(JOINED, WHOLE, NOW, texts)
     assert report.is_in_mesh
-    assert "/s.env:1: unknown escape; the previous configuration stays active" in report.summary
+    assert "; /s.env:1: unknown escape; the previous stays" in report.summary
 
 
 def test_while_things_only_take_their_time_the_agent_is_not_in_control_yet() -> None:
@@ -80,8 +70,7 @@ def test_a_control_plane_that_is_away_is_said_in_the_mesh_and_out_of_it() -> Non
         " 2026-11-29T01:49:09Z, the proxy goes on with its last configuration: look for xds-grpc in"
         " the log, and at istiod and the way to it"
     )
-    problem = Problem("/s.env", 1, "unknown escape")
-    both = describe(JOINED, WHOLE, NOW, replace(texts, problems=(problem,), is_kept=True)).summary
+    both = describe(JOINED, WHOLE, NOW, replace(texts, obstacles=("unknown escape",))).summary
     assert "unknown escape" in both
     assert "control plane since 2026-11-29T01:49:09Z" in both
 

@@ -1,0 +1,61 @@
+"""What a host says of itself in one line, for what is wrong with each of its parts."""
+
+from istio_hostagent.errors import NotPermitted
+from tests.agent import machine
+from tests.agent.host import MemoryHost
+from tests.agent.texts import CLUSTER, TEXTS
+
+TWO_MISTAKES = b"ISTIO_SERVICE_CIDR=nonsense\nISTIO_INBOUND_PORTS=70000\n"
+
+
+def test_without_a_configuration_the_file_is_named_that_is_waited_for() -> None:
+    host = MemoryHost()
+    host.start()
+    host.settle()
+    assert host.summary == f"not in the mesh: waiting for {CLUSTER}"
+    assert host.notifier.said["READY"] == "1"
+
+
+def test_the_first_mistake_is_named_with_its_line_and_the_number_of_the_others() -> None:
+    host = MemoryHost()
+    host.write(CLUSTER, TWO_MISTAKES)
+    host.start()
+    host.settle()
+    assert host.summary.startswith(f"not in the mesh: {CLUSTER}:1: ")
+    assert host.summary.endswith("(and 1 more)")
+
+
+def test_a_mistake_on_a_joined_host_is_said_with_what_it_leaves(host: MemoryHost) -> None:
+    host.join()
+    host.write(CLUSTER, TWO_MISTAKES)
+    host.settle()
+    assert host.is_in_mesh
+    assert f"; {CLUSTER}:1: " in host.summary
+    assert host.summary.endswith("; the previous configuration stays active")
+
+
+def test_a_missing_proxy_is_named_with_the_places_searched(host: MemoryHost) -> None:
+    host.programs.clear()
+    host.start()
+    host.settle()
+    expected = "not in the mesh: no envoy found; searched /usr/local/bin/envoy, /usr/bin/envoy"
+    assert host.summary == expected
+
+
+def test_what_keeps_the_rules_out_is_named(host: MemoryHost) -> None:
+    host.space.refusals.append(NotPermitted("table inet istio_hostagent belongs to nobody"))
+    host.start()
+    host.until(lambda: "belongs to nobody" in host.summary, 5.0, "what is wrong")
+    assert host.summary.startswith("not in the mesh: redirection: ")
+    host.until(lambda: host.is_in_mesh, 60.0, "in the mesh")
+    assert "belongs" not in host.summary
+
+
+def test_a_ca_that_refuses_is_named_while_the_rest_goes_on(host: MemoryHost) -> None:
+    host.join()
+    host.ca = machine.Ca.REFUSING
+    assert not host.answer("renew")["ok"]
+    assert host.is_in_mesh
+    assert "; certificate: told certificate-refused" in host.summary
+    host.write(CLUSTER, TEXTS["rules"])
+    assert host.answer("reload")["ok"]

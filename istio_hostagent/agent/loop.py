@@ -168,7 +168,7 @@ class Agent:
                 self._parts.redirection.read_back()
             if self._parts.machine.look_for_sshd():
                 self._take_facts()
-            if self._parts.watcher.is_stale():
+            if self._parts.watcher.is_stale() or self._parts.configuration.loaded.is_unread:
                 self.reload()
 
     def _look_at_machine(self) -> None:

@@ -33,6 +33,7 @@ class Loaded(NamedTuple):
     warnings: tuple[Problem, ...] = ()
     is_kept: bool = False
     is_empty: bool = False
+    is_unread: bool = False  # some file could not be read, which may pass without a change of it
 
 
 def judge(read: layers.Found, facts: model.HostFacts, accepted: Sequence[model.Layer]) -> Loaded:
@@ -40,13 +41,12 @@ def judge(read: layers.Found, facts: model.HostFacts, accepted: Sequence[model.L
     found, problems = read
     if found == tuple(accepted):
         found = tuple(accepted)  # one copy, of what may be large
-    if not problems:
-        problems = _gone(found, accepted)
-    loaded = _judge(found, facts, problems)
+    is_unread = bool(problems)
+    loaded = _judge(found, facts, problems or _gone(found, accepted))
     if loaded.problems and accepted:
         kept = _judge_kept(accepted, facts)
-        return kept._replace(problems=loaded.problems, warnings=loaded.warnings, is_kept=True)
-    return loaded
+        loaded = kept._replace(problems=loaded.problems, warnings=loaded.warnings, is_kept=True)
+    return loaded._replace(is_unread=is_unread)
 
 
 def _judge_kept(accepted: Sequence[model.Layer], facts: model.HostFacts) -> Loaded:

@@ -93,7 +93,6 @@ class MemoryHost(Machine):
         self.network = FakeSource[rtmonitor.Change](self.inbox, _join_flags)
         self.watcher = FakeWatcher(self.disk, lambda: self.inbox.post(events.FilesChanged()))
         self.notifier = FakeNotifier(self.stored, self.clock, self.step)
-        self.environment = FakeEnvironmentFiles(self.disk)
         port = self.stored.get(performer.STORED_SOCKET)
         self.kernel = self.space.kernel(is_owner=self.is_owner, port=port)
         given = ports.Ports(
@@ -108,7 +107,7 @@ class MemoryHost(Machine):
             processes=self.processes,
             doors=self.doors,
             state=_StateFiles(self),
-            environment=self.environment,
+            environment=FakeEnvironmentFiles(self.disk, self.unreadable),
             sights=FakeSights(),
             certificates=FakeCertificateFiles(self.disk, self.stores, self.step),
             proxy=FakeProxyFiles(self.disk, self.programs, self.step),
@@ -312,6 +311,7 @@ class MemoryHost(Machine):
         """From now on everything goes well; what changes is told, as on a real host."""
         self.disk.is_full = False
         self.is_fork_refused = False
+        self.unreadable.clear()
         self.ca, self.proxy, self.rules = Ca.GOOD, Proxy.GOOD, Rules.TAKEN
         soon = self.clock.monotonic() + 0.2
         self.running = [(child, spec, min(at, soon)) for child, spec, at in self.running]
@@ -321,7 +321,6 @@ class MemoryHost(Machine):
         self.install(ENVOY)
         self.write(TOKEN, b"another")
         if self.agent is not None:
-            self.environment.unreadable.clear()
             self.notifier.is_away = False
 
     # -- what it says of itself -------------------------------------------------------------------

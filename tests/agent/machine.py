@@ -94,6 +94,7 @@ class Machine:
         self.check_s = 0.1  # so long a bootstrap is validated
         self.rules = Rules.TAKEN
         self.is_fork_refused = False
+        self.unreadable: set[str] = set()  # paths of environment files
         self.thief: str | None = None  # somebody translates this network's connections before us
         self.has_route = True
         # By directory of OUTPUT_CERTS; the last one of each is visible, if its files are there.

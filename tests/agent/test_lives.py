@@ -87,3 +87,15 @@ def test_ready_is_said_in_time_while_a_ca_is_silent(host: MemoryHost) -> None:
     host.run(1.0)
     assert host.notifier.said["READY"] == "1"
     host.until(lambda: "authority-unavailable" in host.summary, 10.0, "what it waits for")
+
+
+def test_a_file_that_could_not_be_read_for_a_while_is_read_again_by_itself(
+    host: MemoryHost,
+) -> None:
+    host.unreadable.add(CLUSTER)
+    host.start()
+    host.until(lambda: "cannot be read" in host.summary, 30.0, "what is wrong")
+    host.run(100.0)
+    # No change of the file tells that.
+    host.unreadable.clear()
+    host.until(lambda: host.is_in_mesh, 120.0, "in the mesh")

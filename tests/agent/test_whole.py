@@ -65,8 +65,8 @@ class Life(RuleBasedStateMachine):
             self.host.write(CLUSTER, BAD)
         elif what == "gone":
             self.host.remove(CLUSTER)
-        elif self.lives:
-            self.host.environment.unreadable.add(CLUSTER)
+        else:
+            self.host.unreadable.add(CLUSTER)
 
     @rule(ca=st.sampled_from(machine.Ca))
     def change_ca(self, ca: machine.Ca) -> None:

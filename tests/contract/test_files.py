@@ -204,8 +204,9 @@ class TestFakeEnvironmentFiles(TextsContract):
     @pytest.fixture
     def texts(self) -> Texts:
         disk = Disk()
-        files = FakeEnvironmentFiles(disk)
-        return Texts(files, "/etc", disk.write, files.unreadable.add)
+        unreadable: set[str] = set()
+        files = FakeEnvironmentFiles(disk, unreadable)
+        return Texts(files, "/etc", disk.write, unreadable.add)
 
 
 # -- files behind mounts ---------------------------------------------------------------------------

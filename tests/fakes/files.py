@@ -77,15 +77,15 @@ class FakeStateFiles:
 class FakeEnvironmentFiles:
     """The environment files, all of root's; `unreadable` names those that cannot be read."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, unreadable: Collection[str]) -> None:
         self._disk = disk
-        self.unreadable: set[str] = set()
+        self._unreadable = unreadable
 
     def begin(self, paths: Sequence[str], reader: processes.User) -> layers.Begun:
         trust = model.Trust(is_root_only=True)
-        readable = [path for path in paths if path not in self.unreadable]
+        readable = [path for path in paths if path not in self._unreadable]
         read = {path: model.Layer(path, self._disk.files.get(path), trust) for path in readable}
-        problems = (path for path in paths if path in self.unreadable)
+        problems = (path for path in paths if path in self._unreadable)
         text = "cannot be read: Input/output error"
         return layers.Begun(
             tuple(paths), read, tuple(Problem(path, 0, text) for path in problems), {}, ""

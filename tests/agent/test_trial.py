@@ -7,9 +7,7 @@ import signal
 
 from tests.agent import machine
 from tests.agent.host import MemoryHost
-from tests.agent.texts import BAD, CLUSTER, ENVOY, HOSTAGENT, TEXTS, TOKEN
-
-PILOT_AGENT = "/usr/local/bin/pilot-agent"
+from tests.agent.texts import BAD, CLUSTER, ENVOY, HOSTAGENT, PILOT_AGENT, TEXTS, TOKEN
 
 
 def test_what_comes_with_a_refused_bootstrap_touches_neither_rules_nor_proxy(

@@ -20,7 +20,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from istio_hostagent.host import procstate
 from tests.agent import machine, texts
 from tests.agent.host import MemoryHost
-from tests.agent.texts import BAD, CLUSTER, ENVOY, TEXTS, TOKEN
+from tests.agent.texts import (
+    BAD,
+    CLUSTER,
+    ENVOY,
+    HOSTAGENT,
+    OWN,
+    OWN_AUTO,
+    PILOT_AGENT,
+    TEXTS,
+    TOKEN,
+)
 from tests.lab import soak
 
 pytestmark = pytest.mark.soak
@@ -92,6 +102,14 @@ class Life(RuleBasedStateMachine):
             self.host.install(ENVOY)
         else:
             self.host.uninstall(ENVOY)
+
+    @rule(is_auto=st.booleans(), is_there=st.booleans())
+    def change_kind(self, is_auto: bool, is_there: bool) -> None:
+        self.host.write(HOSTAGENT, OWN_AUTO if is_auto else OWN)
+        if is_there:
+            self.host.install(PILOT_AGENT)
+        else:
+            self.host.uninstall(PILOT_AGENT)
 
     @rule(rules=st.sampled_from(machine.Rules))
     def change_kernel(self, rules: machine.Rules) -> None:

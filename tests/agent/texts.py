@@ -10,7 +10,7 @@ from istio_hostagent.redirect import model as redirect
 CLUSTER, SIDECAR, HOSTAGENT = "/etc/cluster.env", "/etc/sidecar.env", "/etc/hostagent.env"
 TOKEN, ROOT, CERTS, OTHER_CERTS = "/etc/token", "/etc/root.pem", "/certs", "/other"
 SOURCES = places.Sources(HOSTAGENT, CLUSTER, SIDECAR)
-ENVOY = "/usr/local/bin/envoy"
+ENVOY, PILOT_AGENT = "/usr/local/bin/envoy", "/usr/local/bin/pilot-agent"
 FACTS = model.HostFacts(
     998,
     997,
@@ -46,12 +46,16 @@ TEXTS = {
     "all": _text(**{**_GOOD, "ISTIO_INBOUND_PORTS": "*"}),
 }
 BAD = _text(**{**_GOOD, "ISTIO_SERVICE_CIDR": "nonsense"})
+# What hostagent.env says, of Envoy alone or of whichever proxy is there.
 OWN = _text(
     ISTIO_HOSTAGENT_PROXY="envoy",
     OUTPUT_CERTS=CERTS,
     ISTIO_HOSTAGENT_TOKEN_FILE=TOKEN,
     CA_ROOT_CA=ROOT,
 )
+
+
+OWN_AUTO = OWN.replace(b"PROXY=envoy", b"PROXY=auto")
 
 
 def config_of(text: bytes, hostagent: bytes = OWN) -> model.Config:

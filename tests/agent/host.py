@@ -16,7 +16,7 @@ from istio_hostagent.host import changes, ports, rtmonitor
 from istio_hostagent.redirect import model as redirect
 from istio_hostagent.redirect import promises
 from istio_hostagent.supervise import specs
-from tests.agent.machine import Bug, Ca, Machine, Proxy, Rules
+from tests.agent.machine import Bug, Ca, Machine, Proxy, Reader, Rules
 from tests.agent.texts import ENVOY, HOSTAGENT, OWN, ROOT, SOURCES, TOKEN
 from tests.fakes.caller import FakeCaller
 from tests.fakes.doors import FakeDoors
@@ -107,7 +107,7 @@ class MemoryHost(Machine):
             processes=self.processes,
             doors=self.doors,
             state=_StateFiles(self),
-            environment=FakeEnvironmentFiles(self.disk, self.unreadable),
+            environment=FakeEnvironmentFiles(self.disk, self.unreadable, self.foreign),
             sights=FakeSights(),
             certificates=FakeCertificateFiles(self.disk, self.stores, self.step),
             proxy=FakeProxyFiles(self.disk, self.programs, self.step),
@@ -312,6 +312,7 @@ class MemoryHost(Machine):
         self.disk.is_full = False
         self.is_fork_refused = False
         self.unreadable.clear()
+        self.reader = Reader.GOOD
         self.ca, self.proxy, self.rules = Ca.GOOD, Proxy.GOOD, Rules.TAKEN
         soon = self.clock.monotonic() + 0.2
         self.running = [(child, spec, min(at, soon)) for child, spec, at in self.running]

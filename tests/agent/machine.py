@@ -27,7 +27,7 @@ from tests.agent.texts import (
     TEXTS,
 )
 from tests.fakes.clock import FakeClock
-from tests.fakes.files import Disk, FakeCertificateFiles
+from tests.fakes.files import Disk, FakeCertificateFiles, read_foreign
 from tests.fakes.kernel import FakeNamespace
 from tests.fakes.machine import FakeMachine
 from tests.fakes.processes import Ended, FakeChild, Plan, no_memory
@@ -59,6 +59,14 @@ class Proxy(enum.Enum):
     REFUSING = "refusing"  # does not like its bootstrap
     UNDECIDED = "undecided"  # its check is killed
     MISSING_MEMORY = "no memory"  # cannot be started
+
+
+class Reader(enum.Enum):
+    """What becomes of the worker that reads files which others than root can change."""
+
+    GOOD = "good"
+    CRASHING = "crashing"
+    HANGING = "hanging"
 
 
 class Rules(enum.Enum):
@@ -94,6 +102,8 @@ class Machine:
         self.check_s = 0.1  # so long a bootstrap is validated
         self.rules = Rules.TAKEN
         self.is_fork_refused = False
+        self.foreign: set[str] = set()  # what others than root can change of those
+        self.reader = Reader.GOOD
         self.unreadable: set[str] = set()  # paths of environment files
         self.thief: str | None = None  # somebody translates this network's connections before us
         self.has_route = True
@@ -196,6 +206,13 @@ class Machine:
         if module == "probe_sockets":
             answer = {"errnos": [0] * (len(request["groups"]) + 1)}
             return Plan(0.05, lambda: (0, json.dumps(answer).encode()))
+        if module == "reader":
+            match self.reader:
+                case Reader.CRASHING:
+                    return Plan(0.02, lambda: (-9, b""))
+                case Reader.HANGING:
+                    return Plan(None)
+            return Plan(0.02, lambda: (0, read_foreign(self.disk, self.unreadable, request)))
         assert module == "second_reader"
         observed = exchange.to_json(self.space.kernel().observe())
         return Plan(0.05, lambda: (0, json.dumps({"observed": observed}).encode()))

@@ -99,3 +99,21 @@ def test_a_file_that_could_not_be_read_for_a_while_is_read_again_by_itself(
     # No change of the file tells that.
     host.unreadable.clear()
     host.until(lambda: host.is_in_mesh, 120.0, "in the mesh")
+
+
+def test_files_that_others_can_change_are_read_by_a_worker_that_may_fail_for_a_while(
+    host: MemoryHost,
+) -> None:
+    host.foreign.add(CLUSTER)
+    host.reader = machine.Reader.CRASHING
+    host.start()
+    host.until(lambda: "cannot be read" in host.summary, 30.0, "what is wrong")
+    host.reader = machine.Reader.GOOD
+    host.until(lambda: host.is_in_mesh, 60.0, "in the mesh")
+    host.reader = machine.Reader.HANGING
+    host.write(CLUSTER, TEXTS["rules"])
+    host.until(lambda: "cannot be read" in host.summary, 30.0, "what is wrong")
+    assert host.is_in_mesh
+    assert "A" in host.rules_of
+    host.reader = machine.Reader.GOOD
+    host.until(lambda: "rules" in host.rules_of and host.is_in_mesh, 120.0, "what they say now")

@@ -28,6 +28,7 @@ from tests.agent.texts import (
     OWN,
     OWN_AUTO,
     PILOT_AGENT,
+    SIDECAR,
     TEXTS,
     TOKEN,
 )
@@ -46,9 +47,16 @@ VERDICT = "rejected (`reload` retries)"
 class Life(RuleBasedStateMachine):
     """One host, from one of its possible starts on."""
 
-    @initialize(is_owner=st.booleans(), name=st.none() | names, is_joined=st.booleans())
-    def begin(self, is_owner: bool, name: str | None, is_joined: bool) -> None:
+    @initialize(
+        is_owner=st.booleans(),
+        is_foreign=st.booleans(),
+        name=st.none() | names,
+        is_joined=st.booleans(),
+    )
+    def begin(self, is_owner: bool, is_foreign: bool, name: str | None, is_joined: bool) -> None:
         self.host = MemoryHost(is_owner=is_owner)
+        if is_foreign:  # OUTPUT_CERTS counts only from one of root's, so cluster.env stays that
+            self.host.foreign.add(SIDECAR)
         if name is not None:
             self.host.write(CLUSTER, TEXTS[name])
         self.host.start()
@@ -77,6 +85,10 @@ class Life(RuleBasedStateMachine):
             self.host.remove(CLUSTER)
         else:
             self.host.unreadable.add(CLUSTER)
+
+    @rule(reader=st.sampled_from(machine.Reader))
+    def change_reader(self, reader: machine.Reader) -> None:
+        self.host.reader = reader
 
     @rule(ca=st.sampled_from(machine.Ca))
     def change_ca(self, ca: machine.Ca) -> None:

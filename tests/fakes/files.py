@@ -1,7 +1,9 @@
 """What lies on the disks of a host, in memory: the state directory, texts, certificates."""
 
+import base64
 import errno
 import itertools
+import json
 import os
 from collections.abc import Callable, Collection, Sequence
 
@@ -75,21 +77,51 @@ class FakeStateFiles:
 
 
 class FakeEnvironmentFiles:
-    """The environment files, all of root's; `unreadable` names those that cannot be read."""
+    """The environment files; `unreadable` names those that cannot be read.
 
-    def __init__(self, disk: Disk, unreadable: Collection[str]) -> None:
+    All are root's but those of `foreign`, which a worker has to read (`read_foreign`).
+    """
+
+    def __init__(
+        self, disk: Disk, unreadable: Collection[str], foreign: Collection[str] = ()
+    ) -> None:
         self._disk = disk
         self._unreadable = unreadable
+        self._foreign = foreign
 
     def begin(self, paths: Sequence[str], reader: processes.User) -> layers.Begun:
         trust = model.Trust(is_root_only=True)
+        foreign = {
+            path: model.Trust(is_root_only=False, detail="its directory is istio-proxy's")
+            for path in paths
+            if path in self._foreign
+        }
+        paths, every = [path for path in paths if path not in foreign], paths
         readable = [path for path in paths if path not in self._unreadable]
         read = {path: model.Layer(path, self._disk.files.get(path), trust) for path in readable}
         problems = (path for path in paths if path in self._unreadable)
         text = "cannot be read: Input/output error"
         return layers.Begun(
-            tuple(paths), read, tuple(Problem(path, 0, text) for path in problems), {}, ""
+            paths=tuple(every),
+            layers=read,
+            problems=tuple(Problem(path, 0, text) for path in problems),
+            foreign=foreign,
+            reader="istio-proxy",
         )
+
+
+def read_foreign(disk: Disk, unreadable: Collection[str], paths: Sequence[str]) -> bytes:
+    """What the worker answers that reads files which others than root can change."""
+    answer: list[dict[str, object]] = []
+    for path in paths:
+        data = disk.files.get(path)
+        if path in unreadable:
+            answer.append({"errno": errno.EIO})
+        elif data is None:
+            answer.append({"errno": errno.ENOENT})
+        else:
+            answer.append({"data": base64.b64encode(data).decode()})
+    return json.dumps(answer).encode()
 
 
 class FakeSights:

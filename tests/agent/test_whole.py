@@ -269,7 +269,7 @@ def _what_is_loaded_stays() -> Iterator[None]:
 
 
 Life.TestCase.settings = settings(
-    max_examples=soak.times(350, 5000),
+    max_examples=soak.times(600, 5000),
     stateful_step_count=soak.times(25, 60),
     suppress_health_check=list(HealthCheck),
     deadline=None,

@@ -1,7 +1,8 @@
 """Names and forms of what is logged beside a message, in one place to be searched for."""
 
-import datetime
 from typing import Any
+
+from ..host import clock
 
 NAMES = (
     "ATTEMPT",
@@ -34,5 +35,4 @@ def of(**values: Any) -> dict[str, dict[str, Any]]:
 
 def moment(unix_s: float) -> str:
     """An instant as people and programs read it: UTC, ISO 8601, whole seconds."""
-    when = datetime.datetime.fromtimestamp(unix_s, datetime.timezone.utc)
-    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return clock.utc_text(unix_s, "%Y-%m-%dT%H:%M:%SZ")

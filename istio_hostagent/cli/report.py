@@ -1,7 +1,8 @@
 """The status report as a short table for people."""
 
-import datetime
 from typing import Any
+
+from ..host import clock
 
 
 def render(status: dict[str, Any]) -> str:
@@ -72,5 +73,4 @@ def _times(count: int) -> str:
 def _moment(unix_s: float | None) -> str:
     if unix_s is None:
         return "now"
-    when = datetime.datetime.fromtimestamp(unix_s, datetime.timezone.utc)
-    return when.strftime("%Y-%m-%d %H:%M:%S UTC")
+    return clock.utc_text(unix_s, "%Y-%m-%d %H:%M:%S UTC")

@@ -1,10 +1,10 @@
-"""A certificate in hand, as values small enough for the resident process.
+"""A certificate in hand, as a worker sees it.
 
 Not here: certificates themselves (`certificates`), belief in them (`trust`), renewal (`schedule`).
 Nothing here holds a key or a token.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from ..values import dataclass
 
@@ -27,11 +27,6 @@ class Validity:
         if self.received is None or not self.not_before < self.received < self.not_after:
             return self.not_before
         return self.received
-
-    @property
-    def life(self) -> timedelta:
-        """The life in our hands."""
-        return self.not_after - self.start
 
 
 @dataclass(frozen=True)

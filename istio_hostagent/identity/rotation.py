@@ -5,10 +5,8 @@ them. Every function takes what happened and returns the value afterwards. A fai
 takes away what is held.
 """
 
-from datetime import datetime, timezone
-
 from ..values import dataclass, replace
-from . import model, schedule
+from . import schedule
 
 # What only an operator can mend is tried again this seldom, and at once when a credential changes.
 REFUSED_PAUSE_S = 300.0
@@ -30,9 +28,10 @@ class Report:
     received: float
 
     @property
-    def validity(self) -> model.Validity:
+    def life(self) -> schedule.Life:
         """The same dates as the schedule wants them."""
-        return model.Validity(_date(self.not_before), _date(self.not_after), _date(self.received))
+        has_start = self.not_before < self.received < self.not_after
+        return schedule.Life(self.received if has_start else self.not_before, self.not_after)
 
 
 @dataclass(frozen=True)
@@ -142,15 +141,5 @@ def failed(
 
 def _next(value: Rotation, now: float, jitter: float, ratio: float) -> float:
     counted = value.failures if value.is_held(now) else min(value.failures, COUNTED_WITHOUT)
-    due = schedule.next_attempt(
-        value.held.validity if value.held is not None else None,
-        _date(now),
-        failures=counted,
-        jitter=jitter,
-        ratio=ratio,
-    )
-    return due.timestamp()
-
-
-def _date(unix_s: float) -> datetime:
-    return datetime.fromtimestamp(unix_s, timezone.utc)
+    life = value.held.life if value.held is not None else None
+    return schedule.next_attempt(life, now, failures=counted, jitter=jitter, ratio=ratio)

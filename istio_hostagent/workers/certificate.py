@@ -127,9 +127,10 @@ def _without_asking(
 
 
 def _is_due(held: model.Held, request: asking.Request) -> bool:
-    now = asking.now()
+    now = asking.now().timestamp()
+    life = schedule.Life(held.validity.start.timestamp(), held.validity.not_after.timestamp())
     ratio = request.grace_ratio
-    return schedule.next_attempt(held.validity, now, failures=0, jitter=0.0, ratio=ratio) <= now
+    return schedule.next_attempt(life, now, failures=0, jitter=0.0, ratio=ratio) <= now
 
 
 def _of_another_identity(snapshot: credentials.Snapshot, request: asking.Request) -> str:

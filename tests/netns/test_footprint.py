@@ -3,9 +3,12 @@
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from tests.lab import soak
 from tests.lab.host import PYTHON, Host
 from tests.lab.waiting import eventually
-from tests.netns.conftest import MakeHost, configure
+from tests.netns.conftest import MakeHost, configure, join
 
 # Extension modules that come with hashlib and ssl, and what they are linked to. Those of the
 # compression libraries come with watchdog, which imports ctypes.util and never uses it.
@@ -39,3 +42,30 @@ def test_a_watching_agent_carries_no_library_that_nothing_uses(make_host: MakeHo
     host.write_sidecar("ISTIO_INBOUND_PORTS=9x\n")
     eventually(lambda: "9x" in "".join(host.status()["configuration"]["problems"]), "noticed")
     assert not mapped_by(host) & FOREIGN - mapped_by_nobody()
+
+
+@pytest.mark.envoy
+def test_reloads_of_always_other_networks_do_not_raise_the_memory_for_ever(
+    make_host: MakeHost, envoy: str
+) -> None:
+    """Each one that stayed anywhere, as text or as rules, would be 0.1 MB."""
+    host = make_host(envoy=envoy)
+    join(host)
+
+    def reload(turn: int) -> None:
+        networks = (f"{11 + turn % 90}.{i // 128}.{i % 128 * 2}.0/24" for i in range(10_000))
+        configure(host, ISTIO_SERVICE_CIDR=",".join(networks))
+        host.verb("reload")
+
+    def resident_kb() -> int:
+        assert host.agent is not None
+        status = Path(f"/proc/{host.agent.pid}/status").read_text()
+        return int(status.partition("RssAnon:")[2].split()[0])
+
+    for turn in range(5):
+        reload(turn)
+    before = resident_kb()
+    turns = soak.times(20, 300)
+    for turn in range(5, 5 + turns):
+        reload(turn)
+    assert resident_kb() - before < 1000

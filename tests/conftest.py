@@ -13,7 +13,13 @@ from tests.lab import soak
 # A slow machine is no failure: what has to be fast is measured by the bench. No database: an
 # ordinary user may not be able to write here.
 hypothesis.settings.register_profile(
-    "any-machine", deadline=None, max_examples=soak.times(100, 3000), database=None
+    "any-machine",
+    deadline=None,
+    max_examples=soak.times(100, 3000),
+    database=None,
+    # Every run tries the same sample, or one change would be refused for what another has made;
+    # `make soak` looks for what is new.
+    derandomize=not soak.IS_SOAKING,
 )
 hypothesis.settings.load_profile("any-machine")
 

@@ -104,7 +104,7 @@ def begin(
 
     `is_stored`: the service manager has kept the socket of the kernel port.
     """
-    parts = components.assemble(given, sources, host)
+    parts = components.Components(given, sources, host)
     parts.proxy.child.end_leftover()
     kept = reload.judge_accepted(parts.state.load(reload.ACCEPTED, sources), host)
     parts.configuration.begin(kept)

@@ -6,7 +6,6 @@ from ..lifecycle import report
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now, Situation
 from ..supervise import validation
-from ..values import dataclass, field
 from . import (
     certificate,
     configuration,
@@ -25,28 +24,56 @@ from . import (
 )
 
 
-@dataclass()
 class Components:
     """Everything that the loop brings forward. Only the loop and the performer assign `life`."""
 
-    inbox: ports.Inbox[events.Event]
-    clock: ports.Clock
-    kernel: ports.Kernel
-    watcher: ports.Watcher
-    notifier: ports.Notifier
-    host: ports.Machine
-    lookout: lookout.Lookout
-    work: tasks.Tasks
-    packets: prober.Prober
-    state: statedir.StateDirectory
-    machine: machine.MachinePart
-    configuration: configuration.ConfigurationPart
-    certificate: certificate.CertificatePart
-    redirection: redirection.RedirectionPart
-    proxy: proxy.ProxyPart
-    life: Life = field(default_factory=Life)
-    # The longest turn of the loop so far, in seconds, by the event that began it.
-    turns: dict[str, float] = field(default_factory=dict)
+    def __init__(
+        self, given: ports.Ports, sources: places.Sources, facts: model.HostFacts
+    ) -> None:
+        """Make all parts of one agent on these ports, and let what the kernel tells reach them.
+
+        `facts`: what this machine is at the start; the files lie at `sources`.
+        """
+        inbox, clock = given.inbox, given.clock
+        work = tasks.Tasks(inbox, clock, given.processes)
+        packets = prober.Prober(work, clock, given.packets)
+        keeper = redirection.RedirectionPart(given.kernel, packets, clock)
+        state = statedir.StateDirectory(given.state, clock)
+        user = processes.User(facts.proxy_uid, facts.proxy_gid)
+        supervised = supervisor.Supervisor(inbox, clock, given.processes, given.doors)
+
+        def read_changes() -> events.Event | None:
+            found = given.changes.read()
+            return events.KernelChanged(found) if keeper.notice(found) else None
+
+        def read_network() -> events.Event | None:
+            change = given.network.read()
+            return events.MachineChanged(change) if change != rtmonitor.Change(0) else None
+
+        inbox.watch(given.changes.fileno(), read_changes)
+        inbox.watch(given.network.fileno(), read_network)
+        self.inbox = inbox
+        self.clock = clock
+        self.kernel = given.kernel
+        self.watcher = given.watcher
+        self.notifier = given.notifier
+        self.host = given.machine
+        self.lookout = lookout.Lookout(inbox, work, given.sights, user)
+        self.work = work
+        self.packets = packets
+        self.state = state
+        self.machine = machine.MachinePart(given.machine, facts, state, clock)
+        self.configuration = configuration.ConfigurationPart(
+            given.environment, sources, facts, work, clock
+        )
+        self.certificate = certificate.CertificatePart(
+            work, clock, given.certificates, given.jitter, facts
+        )
+        self.redirection = keeper
+        self.proxy = proxy.ProxyPart(supervised, work, clock, given.proxy)
+        self.life = Life()
+        # The longest turn of the loop so far, in seconds, by the event that began it.
+        self.turns: dict[str, float] = {}
 
     def now(self) -> Now:
         """This moment on both clocks."""
@@ -101,49 +128,3 @@ class Components:
             control_plane_away_since=fields.moment(away) if away is not None else "",
         )
         return report.describe(self.life, self.situation(), self.now(), texts)
-
-
-def assemble(given: ports.Ports, sources: places.Sources, facts: model.HostFacts) -> Components:
-    """Make all parts of one agent on these ports, and let what the kernel tells reach them.
-
-    `facts`: what this machine is at the start; the files lie at `sources`.
-    """
-    inbox, clock = given.inbox, given.clock
-    work = tasks.Tasks(inbox, clock, given.processes)
-    packets = prober.Prober(work, clock, given.packets)
-    keeper = redirection.RedirectionPart(given.kernel, packets, clock)
-    state = statedir.StateDirectory(given.state, clock)
-    user = processes.User(facts.proxy_uid, facts.proxy_gid)
-    supervised = supervisor.Supervisor(inbox, clock, given.processes, given.doors)
-
-    def read_changes() -> events.Event | None:
-        found = given.changes.read()
-        return events.KernelChanged(found) if keeper.notice(found) else None
-
-    def read_network() -> events.Event | None:
-        change = given.network.read()
-        return events.MachineChanged(change) if change != rtmonitor.Change(0) else None
-
-    inbox.watch(given.changes.fileno(), read_changes)
-    inbox.watch(given.network.fileno(), read_network)
-    return Components(
-        inbox=inbox,
-        clock=clock,
-        kernel=given.kernel,
-        watcher=given.watcher,
-        notifier=given.notifier,
-        host=given.machine,
-        lookout=lookout.Lookout(inbox, work, given.sights, user),
-        work=work,
-        packets=packets,
-        state=state,
-        machine=machine.MachinePart(given.machine, facts, state, clock),
-        configuration=configuration.ConfigurationPart(
-            given.environment, sources, facts, work, clock
-        ),
-        certificate=certificate.CertificatePart(
-            work, clock, given.certificates, given.jitter, facts
-        ),
-        redirection=keeper,
-        proxy=proxy.ProxyPart(supervised, work, clock, given.proxy),
-    )

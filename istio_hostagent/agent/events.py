@@ -1,54 +1,47 @@
 """Everything that can happen to the agent, as frozen values; the loop has no other input."""
 
+from typing import NamedTuple
+
 from ..host import changes, ports, rtmonitor
-from ..values import dataclass
 
 
-@dataclass(frozen=True)
-class FilesChanged:
+class FilesChanged(NamedTuple):
     """A watched file may have changed."""
 
 
-@dataclass(frozen=True)
-class KernelChanged:
+class KernelChanged(NamedTuple):
     """Somebody else committed changes of nf_tables; `changes` say who, and of what."""
 
     changes: tuple[changes.Change, ...]
 
 
-@dataclass(frozen=True)
-class MachineChanged:
+class MachineChanged(NamedTuple):
     """Links, addresses, routes or IPv6 have changed."""
 
     change: rtmonitor.Change
 
 
-@dataclass(frozen=True)
-class TaskEnded:
+class TaskEnded(NamedTuple):
     """A process started for a result has ended."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class ProxyEnded:
+class ProxyEnded(NamedTuple):
     """The proxy has ended."""
 
 
-@dataclass(frozen=True)
-class ProxyAnswered:
+class ProxyAnswered(NamedTuple):
     """The proxy has answered whether it lives and is ready."""
 
 
-@dataclass(frozen=True)
-class Signalled:
+class Signalled(NamedTuple):
     """A signal arrived."""
 
     number: int
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """A verb of the command line wants an answer."""
 
     caller: ports.Caller

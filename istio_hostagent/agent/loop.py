@@ -83,7 +83,9 @@ class Agent:
 
     def _turn(self) -> None:
         # What came several times until now is done once: a storm is over when it is over.
-        happened = dict.fromkeys(self._parts.inbox.wait(self._patience_s()))
+        # Events of two kinds may have equal contents.
+        waited = self._parts.inbox.wait(self._patience_s())
+        happened = {(type(event), event): event for event in waited}.values()
         begun_at = self._parts.clock.monotonic()
         for event in happened:
             self._guarded(functools.partial(self._take, event))

@@ -15,7 +15,6 @@ from ..errors import ChildFailed, HostAgentError, KernelBusy
 from ..host import ports, probing
 from ..host.answers import probe_sockets
 from ..redirect import promises
-from ..values import dataclass, field
 from . import tasks
 
 WORKER = "probe_sockets"
@@ -28,14 +27,16 @@ Outcomes = tuple[promises.Outcome, ...]
 Done = Callable[[Outcomes | HostAgentError], None]
 
 
-@dataclass()
 class _Proof:
     """Packets that belong together, and how far they have been sent."""
 
-    made: tuple[promises.Promise, ...]
-    proxy: tuple[int, int]
-    done: Done
-    outcomes: list[promises.Outcome] = field(default_factory=list)
+    def __init__(
+        self, made: tuple[promises.Promise, ...], proxy: tuple[int, int], done: Done
+    ) -> None:
+        self.made = made
+        self.proxy = proxy
+        self.done = done
+        self.outcomes: list[promises.Outcome] = []
 
     @property
     def left(self) -> tuple[promises.Promise, ...]:

@@ -10,12 +10,12 @@ import contextlib
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
 import pycurl
 
 from ..errors import AuthorityUnavailable, CertificateRefused
-from ..values import dataclass, field
 
 MAX_ANSWER_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 16

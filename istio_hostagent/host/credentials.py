@@ -16,9 +16,9 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from ..errors import HostAgentError, HostUnsupported, KernelBusy, NotPermitted
-from ..values import dataclass
 from . import generations
 
 _DATA = "..data"

@@ -10,8 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-
-from ..values import dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 KEY, CHAIN, ROOT = "key.pem", "cert-chain.pem", "root-cert.pem"
 NAMES = (KEY, CHAIN, ROOT)

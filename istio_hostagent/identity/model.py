@@ -5,12 +5,10 @@ Nothing here holds a key or a token.
 """
 
 from datetime import datetime
+from typing import NamedTuple
 
-from ..values import dataclass
 
-
-@dataclass(frozen=True)
-class Validity:
+class Validity(NamedTuple):
     """From when to when a certificate holds; every datetime is aware.
 
     `received`: when it came into our hands. CAs date certificates back (istiod by two minutes),
@@ -29,8 +27,7 @@ class Validity:
         return self.received
 
 
-@dataclass(frozen=True)
-class Held:
+class Held(NamedTuple):
     """A judged certificate.
 
     `serial` is hexadecimal without prefix; `root_fingerprints` are SHA-256, hexadecimal, of the

@@ -5,7 +5,8 @@ them. Every function takes what happened and returns the value afterwards. A fai
 takes away what is held.
 """
 
-from ..values import dataclass, replace
+from typing import NamedTuple
+
 from . import schedule
 
 # What only an operator can mend is tried again this seldom, and at once when a credential changes.
@@ -17,8 +18,7 @@ COUNTED = 8
 REFUSED = "certificate-refused"
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What the worker said of the certificate on disk."""
 
     identity: str
@@ -34,8 +34,7 @@ class Report:
         return schedule.Life(self.received if has_start else self.not_before, self.not_after)
 
 
-@dataclass(frozen=True)
-class Trouble:
+class Trouble(NamedTuple):
     """Why the last attempt gave no certificate."""
 
     code: str
@@ -48,8 +47,7 @@ class Trouble:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
-@dataclass(frozen=True)
-class Rotation:
+class Rotation(NamedTuple):
     """One certificate's renewal."""
 
     is_configured: bool = False
@@ -80,41 +78,41 @@ def configured() -> Rotation:
 
 def retry(value: Rotation) -> Rotation:
     """Ask at once, as if nothing had failed."""
-    return replace(value, failures=0, next_at=0.0, planned_at=0.0)
+    return value._replace(failures=0, next_at=0.0, planned_at=0.0)
 
 
 def credentials_changed(value: Rotation) -> Rotation:
     """A token or root has changed: after a failure it is tried at once."""
     if value.trouble is None and not value.is_asking:
         return value
-    return replace(retry(value), is_overtaken=value.is_asking)
+    return retry(value)._replace(is_overtaken=value.is_asking)
 
 
 def asked(value: Rotation) -> Rotation:
     """A worker is under way."""
-    return replace(value, is_asking=True)
+    return value._replace(is_asking=True)
 
 
 def doubted(value: Rotation) -> Rotation:
     """What lies on disk may not be what is held any more: look at once."""
     if value.held is None or value.is_asking:
         return value
-    return replace(value, has_looked=False, next_at=0.0, planned_at=0.0)
+    return value._replace(has_looked=False, next_at=0.0, planned_at=0.0)
 
 
 def looked(value: Rotation, held: Report | None) -> Rotation:
     """What lies on disk is known; without anything good there the CA is asked next."""
-    value = replace(value, is_asking=False, has_looked=True)
-    return value if held is not None else replace(retry(value), held=None)
+    value = value._replace(is_asking=False, has_looked=True)
+    return value if held is not None else retry(value)._replace(held=None)
 
 
 def obtained(
     value: Rotation, held: Report, now: float, *, jitter: float, ratio: float
 ) -> Rotation:
     """A certificate is on disk and held; `jitter` and `ratio` as in `schedule`."""
-    value = replace(value, is_asking=False, is_overtaken=False, has_looked=True)
-    value = replace(value, held=held, failures=0, trouble=None, planned_at=now)
-    return replace(value, next_at=_next(value, now, jitter, ratio))
+    value = value._replace(is_asking=False, is_overtaken=False, has_looked=True)
+    value = value._replace(held=held, failures=0, trouble=None, planned_at=now)
+    return value._replace(next_at=_next(value, now, jitter, ratio))
 
 
 def failed(
@@ -127,8 +125,8 @@ def failed(
     held: Report | None = None,
 ) -> Rotation:
     """An attempt gave no certificate; `held`: what the worker found on disk beside that."""
-    value = replace(value, is_asking=False, trouble=trouble, planned_at=now)
-    value = replace(value, failures=min(value.failures + 1, COUNTED), held=held or value.held)
+    value = value._replace(is_asking=False, trouble=trouble, planned_at=now)
+    value = value._replace(failures=min(value.failures + 1, COUNTED), held=held or value.held)
     next_at = _next(value, now, jitter, ratio)
     if trouble.code == REFUSED:
         next_at = max(next_at, now + REFUSED_PAUSE_S)
@@ -136,7 +134,7 @@ def failed(
             next_at = min(next_at, max(now + 1.0, value.held.not_after))
     if value.is_overtaken:
         next_at = now  # the worker may have read the token before it changed
-    return replace(value, next_at=next_at, is_overtaken=False)
+    return value._replace(next_at=next_at, is_overtaken=False)
 
 
 def _next(value: Rotation, now: float, jitter: float, ratio: float) -> float:

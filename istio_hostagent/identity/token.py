@@ -8,9 +8,8 @@ operator has to. No sentence holds the token or its signature.
 import base64
 import binascii
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-
-from ..values import dataclass
 
 # What istiod accepts unless told otherwise (TOKEN_AUDIENCES).
 AUDIENCE = "istio-ca"

@@ -8,6 +8,7 @@ it. Quirks of classic CAs (no key identifiers, SHA-1) are not excused here.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -17,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from ..errors import CertificateUntrusted
-from ..values import dataclass
 from . import certificates, model
 
 # A CA whose clock is this far ahead of ours is believed. There is no such grace at the end.

@@ -5,11 +5,10 @@ called `..._at`, and from these alone follows when something is due (`deadline`)
 """
 
 from collections.abc import Hashable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..identity import rotation
 from ..supervise import validation as validations
-from ..values import dataclass, field, fields, is_dataclass, replace
 from . import phase as phases
 from .situation import Now, Situation
 
@@ -38,8 +37,7 @@ class Config(Protocol):
         """Which certificate, from whom; compared, never looked into."""
 
 
-@dataclass(frozen=True)
-class Revision:
+class Revision(NamedTuple):
     """A configuration and the texts that make it."""
 
     texts: Hashable
@@ -50,8 +48,7 @@ class Revision:
         return other is not None and self.config == other.config
 
 
-@dataclass(frozen=True)
-class Offer:
+class Offer(NamedTuple):
     """What the files make. No revision: nothing usable; `is_empty`: nothing has been written.
 
     Not `is_read`: no reading has succeeded since the start, and what they make is not known.
@@ -65,8 +62,7 @@ class Offer:
 UNREAD = Offer(is_empty=False, is_read=False)
 
 
-@dataclass(frozen=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Texts that do not hold. `retry_at`: when they are tried again by themselves; None: never."""
 
     texts: Hashable
@@ -74,8 +70,7 @@ class Refusal:
     retry_at: float | None = None
 
 
-@dataclass(frozen=True)
-class Disk:
+class Disk(NamedTuple):
     """The state directory and the descriptor store, as last read or written by us."""
 
     is_joined: bool = False
@@ -89,8 +84,7 @@ class Disk:
     last_error: str = ""
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(NamedTuple):
     """The attempts to join since the last success."""
 
     failures: int = 0
@@ -98,14 +92,11 @@ class Attempt:
     last_error: str = ""
 
 
-@dataclass(frozen=True)
-class Rollout:
+class Rollout(NamedTuple):
     """A changed configuration on a host where another one has worked."""
 
     candidate: Revision | None = None  # validated, or waiting, beside what is in force
-    validation: validations.Validation = field(
-        default_factory=validations.Validation
-    )  # of the candidate
+    validation: validations.Validation = validations.Validation()  # of the candidate
     begin_at: float = 0.0  # so long is waited for what is in force to be whole, to come back to
     is_identity_first: bool = False  # in force, but rules and proxy wait for its certificate
     has_way_back: bool = False  # what worked before was whole when it was left
@@ -114,8 +105,7 @@ class Rollout:
     retries: int = 0  # tries in a row that passing causes ended
 
 
-@dataclass(frozen=True)
-class Life:
+class Life(NamedTuple):
     """One host's life."""
 
     phase: phases.Phase = phases.Phase.OUT
@@ -173,7 +163,7 @@ def unreadable(life: Life) -> Life:
     """Reading came to nothing, which says nothing about the files: what has worked counts."""
     if life.offer.is_read:
         return life
-    return replace(life, offer=replace(UNREAD, revision=life.disk.accepted))
+    return life._replace(offer=UNREAD._replace(revision=life.disk.accepted))
 
 
 def offered(life: Life, offer: Offer, *, is_asked: bool = False) -> Life:
@@ -182,13 +172,13 @@ def offered(life: Life, offer: Offer, *, is_asked: bool = False) -> Life:
     is_known = texts is not None and texts == life.disk.refused and not life.offer.is_read
     # Who starts a host that has left the mesh asks for what was refused to be tried again.
     if is_known and life.disk.is_joined and life.disk.accepted is not None:
-        life = replace(life, refusal=Refusal(texts, "it did not hold before"))
+        life = life._replace(refusal=Refusal(texts, "it did not hold before"))
     is_other = life.refusal is not None and life.refusal.texts != texts
     if is_asked or is_other:
-        life = replace(life, refusal=None)
+        life = life._replace(refusal=None)
     if is_asked or life.offer != offer:
-        life = replace(life, rollout=replace(life.rollout, retries=0))
-    return replace(life, offer=offer)
+        life = life._replace(rollout=life.rollout._replace(retries=0))
+    return life._replace(offer=offer)
 
 
 def refuse(life: Life, revision: Revision, reason: str, now: Now, *, is_final: bool) -> Life:
@@ -199,14 +189,14 @@ def refuse(life: Life, revision: Revision, reason: str, now: Now, *, is_final: b
         retry_at = now.monotonic + min(FIRST_RETRY_S * 2**retries, LONGEST_RETRY_S)
         retries = min(retries + 1, RETRIES_COUNTED)
     refusal = Refusal(revision.texts, reason, retry_at)
-    return replace(life, refusal=refusal, rollout=Rollout(retries=retries))
+    return life._replace(refusal=refusal, rollout=Rollout(retries=retries))
 
 
 def attempt_failed(life: Life, error: str, now: Now) -> Life:
     """An attempt to join failed: the next one begins after a pause."""
     failures = min(life.attempt.failures + 1, ATTEMPTS_COUNTED)
     pause = min(FIRST_ATTEMPT_PAUSE_S * 2 ** (failures - 1), LONGEST_ATTEMPT_PAUSE_S)
-    return replace(life, attempt=Attempt(failures, now.monotonic + pause, error))
+    return life._replace(attempt=Attempt(failures, now.monotonic + pause, error))
 
 
 def deadline(life: Life, situation: Situation, now: Now) -> float | None:
@@ -225,13 +215,13 @@ def _wall_instants(value: rotation.Rotation) -> Iterator[float]:
 
 
 def _instants(value: object) -> Iterator[float]:
-    if isinstance(value, tuple):
-        for each in value:
-            yield from _instants(each)
-    elif is_dataclass(value) and not isinstance(value, (type, rotation.Rotation)):
-        for each in fields(value):
-            found = getattr(value, each.name)
-            if each.name.endswith("_at") and found is not None:
+    if isinstance(value, (Revision, Offer, rotation.Rotation)) or not isinstance(value, tuple):
+        return
+    # A named tuple has names; what has none is a number of things alike.
+    names = getattr(value, "_fields", ("",) * len(value))
+    for name, found in zip(names, value, strict=True):
+        if name.endswith("_at"):
+            if found is not None:
                 yield found
-            elif is_dataclass(found) and not isinstance(found, (Revision, Offer)):
-                yield from _instants(found)
+        else:
+            yield from _instants(found)

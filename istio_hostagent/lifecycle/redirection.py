@@ -6,8 +6,7 @@ Instants are monotonic seconds. Every function takes what happened and returns t
 
 import enum
 from collections.abc import Hashable
-
-from ..values import dataclass, replace
+from typing import NamedTuple
 
 # A refused change is tried again after 0.4 s, then twice as long, up to half a minute.
 FIRST_APPLY_PAUSE_S = 0.2
@@ -39,8 +38,7 @@ class Proof(enum.Enum):
     NOTHING = enum.auto()  # nothing could be tested
 
 
-@dataclass(frozen=True)
-class Redirection:
+class Redirection(NamedTuple):
     """One host's redirection."""
 
     desired: Hashable = 0  # which rules; compared, never looked into
@@ -75,8 +73,7 @@ def desire(value: Redirection, desired: Hashable) -> Redirection:
     """Other rules are desired; the same ones change nothing."""
     if desired == value.desired:
         return value
-    return replace(
-        retry(value),
+    return retry(value)._replace(
         desired=desired,
         rules=Rules.OUT,
         is_overtaken=value.is_proving,
@@ -87,13 +84,12 @@ def desire(value: Redirection, desired: Hashable) -> Redirection:
 
 def retry(value: Redirection) -> Redirection:
     """Something has changed: what failed may be tried at once."""
-    return replace(value, failures=0, apply_at=0.0, prove_at=0.0, is_disproved=False)
+    return value._replace(failures=0, apply_at=0.0, prove_at=0.0, is_disproved=False)
 
 
 def applied(value: Redirection, *, has_changed: bool) -> Redirection:
     """The kernel has the desired rules, read back; `has_changed`: it had not before."""
-    return replace(
-        value,
+    return value._replace(
         rules=Rules.IN,
         is_overtaken=value.is_overtaken or (has_changed and value.is_proving),
         is_stale=False,
@@ -107,39 +103,38 @@ def apply_failed(value: Redirection, error: str, now: float) -> Redirection:
     """The kernel could not be changed, or not be read."""
     failures = min(value.failures + 1, COUNTED)
     pause = min(FIRST_APPLY_PAUSE_S * 2**failures, LONGEST_PAUSE_S)
-    return replace(
-        value, rules=Rules.OUT, failures=failures, apply_at=now + pause, last_error=error
+    return value._replace(
+        rules=Rules.OUT, failures=failures, apply_at=now + pause, last_error=error
     )
 
 
 def proof_begun(value: Redirection) -> Redirection:
     """Packets are under way."""
-    return replace(value, is_proving=True, is_overtaken=False, is_stale=False)
+    return value._replace(is_proving=True, is_overtaken=False, is_stale=False)
 
 
 def proof_ended(value: Redirection, proof: Proof, now: float) -> Redirection:
     """Packets have shown what they could, and nothing was broken."""
-    value = replace(value, is_proving=False)
+    value = value._replace(is_proving=False)
     if value.is_overtaken or value.rules is Rules.OUT:
-        return replace(value, is_overtaken=False)  # about rules that are not there any more
+        return value._replace(is_overtaken=False)  # about rules that are not there any more
     if proof is Proof.NOTHING:
         # Looked at again when the host's addresses, links or routes change, and by the clock.
         error = "no rule could be tested: the host has no route"
         prove_at = now + LONGEST_PAUSE_S
-        return replace(value, rules=Rules.IN, prove_at=prove_at, last_error=error)
+        return value._replace(rules=Rules.IN, prove_at=prove_at, last_error=error)
     rules = Rules.PROVEN if proof is Proof.PROVEN else Rules.PARTLY
-    return replace(value, rules=rules, failures=0, is_disproved=False, last_error="")
+    return value._replace(rules=rules, failures=0, is_disproved=False, last_error="")
 
 
 def proof_failed(value: Redirection, error: str, now: float, *, is_disproved: bool) -> Redirection:
     """No proof came about; `is_disproved`: packets have shown that rules do not hold."""
-    value = replace(value, is_proving=False)
+    value = value._replace(is_proving=False)
     if value.is_overtaken or value.rules is Rules.OUT:
-        return replace(value, is_overtaken=False)
+        return value._replace(is_overtaken=False)
     failures = min(value.failures + 1, COUNTED)
     pause = min(FIRST_PROOF_PAUSE_S * 2**failures, LONGEST_PAUSE_S)
-    return replace(
-        value,
+    return value._replace(
         rules=Rules.IN,
         failures=failures,
         is_disproved=is_disproved,
@@ -154,8 +149,7 @@ def drifted(value: Redirection, now: float) -> Redirection:
     excess = len(repairs) - MAX_REPAIRS
     pause = min(FIRST_FIGHT_PAUSE_S * 2 ** min(excess, 9), LONGEST_PAUSE_S) if excess > 0 else 0.0
     fight_until_at = repairs[-MAX_REPAIRS - 1] + REPAIR_WINDOW_S if excess > 0 else 0.0
-    return replace(
-        value,
+    return value._replace(
         rules=Rules.OUT,
         is_overtaken=value.is_proving,
         is_stale=False,
@@ -170,11 +164,11 @@ def doubted(value: Redirection, prove_at: float) -> Redirection:
     if value.rules is Rules.OUT:
         return value
     if value.is_shown:
-        return replace(value, is_stale=True, prove_at=prove_at)
+        return value._replace(is_stale=True, prove_at=prove_at)
     # Any change may mend what was disproved, or make testable what was not.
-    return replace(value, is_stale=True, prove_at=min(value.prove_at, prove_at))
+    return value._replace(is_stale=True, prove_at=min(value.prove_at, prove_at))
 
 
 def withdrawn(value: Redirection) -> Redirection:
     """Everything of ours is out of the kernel; what was wrong with it is still to be said."""
-    return replace(retry(value), rules=Rules.OUT, is_overtaken=value.is_proving, is_stale=False)
+    return retry(value)._replace(rules=Rules.OUT, is_overtaken=value.is_proving, is_stale=False)

@@ -4,16 +4,16 @@ The line names the first thing that is missing, in the order in which joining ne
 file and line or the process that is to blame (design invariant 9).
 """
 
+from typing import NamedTuple
+
 from ..supervise import validation
-from ..values import dataclass
 from . import redirection
 from .life import Life
 from .phase import Phase
 from .situation import Now, Situation
 
 
-@dataclass(frozen=True)
-class Texts:
+class Texts(NamedTuple):
     """What the parts say; empty where there is nothing to say.
 
     `obstacles`: what is wrong or waits for a person, in the order in which joining needs it.
@@ -26,8 +26,7 @@ class Texts:
     control_plane_away_since: str = ""
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """`is_in_control`: nothing is pending that needs no person. `summary` is the STATUS= text."""
 
     is_in_control: bool

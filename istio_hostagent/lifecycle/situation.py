@@ -8,7 +8,6 @@ from typing import NamedTuple
 from ..identity import rotation as rotations
 from ..supervise import child as children
 from ..supervise import validation as validations
-from ..values import dataclass, field
 from . import redirection as redirections
 
 
@@ -19,16 +18,13 @@ class Now(NamedTuple):
     wall: float
 
 
-@dataclass(frozen=True)
-class Situation:
+class Situation(NamedTuple):
     """Each part's own value, and what sets the proxy beside the configuration."""
 
-    redirection: redirections.Redirection = field(default_factory=redirections.Redirection)
-    rotation: rotations.Rotation = field(default_factory=rotations.Rotation)
-    child: children.Child = field(default_factory=children.Child)
-    validation: validations.Validation = field(
-        default_factory=validations.Validation
-    )  # of the proxy that is desired
+    redirection: redirections.Redirection = redirections.Redirection()
+    rotation: rotations.Rotation = rotations.Rotation()
+    child: children.Child = children.Child()
+    validation: validations.Validation = validations.Validation()  # of the proxy that is desired
     has_program: bool = False
     is_outdated: bool = False  # what runs is not the proxy, or not the bootstrap, that is desired
     is_new_build: bool = False  # with the configuration that has worked another one would run

@@ -5,7 +5,6 @@ where nothing changes.
 """
 
 from ..supervise import child, validation
-from ..values import replace
 from . import life as lives
 from . import redirection
 from .life import Life, Revision
@@ -32,15 +31,15 @@ def turn(life: Life, now_is: Situation, now: Now) -> Life:
 
 def _turn_out(life: Life, now_is: Situation, now: Now) -> Life:
     if life.offer.is_empty and life.offer.revision is None:
-        return replace(life, in_force=None, told=None, told_identity=None)
+        return life._replace(in_force=None, told=None, told_identity=None)
     life = _follow_files(life)
     # What an earlier attempt left is taken out first, and its proxy may still hold its ports.
     is_clean = not life.may_have_rules and not life.disk.is_attempting
     is_free = now_is.child.state in (child.State.IDLE, child.State.BACKOFF)
     is_due = now.monotonic >= max(life.attempt.retry_at, life.disk.retry_at)
     if is_clean and is_free and is_due and life.is_told and now_is.is_complete(now):
-        disk = replace(life.disk, last_error="")  # it counts anew
-        return replace(life, phase=next_phase(life.phase, Turn.ATTEMPT), disk=disk)
+        disk = life.disk._replace(last_error="")  # it counts anew
+        return life._replace(phase=next_phase(life.phase, Turn.ATTEMPT), disk=disk)
     return life
 
 
@@ -50,20 +49,20 @@ def _follow_files(life: Life) -> Life:
     if desired is None:
         return life
     if desired.says_same(life.in_force):
-        return replace(life, in_force=desired)
-    return replace(life, in_force=desired, attempt=lives.Attempt())
+        return life._replace(in_force=desired)
+    return life._replace(in_force=desired, attempt=lives.Attempt())
 
 
 def _turn_joining(life: Life, now_is: Situation, now: Now) -> Life:
     if life.disk.is_joined:
-        joined = replace(life, phase=next_phase(life.phase, Turn.COMMIT))
-        return replace(joined, attempt=lives.Attempt())
+        joined = life._replace(phase=next_phase(life.phase, Turn.COMMIT))
+        return joined._replace(attempt=lives.Attempt())
     is_withdrawn = life.offer.is_empty and life.offer.revision is None
     is_other = life.desired is not None and not life.desired.says_same(life.in_force)
     if is_withdrawn or is_other:
-        return replace(life, phase=next_phase(life.phase, Turn.FAIL))
+        return life._replace(phase=next_phase(life.phase, Turn.FAIL))
     if error := _joining_error(life, now_is, now):
-        failed = replace(life, phase=next_phase(life.phase, Turn.FAIL))
+        failed = life._replace(phase=next_phase(life.phase, Turn.FAIL))
         return lives.attempt_failed(failed, error, now)
     return life
 
@@ -89,7 +88,7 @@ def _turn_staying(life: Life, now_is: Situation, now: Now) -> Life:
     refusal = life.refusal
     retry_at = refusal.retry_at if refusal is not None else None
     if retry_at is not None and now.monotonic >= retry_at:
-        return replace(life, refusal=None)
+        return life._replace(refusal=None)
     desired = life.desired
     if life.in_force is None or accepted is None:
         first = accepted or desired
@@ -97,14 +96,14 @@ def _turn_staying(life: Life, now_is: Situation, now: Now) -> Life:
     if life.phase is Phase.TRYING:
         life = _turn_trying(life, now_is, now)
     elif life.phase is Phase.GOING_BACK and _is_settled(life, now_is, now):
-        life = replace(life, phase=next_phase(life.phase, Turn.SETTLE))
+        life = life._replace(phase=next_phase(life.phase, Turn.SETTLE))
     return _turn_rollout(life, desired, now_is, now) if desired is not None else life
 
 
 def _follow(life: Life, revision: Revision | None) -> Life:
     if revision is None or revision == life.in_force:
         return life
-    return replace(life, in_force=revision)
+    return life._replace(in_force=revision)
 
 
 def _turn_rollout(life: Life, desired: Revision, now_is: Situation, now: Now) -> Life:
@@ -114,17 +113,17 @@ def _turn_rollout(life: Life, desired: Revision, now_is: Situation, now: Now) ->
     if desired.says_same(life.in_force):
         # The files may say what is in force in other words.
         fresh = validation.Validation()
-        rollout = replace(rollout, candidate=None, validation=fresh, begin_at=0.0)
-        return replace(life, in_force=desired, rollout=rollout)
+        rollout = rollout._replace(candidate=None, validation=fresh, begin_at=0.0)
+        return life._replace(in_force=desired, rollout=rollout)
     if life.phase is Phase.TRYING and desired.says_same(accepted):
         return _go_back(life, now)
     if rollout.candidate is None or not desired.says_same(rollout.candidate):
         begin_at = now.monotonic + ROLLOUT_TIME_S
         fresh = validation.Validation()
-        rollout = replace(rollout, candidate=desired, validation=fresh, begin_at=begin_at)
-        return replace(life, rollout=rollout)
+        rollout = rollout._replace(candidate=desired, validation=fresh, begin_at=begin_at)
+        return life._replace(rollout=rollout)
     if desired != rollout.candidate:
-        return replace(life, rollout=replace(rollout, candidate=desired))
+        return life._replace(rollout=rollout._replace(candidate=desired))
     if rollout.validation.check is validation.Check.BAD:
         refused = lives.refuse(life, desired, rollout.validation.last_error, now, is_final=True)
         return _go_back(refused, now) if life.phase is Phase.TRYING else refused
@@ -157,19 +156,18 @@ def _try(life: Life, candidate: Revision, now_is: Situation, now: Now) -> Life:
     if life.phase is not Phase.TRYING:
         has_way_back = life.is_in_mesh(now_is, now)
         had_served = now_is.child.state is child.State.READY
-        rollout = replace(rollout, has_way_back=has_way_back, had_served=had_served)
+        rollout = rollout._replace(has_way_back=has_way_back, had_served=had_served)
     # To come back to what did not work either would gain nothing.
     until_at = now.monotonic + ROLLOUT_TIME_S if rollout.has_way_back else None
-    rollout = replace(
-        rollout,
+    rollout = rollout._replace(
         candidate=None,
         validation=validation.Validation(),
         # What serves goes on with its rules until there is a certificate for what is to come.
         is_identity_first=rollout.has_way_back,
         until_at=until_at,
     )
-    return replace(
-        life, phase=next_phase(life.phase, Turn.TRY), in_force=candidate, rollout=rollout
+    return life._replace(
+        phase=next_phase(life.phase, Turn.TRY), in_force=candidate, rollout=rollout
     )
 
 
@@ -178,12 +176,12 @@ def _turn_trying(life: Life, now_is: Situation, now: Now) -> Life:
     rollout, tried = life.rollout, life.in_force
     assert tried is not None
     if tried.says_same(life.disk.accepted):
-        accepted = replace(life, phase=next_phase(life.phase, Turn.ACCEPT))
+        accepted = life._replace(phase=next_phase(life.phase, Turn.ACCEPT))
         rest = lives.Rollout(candidate=rollout.candidate, validation=rollout.validation)
-        return replace(accepted, rollout=replace(rest, begin_at=rollout.begin_at))
+        return accepted._replace(rollout=rest._replace(begin_at=rollout.begin_at))
     is_told = tried.says_same(life.told_identity)
     if rollout.is_identity_first and is_told and now_is.rotation.is_held(now.wall):
-        return replace(life, rollout=replace(rollout, is_identity_first=False))
+        return life._replace(rollout=rollout._replace(is_identity_first=False))
     verdict = _verdict(life, now_is)
     if verdict or _is_over(life, now_is, now):
         if rollout.candidate is not None:
@@ -240,4 +238,4 @@ def _go_back(life: Life, now: Now) -> Life:
         retries=rollout.retries,
     )
     phase = next_phase(life.phase, Turn.GO_BACK)
-    return replace(life, phase=phase, in_force=life.disk.accepted, rollout=kept)
+    return life._replace(phase=phase, in_force=life.disk.accepted, rollout=kept)

@@ -6,8 +6,7 @@ STARTING, READY, STOPPING and REPLACING, none in IDLE and BACKOFF.
 """
 
 import enum
-
-from ..values import dataclass, replace
+from typing import NamedTuple
 
 
 class State(enum.Enum):
@@ -46,8 +45,7 @@ class Action(enum.Enum):
     FORGET = "forget"  # no process, no timer, no failures
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """The next state, and what to do on the way."""
 
     state: State
@@ -104,8 +102,7 @@ READY_TIME_S = 30.0
 READY_FAILURES = 3
 
 
-@dataclass(frozen=True)
-class Child:
+class Child(NamedTuple):
     """One child, with its deadlines (monotonic seconds)."""
 
     state: State = State.IDLE
@@ -146,37 +143,37 @@ def take(
     """
     step = next_step(child.state, event)
     was_asked = child.state in (State.STOPPING, State.REPLACING)
-    found = replace(child, state=step.state)
+    found = child._replace(state=step.state)
     match event:
         case Event.START:
-            found = replace(found, patience_at=now + READY_TIME_S, failures=0, last_error="")
+            found = found._replace(patience_at=now + READY_TIME_S, failures=0, last_error="")
         case Event.STOP:
-            found = replace(found, patience_at=None)
+            found = found._replace(patience_at=None)
         case Event.EXITED if not was_asked:
-            found = replace(found, has_exited=has_exited, last_error=error)
+            found = found._replace(has_exited=has_exited, last_error=error)
         case Event.HUNG:
-            found = replace(found, last_error=error)
+            found = found._replace(last_error=error)
     return _act(found, step.action, now), step.action
 
 
 def _act(child: Child, action: Action, now: float) -> Child:
     if action is Action.NOTHING:
         return child
-    child = replace(child, timer_at=None)
+    child = child._replace(timer_at=None)
     match action:
         case Action.SPAWN:
-            return replace(child, ready_at=None)
+            return child._replace(ready_at=None)
         case Action.SETTLE:
-            return replace(child, ready_at=now, last_error="")
+            return child._replace(ready_at=now, last_error="")
         case Action.TERMINATE:
-            return replace(child, timer_at=now + STOP_TIME_S)
+            return child._replace(timer_at=now + STOP_TIME_S)
         case Action.DELAY:
             was_steady = child.ready_at is not None and now - child.ready_at >= STEADY_S
             failures = 1 if was_steady else child.failures + 1
             timer_at = now + restart_delay(failures)
-            return replace(child, ready_at=None, failures=failures, timer_at=timer_at)
+            return child._replace(ready_at=None, failures=failures, timer_at=timer_at)
         case Action.FORGET:
-            return replace(child, ready_at=None, failures=0)
+            return child._replace(ready_at=None, failures=0)
     return child
 
 

@@ -11,8 +11,7 @@ Always: an answer is bytes that anybody may have sent; what is not as expected s
 
 import enum
 import re
-
-from ..values import dataclass
+from typing import NamedTuple
 
 # ^cluster\.xds-grpc;?\.upstream_rq_(active|completed|total)$ (newer releases of Istio name the
 # cluster `xds-grpc;`), percent-encoded.
@@ -42,8 +41,7 @@ class State(enum.Enum):
     AWAY = "away"
 
 
-@dataclass(frozen=True)
-class ControlPlane:
+class ControlPlane(NamedTuple):
     """What the answers until now say.
 
     `missed`: when the first one of those in a row was asked for that say no, if the last one does:

@@ -10,8 +10,7 @@ Not here: sockets (`host.doors`), signals, and what becomes of a process that ha
 
 import enum
 from collections.abc import Mapping
-
-from ..values import dataclass, replace
+from typing import NamedTuple
 
 SILENCES = 3
 
@@ -25,8 +24,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 LATE_S = 1.0
 
 
-@dataclass(frozen=True)
-class Door:
+class Door(NamedTuple):
     """GET `path` on 127.0.0.1:`port`, which `process` (its name) answers.
 
     `max_text`: so many bytes of the answer are of interest; 0: only what it says by its status.
@@ -47,8 +45,7 @@ class Answer(enum.Enum):
     SILENT = "silent"  # nothing came
 
 
-@dataclass(frozen=True)
-class Watch:
+class Watch(NamedTuple):
     """What the rounds so far have shown of one running proxy."""
 
     known: frozenset[Door] = frozenset()  # those that have answered since it was started
@@ -81,7 +78,7 @@ def observe(watch: Watch, answers: Mapping[Door, Answer]) -> Watch:
 
 def forget_silences(watch: Watch) -> Watch:
     """Count anew: the last round says nothing, or the process was helped on."""
-    return replace(watch, silences=())
+    return watch._replace(silences=())
 
 
 def poll_pause_s(waited_s: float) -> float:

@@ -5,8 +5,9 @@ Always: an environment is made from nothing, no value meets a shell, and no argu
 carries a key or a token.
 """
 
+from typing import NamedTuple
+
 from ..config import model
-from ..values import dataclass
 from . import controlplane, liveness, pilot
 
 ENVOY = "envoy"
@@ -16,8 +17,7 @@ PILOT_AGENT = "pilot-agent"
 DRAIN_S = 5
 
 
-@dataclass(frozen=True)
-class ProcessSpec:
+class ProcessSpec(NamedTuple):
     """A process to start, and what must lie in its working directory before.
 
     `directory` is absolute, or empty where the working directory does not matter. `directories`

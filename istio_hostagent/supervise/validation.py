@@ -5,8 +5,8 @@ time-out, a program or file that could not be put in place) says nothing, and is
 """
 
 import enum
+from typing import NamedTuple
 
-from ..values import dataclass, replace
 from . import child
 
 # What a shell says of a program that it could not run (POSIX, "Exit Status for Commands").
@@ -24,8 +24,7 @@ class Check(enum.Enum):
     BAD = "invalid"
 
 
-@dataclass(frozen=True)
-class Validation:
+class Validation(NamedTuple):
     """One bootstrap's check."""
 
     check: Check = Check.UNKNOWN
@@ -50,7 +49,7 @@ def is_verdict(status: int | None) -> bool:
 
 def begun(value: Validation) -> Validation:
     """The check is under way."""
-    return replace(value, check=Check.RUNNING)
+    return value._replace(check=Check.RUNNING)
 
 
 def passed() -> Validation:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -14,7 +15,6 @@ from cryptography import x509
 from ..errors import CertificateRefused, CertificateUntrusted
 from ..host import ca, credentials, files, keys
 from ..identity import certificates, protocol, token, trust
-from ..values import dataclass
 
 # Less than this left is too little for a call.
 SHORTEST_CALL_S = 0.2

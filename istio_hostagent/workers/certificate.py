@@ -19,6 +19,7 @@ import contextlib
 import json
 import resource
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -26,7 +27,6 @@ from cryptography import x509
 from ..errors import CertificateUntrusted, HostAgentError
 from ..host import credentials, generations, keys
 from ..identity import certificates, csr, model, protocol, schedule, trust
-from ..values import replace
 from . import asking
 
 

@@ -2,15 +2,15 @@
 
 import collections
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from istio_hostagent.lifecycle import decide
 from istio_hostagent.lifecycle.life import Life
-from istio_hostagent.values import dataclass, field, replace
 
 from .world import NOW, Edge, World, collapse, event_edges, killed, start_edges, step_edges
 
 
-@dataclass()
+@dataclass
 class Graph:
     """States by number; `edges[n]`: (name, number, is_kind)."""
 
@@ -44,7 +44,7 @@ def successors(world: World) -> Iterable[Edge]:
 
 
 def _with(world: World, lived: Life) -> World:
-    return replace(world, life=lived)
+    return world._replace(life=lived)
 
 
 def explore(

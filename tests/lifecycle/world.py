@@ -38,7 +38,6 @@ from istio_hostagent.supervise import child as children
 from istio_hostagent.supervise import validation as validations
 from istio_hostagent.supervise.child import Child
 from istio_hostagent.supervise.validation import Validation
-from istio_hostagent.values import dataclass, field, fields, is_dataclass, replace
 
 NOW = Now(1000.0, 1000.0)
 LATER = 5000.0
@@ -66,15 +65,14 @@ HOLDING = rotations.Rotation(
 OFFERS = {"empty": EMPTY, "bad": BAD, "A": Offer(A, is_empty=False), "B": Offer(B, is_empty=False)}
 
 
-@dataclass(frozen=True)
-class World:
+class World(NamedTuple):
     """One host at one moment."""
 
     life: Life
-    redirection: Redirection = field(default_factory=Redirection)
-    rotation: rotations.Rotation = field(default_factory=rotations.Rotation)
-    child: Child = field(default_factory=Child)
-    validation: Validation = field(default_factory=Validation)
+    redirection: Redirection = Redirection()
+    rotation: rotations.Rotation = rotations.Rotation()
+    child: Child = Child()
+    validation: Validation = Validation()
     files: str = "empty"
     has_program: bool = True
     kernel: str = ""  # whose rules are in; empty: none
@@ -113,21 +111,19 @@ def collapse(world: World) -> World:
     lived = world.life
     disk = lived.disk
     if disk.last_error:
-        disk = replace(disk, last_error=ERROR, retry_at=_at(disk.retry_at))
+        disk = disk._replace(last_error=ERROR, retry_at=_at(disk.retry_at))
     attempt = lived.attempt
     is_paused = attempt.retry_at > NOW.monotonic
     rollout = lived.rollout
     refusal = lived.refusal
     if refusal is not None:
         retry_at = None if refusal.retry_at is None else _at(refusal.retry_at)
-        refusal = replace(refusal, reason=ERROR, retry_at=retry_at)
-    lived = replace(
-        lived,
+        refusal = refusal._replace(reason=ERROR, retry_at=retry_at)
+    lived = lived._replace(
         disk=disk,
         refusal=refusal,
         attempt=PAUSED if is_paused else NO_ATTEMPT,
-        rollout=replace(
-            rollout,
+        rollout=rollout._replace(
             retries=0,
             validation=_collapse_validation(rollout.validation),
             begin_at=_at(rollout.begin_at) if rollout.candidate is not None else 0.0,
@@ -137,8 +133,7 @@ def collapse(world: World) -> World:
     files = world.files
     if disk.accepted is not None and files == "empty":
         files = "bad"
-    found = replace(
-        world,
+    found = world._replace(
         files=files,
         life=lived,
         redirection=_collapse_redirection(world.redirection, lived.phase),
@@ -168,10 +163,9 @@ def _without_idle_parts(world: World) -> World:
         kept = Life(disk=lived.disk, offer=lived.offer)
     elif lived.phase is Phase.OUT:
         red = world.redirection
-        return replace(
-            world,
+        return world._replace(
             running="",
-            child=replace(Child(), state=world.child.state, timer_at=world.child.timer_at),
+            child=Child()._replace(state=world.child.state, timer_at=world.child.timer_at),
             redirection=Redirection(
                 desired=red.desired,
                 is_proving=red.is_proving,
@@ -281,27 +275,24 @@ def _exchange(world: World) -> World:
     lived = world.life
     disk, rollout, refusal = lived.disk, lived.rollout, lived.refusal
     offer = lived.offer
-    return replace(
-        world,
+    return world._replace(
         files=swap(world.files),
         kernel=swap(world.kernel),
         desired_proxy=swap(world.desired_proxy),
         running=swap(world.running),
-        redirection=replace(world.redirection, desired=swap(world.redirection.desired)),
-        life=replace(
-            lived,
-            disk=replace(
-                disk,
+        redirection=world.redirection._replace(desired=swap(world.redirection.desired)),
+        life=lived._replace(
+            disk=disk._replace(
                 guard=swap(disk.guard),
                 accepted=disk.accepted and swap(disk.accepted),
                 refused=swap(disk.refused),
             ),
-            offer=replace(offer, revision=offer.revision and swap(offer.revision)),
-            refusal=refusal and replace(refusal, texts=swap(refusal.texts)),
+            offer=offer._replace(revision=offer.revision and swap(offer.revision)),
+            refusal=refusal and refusal._replace(texts=swap(refusal.texts)),
             in_force=lived.in_force and swap(lived.in_force),
             told_identity=lived.told_identity and swap(lived.told_identity),
             told=lived.told and swap(lived.told),
-            rollout=replace(rollout, candidate=rollout.candidate and swap(rollout.candidate)),
+            rollout=rollout._replace(candidate=rollout.candidate and swap(rollout.candidate)),
         ),
     )
 
@@ -311,10 +302,10 @@ def _exchange(world: World) -> World:
 
 def step_edges(world: World, lived: Life, step: Step) -> Iterator[Edge]:
     """What performing a step can lead to."""
-    world = replace(world, life=lived)
+    world = world._replace(life=lived)
     for name, after, error, is_kind in _perform(world, step):
         done = decide.performed(after.life, step, world.situation(), NOW, error=error)
-        yield Edge(f"{step.name} {name}".strip(), replace(after, life=done), is_kind)
+        yield Edge(f"{step.name} {name}".strip(), after._replace(life=done), is_kind)
 
 
 def _perform(world: World, step: Step) -> Iterator[tuple[str, World, str, bool]]:
@@ -327,34 +318,34 @@ def _perform(world: World, step: Step) -> Iterator[tuple[str, World, str, bool]]
         return
     match step:
         case Step.CONFIGURE_IDENTITY:
-            yield "", replace(world, rotation=rotations.configured()), "", True
+            yield "", world._replace(rotation=rotations.configured()), "", True
         case Step.CONFIGURE:
             yield "", _configure(world, str(whose)), "", True
         case Step.CHECK_CANDIDATE:
-            yield "", replace(world, life=decide.checking(world.life)), "", True
+            yield "", world._replace(life=decide.checking(world.life)), "", True
         case Step.RELEASE:
             yield "", world, "", True
         case Step.VALIDATE:
-            yield "", replace(world, validation=validations.begun(world.validation)), "", True
+            yield "", world._replace(validation=validations.begun(world.validation)), "", True
         case Step.OBTAIN:
-            yield "", replace(world, rotation=rotations.asked(world.rotation)), "", True
+            yield "", world._replace(rotation=rotations.asked(world.rotation)), "", True
         case Step.APPLY:
             red = redirections.applied(world.redirection, has_changed=True)
-            yield "", replace(world, redirection=red, kernel=str(red.desired)), "", True
+            yield "", world._replace(redirection=red, kernel=str(red.desired)), "", True
             red = redirections.apply_failed(world.redirection, ERROR, NOW.monotonic)
-            yield "rejected", replace(world, redirection=red), "", False
+            yield "rejected", world._replace(redirection=red), "", False
             # In, and not read back equal.
-            yield "differs", replace(world, redirection=red, kernel=str(red.desired)), "", False
+            yield "differs", world._replace(redirection=red, kernel=str(red.desired)), "", False
         case Step.PROVE:
             red = redirections.proof_begun(world.redirection)
-            yield "", replace(world, redirection=red), "", True
+            yield "", world._replace(redirection=red), "", True
         case Step.WITHDRAW:
             red = redirections.withdrawn(world.redirection)
-            yield "", replace(world, redirection=red, kernel=""), "", True
+            yield "", world._replace(redirection=red, kernel=""), "", True
             red = redirections.apply_failed(world.redirection, ERROR, NOW.monotonic)
-            yield "rejected", replace(world, redirection=red), ERROR, False
+            yield "rejected", world._replace(redirection=red), ERROR, False
         case Step.START:
-            started = replace(world, running=world.desired_proxy)
+            started = world._replace(running=world.desired_proxy)
             yield from _child_outcomes(started, children.Event.START)
         case Step.STOP_PROXY:
             yield from _child_outcomes(world, children.Event.STOP)
@@ -368,7 +359,7 @@ def _configure(world: World, whose: str) -> World:
     val = validations.passed() if is_known else Validation()
     if whose == world.desired_proxy:
         val = world.validation
-    return replace(world, redirection=red, desired_proxy=whose, validation=val)
+    return world._replace(redirection=red, desired_proxy=whose, validation=val)
 
 
 def _child_outcomes(
@@ -378,11 +369,11 @@ def _child_outcomes(
     kid, action = children.take(
         world.child, event, NOW.monotonic, error=error, has_exited=has_exited
     )
-    after = replace(world, child=kid)
+    after = world._replace(child=kid)
     yield "", after, "", True
     if action is children.Action.SPAWN:
         kid, _ = children.take(kid, children.Event.EXITED, NOW.monotonic, error=ERROR)
-        yield "cannot be started", replace(after, child=kid), "", False
+        yield "cannot be started", after._replace(child=kid), "", False
 
 
 # -- everything else ---------------------------------------------------------------------------
@@ -399,7 +390,7 @@ def event_edges(world: World) -> Iterator[Edge]:
     yield from _proxy(world)
     yield from _time(world)
     yield Edge("killed", killed(world), is_kind=False)
-    yield Edge("SIGTERM", replace(world, life=decide.leave(world.life)), is_kind=False)
+    yield Edge("SIGTERM", world._replace(life=decide.leave(world.life)), is_kind=False)
 
 
 def killed(world: World) -> World:
@@ -413,21 +404,20 @@ def killed(world: World) -> World:
         is_hard=world.is_hard,
         is_alive=False,
     )
-    return replace(
-        dead,
-        life=replace(
-            dead.life, disk=replace(world.life.disk, guard=None, retry_at=0.0, last_error="")
+    return dead._replace(
+        life=dead.life._replace(
+            disk=world.life.disk._replace(guard=None, retry_at=0.0, last_error="")
         ),
     )
 
 
 def start_edges(world: World) -> Iterator[Edge]:
     """The agent starts again, the machine the same or booted anew."""
-    begun = replace(world, life=lives.begin(world.life.disk), is_alive=True)
+    begun = world._replace(life=lives.begin(world.life.disk), is_alive=True)
     yield Edge("start", begun, is_kind=True)
     if world.kernel:
-        disk = replace(world.life.disk, is_stored=False)
-        booted = replace(begun, kernel="", life=lives.begin(disk))
+        disk = world.life.disk._replace(is_stored=False)
+        booted = begun._replace(kernel="", life=lives.begin(disk))
         yield Edge("boot", booted, is_kind=False)
 
 
@@ -440,27 +430,27 @@ def read_offer(files: str, disk: lives.Disk) -> Offer:
 
 def _files(world: World) -> Iterator[Edge]:
     if not world.life.offer.is_read:
-        unreadable = replace(world, life=lives.unreadable(world.life))
+        unreadable = world._replace(life=lives.unreadable(world.life))
         yield Edge("files cannot be read", unreadable, is_kind=False)
         offer = read_offer(world.files, world.life.disk)
-        read = replace(world, life=lives.offered(world.life, offer))
+        read = world._replace(life=lives.offered(world.life, offer))
         yield Edge("files read", read, is_kind=True)
     for name in OFFERS:
         is_asked = name == world.files
-        changed = replace(world, files=name)
+        changed = world._replace(files=name)
         if world.validation.check is validations.Check.BAD:
             # With each reading of the files the program may be another one.
-            changed = replace(changed, validation=Validation())
+            changed = changed._replace(validation=Validation())
         offer = read_offer(name, world.life.disk)
         lived = lives.offered(world.life, offer, is_asked=is_asked)
         yield Edge(
             f"reload {name}" if is_asked else f"files {name}",
-            replace(changed, life=lived),
+            changed._replace(life=lived),
             is_asked,
         )
     if not world.is_hard:
         return
-    flipped = replace(world, has_program=not world.has_program)
+    flipped = world._replace(has_program=not world.has_program)
     yield Edge("program comes or goes", flipped, is_kind=not world.has_program)
 
 
@@ -470,22 +460,22 @@ def _kernel(world: World) -> Iterator[Edge]:
         for proof in (Proof.PROVEN, Proof.NOTHING):
             ended = redirections.proof_ended(red, proof, NOW.monotonic)
             yield Edge(
-                f"proof {proof.name}", replace(world, redirection=ended), proof is Proof.PROVEN
+                f"proof {proof.name}", world._replace(redirection=ended), proof is Proof.PROVEN
             )
         for is_disproved in (False, True):
             failed = redirections.proof_failed(
                 red, ERROR, NOW.monotonic, is_disproved=is_disproved
             )
             name = "disproved" if is_disproved else "proof failed"
-            yield Edge(name, replace(world, redirection=failed), is_kind=False)
+            yield Edge(name, world._replace(redirection=failed), is_kind=False)
     if world.kernel and red.rules is not redirections.Rules.OUT:
         gone = redirections.drifted(red, NOW.monotonic)
-        yield Edge("flushed", replace(world, kernel="", redirection=gone), is_kind=False)
-        late = replace(gone, apply_at=LATER)
-        yield Edge("fought over", replace(world, kernel="", redirection=late), is_kind=False)
+        yield Edge("flushed", world._replace(kernel="", redirection=gone), is_kind=False)
+        late = gone._replace(apply_at=LATER)
+        yield Edge("fought over", world._replace(kernel="", redirection=late), is_kind=False)
     doubted = redirections.doubted(red, LATER)
     yield Edge(
-        "facts or others' rules changed", replace(world, redirection=doubted), is_kind=False
+        "facts or others' rules changed", world._replace(redirection=doubted), is_kind=False
     )
 
 
@@ -494,28 +484,28 @@ def _identity(world: World) -> Iterator[Edge]:
     if value.is_asking:
         held = rotations.Report("id", "", 0.0, LATER, 0.0)
         found = rotations.obtained(value, held, NOW.wall, jitter=0.0, ratio=0.5)
-        yield Edge("certificate", replace(world, rotation=found), is_kind=True)
+        yield Edge("certificate", world._replace(rotation=found), is_kind=True)
         trouble = rotations.Trouble(rotations.REFUSED, ERROR)
         failed = rotations.failed(value, trouble, NOW.wall, jitter=0.0, ratio=0.5)
-        yield Edge("no certificate", replace(world, rotation=failed), is_kind=False)
+        yield Edge("no certificate", world._replace(rotation=failed), is_kind=False)
     changed = rotations.credentials_changed(value)
     if changed != value:
-        yield Edge("new token", replace(world, rotation=changed), is_kind=True)
+        yield Edge("new token", world._replace(rotation=changed), is_kind=True)
     if value.held is not None:
         lost = rotations.looked(rotations.doubted(value), None)
-        yield Edge("certificate lost or lapsed", replace(world, rotation=lost), is_kind=False)
+        yield Edge("certificate lost or lapsed", world._replace(rotation=lost), is_kind=False)
 
 
 def _proxy(world: World) -> Iterator[Edge]:
     kid = world.child
     if world.validation.check is validations.Check.RUNNING:
         for name, found in _validations(world.validation):
-            yield Edge(f"bootstrap {name}", replace(world, validation=found), name == "passed")
+            yield Edge(f"bootstrap {name}", world._replace(validation=found), name == "passed")
     candidate = world.life.rollout.validation
     if candidate.check is validations.Check.RUNNING and world.life.rollout.candidate is not None:
         for name, found in _validations(candidate):
             lived = decide.checked(world.life, found)
-            yield Edge(f"candidate {name}", replace(world, life=lived), name == "passed")
+            yield Edge(f"candidate {name}", world._replace(life=lived), name == "passed")
     runs = kid.state not in (children.State.IDLE, children.State.BACKOFF)
     events: list[tuple[str, children.Event, bool, bool]] = []
     if kid.state in (children.State.STARTING, children.State.READY):
@@ -538,7 +528,7 @@ def _proxy(world: World) -> Iterator[Edge]:
             yield Edge(f"{name} {more}".strip(), after, is_kind and is_good)
         if event is children.Event.EXITED and kid.patience_at is not None:
             # It was the last of too many.
-            often = replace(world, child=replace(kid, failures=children.READY_FAILURES - 1))
+            often = world._replace(child=kid._replace(failures=children.READY_FAILURES - 1))
             for more, after, _, _ in _child_outcomes(
                 often, event, error=error, has_exited=has_exited
             ):
@@ -558,7 +548,7 @@ def _time(world: World) -> Iterator[Edge]:
     for name, value in _timers(world):
         if name == "child.timer_at":
             kid, _ = children.take(world.child, children.Event.TIMER, NOW.monotonic)
-            yield Edge("time: child", replace(world, child=kid), is_kind=True)
+            yield Edge("time: child", world._replace(child=kid), is_kind=True)
         else:
             yield Edge(
                 f"time: {name}", value, is_kind=name != "patience_at" and "until" not in name
@@ -566,20 +556,19 @@ def _time(world: World) -> Iterator[Edge]:
     rot = world.rotation
     if rot.next_at > NOW.wall and rot.held is None:
         yield Edge(
-            "time: renewal", replace(world, rotation=replace(rot, next_at=0.0)), is_kind=True
+            "time: renewal", world._replace(rotation=rot._replace(next_at=0.0)), is_kind=True
         )
 
 
 def _timers(world: World) -> Iterator[tuple[str, World]]:
     def due(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-        for each in fields(value):
-            found = getattr(value, each.name)
-            if each.name.endswith("_at") and found == LATER:
-                yield path + each.name, replace(value, **{each.name: 0.0})
-            elif is_dataclass(found) and not isinstance(
+        for name, found in zip(value._fields, value, strict=True):
+            if name.endswith("_at") and found == LATER:
+                yield path + name, value._replace(**{name: 0.0})
+            elif hasattr(found, "_fields") and not isinstance(
                 found, (Revision, Offer, rotations.Rotation)
             ):
-                for name, inner in due(found, f"{each.name}."):
-                    yield name, replace(value, **{each.name: inner})
+                for which, inner in due(found, f"{name}."):
+                    yield which, value._replace(**{name: inner})
 
     yield from due(world, "")

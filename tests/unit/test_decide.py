@@ -12,7 +12,6 @@ from istio_hostagent.lifecycle.situation import Now, Situation
 from istio_hostagent.lifecycle.steps import LEAVE_TRIES, Step
 from istio_hostagent.supervise import child as children
 from istio_hostagent.supervise import validation as validations
-from istio_hostagent.values import replace
 from tests.lifecycle.world import EMPTY, OFFERS, A, B
 
 NOW = Now(1000.0, 50_000.0)
@@ -39,7 +38,7 @@ def begun(disk: Disk, offer: lives.Offer) -> Life:
     return lives.offered(lives.begin(disk), offer)
 
 
-JOINED = replace(begun(DISK, OFFERS["A"]), in_force=A, told=A, told_identity=A, has_released=True)
+JOINED = begun(DISK, OFFERS["A"])._replace(in_force=A, told=A, told_identity=A, has_released=True)
 
 
 def step(life: Life, now_is: Situation, now: Now = NOW) -> Step | None:
@@ -60,17 +59,17 @@ def test_nothing_happens_without_a_configuration() -> None:
 
 
 def test_bootstrap_and_certificate_come_before_any_rule() -> None:
-    life = replace(begun(Disk(), OFFERS["A"]), in_force=A, told=A, told_identity=A)
+    life = begun(Disk(), OFFERS["A"])._replace(in_force=A, told=A, told_identity=A)
     now_is = Situation(has_program=True, rotation=rotations.configured())
     assert step(life, now_is) is Step.VALIDATE
-    now_is = replace(now_is, validation=validations.passed())
+    now_is = now_is._replace(validation=validations.passed())
     assert step(life, now_is) is Step.OBTAIN
-    now_is = replace(now_is, rotation=HELD)
+    now_is = now_is._replace(rotation=HELD)
     assert step(life, now_is) is Step.MARK_ATTEMPT
 
 
 def test_a_host_without_any_proxy_asks_no_ca_and_changes_nothing() -> None:
-    life = replace(begun(Disk(), OFFERS["A"]), in_force=A, told=A, told_identity=A)
+    life = begun(Disk(), OFFERS["A"])._replace(in_force=A, told=A, told_identity=A)
     assert step(life, Situation(rotation=rotations.configured())) is None
 
 
@@ -78,22 +77,21 @@ def test_a_joined_host_gets_its_rules_before_anything_else() -> None:
     booted = begun(DISK, OFFERS["A"])
     now_is = Situation(has_program=True)
     life = after(booted, now_is)
-    told = replace(life, told=A, told_identity=A)
-    assert step(told, replace(now_is, rotation=rotations.configured())) is Step.APPLY
+    told = life._replace(told=A, told_identity=A)
+    assert step(told, now_is._replace(rotation=rotations.configured())) is Step.APPLY
 
 
 def test_a_joined_host_whose_program_is_gone_keeps_its_rules() -> None:
-    assert step(JOINED, replace(WHOLE, has_program=False, child=children.Child())) is None
+    assert step(JOINED, WHOLE._replace(has_program=False, child=children.Child())) is None
 
 
 @pytest.mark.parametrize(
     ("now_is", "now"),
     [
-        (replace(WHOLE, child=replace(READY, state=children.State.STARTING, ready_at=None)), NOW),
-        (replace(WHOLE, rotation=rotations.configured(), child=children.Child()), NOW),
+        (WHOLE._replace(child=READY._replace(state=children.State.STARTING, ready_at=None)), NOW),
+        (WHOLE._replace(rotation=rotations.configured(), child=children.Child()), NOW),
         (
-            replace(
-                WHOLE,
+            WHOLE._replace(
                 redirection=Redirection(rules=Rules.IN, is_disproved=True, last_error="no"),
                 child=children.Child(),
             ),
@@ -104,8 +102,7 @@ def test_a_joined_host_whose_program_is_gone_keeps_its_rules() -> None:
 )
 def test_an_attempt_that_fails_is_taken_back(now_is: Situation, now: Now) -> None:
     disk = Disk(is_attempting=True)
-    life = replace(
-        begun(disk, OFFERS["A"]),
+    life = begun(disk, OFFERS["A"])._replace(
         phase=Phase.JOINING,
         in_force=A,
         told=A,
@@ -131,7 +128,7 @@ def test_a_host_that_is_out_waits_for_its_files_unless_they_cannot_be_read() -> 
 
 @pytest.mark.parametrize("is_readable", [True, False])
 def test_what_did_not_hold_stays_refused_over_a_restart(*, is_readable: bool) -> None:
-    start = lives.begin(replace(DISK, refused=B.texts))
+    start = lives.begin(DISK._replace(refused=B.texts))
     life = start if is_readable else lives.unreadable(start)
     assert lives.offered(life, OFFERS["B"]).desired == A
     assert lives.offered(life, OFFERS["B"], is_asked=True).desired == B
@@ -152,7 +149,7 @@ def test_a_changed_configuration_first_gets_its_certificate() -> None:
     assert life.phase is Phase.TRYING
     assert first is Step.CONFIGURE_IDENTITY
     life = decide.performed(life, first, WHOLE, NOW)
-    asking = replace(WHOLE, rotation=rotations.configured())
+    asking = WHOLE._replace(rotation=rotations.configured())
     # Rules and proxy stay as they are until then.
     assert step(life, asking) is Step.OBTAIN
     assert after(life, asking).told is A
@@ -183,7 +180,7 @@ def test_a_passing_cause_is_tried_again_by_itself_ever_more_seldom() -> None:
         pauses.append(life.refusal.retry_at - now.monotonic)
         assert lives.deadline(life, WHOLE, now) == life.refusal.retry_at
         now = Now(life.refusal.retry_at, now.wall)
-        life = replace(life, offer=OFFERS["B"])
+        life = life._replace(offer=OFFERS["B"])
         assert after(life, WHOLE, now).refusal is None
     assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
 
@@ -191,7 +188,7 @@ def test_a_passing_cause_is_tried_again_by_itself_ever_more_seldom() -> None:
 def test_what_is_on_trial_has_its_time_and_then_gives_way_for_a_passing_cause() -> None:
     life = decide.performed(after(changed(), WHOLE), Step.CONFIGURE_IDENTITY, WHOLE, NOW)
     trouble = rotations.Trouble("authority-unavailable", "CA is away")
-    away = replace(WHOLE, rotation=replace(rotations.configured(), trouble=trouble, next_at=9e9))
+    away = WHOLE._replace(rotation=rotations.configured()._replace(trouble=trouble, next_at=9e9))
     assert after(life, away).phase is Phase.TRYING
     life = after(life, away, LATER)
     assert life.phase is Phase.GOING_BACK
@@ -203,14 +200,14 @@ def test_what_is_on_trial_has_its_time_and_then_gives_way_for_a_passing_cause() 
 
 def test_a_killed_proxy_is_no_verdict_and_one_that_exits_is() -> None:
     life = after(changed(), WHOLE)
-    life = replace(
-        life, told=B, told_identity=B, rollout=replace(life.rollout, is_identity_first=False)
+    life = life._replace(
+        told=B, told_identity=B, rollout=life.rollout._replace(is_identity_first=False)
     )
     ended = children.Child(
         state=children.State.BACKOFF, failures=3, patience_at=1030.0, last_error="envoy ended"
     )
     for has_exited in (False, True):
-        now_is = replace(WHOLE, child=replace(ended, has_exited=has_exited))
+        now_is = WHOLE._replace(child=ended._replace(has_exited=has_exited))
         refusal = after(life, now_is).refusal
         assert refusal is not None
         assert (refusal.retry_at is None) == has_exited
@@ -218,14 +215,14 @@ def test_a_killed_proxy_is_no_verdict_and_one_that_exits_is() -> None:
 
 def test_what_is_due_follows_from_the_values() -> None:
     assert lives.deadline(JOINED, WHOLE, NOW) == NOW.monotonic + 10_000  # the renewal
-    soon = replace(WHOLE.redirection, apply_at=1001.0)
-    assert lives.deadline(JOINED, replace(WHOLE, redirection=soon), NOW) == 1001.0
-    timed = replace(READY, timer_at=1000.5)
-    assert lives.deadline(JOINED, replace(WHOLE, child=timed), NOW) == 1000.5
+    soon = WHOLE.redirection._replace(apply_at=1001.0)
+    assert lives.deadline(JOINED, WHOLE._replace(redirection=soon), NOW) == 1001.0
+    timed = READY._replace(timer_at=1000.5)
+    assert lives.deadline(JOINED, WHOLE._replace(child=timed), NOW) == 1000.5
 
 
 def test_leaving_takes_out_first_the_rules_and_then_their_marks() -> None:
-    life, steps = decide.leave(replace(JOINED, may_have_rules=True)), []
+    life, steps = decide.leave(JOINED._replace(may_have_rules=True)), []
     for _ in range(10):
         life, found = decide.advance(life, WHOLE, NOW)
         if found is None:
@@ -236,19 +233,19 @@ def test_leaving_takes_out_first_the_rules_and_then_their_marks() -> None:
 
 
 def test_a_disk_that_was_full_before_does_not_keep_the_marks_of_who_leaves() -> None:
-    disk = replace(DISK, last_error="disk full", retry_at=NOW.monotonic + 5)
-    life = decide.leave(replace(JOINED, disk=disk, may_have_rules=True))
+    disk = DISK._replace(last_error="disk full", retry_at=NOW.monotonic + 5)
+    life = decide.leave(JOINED._replace(disk=disk, may_have_rules=True))
     life = decide.performed(life, Step.WITHDRAW, WHOLE, NOW)
     assert step(life, WHOLE) is Step.UNMARK_JOINED
 
 
 def test_what_the_service_manager_owns_is_left_to_it() -> None:
-    life = decide.leave(replace(JOINED, may_have_rules=True))
-    assert step(life, replace(WHOLE, is_owner=True)) is None
+    life = decide.leave(JOINED._replace(may_have_rules=True))
+    assert step(life, WHOLE._replace(is_owner=True)) is None
 
 
 def test_rules_that_cannot_be_taken_out_leave_a_mark() -> None:
-    life = decide.leave(replace(JOINED, may_have_rules=True))
+    life = decide.leave(JOINED._replace(may_have_rules=True))
     steps = []
     for _ in range(20):
         life, found = decide.advance(life, WHOLE, NOW)

@@ -275,9 +275,3 @@ def test_to_begin_reading_the_files_takes_no_rules_and_no_parser() -> None:
 def test_the_reader_of_files_loads_next_to_nothing() -> None:
     loaded = loaded_by("istio_hostagent.workers.reader")
     assert not loaded & {"json", "re", "enum", "typing", "collections"}
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_classes_with_fields_are_ours(path: Path) -> None:
-    found = {module for level, module, _ in imports(path) if not level}
-    assert "dataclasses" not in found or path.relative_to(PACKAGE) == Path("values.py")

@@ -286,7 +286,6 @@ OWN = {str(address) for address in FACTS.addresses}
 THOROUGH = settings(
     max_examples=soak.times(150, 5000),
     suppress_health_check=[HealthCheck.too_slow],
-    derandomize=not soak.IS_SOAKING,
 )
 
 

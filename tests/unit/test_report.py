@@ -6,7 +6,6 @@ from istio_hostagent.lifecycle import redirection as redirections
 from istio_hostagent.lifecycle.report import Texts, describe
 from istio_hostagent.lifecycle.situation import Situation
 from istio_hostagent.supervise import child as children
-from istio_hostagent.values import replace
 from tests.lifecycle.world import EMPTY, OFFERS
 from tests.unit.test_decide import JOINED, NOW, WHOLE, begun
 
@@ -16,18 +15,18 @@ TEXTS = Texts(
     proxy_name="envoy",
 )
 OUT = begun(lives.Disk(), EMPTY)
-CONFIGURED = replace(begun(lives.Disk(), OFFERS["A"]), in_force=OFFERS["A"].revision)
+CONFIGURED = begun(lives.Disk(), OFFERS["A"])._replace(in_force=OFFERS["A"].revision)
 
 
 def test_what_waits_for_a_person_is_said_and_the_agent_is_in_control() -> None:
-    report = describe(OUT, Situation(), NOW, replace(TEXTS, obstacles=("waiting for /c.env",)))
+    report = describe(OUT, Situation(), NOW, TEXTS._replace(obstacles=("waiting for /c.env",)))
     assert report.is_in_control
     assert not report.is_in_mesh
     assert report.summary == "not in the mesh: waiting for /c.env"
 
 
 def test_the_first_obstacle_is_said_of_those_that_are_there() -> None:
-    texts = replace(TEXTS, obstacles=("", "", "proxy: it hangs", "certificate: refused"))
+    texts = TEXTS._replace(obstacles=("", "", "proxy: it hangs", "certificate: refused"))
     assert describe(CONFIGURED, WHOLE, NOW, texts).summary == "not in the mesh: proxy: it hangs"
 
 
@@ -40,28 +39,28 @@ def test_in_the_mesh_names_identity_and_end_of_the_certificate() -> None:
 
 
 def test_a_kept_configuration_is_said_while_in_the_mesh() -> None:
-    texts = replace(TEXTS, obstacles=("/s.env:1: unknown escape; the previous stays",))
+    texts = TEXTS._replace(obstacles=("/s.env:1: unknown escape; the previous stays",))
     report = describe(JOINED, WHOLE, NOW, texts)
     assert report.is_in_mesh
     assert "; /s.env:1: unknown escape; the previous stays" in report.summary
 
 
 def test_while_things_only_take_their_time_the_agent_is_not_in_control_yet() -> None:
-    waiting = replace(WHOLE, rotation=rotations.configured())
+    waiting = WHOLE._replace(rotation=rotations.configured())
     report = describe(CONFIGURED, waiting, NOW, TEXTS)
     assert not report.is_in_control
     assert "waiting for the first certificate" in report.summary
 
 
 def test_rules_that_could_not_be_tested_are_said_while_in_the_mesh() -> None:
-    partly = replace(WHOLE.redirection, rules=redirections.Rules.PARTLY)
-    report = describe(JOINED, replace(WHOLE, redirection=partly), NOW, TEXTS)
+    partly = WHOLE.redirection._replace(rules=redirections.Rules.PARTLY)
+    report = describe(JOINED, WHOLE._replace(redirection=partly), NOW, TEXTS)
     assert report.is_in_mesh
     assert "some rules could not be tested" in report.summary
 
 
 def test_a_control_plane_that_is_away_is_said_in_the_mesh_and_out_of_it() -> None:
-    texts = replace(TEXTS, control_plane_away_since="2026-11-29T01:49:09Z")
+    texts = TEXTS._replace(control_plane_away_since="2026-11-29T01:49:09Z")
     report = describe(JOINED, WHOLE, NOW, texts)
     assert report.is_in_mesh
     assert report.is_in_control
@@ -70,11 +69,11 @@ def test_a_control_plane_that_is_away_is_said_in_the_mesh_and_out_of_it() -> Non
         " 2026-11-29T01:49:09Z, the proxy goes on with its last configuration: look for xds-grpc in"
         " the log, and at istiod and the way to it"
     )
-    both = describe(JOINED, WHOLE, NOW, replace(texts, obstacles=("unknown escape",))).summary
+    both = describe(JOINED, WHOLE, NOW, texts._replace(obstacles=("unknown escape",))).summary
     assert "unknown escape" in both
     assert "control plane since 2026-11-29T01:49:09Z" in both
 
-    starting = replace(WHOLE, child=replace(WHOLE.child, state=children.State.STARTING))
+    starting = WHOLE._replace(child=WHOLE.child._replace(state=children.State.STARTING))
     report = describe(JOINED, starting, NOW, texts)
     assert not report.is_in_mesh
     assert "waiting for envoy to become ready; no connection to the control" in report.summary
@@ -82,12 +81,12 @@ def test_a_control_plane_that_is_away_is_said_in_the_mesh_and_out_of_it() -> Non
 
 
 def test_in_the_mesh_needs_each_of_its_parts() -> None:
-    installed = replace(WHOLE.redirection, rules=redirections.Rules.IN)
+    installed = WHOLE.redirection._replace(rules=redirections.Rules.IN)
     for broken in (
-        replace(WHOLE, rotation=rotations.configured()),
-        replace(WHOLE, redirection=installed),
-        replace(WHOLE, child=replace(WHOLE.child, state=children.State.STARTING)),
-        replace(WHOLE, is_outdated=True),
+        WHOLE._replace(rotation=rotations.configured()),
+        WHOLE._replace(redirection=installed),
+        WHOLE._replace(child=WHOLE.child._replace(state=children.State.STARTING)),
+        WHOLE._replace(is_outdated=True),
     ):
         assert not describe(JOINED, broken, NOW, TEXTS).is_in_mesh
     assert not describe(CONFIGURED, WHOLE, NOW, TEXTS).is_in_mesh

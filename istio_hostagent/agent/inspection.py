@@ -1,4 +1,4 @@
-"""`verify`: our own read back, an independent decoder, and packets for every promise.
+"""`verify`: our own read back, an independent decoder, and packets for every expectation.
 
 The packets and the worker of the other decoder take their time beside each other; the answer is
 complete when both are over. The agent and the one-shot verb use the same code.
@@ -11,7 +11,7 @@ from ..config import model as config
 from ..errors import ChildFailed, HostAgentError
 from ..host import ports
 from ..host.answers import second_reader
-from ..redirect import drift, model, policy, promises
+from ..redirect import drift, expectations, model, policy
 from . import prober, proof, reconcile, tasks
 
 SECOND_READER = "second_reader"
@@ -24,12 +24,12 @@ class Verification(NamedTuple):
 
     drifts: tuple[str, ...]
     second_drifts: tuple[str, ...]
-    findings: tuple[promises.Finding, ...]
+    findings: tuple[expectations.Finding, ...]
 
     @property
     def is_good(self) -> bool:
         """Whether nothing that was observed differs from what is promised."""
-        broken = proof.having(self.findings, promises.State.BROKEN)
+        broken = proof.having(self.findings, expectations.State.BROKEN)
         return not (self.drifts or self.second_drifts or broken)
 
     def to_json(self) -> dict[str, Any]:
@@ -39,14 +39,16 @@ class Verification(NamedTuple):
             "in_place": self.is_good,
             "differences": list(self.drifts),
             "second_reader": list(self.second_drifts),
-            "kept": self._texts(promises.State.KEPT),
-            "broken": self._texts(promises.State.BROKEN),
-            "not_testable": self._texts(promises.State.NOT_TESTABLE),
+            "kept": self._texts(expectations.State.MET),
+            "broken": self._texts(expectations.State.BROKEN),
+            "not_testable": self._texts(expectations.State.NOT_TESTABLE),
         }
 
-    def _texts(self, state: promises.State) -> list[str]:
+    def _texts(self, state: expectations.State) -> list[str]:
         return [
-            f"{finding.promise.text}: {finding.detail}" if finding.detail else finding.promise.text
+            f"{finding.expectation.text}: {finding.detail}"
+            if finding.detail
+            else finding.expectation.text
             for finding in proof.having(self.findings, state)
         ]
 
@@ -71,7 +73,7 @@ def start(
         return
     desired = policy.build_ruleset(settings.redirection, facts)
     drifts = tuple(str(difference) for difference in reconcile.find_drift(desired, kernel))
-    made = promises.build_promises(settings.redirection, machine.look_again(facts))
+    made = expectations.build_expectations(settings.redirection, machine.look_again(facts))
     ended: dict[str, Any] = {}
 
     def collect(name: str, answer: Any) -> None:
@@ -88,7 +90,7 @@ def start(
             failed(error)
             return
         texts = tuple(str(difference) for difference in second)
-        findings = proof.judge(made, ended[_PACKETS])
+        findings = proof.evaluate(made, ended[_PACKETS])
         done(Verification(drifts=drifts, second_drifts=texts, findings=findings))
 
     work.start_worker(

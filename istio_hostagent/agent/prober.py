@@ -14,7 +14,7 @@ from ..config import model
 from ..errors import ChildFailed, HostAgentError, KernelBusy
 from ..host import ports, probing
 from ..host.answers import probe_sockets
-from ..redirect import promises
+from ..redirect import expectations
 from . import tasks
 
 WORKER = "probe_sockets"
@@ -23,7 +23,7 @@ WORKER_TIMEOUT_S = 10.0
 ROUND_TIME_S = 0.3
 LOOK_PAUSE_S = 0.002
 
-Outcomes = tuple[promises.Outcome, ...]
+Outcomes = tuple[expectations.Outcome, ...]
 Done = Callable[[Outcomes | HostAgentError], None]
 
 
@@ -31,15 +31,15 @@ class _Proof:
     """Packets that belong together, and how far they have been sent."""
 
     def __init__(
-        self, made: tuple[promises.Promise, ...], proxy: tuple[int, int], done: Done
+        self, made: tuple[expectations.Expectation, ...], proxy: tuple[int, int], done: Done
     ) -> None:
         self.made = made
         self.proxy = proxy
         self.done = done
-        self.outcomes: list[promises.Outcome] = []
+        self.outcomes: list[expectations.Outcome] = []
 
     @property
-    def left(self) -> tuple[promises.Promise, ...]:
+    def left(self) -> tuple[expectations.Expectation, ...]:
         """Those that have no outcome yet."""
         return self.made[len(self.outcomes) :]
 
@@ -59,7 +59,7 @@ class Prober:
         self._look_at = self._end_at = 0.0
 
     def prove(
-        self, made: tuple[promises.Promise, ...], facts: model.HostFacts, done: Done
+        self, made: tuple[expectations.Expectation, ...], facts: model.HostFacts, done: Done
     ) -> None:
         """Send one packet for each; `done` gets the outcomes in order, or why there are none."""
         self._waiting.append(_Proof(made, (facts.proxy_uid, facts.proxy_gid), done))

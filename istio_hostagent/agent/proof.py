@@ -1,19 +1,19 @@
-"""What the outcomes of probe packets say about the promises they stand for."""
+"""What the outcomes of probe packets say about the expectations they stand for."""
 
 from collections.abc import Sequence
 
-from ..redirect import promises
+from ..redirect import expectations
 
 
-def judge(
-    made: Sequence[promises.Promise], outcomes: Sequence[promises.Outcome]
-) -> tuple[promises.Finding, ...]:
+def evaluate(
+    made: Sequence[expectations.Expectation], outcomes: Sequence[expectations.Outcome]
+) -> tuple[expectations.Finding, ...]:
     """Judge every outcome."""
-    return tuple(map(promises.judge, made, outcomes))
+    return tuple(map(expectations.evaluate, made, outcomes))
 
 
 def having(
-    findings: Sequence[promises.Finding], state: promises.State
-) -> tuple[promises.Finding, ...]:
+    findings: Sequence[expectations.Finding], state: expectations.State
+) -> tuple[expectations.Finding, ...]:
     """The findings of one state."""
     return tuple(finding for finding in findings if finding.state is state)

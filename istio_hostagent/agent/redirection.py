@@ -14,7 +14,7 @@ from ..host import ports
 from ..lifecycle import redirection as states
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now
-from ..redirect import model, policy, promises, staleness
+from ..redirect import expectations, model, policy, staleness
 from . import fields, prober, proof, reconcile
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ class RedirectionPart:
         self._clock = clock
         self._facts: config.HostFacts | None = None
         self._settings: config.Redirection | None = None
-        self._promises: tuple[promises.Promise, ...] = ()
-        self._promised_for: config.HostFacts | None = None
+        self._expectations: tuple[expectations.Expectation, ...] = ()
+        self._expected_for: config.HostFacts | None = None
         self._version = 0
         self._culprits = ""
         self._suspects: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class RedirectionPart:
         self.value = states.Redirection()
         self.desired = model.Ruleset()
         self.error: HostAgentError | None = None  # behind `value.last_error`
-        self.findings: tuple[promises.Finding, ...] = ()
+        self.findings: tuple[expectations.Finding, ...] = ()
         self.looks = 0
         self.repaired = 0
 
@@ -51,7 +51,7 @@ class RedirectionPart:
         desired = policy.build_ruleset(settings, facts)
         self._settings = settings
         self._facts = facts
-        self._promised_for = None
+        self._expected_for = None
         if desired != self.desired:
             self.desired = desired
             self._version += 1
@@ -82,7 +82,7 @@ class RedirectionPart:
 
     def status(self, _life: Life, _now: Now) -> dict[str, Any]:
         """Its part of the report of `status`."""
-        unkept = (each for each in self.findings if each.state is not promises.State.KEPT)
+        unkept = (each for each in self.findings if each.state is not expectations.State.MET)
         return {
             "state": self.value.rules.value,
             "trouble": self.trouble,
@@ -127,20 +127,20 @@ class RedirectionPart:
         self.value = states.proof_begun(self.value)
         self._staleness.proved(self._clock.monotonic())
         facts = self._facts
-        made = self._build_promises(facts)
+        made = self._build_expectations(facts)
         self._packets.prove(made, facts, lambda found: self._proved(made, facts, found))
 
-    def _build_promises(self, facts: config.HostFacts) -> tuple[promises.Promise, ...]:
+    def _build_expectations(self, facts: config.HostFacts) -> tuple[expectations.Expectation, ...]:
         """Those of before, if nothing has changed: of ten thousand networks they take 75 ms."""
         assert self._settings is not None
-        if facts != self._promised_for:
-            self._promises = promises.build_promises(self._settings, facts)
-            self._promised_for = facts
-        return self._promises
+        if facts != self._expected_for:
+            self._expectations = expectations.build_expectations(self._settings, facts)
+            self._expected_for = facts
+        return self._expectations
 
     def _proved(
         self,
-        made: tuple[promises.Promise, ...],
+        made: tuple[expectations.Expectation, ...],
         facts: config.HostFacts,
         found: prober.Outcomes | HostAgentError,
     ) -> None:
@@ -149,8 +149,8 @@ class RedirectionPart:
         try:
             if isinstance(found, HostAgentError):
                 raise found
-            findings = proof.judge(made, found)
-            broken = proof.having(findings, promises.State.BROKEN)
+            findings = proof.evaluate(made, found)
+            broken = proof.having(findings, expectations.State.BROKEN)
             if is_about_these:
                 self.findings = findings
             if broken:
@@ -164,7 +164,7 @@ class RedirectionPart:
             self.error = None
             self._suspects = ()
         if self.value.is_shown and not was_shown:
-            kept = proof.having(findings, promises.State.KEPT)
+            kept = proof.having(findings, expectations.State.MET)
             logger.info("redirection proven with packets", extra=fields.of(COUNT=len(kept)))
 
     def _not_proven(self, error: HostAgentError, now: float, *, is_about_these: bool) -> None:
@@ -258,16 +258,16 @@ class RedirectionPart:
         return ""
 
 
-def _outcome(findings: Sequence[promises.Finding], facts: config.HostFacts) -> states.Proof:
+def _outcome(findings: Sequence[expectations.Finding], facts: config.HostFacts) -> states.Proof:
     """What findings of which none is broken come to; a host that captures nothing is proven.
 
     What could not be tested counts only in a family of which this host has an address.
     """
-    captures = [finding for finding in findings if finding.promise.captured_at]
-    if captures and not proof.having(captures, promises.State.KEPT):
+    captures = [finding for finding in findings if finding.expectation.captured_at]
+    if captures and not proof.having(captures, expectations.State.MET):
         return states.Proof.NOTHING
     families = {address.version for address in facts.addresses} or {4, 6}
-    untested = proof.having(captures, promises.State.NOT_TESTABLE)
-    if any((6 if ":" in each.promise.destination else 4) in families for each in untested):
+    untested = proof.having(captures, expectations.State.NOT_TESTABLE)
+    if any((6 if ":" in each.expectation.destination else 4) in families for each in untested):
         return states.Proof.PARTLY
     return states.Proof.PROVEN

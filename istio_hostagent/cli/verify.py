@@ -13,7 +13,7 @@ from .options import Option, Values
 
 OPTIONS = (
     Option("json", "for programs"),
-    Option("verbose", "list every promise that was kept"),
+    Option("verbose", "list every expectation that was met"),
 )
 
 
@@ -31,10 +31,12 @@ def _render(result: dict[str, Any], is_verbose: bool) -> str:
     lines += [f"broken: {line}" for line in result["broken"]]
     lines += [f"not testable: {line}" for line in result["not_testable"]]
     if is_verbose:
-        lines += [f"kept: {line}" for line in result["kept"]]
-    kept = len(result["kept"])
+        lines += [f"met: {line}" for line in result["kept"]]
+    met = len(result["kept"])
     if result["in_place"]:
-        lines.append(f"in place: read back equal by two decoders, {kept} promises proven")
+        lines.append(
+            f"in place: read back equal by two decoders, {met} expectations met by packets"
+        )
     else:
         lines.append("not in place")
     return "\n".join(lines)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from ..config import model
+    from ..redirect import expectations
     from ..redirect import model as redirect
-    from ..redirect import promises
     from ..supervise import builds, liveness, specs
     from . import changes, layers, probing, procstate, rtmonitor
     from .answers import looker
@@ -245,7 +245,7 @@ class Round(Protocol):
     """Probe packets that were sent at once."""
 
     @property
-    def outcomes(self) -> Sequence[promises.Outcome]:
+    def outcomes(self) -> Sequence[expectations.Outcome]:
         """Where each was going, as far as it was seen."""
 
     def look(self) -> bool:
@@ -269,7 +269,7 @@ class Packets(Protocol):
     def has(self, counts: Mapping[probing.Kind, int], /) -> bool:
         """Whether there are so many of each kind."""
 
-    def send(self, made: Sequence[promises.Promise], /) -> Round:
+    def send(self, made: Sequence[expectations.Expectation], /) -> Round:
         """Send one packet for each promise; raises HostAgentError, OSError with none sent."""
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """Probe packets: sent from sockets of other identities, recorded where they were going, dropped.
 
 Not here: who makes the sockets (`workers.probe_sockets`), what follows from the outcomes
-(`redirect.promises`). Nothing leaves the host and nothing reaches an application or the proxy: a
-table of our own records and drops each packet right after its translation was decided, and every
+(`redirect.expectations`). Nothing leaves the host and nothing reaches an application or the proxy:
+a table of our own records and drops each packet right after its translation was decided, and every
 connection is given up before the table goes. Nothing here waits.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import HostAgentError
-from ..redirect.promises import Outcome, Promise, Sender
+from ..redirect.expectations import Expectation, Outcome, Sender
 from . import handover, probetable, synpacket
 from .nfnetlink import connection
 
@@ -31,9 +31,9 @@ class Kind(NamedTuple):
     source: str
 
 
-def kind_of(promise: Promise) -> Kind:
+def kind_of(expectation: Expectation) -> Kind:
     """Which socket a packet is sent from; for one of a neighbour, which holds its port."""
-    return Kind(promise.sender, ":" in promise.destination, promise.source)
+    return Kind(expectation.sender, ":" in expectation.destination, expectation.source)
 
 
 class Pool:
@@ -102,9 +102,9 @@ class Pool:
             self._packet = None
 
 
-def count(promises: Iterable[Promise]) -> dict[Kind, int]:
+def count(expectations: Iterable[Expectation]) -> dict[Kind, int]:
     """How many sockets of each kind these packets need, no more than MAX_SOCKETS of one."""
-    kinds = collections.Counter(map(kind_of, promises))
+    kinds = collections.Counter(map(kind_of, expectations))
     return {
         kind: min(number, MAX_SOCKETS)
         for kind, number in kinds.items()
@@ -112,29 +112,29 @@ def count(promises: Iterable[Promise]) -> dict[Kind, int]:
     }
 
 
-def first_round(promises: Sequence[Promise]) -> int:
+def first_round(expectations: Sequence[Expectation]) -> int:
     """How many of these, from the first one on, can be sent at once."""
     kinds: collections.Counter[Kind] = collections.Counter()
-    for index, promise in enumerate(promises):
-        kind = kind_of(promise)
+    for index, expectation in enumerate(expectations):
+        kind = kind_of(expectation)
         kinds[kind] += 1
         if kinds[kind] > MAX_SOCKETS:
             return index
-    return len(promises)
+    return len(expectations)
 
 
 class Round:
-    """Some packets that were sent at once; `outcomes` in the order of their promises."""
+    """Some packets that were sent at once; `outcomes` in the order of their expectations."""
 
     def __init__(
-        self, promises: Sequence[Promise], pool: Pool, link: connection.Connection
+        self, expectations: Sequence[Expectation], pool: Pool, link: connection.Connection
     ) -> None:
         """Send them; raises ApplyRejected, KernelBusy, NotPermitted with none sent.
 
         What could not be sent has its reason among the outcomes.
         """
-        self.outcomes = [Outcome() for _ in promises]
-        self._promises = promises
+        self.outcomes = [Outcome() for _ in expectations]
+        self._expectations = expectations
         self._pool = pool
         self._holders = contextlib.ExitStack()
         self._bound: dict[int, socket.socket] = {}
@@ -155,17 +155,17 @@ class Round:
     def _bind_all(self) -> dict[int, probetable.Source]:
         """Give each packet a source port that nobody else has meanwhile."""
         sources: dict[int, probetable.Source] = {}
-        for index, promise in enumerate(self._promises):
-            kind = kind_of(promise)
+        for index, expectation in enumerate(self._expectations):
+            kind = kind_of(expectation)
             try:
-                if promise.sender is Sender.NEIGHBOUR:
+                if expectation.sender is Sender.NEIGHBOUR:
                     family = socket.AF_INET6 if kind.is_v6 else socket.AF_INET
                     sock = self._holders.enter_context(socket.socket(family, socket.SOCK_STREAM))
                     if kind.is_v6:
                         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 else:
                     sock = self._bound[index] = self._pool.take(kind)
-                _bind(sock, promise.source)
+                _bind(sock, expectation.source)
             except OSError as error:
                 self._failed(index, error.errno)
                 if index in self._bound:
@@ -176,8 +176,8 @@ class Round:
 
     def _connect(self, index: int) -> bool:
         """Send the first packet of a connection; whether the connection is under way."""
-        promise = self._promises[index]
-        code = self._bound[index].connect_ex((promise.destination, promise.port))
+        expectation = self._expectations[index]
+        code = self._bound[index].connect_ex((expectation.destination, expectation.port))
         if code != errno.EINPROGRESS:
             self._failed(index, code)
         return code == errno.EINPROGRESS
@@ -195,18 +195,18 @@ class Round:
                 except OSError:
                     sock.close()
                     continue
-            self._pool.give_back(kind_of(self._promises[index]), sock)
+            self._pool.give_back(kind_of(self._expectations[index]), sock)
 
     def _send_frames(self) -> set[probetable.Source]:
         """Put the packets of neighbours on `lo`; gives the sources of those that must be seen."""
         sent: set[probetable.Source] = set()
         for index, source in self._sources.items():
-            promise = self._promises[index]
-            if promise.sender is not Sender.NEIGHBOUR:
+            expectation = self._expectations[index]
+            if expectation.sender is not Sender.NEIGHBOUR:
                 continue
             neighbour = probetable.NEIGHBOUR_V6 if source.is_v6 else probetable.NEIGHBOUR_V4
-            destination = ipaddress.ip_address(promise.destination)
-            frame = synpacket.build_frame(neighbour, source.port, destination, promise.port)
+            destination = ipaddress.ip_address(expectation.destination)
+            frame = synpacket.build_frame(neighbour, source.port, destination, expectation.port)
             try:
                 self._pool.send_frame(frame)
             except OSError as error:
@@ -258,8 +258,8 @@ class Packets:
         """As `Pool.has`."""
         return self._pool.has(counts)
 
-    def send(self, made: Sequence[Promise]) -> Round:
-        """Send one packet for each promise; raises HostAgentError, OSError with none sent."""
+    def send(self, made: Sequence[Expectation]) -> Round:
+        """Send one packet for each expectation; raises HostAgentError, OSError with none sent."""
         if self._link is None or self._link.socket.fileno() < 0:
             self._link = connection.Connection()
         return Round(made, self._pool, self._link)

@@ -57,7 +57,7 @@ class Family(NamedTuple):
 
 
 class Sets(NamedTuple):
-    """Every set that the rules, the guard and the promises of one configuration are made of."""
+    """Every set that rules, guard and expectations of one configuration are made of."""
 
     v4: Family
     v6: Family

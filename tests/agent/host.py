@@ -13,8 +13,8 @@ from typing import Any
 from istio_hostagent.agent import app, events, loop, performer, places, reload
 from istio_hostagent.errors import ApplyRejected, HostAgentError, KernelBusy
 from istio_hostagent.host import changes, ports, rtmonitor
+from istio_hostagent.redirect import expectations
 from istio_hostagent.redirect import model as redirect
-from istio_hostagent.redirect import promises
 from istio_hostagent.supervise import specs
 from tests.agent.machine import Bug, Ca, Machine, Proxy, Reader, Rules
 from tests.agent.texts import ENVOY, HOSTAGENT, OWN, ROOT, SOURCES, TOKEN
@@ -393,11 +393,11 @@ class MemoryHost(Machine):
             raise Bug(f"invariant 8: {name} is removed")
 
     def on_outcomes(
-        self, made: Sequence[promises.Promise], outcomes: Sequence[promises.Outcome]
+        self, made: Sequence[expectations.Expectation], outcomes: Sequence[expectations.Outcome]
     ) -> None:
         """Packets were sent."""
-        findings = map(promises.judge, made, outcomes)
-        is_broken = any(each.state is promises.State.BROKEN for each in findings)
+        findings = map(expectations.evaluate, made, outcomes)
+        is_broken = any(each.state is expectations.State.BROKEN for each in findings)
         self.shown = None if is_broken else self.installed()
 
     def check(self) -> None:
@@ -440,7 +440,7 @@ class _Packets(FakePackets):
         super().__init__(host.outcome, host.step)
         self._host = host
 
-    def send(self, made: Sequence[promises.Promise]) -> FakeRound:
+    def send(self, made: Sequence[expectations.Expectation]) -> FakeRound:
         sent = super().send(made)
         self._host.on_outcomes(made, sent.outcomes)
         return sent

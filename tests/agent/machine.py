@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from istio_hostagent.agent import reload
-from istio_hostagent.redirect import exchange, promises
+from istio_hostagent.redirect import exchange, expectations
 from istio_hostagent.redirect import model as redirect
 from istio_hostagent.supervise import specs
 from istio_hostagent.supervise.liveness import Answer, Door
@@ -334,17 +334,17 @@ class Machine:
                 return Answer.READY if is_ready else Answer.UNREADY
         return Answer.REFUSED
 
-    def outcome(self, promise: promises.Promise) -> promises.Outcome:
+    def outcome(self, expectation: expectations.Expectation) -> expectations.Outcome:
         """Where a packet goes, by what the kernel has: whatever the agent wants it to have."""
-        is_outbound = promise.sender is not promises.Sender.NEIGHBOUR
-        is_local = promise.destination.startswith("127.")
+        is_outbound = expectation.sender is not expectations.Sender.NEIGHBOUR
+        is_local = expectation.destination.startswith("127.")
         if is_outbound and not is_local and not self.has_route:
-            return promises.Outcome(errno=101)
-        if self.thief is not None and promise.destination.startswith(self.thief):
-            return promises.Outcome(ELSEWHERE, 80)
-        key = promise[1:4] + promise[-1:]
+            return expectations.Outcome(errno=101)
+        if self.thief is not None and expectation.destination.startswith(self.thief):
+            return expectations.Outcome(ELSEWHERE, 80)
+        key = expectation[1:4] + expectation[-1:]
         at = max((EXPECTED[name].get(key, 0) for name in self.rules_of), default=0)
         if not at:
-            return promises.Outcome(promise.destination, promise.port)
-        address = "127.0.0.1" if is_outbound and not is_local else promise.destination
-        return promises.Outcome(address, at)
+            return expectations.Outcome(expectation.destination, expectation.port)
+        address = "127.0.0.1" if is_outbound and not is_local else expectation.destination
+        return expectations.Outcome(address, at)

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 from istio_hostagent.agent import places
 from istio_hostagent.config import build, model
-from istio_hostagent.redirect import expressions, policy, promises
+from istio_hostagent.redirect import expectations, expressions, policy
 from istio_hostagent.redirect import model as redirect
 
 CLUSTER, SIDECAR, HOSTAGENT = "/etc/cluster.env", "/etc/sidecar.env", "/etc/hostagent.env"
@@ -94,9 +94,9 @@ for _name, _config in CONFIGS.items():
 # By configuration and packet: the proxy's port where it has to arrive; 0: it is left alone.
 EXPECTED = {
     name: {
-        promise[1:4] + promise[-1:]: promise.captured_at
+        expectation[1:4] + expectation[-1:]: expectation.captured_at
         for facts in _EVERY_FACT
-        for promise in promises.build_promises(config.redirection, facts)
+        for expectation in expectations.build_expectations(config.redirection, facts)
     }
     for name, config in CONFIGS.items()
 }

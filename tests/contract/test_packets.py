@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from istio_hostagent.agent import events, prober, tasks
-from istio_hostagent.redirect import promises
+from istio_hostagent.redirect import expectations
 from istio_hostagent.supervise import specs
 from tests.fakes.clock import FakeClock
 from tests.fakes.inbox import FakeInbox
@@ -19,9 +19,9 @@ from tests.lab import layers, netns
 from tests.netns import rig
 from tests.unit.samples import STANDARD
 
-Prove = Callable[[tuple[promises.Promise, ...]], prober.Outcomes]
+Prove = Callable[[tuple[expectations.Expectation, ...]], prober.Outcomes]
 FACTS = rig.FACTS._replace(has_ipv6=False)
-MADE = promises.build_promises(STANDARD, FACTS)
+MADE = expectations.build_expectations(STANDARD, FACTS)
 
 
 class PacketsContract:
@@ -77,10 +77,12 @@ class TestFakePackets(PacketsContract):
         clock = FakeClock()
         inbox = FakeInbox(clock)
         work = tasks.Tasks(inbox, clock, FakeProcesses(inbox, clock, _Behaviour()))
-        packets = FakePackets(lambda promise: promises.Outcome(promise.destination, promise.port))
+        packets = FakePackets(
+            lambda expectation: expectations.Outcome(expectation.destination, expectation.port)
+        )
         sender = prober.Prober(work, clock, packets)
 
-        def prove(made: tuple[promises.Promise, ...]) -> prober.Outcomes:
+        def prove(made: tuple[expectations.Expectation, ...]) -> prober.Outcomes:
             found: list[Any] = []
             sender.prove(made, FACTS, found.append)
             while not found:

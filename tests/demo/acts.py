@@ -18,7 +18,7 @@ PROGRESS: dict[str, Callable[[dict[str, str]], str]] = {
         "rules installed in one transaction, read back and equal"
     ),
     "redirection proven with packets": lambda f: (
-        f"{f['COUNT']} promises proven: what is captured, what is left alone"
+        f"{f['COUNT']} expectations proven: what is captured, what is left alone"
     ),
     "proxy started": lambda f: "proxy started (Envoy)",
     "proxy ready": lambda f: "proxy ready",
@@ -100,7 +100,9 @@ def join(show: asking.Show) -> None:
     show.held("two files, and each host joins by itself", all(in_mesh), figure)
     counts = ", ".join(f"{label}: {proven.get(label, '0')}" for label in sorted(began))
     is_proven = all(proven.get(label, "0") != "0" for label in began)
-    show.held("rules proven with packets before the proxy starts", is_proven, f"{counts} promises")
+    show.held(
+        "rules proven with packets before the proxy starts", is_proven, f"{counts} expectations"
+    )
 
 
 def meet(show: asking.Show) -> None:
@@ -139,7 +141,7 @@ def change_a_file(show: asking.Show) -> None:
     proven = show.place.journal.said("b", PROVEN, since=mark)
     took = proven.at - began
     count = proven.fields["COUNT"]
-    show.out.step(f"b: installed, and {count} promises proven with packets", at=proven.at)
+    show.out.step(f"b: installed, and {count} expectations proven with packets", at=proven.at)
     asked = asking.ask(show, stage.LATER_PORT)
     show.out.note(asking.describe_wire(asked.wire))
     after = show.b.host.status()
@@ -170,7 +172,7 @@ def flush_the_rules(show: asking.Show) -> None:
     show.out.step("on a: nft flush ruleset", at=began)
     show.out.step(f"a: noticed; it was {culprit}", at=touched.at)
     show.out.step("a: rules back, read back and equal", at=back.at)
-    show.out.step(f"a: {proven.fields['COUNT']} promises proven again", at=proven.at)
+    show.out.step(f"a: {proven.fields['COUNT']} expectations proven again", at=proven.at)
     asked = asking.ask(show, stage.PORT)
     show.out.note(asking.describe_wire(asked.wire))
     show.held(

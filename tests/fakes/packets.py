@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from istio_hostagent.host import probing
-from istio_hostagent.redirect import promises
+from istio_hostagent.redirect import expectations
 from tests.fakes.inbox import new_descriptor
 
 
@@ -25,7 +25,7 @@ class FakeHandover:
 
 
 class FakeRound:
-    def __init__(self, outcomes: Sequence[promises.Outcome]) -> None:
+    def __init__(self, outcomes: Sequence[expectations.Outcome]) -> None:
         self.outcomes = outcomes
 
     def look(self) -> bool:
@@ -38,7 +38,7 @@ class FakeRound:
 class FakePackets:
     def __init__(
         self,
-        outcome: Callable[[promises.Promise], promises.Outcome],
+        outcome: Callable[[expectations.Expectation], expectations.Outcome],
         step: Callable[[], None] = lambda: None,
     ) -> None:
         self._outcome = outcome
@@ -57,7 +57,7 @@ class FakePackets:
     def has(self, counts: Mapping[probing.Kind, int]) -> bool:
         return all(self._has.get(kind, 0) >= count for kind, count in counts.items())
 
-    def send(self, made: Sequence[promises.Promise]) -> FakeRound:
+    def send(self, made: Sequence[expectations.Expectation]) -> FakeRound:
         self._step()
         return FakeRound(list(map(self._outcome, made)))
 

@@ -17,7 +17,7 @@ from istio_hostagent.agent import events, prober, tasks
 from istio_hostagent.config import model as config
 from istio_hostagent.errors import HostAgentError
 from istio_hostagent.host import children, clock, mailbox, nftables, probing
-from istio_hostagent.redirect import model, plan, policy, promises
+from istio_hostagent.redirect import expectations, model, plan, policy
 from tests.lab import netns, servers
 from tests.lab.host import CHECKOUT, PYTHON
 
@@ -98,18 +98,18 @@ class Packets:
 
     def findings(
         self, redirection: config.Redirection, facts: config.HostFacts = FACTS
-    ) -> list[promises.Finding]:
-        made = promises.build_promises(redirection, facts)
-        return list(map(promises.judge, made, self.outcomes(made, facts)))
+    ) -> list[expectations.Finding]:
+        made = expectations.build_expectations(redirection, facts)
+        return list(map(expectations.evaluate, made, self.outcomes(made, facts)))
 
     def outcomes(
-        self, made: tuple[promises.Promise, ...], facts: config.HostFacts = FACTS
+        self, made: tuple[expectations.Expectation, ...], facts: config.HostFacts = FACTS
     ) -> prober.Outcomes:
         """Raises HostAgentError."""
         return self._space.inside(lambda: self._prove(made, facts))
 
     def _prove(
-        self, made: tuple[promises.Promise, ...], facts: config.HostFacts
+        self, made: tuple[expectations.Expectation, ...], facts: config.HostFacts
     ) -> prober.Outcomes:
         found: list[prober.Outcomes | HostAgentError] = []
         self._prober.prove(made, facts, found.append)

@@ -14,8 +14,8 @@ import pytest
 from istio_hostagent.config import model as config
 from istio_hostagent.errors import ChildFailed
 from istio_hostagent.host import probing, synpacket
-from istio_hostagent.redirect import model, policy, promises
-from istio_hostagent.redirect.promises import State
+from istio_hostagent.redirect import expectations, model, policy
+from istio_hostagent.redirect.expectations import State
 from tests.lab import capture, netns, servers
 from tests.lab.host import CHECKOUT, PYTHON
 from tests.lab.killer import WorkerKiller
@@ -35,16 +35,16 @@ def _clean(rig: Rig) -> Iterator[None]:
 
 def prove(
     rig: Rig, redirection: config.Redirection, facts: config.HostFacts = FACTS
-) -> list[promises.Finding]:
+) -> list[expectations.Finding]:
     with contextlib.closing(rigs.Packets(rig.host)) as packets:
         return packets.findings(redirection, facts)
 
 
-def not_kept(findings: list[promises.Finding]) -> list[str]:
-    return [str(finding) for finding in findings if finding.state is not State.KEPT]
+def not_kept(findings: list[expectations.Finding]) -> list[str]:
+    return [str(finding) for finding in findings if finding.state is not State.MET]
 
 
-def broken(findings: list[promises.Finding]) -> list[str]:
+def broken(findings: list[expectations.Finding]) -> list[str]:
     return [str(finding) for finding in findings if finding.state is State.BROKEN]
 
 
@@ -54,12 +54,12 @@ def test_every_promise_is_kept_and_tested(rig: Rig, case: str) -> None:
     assert not_kept(prove(rig, CASES[case])) == []
 
 
-def test_without_rules_exactly_the_captured_promises_are_broken(rig: Rig) -> None:
+def test_without_rules_exactly_what_is_captured_is_broken(rig: Rig) -> None:
     # ::6 comes with the rules: what is bound to it cannot be sent without them.
     rig.host.add_address("lo", "::6/128")
     findings = prove(rig, STANDARD)
-    captured = {finding.promise for finding in findings if finding.promise.captured_at}
-    assert {each.promise for each in findings if each.state is State.BROKEN} == captured
+    captured = {finding.expectation for finding in findings if finding.expectation.captured_at}
+    assert {each.expectation for each in findings if each.state is State.BROKEN} == captured
     assert all(finding.state is not State.NOT_TESTABLE for finding in findings)
 
 
@@ -169,7 +169,7 @@ def test_a_host_without_routes_says_so(rig: Rig) -> None:
         findings = prove(alone, STANDARD, FACTS._replace(addresses=()))
     assert broken(findings) == []
     assert "not testable: outbound 10.96.0.0/12 is captured: no route" in not_kept(findings)
-    kept = {each.promise.text for each in findings if each.state is State.KEPT}
+    kept = {each.expectation.text for each in findings if each.state is State.MET}
     assert "inbound port 8080 is captured (IPv4)" in kept
     assert "inbound port 8080 is captured (IPv6)" in kept
 
@@ -190,7 +190,7 @@ def test_a_host_without_ipv6_is_proven_with_ipv4(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("is_settled", [False, True])
-def test_an_address_that_may_be_somebody_elses_promises_nothing_yet(is_settled: bool) -> None:
+def test_an_address_that_may_be_somebody_elses_is_not_expected_yet(is_settled: bool) -> None:
     with netns.Namespace("host") as host, netns.Namespace("neighbour") as neighbour:
         host.sysctl("net.ipv6.conf.default.accept_dad", "0" if is_settled else "1")
         host.sysctl("net.ipv6.conf.default.dad_transmits", "20")  # one a second
@@ -321,7 +321,7 @@ signal.pause()
 
 def test_two_senders_at_once_do_not_disturb_each_other(rig: Rig) -> None:
     rig.install(STANDARD)
-    found: list[list[promises.Finding]] = []
+    found: list[list[expectations.Finding]] = []
 
     def work() -> None:
         with contextlib.closing(rigs.Packets(rig.host)) as packets:

@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 
 from istio_hostagent.config import build, model
-from istio_hostagent.redirect import nft, policy, promises
+from istio_hostagent.redirect import expectations, nft, policy
 
 from .samples import FACTS
 
@@ -37,7 +37,7 @@ def test_networks_are_held_in_their_bytes_and_made_without_lists_of_objects(
         config = build.build_config(layers, FACTS).config
         assert config is not None
         ruleset = policy.build_ruleset(config.redirection, FACTS)
-        promises.build_promises(config.redirection, FACTS)
+        expectations.build_expectations(config.redirection, FACTS)
         nft.render_nft(ruleset.tables[-1])
         held, peak = tracemalloc.get_traced_memory()
     finally:

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from istio_hostagent.config.model import CidrSet, PortSet, Redirection
-from istio_hostagent.redirect import model, policy, promises
+from istio_hostagent.redirect import expectations, model, policy
 from tests.lab import soak
 from tests.unit import packet as packets
 from tests.unit.packet import Packet
@@ -277,10 +277,10 @@ redirections = st.builds(
     st.tuples(port_sets, port_sets, port_sets, port_sets),
 )
 ACTORS = {
-    promises.Sender.APPLICATION: (1000, 1000),
-    promises.Sender.ROOT: (0, 0),
-    promises.Sender.PROXY_USER: (PROXY_UID, 1000),
-    promises.Sender.PROXY_GROUP: (1000, PROXY_GID),
+    expectations.Sender.APPLICATION: (1000, 1000),
+    expectations.Sender.ROOT: (0, 0),
+    expectations.Sender.PROXY_USER: (PROXY_UID, 1000),
+    expectations.Sender.PROXY_GROUP: (1000, PROXY_GID),
 }
 OWN = {str(address) for address in FACTS.addresses}
 THOROUGH = settings(
@@ -292,20 +292,24 @@ THOROUGH = settings(
 @THOROUGH
 @given(redirections)
 def test_rules_keep_every_promise(redirection: Redirection) -> None:
-    """Promises are made from the configuration alone; the rules must agree with each."""
+    """Expectations are made from the configuration alone; the rules must agree with each."""
     rules = policy.build_ruleset(redirection, FACTS)
-    for promise in promises.build_promises(redirection, FACTS):
-        is_v6 = ":" in promise.destination
-        source = promise.source or ("fd00:1::2" if is_v6 else "10.1.0.2")
-        if promise.sender is promises.Sender.NEIGHBOUR:
-            arrived = packets.inbound(rules, Packet(promise.destination, promise.port, source))
-            assert arrived == promise.captured_at, promise
+    for expectation in expectations.build_expectations(redirection, FACTS):
+        is_v6 = ":" in expectation.destination
+        source = expectation.source or ("fd00:1::2" if is_v6 else "10.1.0.2")
+        if expectation.sender is expectations.Sender.NEIGHBOUR:
+            arrived = packets.inbound(
+                rules, Packet(expectation.destination, expectation.port, source)
+            )
+            assert arrived == expectation.captured_at, expectation
             continue
-        uid, gid = ACTORS[promise.sender]
-        is_local = promise.destination in OWN or promise.destination.startswith(("127.", "::1"))
-        out = "lo" if is_local and promise.destination != "::1f" else "eth0"
-        packet = Packet(promise.destination, promise.port, source, uid, gid, out)
-        assert packets.outbound(rules, packet) == promise.captured_at, promise
+        uid, gid = ACTORS[expectation.sender]
+        is_local = expectation.destination in OWN or expectation.destination.startswith(
+            ("127.", "::1")
+        )
+        out = "lo" if is_local and expectation.destination != "::1f" else "eth0"
+        packet = Packet(expectation.destination, expectation.port, source, uid, gid, out)
+        assert packets.outbound(rules, packet) == expectation.captured_at, expectation
 
 
 @THOROUGH
@@ -313,7 +317,7 @@ def test_rules_keep_every_promise(redirection: Redirection) -> None:
     redirections, st.integers(0, 2**32 - 1), st.integers(1, 65535), st.sampled_from(list(ACTORS))
 )
 def test_the_guard_refuses_what_is_captured_and_nothing_else(
-    redirection: Redirection, address: int, port: int, sender: promises.Sender
+    redirection: Redirection, address: int, port: int, sender: expectations.Sender
 ) -> None:
     uid, gid = ACTORS[sender]
     rules = policy.build_ruleset(redirection, FACTS)
@@ -334,7 +338,7 @@ def test_what_others_translate_is_guarded_as_it_was_asked_for(
     redirection: Redirection,
     asked_for: tuple[str, int],
     translated: tuple[str, int],
-    sender: promises.Sender,
+    sender: expectations.Sender,
 ) -> None:
     """The main table judges what is asked for, the guard what somebody has made of it."""
     uid, gid = ACTORS[sender]

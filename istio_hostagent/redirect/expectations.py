@@ -1,8 +1,8 @@
-"""What a configuration promises about connections, each as one packet that can be sent.
+"""What a configuration says of connections: expectations, each of one packet that can be sent.
 
-Not here: sending (`host.probing`). Promises follow from the configuration alone, never from the
-rules: so a mistake of `policy` shows like one of anybody else. Only an observed difference breaks
-a promise; a host without a route or without IPv6 cannot show one, and says so.
+Not here: sending (`host.probing`). They follow from the configuration alone, never from the rules:
+so a mistake of `policy` shows like one of anybody else. Only an observed difference breaks one; a
+host without a route or without IPv6 cannot test it, and says so.
 """
 
 import enum
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..config import model as config
-from . import exemptions, ranges, samples
+from . import exemptions, ranges, targets
 
 
 class Sender(enum.Enum):
@@ -24,7 +24,7 @@ class Sender(enum.Enum):
     NEIGHBOUR = "neighbour"  # from outside, to this host or through it
 
 
-class Promise(NamedTuple):
+class Expectation(NamedTuple):
     """One connection, and the proxy's port where it must arrive; 0: it is left alone."""
 
     text: str
@@ -48,24 +48,24 @@ class Outcome(NamedTuple):
 
 
 class State(enum.Enum):
-    """What came of a promise."""
+    """What came of an expectation."""
 
-    KEPT = "kept"
+    MET = "met"
     BROKEN = "broken"
     NOT_TESTABLE = "not testable"
 
 
 class Finding(NamedTuple):
-    """A promise and what came of it; the detail is a clause for people, empty when kept."""
+    """An expectation and what came of it; the detail is a clause for people, empty when met."""
 
-    promise: Promise
+    expectation: Expectation
     state: State
     detail: str = ""
 
     def __str__(self) -> str:
         """One line, for example `not testable: outbound 10.0.0.0/8 is captured: no route`."""
         detail = f": {self.detail}" if self.detail else ""
-        return f"{self.state.value}: {self.promise.text}{detail}"
+        return f"{self.state.value}: {self.expectation.text}{detail}"
 
 
 _REASONS = {
@@ -77,60 +77,60 @@ _REASONS = {
 }
 
 
-def judge(promise: Promise, outcome: Outcome) -> Finding:
-    """Say whether the promise was kept. Other people's address translation breaks nothing."""
+def evaluate(expectation: Expectation, outcome: Outcome) -> Finding:
+    """Say whether the expectation was met. Other people's address translation breaks nothing."""
     if outcome.errno:
         reason = _REASONS.get(
             outcome.errno, errno.errorcode.get(outcome.errno, f"error {outcome.errno}")
         )
-        return Finding(promise, State.NOT_TESTABLE, reason)
+        return Finding(expectation, State.NOT_TESTABLE, reason)
     if not outcome.address:
-        return Finding(promise, State.NOT_TESTABLE, "dropped before it could be seen")
-    is_unchanged = (outcome.address, outcome.port) == (promise.destination, promise.port)
-    if promise.captured_at:
-        is_kept = outcome.port == promise.captured_at and _is_local(promise, outcome)
+        return Finding(expectation, State.NOT_TESTABLE, "dropped before it could be seen")
+    is_unchanged = (outcome.address, outcome.port) == (expectation.destination, expectation.port)
+    if expectation.captured_at:
+        is_met = outcome.port == expectation.captured_at and _is_local(expectation, outcome)
     else:
-        is_kept = is_unchanged or outcome.port not in promise.proxy_ports
-    if is_kept:
-        return Finding(promise, State.KEPT)
+        is_met = is_unchanged or outcome.port not in expectation.proxy_ports
+    if is_met:
+        return Finding(expectation, State.MET)
     going = "unchanged" if is_unchanged else f"sent to {outcome.address} port {outcome.port}"
-    return Finding(promise, State.BROKEN, f"the connection was {going}")
+    return Finding(expectation, State.BROKEN, f"the connection was {going}")
 
 
-def _is_local(promise: Promise, outcome: Outcome) -> bool:
+def _is_local(expectation: Expectation, outcome: Outcome) -> bool:
     """An outbound connection is captured on loopback; an inbound one on any own address."""
-    if promise.sender is Sender.NEIGHBOUR:
+    if expectation.sender is Sender.NEIGHBOUR:
         return True
     return outcome.address in ("127.0.0.1", "::1")
 
 
-def build_promises(
+def build_expectations(
     redirection: config.Redirection, facts: config.HostFacts
-) -> tuple[Promise, ...]:
-    """Give every promise once; none when the rules are not ours to make."""
+) -> tuple[Expectation, ...]:
+    """Give every expectation once; none when the rules are not ours to make."""
     if not redirection.is_managed:
         return ()
     sets = exemptions.build_sets(redirection, facts)
-    found: list[Promise] = []
+    found: list[Expectation] = []
     for version in (4, 6) if facts.has_ipv6 else (4,):
-        chosen = samples.Destinations(redirection, facts, sets, version)
+        chosen = targets.Destinations(redirection, facts, sets, version)
         maker = _Maker(redirection, facts, sets, chosen)
         found += maker.outbound()
         found += maker.exempt()
         found += maker.own()
         found += maker.inbound()
-    return tuple({promise[1:]: promise for promise in reversed(found)}.values())[::-1]
+    return tuple({expectation[1:]: expectation for expectation in reversed(found)}.values())[::-1]
 
 
 class _Maker:
-    """Makes the promises of one IP version."""
+    """Makes the expectations of one IP version."""
 
     def __init__(
         self,
         redirection: config.Redirection,
         facts: config.HostFacts,
         sets: exemptions.Sets,
-        chosen: samples.Destinations,
+        chosen: targets.Destinations,
     ) -> None:
         self._redirection = redirection
         self._facts = facts
@@ -151,17 +151,17 @@ class _Maker:
         captured_at: int,
         sender: Sender = Sender.APPLICATION,
         source: str = "",
-    ) -> Promise:
-        return Promise(
+    ) -> Expectation:
+        return Expectation(
             text, sender, self._chosen.text(address), port, captured_at, self._ports, source
         )
 
-    def outbound(self) -> Iterator[Promise]:
+    def outbound(self) -> Iterator[Expectation]:
         """What lists of destinations and ports say."""
         at = self._ports[0]
         version = self._chosen.version
         if self._port:
-            for first, last in samples.spread(self._redirection.outbound.of_version(version)):
+            for first, last in targets.spread(self._redirection.outbound.of_version(version)):
                 address = self._chosen.captured_in(first, last)
                 if address is not None:
                     network = config.to_network(version, first, last)
@@ -179,25 +179,25 @@ class _Maker:
                 for address in sorted({first, last}):
                     text = f"outbound {self._chosen.text(address)}, listed, is captured"
                     yield self._out(text, address, self._port, at)
-        for first, last in samples.spread(self._redirection.outbound_exclude.of_version(version)):
+        for first, last in targets.spread(self._redirection.outbound_exclude.of_version(version)):
             text = f"outbound {config.to_network(version, first, last)} is excluded"
             yield self._out(text, min(first + 1, last), self._special_port or 80, 0)
         yield from self._listed_ports()
 
-    def _listed_ports(self) -> Iterator[Promise]:
+    def _listed_ports(self) -> Iterator[Expectation]:
         """Ports that are captured or exempt whatever the address."""
         anywhere = [*self._chosen.unlisted(), *self._chosen.captured()][:1]
         exempt = self._sets.exempt_ports
         for address in anywhere:
             listed = ranges.merge((*self._sets.named_ports, *self._sets.ranged_ports))
-            for port in samples.ends(ranges.subtract(listed, exempt)):
+            for port in targets.ends(ranges.subtract(listed, exempt)):
                 text = f"outbound port {port} is captured whatever the address"
                 yield self._out(text, address, port, self._ports[0])
         for address in (self._chosen.captured() or anywhere)[:1]:
-            for port in samples.ends(exempt):
+            for port in targets.ends(exempt):
                 yield self._out(f"outbound port {port} is excluded", address, port, 0)
 
-    def exempt(self) -> Iterator[Promise]:
+    def exempt(self) -> Iterator[Expectation]:
         """Who is captured, who is not, and what is captured only if it is named."""
         for address in self._chosen.captured()[:1] if self._port else []:
             name = self._chosen.text(address)
@@ -213,7 +213,7 @@ class _Maker:
             text = f"metadata service {self._chosen.text(metadata)} is left alone"
             yield self._out(text, metadata, port, 0)
 
-    def own(self) -> Iterator[Promise]:
+    def own(self) -> Iterator[Expectation]:
         """Connections of this host to itself."""
         is_v4 = self._chosen.version == 4
         localhost = exemptions.LOCALHOST_V4 if is_v4 else exemptions.LOCALHOST_V6
@@ -238,7 +238,7 @@ class _Maker:
                     text = f"own address {name} is captured for the {sender.value}"
                     yield self._out(text, address, port, self._ports[1], sender)
 
-    def inbound(self) -> Iterator[Promise]:
+    def inbound(self) -> Iterator[Expectation]:
         """Connections from outside."""
         is_v4 = self._chosen.version == 4
         localhost = exemptions.LOCALHOST_V4 if is_v4 else exemptions.LOCALHOST_V6
@@ -247,23 +247,23 @@ class _Maker:
         inbound, exempt = self._sets.inbound, self._sets.inbound_exempt
         captured = ranges.subtract(inbound, exempt)
         left = ranges.subtract(exemptions.ALL_PORTS, captured)
-        for port in samples.ends(captured):
+        for port in targets.ends(captured):
             text = f"inbound port {port} is captured ({family})"
             yield self._in(text, address, port, self._ports[1])
         unlisted = ranges.subtract(left, exempt)
-        direct = {*samples.ends(exempt), *([_middle(unlisted)] if unlisted else [])}
+        direct = {*targets.ends(exempt), *([_middle(unlisted)] if unlisted else [])}
         for port in sorted(direct):
             yield self._in(f"inbound port {port} is left alone ({family})", address, port, 0)
         through = self._chosen.elsewhere
         if through not in self._chosen.own:
             name = self._chosen.text(through)
-            for port in samples.ends(captured)[:1]:
+            for port in targets.ends(captured)[:1]:
                 text = f"a connection through this host to {name} port {port} is left alone"
                 yield self._in(text, through, port, 0)
 
-    def _in(self, text: str, address: int, port: int, captured_at: int) -> Promise:
+    def _in(self, text: str, address: int, port: int, captured_at: int) -> Expectation:
         destination = self._chosen.text(address)
-        return Promise(text, Sender.NEIGHBOUR, destination, port, captured_at, self._ports)
+        return Expectation(text, Sender.NEIGHBOUR, destination, port, captured_at, self._ports)
 
 
 def _first_port(taken: Iterable[tuple[int, int]]) -> int:

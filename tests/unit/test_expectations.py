@@ -6,50 +6,50 @@ from ipaddress import ip_address
 import pytest
 
 from istio_hostagent.config.model import CidrSet, PortSet, Redirection
-from istio_hostagent.redirect import promises, samples
-from istio_hostagent.redirect.promises import Outcome, Promise, Sender, State
+from istio_hostagent.redirect import expectations, targets
+from istio_hostagent.redirect.expectations import Expectation, Outcome, Sender, State
 from tests.unit.samples import ALL, CASES, FACTS, ONLY_V4, STANDARD, cidrs, ports
 
 PORTS = (15001, 15006)
-CAPTURED = Promise("x", Sender.APPLICATION, "10.96.0.1", 80, 15001, PORTS)
-LEFT_ALONE = Promise("x", Sender.APPLICATION, "10.96.0.1", 80, 0, PORTS)
-INBOUND = Promise("x", Sender.NEIGHBOUR, "10.1.0.2", 80, 15006, PORTS)
+CAPTURED = Expectation("x", Sender.APPLICATION, "10.96.0.1", 80, 15001, PORTS)
+LEFT_ALONE = Expectation("x", Sender.APPLICATION, "10.96.0.1", 80, 0, PORTS)
+INBOUND = Expectation("x", Sender.NEIGHBOUR, "10.1.0.2", 80, 15006, PORTS)
 
 
 @pytest.mark.parametrize(
-    ("promise", "outcome", "state"),
+    ("expectation", "outcome", "state"),
     [
-        pytest.param(CAPTURED, Outcome("127.0.0.1", 15001), State.KEPT, id="captured"),
+        pytest.param(CAPTURED, Outcome("127.0.0.1", 15001), State.MET, id="captured"),
         pytest.param(CAPTURED, Outcome("10.96.0.1", 80), State.BROKEN, id="escaped"),
         pytest.param(CAPTURED, Outcome("127.0.0.1", 15006), State.BROKEN, id="wrong-port"),
         pytest.param(CAPTURED, Outcome("10.9.9.9", 15001), State.BROKEN, id="wrong-host"),
-        pytest.param(LEFT_ALONE, Outcome("10.96.0.1", 80), State.KEPT, id="left-alone"),
+        pytest.param(LEFT_ALONE, Outcome("10.96.0.1", 80), State.MET, id="left-alone"),
         pytest.param(LEFT_ALONE, Outcome("127.0.0.1", 15001), State.BROKEN, id="captured-too"),
-        pytest.param(LEFT_ALONE, Outcome("10.244.3.4", 8080), State.KEPT, id="others-translate"),
-        pytest.param(INBOUND, Outcome("10.1.0.2", 15006), State.KEPT, id="inbound"),
+        pytest.param(LEFT_ALONE, Outcome("10.244.3.4", 8080), State.MET, id="others-translate"),
+        pytest.param(INBOUND, Outcome("10.1.0.2", 15006), State.MET, id="inbound"),
         pytest.param(INBOUND, Outcome("10.1.0.2", 80), State.BROKEN, id="inbound-escaped"),
         pytest.param(CAPTURED, Outcome(errno=errno.ENETUNREACH), State.NOT_TESTABLE, id="route"),
         pytest.param(CAPTURED, Outcome(), State.NOT_TESTABLE, id="unseen"),
     ],
 )
 def test_only_an_observed_difference_breaks_a_promise(
-    promise: Promise, outcome: Outcome, state: State
+    expectation: Expectation, outcome: Outcome, state: State
 ) -> None:
-    assert promises.judge(promise, outcome).state is state
+    assert expectations.evaluate(expectation, outcome).state is state
 
 
 def test_a_finding_is_one_line_that_says_why() -> None:
-    assert str(promises.judge(CAPTURED, Outcome("10.96.0.1", 80))) == (
+    assert str(expectations.evaluate(CAPTURED, Outcome("10.96.0.1", 80))) == (
         "broken: x: the connection was unchanged"
     )
-    assert str(promises.judge(CAPTURED, Outcome(errno=errno.ENETUNREACH))) == (
+    assert str(expectations.evaluate(CAPTURED, Outcome(errno=errno.ENETUNREACH))) == (
         "not testable: x: no route"
     )
-    assert str(promises.judge(CAPTURED, Outcome("127.0.0.1", 15001))) == "kept: x"
+    assert str(expectations.evaluate(CAPTURED, Outcome("127.0.0.1", 15001))) == "kept: x"
 
 
 def test_every_class_of_the_configuration_has_a_promise() -> None:
-    texts = [each.text for each in promises.build_promises(STANDARD, FACTS)]
+    texts = [each.text for each in expectations.build_expectations(STANDARD, FACTS)]
     for expected in (
         "outbound 10.96.0.0/12 is captured",
         "outbound fd00:10::/64 is captured",
@@ -74,33 +74,33 @@ def test_every_class_of_the_configuration_has_a_promise() -> None:
 def test_what_passes_through_is_promised_nothing_where_that_cannot_be_shown() -> None:
     here = ONLY_V4._replace(addresses=(ip_address("198.51.100.1"),))
     for redirection, facts in ((STANDARD, here), (Redirection(), FACTS)):
-        made = promises.build_promises(redirection, facts)
+        made = expectations.build_expectations(redirection, facts)
         assert made
         assert not any("through this host" in each.text for each in made)
 
 
 def test_no_connection_is_promised_two_things() -> None:
     for redirection in CASES.values():
-        made = promises.build_promises(redirection, FACTS)
+        made = expectations.build_expectations(redirection, FACTS)
         connections = [(p.sender, p.source, p.destination, p.port) for p in made]
         assert len(connections) == len(set(connections))
 
 
 def test_a_host_without_ipv6_promises_nothing_about_it() -> None:
-    made = promises.build_promises(ALL, ONLY_V4)
+    made = expectations.build_expectations(ALL, ONLY_V4)
     assert made
-    assert not any(":" in promise.destination for promise in made)
+    assert not any(":" in expectation.destination for expectation in made)
 
 
 def test_rules_that_are_not_ours_promise_nothing() -> None:
-    assert promises.build_promises(CASES["unmanaged"], FACTS) == ()
+    assert expectations.build_expectations(CASES["unmanaged"], FACTS) == ()
 
 
 def test_a_network_wholly_excluded_is_not_promised_to_be_captured() -> None:
     redirection = Redirection(
         outbound=cidrs("10.2.0.0/16", "10.3.0.0/16"), outbound_exclude=cidrs("10.2.0.0/15")
     )
-    texts = [each.text for each in promises.build_promises(redirection, FACTS)]
+    texts = [each.text for each in expectations.build_expectations(redirection, FACTS)]
     assert not any("is captured" in text for text in texts if text.startswith("outbound 10.2."))
 
 
@@ -108,32 +108,34 @@ def test_an_address_inside_the_network_is_taken_that_nothing_excludes() -> None:
     redirection = Redirection(
         outbound=cidrs("10.2.0.0/16"), outbound_exclude=cidrs("10.2.0.0/24", "10.2.1.0/24")
     )
-    (promise,) = (
+    (expectation,) = (
         each
-        for each in promises.build_promises(redirection, FACTS)
+        for each in expectations.build_expectations(redirection, FACTS)
         if each.text == "outbound 10.2.0.0/16 is captured"
     )
-    assert promise.destination == "10.2.2.1"
+    assert expectation.destination == "10.2.2.1"
 
 
 def test_of_very_many_networks_first_last_and_some_between_are_tried() -> None:
     many = cidrs(*(f"10.{i // 256}.{i % 256}.0/25" for i in range(5000)))
-    made = promises.build_promises(Redirection(outbound=many), ONLY_V4)
+    made = expectations.build_expectations(Redirection(outbound=many), ONLY_V4)
     tried = {each.destination for each in made if each.captured_at == 15001}
     assert {"10.0.0.1", "10.19.135.1"} <= tried
-    assert samples.MAX_SAMPLES <= len(tried) <= samples.MAX_SAMPLES + 3
+    assert targets.MAX_SAMPLES <= len(tried) <= targets.MAX_SAMPLES + 3
 
 
 def test_with_every_port_excluded_nothing_outbound_is_promised_to_be_captured() -> None:
     redirection = Redirection(
         outbound=CidrSet(is_all=True), outbound_ports_exclude=PortSet(is_all=True)
     )
-    made = promises.build_promises(redirection, FACTS)
+    made = expectations.build_expectations(redirection, FACTS)
     assert made
     assert not any(each.captured_at for each in made)
 
 
 def test_a_port_list_is_tried_at_both_ends() -> None:
-    made = promises.build_promises(Redirection(outbound_ports=ports((5000, 5100), 25)), FACTS)
+    made = expectations.build_expectations(
+        Redirection(outbound_ports=ports((5000, 5100), 25)), FACTS
+    )
     tried = {each.port for each in made if each.captured_at == 15001}
     assert tried == {25, 5000, 5100}

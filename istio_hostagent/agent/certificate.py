@@ -61,13 +61,13 @@ class CertificatePart:
             self._seen = self._credentials()
 
     @property
-    def trouble(self) -> str:
+    def last_error(self) -> str:
         """Why there is no fresh certificate, and what to do about it, or nothing."""
-        return self.value.trouble.text if self.value.trouble is not None else ""
+        return self.value.last_error.text if self.value.last_error is not None else ""
 
     def obstacle(self, _life: Life) -> str:
         """Why there is no fresh certificate."""
-        return f"certificate: {self.trouble}" if self.trouble else ""
+        return f"certificate: {self.last_error}" if self.last_error else ""
 
     def status(self, _life: Life, now: Now) -> dict[str, Any]:
         """Its part of the report of `status`."""
@@ -82,7 +82,7 @@ class CertificatePart:
             "next_attempt": value.next_at or None,
             "failures": value.failures,
             "obtained": self.obtained,
-            "trouble": self.trouble,
+            "last_error": self.last_error,
         }
 
     def look_at_credentials(self) -> None:
@@ -136,8 +136,8 @@ class CertificatePart:
         try:
             store = self._files.make_store(output, self._user)
         except OSError as error:
-            trouble = rotation.Trouble(NotPermitted.code, str(error))
-            self._finish(answers.Certificate(trouble=trouble))
+            failure = rotation.Failure(NotPermitted.code, str(error))
+            self._finish(answers.Certificate(error=failure))
             return
         if not self.value.has_looked and self._files.has_key(output):
             operation, finish = "inspect", self._looked
@@ -178,14 +178,14 @@ class CertificatePart:
 
     def _finish(self, answer: answers.Certificate | HostAgentError) -> None:
         if isinstance(answer, HostAgentError):
-            trouble = rotation.Trouble(answer.code, answer.message, answer.hint)
-            answer = answers.Certificate(trouble=trouble)
+            failure = rotation.Failure(answer.code, answer.message, answer.hint)
+            answer = answers.Certificate(error=failure)
         self._files_seen = self._look()
-        if answer.trouble is None and answer.held is not None:
+        if answer.error is None and answer.held is not None:
             self._accept(answer.held, answer)
         else:
-            none = rotation.Trouble(ChildFailed.code, "the worker gave no certificate")
-            self._refuse(answer.trouble or none, answer.held)
+            none = rotation.Failure(ChildFailed.code, "the worker gave no certificate")
+            self._refuse(answer.error or none, answer.held)
         waiting, self._done = self._done, []
         for done in waiting:
             done(answer)
@@ -212,24 +212,24 @@ class CertificatePart:
                 ),
             )
 
-    def _refuse(self, trouble: rotation.Trouble, held: rotation.Report | None) -> None:
+    def _refuse(self, last_error: rotation.Failure, held: rotation.Report | None) -> None:
         assert self._settings is not None
         before = self.value
         value = self.value = rotation.failed(
             before,
-            trouble,
+            last_error,
             self._clock.now(),
             jitter=self._jitter(),
             ratio=self._settings.grace_ratio,
             held=held,
         )
-        if trouble != before.trouble or value.failures & (value.failures - 1) == 0:
+        if last_error != before.last_error or value.failures & (value.failures - 1) == 0:
             logger.warning(
                 "no certificate; keeping what is held" if value.held else "no certificate",
                 extra=fields.of(
-                    CODE=trouble.code,
-                    DETAIL=trouble.message,
-                    HINT=trouble.hint,
+                    CODE=last_error.code,
+                    DETAIL=last_error.message,
+                    HINT=last_error.hint,
                     FAILURES=value.failures,
                     NEXT_TRY=fields.moment(value.next_at),
                 ),

@@ -31,11 +31,11 @@ class Lookout:
         self._work = work
         self._sights = sights
         self._user = user
-        self._trouble = ""
+        self._last_error = ""
 
     def look_at_new(self) -> None:
         """Look if somebody has asked for a file that was never looked at."""
-        if self._sights.is_behind and not self._trouble:
+        if self._sights.is_behind and not self._last_error:
             self.look()
 
     def look(self) -> None:
@@ -53,12 +53,12 @@ class Lookout:
     def _looked(
         self, paths: tuple[str, ...], answer: tuple[looker.Sight, ...] | HostAgentError
     ) -> None:
-        trouble = ""
+        last_error = ""
         if isinstance(answer, HostAgentError):
-            trouble = f"{', '.join(paths)}: {answer}"
+            last_error = f"{', '.join(paths)}: {answer}"
         elif self._sights.take(paths, answer):
             self._inbox.post(events.FilesChanged())
-        if trouble and not self._trouble:
+        if last_error and not self._last_error:
             extra = fields.of(CODE="not-watched")
-            logger.warning("changed files are noticed late: %s", trouble, extra=extra)
-        self._trouble = trouble
+            logger.warning("changed files are noticed late: %s", last_error, extra=extra)
+        self._last_error = last_error

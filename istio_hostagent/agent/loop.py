@@ -289,8 +289,8 @@ class Agent:
             paths += [identity.token_file, identity.root_file]
             paths += parts.certificate.watched
         is_missed = parts.watcher.follow(paths)
-        if parts.watcher.trouble != self._unwatched:
-            self._unwatched = parts.watcher.trouble
+        if parts.watcher.last_error != self._unwatched:
+            self._unwatched = parts.watcher.last_error
             if self._unwatched:
                 logger.warning(
                     "changed files are noticed late: %s",

@@ -130,16 +130,16 @@ class ProxyPart:
         return programs.places(self._config.proxy, self.kind) if self._config is not None else ()
 
     @property
-    def trouble(self) -> str:
+    def last_error(self) -> str:
         """What is wrong with it, in one line, or nothing."""
         # What ails one that gives way to another is not what keeps this host waiting.
-        return self.validation.last_error or ("" if self.is_outdated else self.child.trouble)
+        return self.validation.last_error or ("" if self.is_outdated else self.child.last_error)
 
     def obstacle(self, _life: Life) -> str:
         """Why it does not run as it should."""
         if self.binary is None:
             return f"no {self.kind.value} found; searched {', '.join(self.searched)}"
-        return f"proxy: {self.trouble}" if self.trouble else ""
+        return f"proxy: {self.last_error}" if self.last_error else ""
 
     def status(self, _life: Life, _now: Now) -> dict[str, Any]:
         """Its part of the report of `status`."""
@@ -153,7 +153,7 @@ class ProxyPart:
             "bootstrap": shown.value,
             "pid": self.child.pid,
             "starts": self.child.starts,
-            "trouble": self.trouble,
+            "last_error": self.last_error,
         }
 
     @property

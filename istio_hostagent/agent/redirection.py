@@ -68,7 +68,7 @@ class RedirectionPart:
         self.value = states.retry(self.value)
 
     @property
-    def trouble(self) -> str:
+    def last_error(self) -> str:
         """What is wrong with the rules and what to do about it, or nothing."""
         if self.value.last_error:
             return self.error.text if self.error is not None else self.value.last_error
@@ -78,14 +78,14 @@ class RedirectionPart:
 
     def obstacle(self, _life: Life) -> str:
         """What is wrong with the rules."""
-        return f"redirection: {self.trouble}" if self.trouble else ""
+        return f"redirection: {self.last_error}" if self.last_error else ""
 
     def status(self, _life: Life, _now: Now) -> dict[str, Any]:
         """Its part of the report of `status`."""
         unkept = (each for each in self.findings if each.state is not expectations.State.MET)
         return {
             "state": self.value.rules.value,
-            "trouble": self.trouble,
+            "last_error": self.last_error,
             "looks": self.looks,
             "repaired": self.repaired,
             "findings": [str(finding) for finding in unkept],

@@ -99,7 +99,7 @@ class Requests:
         part = self._parts.redirection
         done = part.apply()
         if done is None:
-            return refusal(part.error or HostAgentError(part.trouble))
+            return refusal(part.error or HostAgentError(part.last_error))
         return {"ok": True, "lines": list(plan.describe(done))}
 
     def _plan(self, caller: ports.Caller) -> None:
@@ -145,11 +145,11 @@ class Requests:
             return
 
         def finished(answer: Any) -> None:
-            if part.value.trouble is None and part.value.held is not None:
+            if part.value.last_error is None and part.value.held is not None:
                 found = part.status(self._parts.life, self._parts.now())
                 caller.answer({"ok": True, "certificate": found})
             else:
-                caller.answer(_refused_renewal(part.value.trouble))
+                caller.answer(_refused_renewal(part.value.last_error))
 
         part.renew(finished)
 
@@ -204,7 +204,7 @@ class Requests:
             message = f"not active yet, retried automatically: {error}"
             return refusal(HostAgentError(message)) | {"exit_status": 75}
         if parts.redirection.value.last_error and life.is_joined:
-            return refusal(parts.redirection.error or HostAgentError(parts.redirection.trouble))
+            return refusal(parts.redirection.error or HostAgentError(parts.redirection.last_error))
         if life.phase is Phase.TRYING:
             return refusal(HostAgentError(report.summary)) | {"exit_status": 75}
         return None
@@ -227,15 +227,15 @@ def _is_first_check(value: validation.Validation) -> bool:
     return value.check is validation.Check.RUNNING and not value.failures
 
 
-def _refused_renewal(trouble: rotation.Trouble | None) -> dict[str, Any]:
+def _refused_renewal(last_error: rotation.Failure | None) -> dict[str, Any]:
     kinds: dict[str, type[HostAgentError]] = {
         kind.code: kind
         for kind in (AuthorityUnavailable, CertificateRefused, CertificateUntrusted)
     }
-    if trouble is None:
+    if last_error is None:
         return refusal(AuthorityUnavailable("no certificate"))
-    kind = kinds.get(trouble.code, AuthorityUnavailable)
-    return refusal(kind(trouble.message, hint=trouble.hint)) | {"code": trouble.code}
+    kind = kinds.get(last_error.code, AuthorityUnavailable)
+    return refusal(kind(last_error.message, hint=last_error.hint)) | {"code": last_error.code}
 
 
 def refusal(error: HostAgentError) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 Version 1: {"version", "pid", "in_control", "in_mesh", "joined", "summary",
 "configuration": {"state": "waiting|invalid|kept|accepted", "files", "problems", "warnings"},
-"redirection": {"state": "absent|installed|proven in part|proven", "trouble", "looks", "repaired",
-"findings"},
+"redirection": {"state": "absent|installed|proven in part|proven", "last_error", "looks",
+"repaired", "findings"},
 "certificate": {"state": "none|held|expired", "identity", "serial", "not_before", "not_after",
-"next_attempt", "failures", "trouble"}, "proxy": {"kind", "binary", "state", "bootstrap", "pid",
-"starts", "trouble"}, "control_plane": {"state": "none|unknown|connected|away", "away_since"},
+"next_attempt", "failures", "last_error"}, "proxy": {"kind", "binary", "state", "bootstrap", "pid",
+"starts", "last_error"}, "control_plane": {"state": "none|unknown|connected|away", "away_since"},
 "stuck": [...], "longest_turn_s": {event: seconds}}. Instants are unix seconds or null. Fields are
-added, never renamed.
+added, never renamed: where there is "last_error" the same text is there as "trouble", too.
 """
 
 import os
@@ -32,11 +32,16 @@ def report(parts: components.Components) -> dict[str, Any]:
         "joined": life.is_joined,
         "phase": life.phase.value,
         "summary": words.summary,
-        **{name: each.status(life, now) for name, each in parts.reporting.items()},
+        **{name: _part(each.status(life, now)) for name, each in parts.reporting.items()},
         "control_plane": _control_plane(parts.proxy),
         "stuck": [*parts.proxy.child.stuck, *parts.work.stuck],
         "longest_turn_s": {cause: round(spent, 4) for cause, spent in parts.turns.items()},
     }
+
+
+def _part(status: dict[str, Any]) -> dict[str, Any]:
+    former = {"trouble": status["last_error"]} if "last_error" in status else {}
+    return status | former
 
 
 def _control_plane(part: proxies.ProxyPart) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def _release(output_dir: str) -> str:
 
 
 def _released(files: ports.CertificateFiles, store: str, output: str, answer: Any) -> None:
-    if isinstance(answer, HostAgentError) or answer.trouble is not None:
-        detail = str(answer) if isinstance(answer, HostAgentError) else answer.trouble.message
+    if isinstance(answer, HostAgentError) or answer.error is not None:
+        detail = str(answer) if isinstance(answer, HostAgentError) else answer.error.message
         logger.warning("%s not given back", output, extra=fields.of(DETAIL=detail))
         return
     try:

@@ -101,7 +101,7 @@ class Supervisor:
         return self.child.state
 
     @property
-    def trouble(self) -> str:
+    def last_error(self) -> str:
         """What is wrong with it, in one line, or nothing."""
         stuck = self.stuck
         return stuck[0] if stuck else self._held or self.child.last_error
@@ -277,8 +277,8 @@ class Supervisor:
             self._prepare()
             program = self._processes.start_program(self._spec)
         except OSError as error:
-            trouble = ChildFailed(self._spec.name, f"cannot be started: {error}")
-            self._report(child.Event.EXITED, error=str(trouble))
+            last_error = ChildFailed(self._spec.name, f"cannot be started: {error}")
+            self._report(child.Event.EXITED, error=str(last_error))
             return
         self._process, self._tail = program.child, program.tail
         self._write_down(self._process.pid)

@@ -14,9 +14,9 @@ def render(status: dict[str, Any]) -> str:
     rows = [
         ("mesh", status["summary"]),
         ("configuration", configuration["state"]),
-        ("redirection", _with(_redirection(redirection), redirection["trouble"])),
-        ("certificate", _with(certificate_line(certificate), certificate["trouble"])),
-        ("proxy", _with(_proxy(proxy), proxy["trouble"])),
+        ("redirection", _with(_redirection(redirection), redirection["last_error"])),
+        ("certificate", _with(certificate_line(certificate), certificate["last_error"])),
+        ("proxy", _with(_proxy(proxy), proxy["last_error"])),
     ]
     if status["control_plane"]["state"] != "none":
         rows.append(("control plane", _control_plane(status["control_plane"])))
@@ -29,12 +29,12 @@ def render(status: dict[str, Any]) -> str:
     return "\n".join(f"{name:<14} {text}" for name, text in rows)
 
 
-def _with(state: str, trouble: str) -> str:
-    return f"{state}: {trouble}" if trouble else state
+def _with(state: str, last_error: str) -> str:
+    return f"{state}: {last_error}" if last_error else state
 
 
 def _redirection(part: dict[str, Any]) -> str:
-    """The state; what this host cannot test is no trouble of its own, and `verify` names it."""
+    """The state; what this host cannot test is no error of its own, and `verify` names it."""
     untested = len(part["findings"]) - len(_differences(part))
     if not untested:
         return str(part["state"])

@@ -88,7 +88,7 @@ class Watcher(Protocol):
     """Tells when files change; what it tells arrives as an event."""
 
     @property
-    def trouble(self) -> str:
+    def last_error(self) -> str:
         """Why some of the files are not watched, or nothing."""
 
     def mark(self) -> None:

@@ -65,7 +65,7 @@ class FileWatcher:
         self._observer: Any = None
         self._watches: dict[str, tuple[Any, _Handler]] = {}
         self._marks: dict[str, object] = {}
-        self.trouble = ""  # why some directory is not watched (inotify limits), or nothing
+        self.last_error = ""  # why some directory is not watched (inotify limits), or nothing
         self._has_vanished = False  # a directory went away between finding and watching it
 
     def mark(self) -> None:
@@ -108,7 +108,7 @@ class FileWatcher:
             if directory not in wanted or not is_same or handler.moves >= MAX_MOVES:
                 self._observer.unschedule(watch)
                 del self._watches[directory]
-        self.trouble = ""
+        self.last_error = ""
         self._has_vanished = False
         return any([self._watch(directory, names) for directory, names in wanted.items()])
 
@@ -123,7 +123,7 @@ class FileWatcher:
             watch = self._observer.schedule(handler, directory, recursive=False)
         except OSError as error:
             self._has_vanished |= isinstance(error, FileNotFoundError)
-            self.trouble = f"cannot watch {directory}: {error.strerror}"
+            self.last_error = f"cannot watch {directory}: {error.strerror}"
             return False
         self._watches[directory] = (watch, handler)
         return True

@@ -34,7 +34,7 @@ class Report(NamedTuple):
         return schedule.Life(self.received if has_start else self.not_before, self.not_after)
 
 
-class Trouble(NamedTuple):
+class Failure(NamedTuple):
     """Why the last attempt gave no certificate."""
 
     code: str
@@ -58,7 +58,7 @@ class Rotation(NamedTuple):
     failures: int = 0  # in a row
     next_at: float = 0.0  # when to ask next
     planned_at: float = 0.0  # when that was decided
-    trouble: Trouble | None = None
+    last_error: Failure | None = None
 
     def is_held(self, now: float) -> bool:
         """Whether a certificate is held that has not lapsed."""
@@ -83,7 +83,7 @@ def retry(value: Rotation) -> Rotation:
 
 def credentials_changed(value: Rotation) -> Rotation:
     """A token or root has changed: after a failure it is tried at once."""
-    if value.trouble is None and not value.is_asking:
+    if value.last_error is None and not value.is_asking:
         return value
     return retry(value)._replace(is_overtaken=value.is_asking)
 
@@ -111,13 +111,13 @@ def obtained(
 ) -> Rotation:
     """A certificate is on disk and held; `jitter` and `ratio` as in `schedule`."""
     value = value._replace(is_asking=False, is_overtaken=False, has_looked=True)
-    value = value._replace(held=held, failures=0, trouble=None, planned_at=now)
+    value = value._replace(held=held, failures=0, last_error=None, planned_at=now)
     return value._replace(next_at=_next(value, now, jitter, ratio))
 
 
 def failed(
     value: Rotation,
-    trouble: Trouble,
+    last_error: Failure,
     now: float,
     *,
     jitter: float,
@@ -125,10 +125,10 @@ def failed(
     held: Report | None = None,
 ) -> Rotation:
     """An attempt gave no certificate; `held`: what the worker found on disk beside that."""
-    value = value._replace(is_asking=False, trouble=trouble, planned_at=now)
+    value = value._replace(is_asking=False, last_error=last_error, planned_at=now)
     value = value._replace(failures=min(value.failures + 1, COUNTED), held=held or value.held)
     next_at = _next(value, now, jitter, ratio)
-    if trouble.code == REFUSED:
+    if last_error.code == REFUSED:
         next_at = max(next_at, now + REFUSED_PAUSE_S)
         if value.held is not None:
             next_at = min(next_at, max(now + 1.0, value.held.not_after))

@@ -61,5 +61,5 @@ class Situation(NamedTuple):
             self.redirection.last_error
             or not self.has_program
             or self.proxy_error
-            or self.rotation.trouble is not None
+            or self.rotation.last_error is not None
         )

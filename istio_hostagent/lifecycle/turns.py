@@ -221,8 +221,8 @@ def _is_over(life: Life, now_is: Situation, now: Now) -> bool:
 
 def _passing_error(life: Life, now_is: Situation) -> str:
     """What kept it from working so far, and may be gone the next time."""
-    trouble = now_is.rotation.trouble
-    certificate = trouble.text if trouble is not None else ""
+    last_error = now_is.rotation.last_error
+    certificate = last_error.text if last_error is not None else ""
     if life.rollout.is_identity_first:
         return certificate or "no certificate for it"
     return now_is.proxy_error or certificate or now_is.redirection.last_error or NOT_READY

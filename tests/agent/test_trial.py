@@ -116,7 +116,7 @@ def test_a_broken_proxy_does_not_keep_the_operator_from_capturing_less(host: Mem
 def test_trouble_of_the_rules_before_is_not_that_of_the_new_ones(host: MemoryHost) -> None:
     host.join()
     host.steal("10.96.")
-    host.until(lambda: "10.96" in host.status["redirection"]["trouble"], 30.0, "noticed")
+    host.until(lambda: "10.96" in host.status["redirection"]["last_error"], 30.0, "noticed")
     host.write(CLUSTER, TEXTS["B"])
     assert host.answer("reload")["ok"]
     assert host.is_in_mesh
@@ -169,7 +169,9 @@ def test_a_token_that_comes_after_the_file_that_needs_it_is_in_time(host: Memory
     host.join()
     host.ca = machine.Ca.REFUSING
     host.write(CLUSTER, TEXTS["B"])
-    host.until(lambda: bool(host.status["certificate"]["trouble"]), 20.0, "the old one is no good")
+    host.until(
+        lambda: bool(host.status["certificate"]["last_error"]), 20.0, "the old one is no good"
+    )
     host.ca = machine.Ca.GOOD
     host.write(TOKEN, b"for B")
     host.until(lambda: host.accepted == "B" and host.is_in_mesh, 25.0, "the new one is taken")
@@ -230,7 +232,7 @@ def test_a_validation_that_was_killed_is_no_verdict_on_a_joined_host(host: Memor
     host.kill()
     host.proxy = machine.Proxy.UNDECIDED
     host.start()
-    host.until(lambda: "SIGKILL" in host.status["proxy"]["trouble"], 30.0, "what happened")
+    host.until(lambda: "SIGKILL" in host.status["proxy"]["last_error"], 30.0, "what happened")
     assert not host.is_in_mesh
     assert host.status["proxy"]["bootstrap"] == "unknown"
     host.proxy = machine.Proxy.GOOD

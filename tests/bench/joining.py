@@ -32,9 +32,9 @@ def measure(here: site.Site, programs: istio.Programs | rows.Missing) -> rows.Ou
     if not isinstance(programs, rows.Missing):
         authority, programs = here.start_istiod(programs)
     found: _Found = defaultdict(list)
-    troubles: list[str] = []
+    complaints: list[str] = []
     for number in range(ROUNDS + 1):
-        seen = {**_first_certificate(here, authority), **_joined(here, authority, troubles)}
+        seen = {**_first_certificate(here, authority), **_joined(here, authority, complaints)}
         if not isinstance(programs, rows.Missing):
             tuned = istio.tuned_rules(programs, files.STANDARD)
             shipped = istio.shipped_rules(programs, files.STANDARD)
@@ -45,16 +45,16 @@ def measure(here: site.Site, programs: istio.Programs | rows.Missing) -> rows.Ou
         seen["bare"] = cost.run([cost.PYTHON, "-c", "pass"]).cpu_ms
         for name, value in seen.items() if number else ():
             found[name].append(value)
-    return _results(found, programs, troubles)
+    return _results(found, programs, complaints)
 
 
 def _results(
-    found: _Found, programs: istio.Programs | rows.Missing, troubles: list[str]
+    found: _Found, programs: istio.Programs | rows.Missing, complaints: list[str]
 ) -> rows.Outcomes:
     def of_peer(name: str) -> list[float] | rows.Missing:
         return programs if isinstance(programs, rows.Missing) else found[name]
 
-    said = [f"while joining, an agent said: {trouble}" for trouble in troubles]
+    said = [f"while joining, an agent said: {line}" for line in complaints]
     outcomes: dict[str, rows.Result | rows.Missing] = {
         "first-cpu": rows.make_result(
             found["first-cpu"],
@@ -122,11 +122,11 @@ def _first_certificate_of_peer(
         return {f"{name}-first-wall": wall, f"{name}-first-cpu": peer.kill()}
 
 
-def _joined(here: site.Site, authority: site.Authority, troubles: list[str]) -> dict[str, float]:
+def _joined(here: site.Site, authority: site.Authority, complaints: list[str]) -> dict[str, float]:
     with Host(here, authority) as host:
         host.start(Proxy.ENVOY)
         found = {"joined": host.wait_for(IN_MESH) / 1000.0}
-        troubles += host.log.complaints()
+        complaints += host.log.complaints()
         again = _Invocation(host.find("envoy"))
         found["joined-cpu"] = host.end_all()
         found["alone"] = again.until_ready(host)

@@ -63,7 +63,7 @@ class WatcherContract:
         watched.write(path, b"1")
         assert watched.watcher.follow([path])
         assert not watched.watcher.follow([path, f"{watched.directory}/other"])
-        assert watched.watcher.trouble == ""
+        assert watched.watcher.last_error == ""
 
     def test_what_is_stopped_tells_nothing_more(self, watched: Watched) -> None:
         path = f"{watched.directory}/file"

@@ -15,7 +15,7 @@ class FakeWatcher:
         self._marks: dict[str, int | None] = {}
         self._directories: set[str] = set()
         self.is_deaf = False
-        self.trouble = ""
+        self.last_error = ""
 
     def changed(self, path: str) -> None:
         """A file was written, replaced or removed."""

@@ -218,10 +218,10 @@ def _collapse_rotation(value: rotations.Rotation) -> rotations.Rotation:
         return rotations.Rotation()
     if value.is_held(NOW.wall):
         return HOLDING
-    trouble = None if value.trouble is None else rotations.Trouble("x", ERROR)
+    last_error = None if value.last_error is None else rotations.Failure("x", ERROR)
     next_at = 0.0 if value.is_asking else _at(value.next_at)
     return rotations.Rotation(
-        is_configured=True, is_asking=value.is_asking, next_at=next_at, trouble=trouble
+        is_configured=True, is_asking=value.is_asking, next_at=next_at, last_error=last_error
     )
 
 
@@ -485,8 +485,8 @@ def _identity(world: World) -> Iterator[Edge]:
         held = rotations.Report("id", "", 0.0, LATER, 0.0)
         found = rotations.obtained(value, held, NOW.wall, jitter=0.0, ratio=0.5)
         yield Edge("certificate", world._replace(rotation=found), is_kind=True)
-        trouble = rotations.Trouble(rotations.REFUSED, ERROR)
-        failed = rotations.failed(value, trouble, NOW.wall, jitter=0.0, ratio=0.5)
+        last_error = rotations.Failure(rotations.REFUSED, ERROR)
+        failed = rotations.failed(value, last_error, NOW.wall, jitter=0.0, ratio=0.5)
         yield Edge("no certificate", world._replace(rotation=failed), is_kind=False)
     changed = rotations.credentials_changed(value)
     if changed != value:

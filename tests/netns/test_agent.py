@@ -58,7 +58,9 @@ class TestJoining:
         configure(host)
         host.start()
         authority.wait_for_calls(1)
-        eventually(lambda: bool(host.status()["certificate"]["trouble"]), "the refusal is shown")
+        eventually(
+            lambda: bool(host.status()["certificate"]["last_error"]), "the refusal is shown"
+        )
         assert host.tables() == set()
         assert host.namespace.run(["ip", "address"]).stdout == before
         assert "token" in host.status()["summary"]
@@ -218,7 +220,7 @@ class TestStaying:
         assert done.returncode == 75
         report = host.status()
         assert report["in_mesh"]
-        assert report["certificate"]["trouble"]
+        assert report["certificate"]["last_error"]
         assert pair_matches(host.certs)
 
     def test_a_restart_does_not_wait_for_a_silent_ca_while_its_certificate_is_good(

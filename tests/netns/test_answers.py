@@ -38,7 +38,7 @@ def test_what_a_worker_says_stops_no_answer_of_the_agent(
     (host.checkout / WORKER).write_text(HOSTILE % answer)
     configure(host)
     host.start()
-    eventually(lambda: "worker certificate gave a wrong answer" in trouble(host), "the refusal")
+    eventually(lambda: "worker certificate gave a wrong answer" in last_error(host), "the refusal")
     assert memory_kb(host) < 60_000
     waited = host.verb("wait", "--timeout", "0.1", is_checked=False)
     assert "gave a wrong answer" in waited.stderr
@@ -48,7 +48,7 @@ def test_what_a_worker_says_stops_no_answer_of_the_agent(
     host.verb("wait", "--timeout", "20")
 
 
-def trouble(host: Host) -> str:
+def last_error(host: Host) -> str:
     """What the agent says of its certificate; nothing as long as it does not answer."""
     said = host.verb("status", "--json", is_checked=False).stdout
     return str(json.loads(said)["certificate"]["trouble"]) if said else ""

@@ -120,7 +120,7 @@ class TestConfigurationsThatDoNotHold:
         host.start()
         eventually(lambda: "could not join" in host.log_text(), "the attempt")
         eventually(lambda: host.tables() == {"thief"}, "our rules are gone")
-        eventually(lambda: "8080" in host.status()["redirection"]["trouble"], "the reason")
+        eventually(lambda: "8080" in host.status()["redirection"]["last_error"], "the reason")
         host.namespace.run(["nft", "delete", "table", "ip", "thief"], check=True)
         host.verb("wait", "--timeout", "20")
 

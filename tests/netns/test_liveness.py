@@ -132,7 +132,9 @@ def test_a_proxy_below_a_debugger_is_reported_and_not_ended(
         assert debugger.stdout is not None
         assert debugger.stdout.readline() == "attached\n"
         eventually(
-            lambda: "debugger" in host.status()["proxy"]["trouble"], "named", within_s=REPLACED_S
+            lambda: "debugger" in host.status()["proxy"]["last_error"],
+            "named",
+            within_s=REPLACED_S,
         )
         until = time.monotonic() + 10
         eventually(lambda: time.monotonic() > until, "time passes", within_s=60)

@@ -92,14 +92,14 @@ def use(module: str, answer: Any) -> None:
     if module != "certificate":
         repr(answer).encode()
         return
-    if answer.trouble is not None:
-        assert answer.trouble.text.isprintable()
+    if answer.error is not None:
+        assert answer.error.text.isprintable()
     if answer.held is not None:
         value = rotation.obtained(
             rotation.configured(), answer.held, 1_700_000_000.0, jitter=0.0, ratio=0.5
         )
         value = rotation.failed(
-            value, rotation.Trouble("x", "y"), value.next_at, jitter=1.0, ratio=0.5, held=None
+            value, rotation.Failure("x", "y"), value.next_at, jitter=1.0, ratio=0.5, held=None
         )
         fields.moment(answer.held.not_after)
         fields.moment(value.next_at)
@@ -129,7 +129,7 @@ class TestWhatFits:
             1_700_086_400.0,
             1_700_000_120.5,
         )
-        assert answer.trouble == rotation.Trouble("certificate-refused", "no such account", "")
+        assert answer.error == rotation.Failure("certificate-refused", "no such account", "")
         assert (answer.is_obtained, answer.via) == (True, "token")
 
     def test_nothing_held(self) -> None:
@@ -167,7 +167,7 @@ class TestWhatFits:
     def test_words_of_a_ca_become_one_line(self) -> None:
         message = "denied:\n\x1b[31mno\x00 " + "é" * 5000
         answer = read("certificate", {"held": None, "error": ERROR | {"message": message}})
-        said = answer.trouble.message
+        said = answer.error.message
         assert said.startswith("denied: ?[31mno? é")
         assert len(said) == 1000
         assert said.isprintable()

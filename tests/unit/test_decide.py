@@ -187,8 +187,10 @@ def test_a_passing_cause_is_tried_again_by_itself_ever_more_seldom() -> None:
 
 def test_what_is_on_trial_has_its_time_and_then_gives_way_for_a_passing_cause() -> None:
     life = decide.performed(after(changed(), WHOLE), Step.CONFIGURE_IDENTITY, WHOLE, NOW)
-    trouble = rotations.Trouble("authority-unavailable", "CA is away")
-    away = WHOLE._replace(rotation=rotations.configured()._replace(trouble=trouble, next_at=9e9))
+    last_error = rotations.Failure("authority-unavailable", "CA is away")
+    away = WHOLE._replace(
+        rotation=rotations.configured()._replace(last_error=last_error, next_at=9e9)
+    )
     assert after(life, away).phase is Phase.TRYING
     life = after(life, away, LATER)
     assert life.phase is Phase.GOING_BACK

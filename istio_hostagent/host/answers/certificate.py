@@ -17,18 +17,18 @@ class Certificate(NamedTuple):
     """What the certificate worker holds after it has done its work, or why it could not."""
 
     held: rotation.Report | None = None
-    trouble: rotation.Trouble | None = None
+    error: rotation.Failure | None = None
     is_obtained: bool = False  # by this call
     via: str = ""
 
 
 def _read(value: Any, _request: Any) -> Certificate:
     answer = checks.read_object(value, "answer")
-    error = checks.read_error(answer)
-    trouble = rotation.Trouble(*error) if error is not None else None
+    found_error = checks.read_error(answer)
+    error = rotation.Failure(*found_error) if found_error is not None else None
     found = answer.get("held")
     if found is None:
-        return Certificate(trouble=trouble)
+        return Certificate(error=error)
     held = checks.read_object(found, "held")
     via = held.get("via", "")
     if via not in _VIA:
@@ -45,7 +45,7 @@ def _read(value: Any, _request: Any) -> Certificate:
     is_obtained = held.get("obtained", False)
     if not isinstance(is_obtained, bool):
         raise checks.Wrong("held.obtained is neither true nor false")
-    return Certificate(report, trouble, is_obtained, via)
+    return Certificate(report, error, is_obtained, via)
 
 
 def _moment(found: Mapping[str, Any], key: str) -> float:

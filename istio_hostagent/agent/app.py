@@ -106,7 +106,7 @@ def begin(
     """
     parts = components.Components(given, sources, host)
     parts.proxy.child.end_leftover()
-    kept = reload.judge_accepted(parts.state.load(reload.ACCEPTED, sources), host)
+    kept = reload.load_accepted(parts.state.load(reload.ACCEPTED, sources), host)
     parts.configuration.begin(kept)
     parts.life = life.begin(_read_disk(parts.state, sources, kept, is_stored=is_stored))
     return loop.Agent(parts, watchdog_s)
@@ -119,7 +119,7 @@ def _read_disk(
     *,
     is_stored: bool,
 ) -> life.Disk:
-    """What earlier agents left in the state directory; `kept`: the accepted texts, judged."""
+    """What earlier agents left in the state directory; `kept`: what the accepted texts mean."""
     return life.Disk(
         is_joined=state.has(places.MARKER),
         is_attempting=state.has(places.ATTEMPT),

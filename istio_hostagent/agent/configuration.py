@@ -37,7 +37,7 @@ class ConfigurationPart:
         self._reading = reading.Reading(work, disk, sources.paths, user, name=reading.WORKER)
         self._glance = reading.Reading(work, disk, sources.paths, user, name="reader for plan")
         self._clock = clock
-        self._judged: object = None  # from what `loaded` was made
+        self._loaded_from: object = None  # from what `loaded` was made
         self._reported: object = None
         self._failures = 0
         self._retry_at: float | None = None
@@ -72,10 +72,10 @@ class ConfigurationPart:
         for known in (kept, self.loaded.layers):
             if found.layers == known:
                 found = found._replace(layers=known)  # one copy, of what may be large
-        if self._judged == (found, self.facts, kept):
-            return offer(self.loaded)  # ten thousand networks take a tenth of a second to judge
-        is_first, self._judged = self._judged is None, (found, self.facts, kept)
-        self.loaded = reload.judge(found, self.facts, kept)
+        if self._loaded_from == (found, self.facts, kept):
+            return offer(self.loaded)  # ten thousand networks take a tenth of a second
+        is_first, self._loaded_from = self._loaded_from is None, (found, self.facts, kept)
+        self.loaded = reload.load(found, self.facts, kept)
         if self._reported != (self.loaded.problems, self.loaded.layers):
             self._reported = self.loaded.problems, self.loaded.layers
             self._report()
@@ -98,15 +98,15 @@ class ConfigurationPart:
         """Read the files without taking what they say."""
         self._glance.ask(taken)
 
-    def judged(self, life: Life) -> reload.Loaded:
+    def loaded_for(self, life: Life) -> reload.Loaded:
         """What the files came to: with the reason why they do not hold, if they do not."""
-        loaded = self._judged_by(life)
+        loaded = self._loaded_by(life)
         if self.failure is None:
             return loaded
         is_kept = life.in_force is not None
         return loaded._replace(problems=(self.failure,), is_kept=is_kept)
 
-    def _judged_by(self, life: Life) -> reload.Loaded:
+    def _loaded_by(self, life: Life) -> reload.Loaded:
         refusal, accepted = life.refusal, life.disk.accepted
         is_refused = refusal is not None and refusal.texts == self.loaded.layers
         if refusal is None or accepted is None or not is_refused or self.loaded.problems:
@@ -118,7 +118,7 @@ class ConfigurationPart:
         """What is missing, or wrong in the files, with file and line."""
         if life.offer.is_empty and life.in_force is None:
             return f"waiting for {self.sources.cluster}"
-        loaded = self.judged(life)
+        loaded = self.loaded_for(life)
         if not loaded.problems:
             return ""
         others = len(loaded.problems) - 1
@@ -128,7 +128,7 @@ class ConfigurationPart:
 
     def status(self, life: Life, _now: Now) -> dict[str, Any]:
         """Its part of the report of `status`."""
-        loaded = self.judged(life)
+        loaded = self.loaded_for(life)
         state = "accepted" if loaded.config is not None else "waiting"
         if loaded.is_kept:
             state = "kept"

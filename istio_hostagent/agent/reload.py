@@ -36,22 +36,22 @@ class Loaded(NamedTuple):
     is_unread: bool = False  # some file could not be read, which may pass without a change of it
 
 
-def judge(read: layers.Found, facts: model.HostFacts, accepted: Sequence[model.Layer]) -> Loaded:
+def load(read: layers.Found, facts: model.HostFacts, accepted: Sequence[model.Layer]) -> Loaded:
     """Judge what was read; fall back on `accepted` (empty: there are none) as a whole."""
     found, problems = read
     if found == tuple(accepted):
         found = tuple(accepted)  # one copy, of what may be large
     is_unread = bool(problems)
-    loaded = _judge(found, facts, problems or _gone(found, accepted))
+    loaded = _build(found, facts, problems or _gone(found, accepted))
     if loaded.problems and accepted:
-        kept = _judge_kept(accepted, facts)
+        kept = _load_kept(accepted, facts)
         loaded = kept._replace(problems=loaded.problems, warnings=loaded.warnings, is_kept=True)
     return loaded._replace(is_unread=is_unread)
 
 
-def _judge_kept(accepted: Sequence[model.Layer], facts: model.HostFacts) -> Loaded:
+def _load_kept(accepted: Sequence[model.Layer], facts: model.HostFacts) -> Loaded:
     # sshd may have got a port of ours since they were accepted; that takes nothing away.
-    return _judge(tuple(accepted), facts._replace(ssh_ports=()), ())
+    return _build(tuple(accepted), facts._replace(ssh_ports=()), ())
 
 
 def _gone(found: Sequence[model.Layer], accepted: Sequence[model.Layer]) -> tuple[Problem, ...]:
@@ -64,7 +64,7 @@ def _gone(found: Sequence[model.Layer], accepted: Sequence[model.Layer]) -> tupl
     )
 
 
-def _judge(
+def _build(
     found: tuple[model.Layer, ...], facts: model.HostFacts, problems: tuple[Problem, ...]
 ) -> Loaded:
     outcome = build.build_config(found, facts)
@@ -96,9 +96,9 @@ def refuse(kept: Loaded, refused: Loaded, reason: str, *, is_final: bool = True)
     return kept._replace(layers=refused.layers, problems=problems, is_kept=True)
 
 
-def judge_accepted(accepted: Sequence[model.Layer], facts: model.HostFacts) -> Loaded | None:
+def load_accepted(accepted: Sequence[model.Layer], facts: model.HostFacts) -> Loaded | None:
     """What the kept texts come to; None if there are none, or they mean nothing any more."""
-    kept = _judge_kept(accepted, facts) if accepted else None
+    kept = _load_kept(accepted, facts) if accepted else None
     return kept if kept is not None and kept.config is not None else None
 
 

@@ -79,7 +79,7 @@ class Requests:
         self._reload_files(functools.partial(self._apply_read, caller))
 
     def _apply_read(self, caller: ports.Caller) -> None:
-        loaded = self._parts.configuration.judged(self._parts.life)
+        loaded = self._parts.configuration.loaded_for(self._parts.life)
         if loaded.config is None or loaded.problems:
             is_passing = self._parts.configuration.failure is not None
             caller.answer(self._not_usable() | ({"exit_status": 75} if is_passing else {}))
@@ -113,7 +113,7 @@ class Requests:
             caller.answer(refusal(HostAgentError(str(found))) | {"exit_status": 75})
             return
         accepted = configuration.layers_of(self._parts.life.disk.accepted)
-        loaded = reload.judge(found, self._parts.machine.facts, accepted)
+        loaded = reload.load(found, self._parts.machine.facts, accepted)
         if loaded.config is None or loaded.problems:
             caller.answer(self._not_usable(loaded))
             return
@@ -154,7 +154,7 @@ class Requests:
         part.renew(finished)
 
     def _not_usable(self, found: reload.Loaded | None = None) -> dict[str, Any]:
-        loaded = found or self._parts.configuration.judged(self._parts.life)
+        loaded = found or self._parts.configuration.loaded_for(self._parts.life)
         if loaded.problems:
             lines = [str(problem) for problem in loaded.problems]
             message = "\n".join([*lines, configuration.STAYS_ACTIVE] if loaded.is_kept else lines)
@@ -194,7 +194,7 @@ class Requests:
     def _verdict(self, report: Report) -> dict[str, Any] | None:
         """The answer of whom the files did not bring what they ask for, else None."""
         parts, life = self._parts, self._parts.life
-        if parts.configuration.judged(life).problems:
+        if parts.configuration.loaded_for(life).problems:
             answer = self._not_usable()
             is_passing = life.refusal is not None and life.refusal.retry_at is not None
             is_passing = is_passing or parts.configuration.failure is not None

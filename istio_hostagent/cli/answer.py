@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import AgentUnreachable, HostAgentError
 from ..host import control
 
-# A changed configuration is judged (20 s), waits for what works (30 s), and is tried (30 s).
+# A changed configuration is validated (20 s), waits for what works (30 s), and is tried (30 s).
 TIMEOUT_S = 120.0
 
 

@@ -17,5 +17,5 @@ def execute(values: Values) -> int:
     asked = answer.ask("apply")
     lines = asked["lines"] if asked is not None else answer.alone("apply", os.environ)
     if not values["quiet"]:
-        print("\n".join(lines) or "nothing to do: the rules are as wanted")
+        print("\n".join(lines) or "nothing to do: the rules are as desired")
     return 0

@@ -19,7 +19,7 @@ OPTIONS = (
 
 def execute(values: Values) -> int:
     """Print values to stdout, problems and warnings to stderr."""
-    loaded, facts, sources = configuration.judge(os.environ, start.begin(os.environ))
+    loaded, facts, sources = configuration.load(os.environ, start.begin(os.environ))
     found = build.build_config(loaded.layers, facts).values
     if values["json"]:
         print(json.dumps(_to_json(found, loaded.problems, loaded.warnings), indent=1))

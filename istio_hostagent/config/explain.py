@@ -49,7 +49,7 @@ def _explain_key(reader: reading.Reader, key: str, default: str) -> Value:
         )
         for origin in reader.history.get(key, [])
     ]
-    status = _judge(reader, key)
+    status = _describe_effect(reader, key)
     if not sets:
         return Value(key, default, "", 0, (), status)
     file, line, text = sets[-1]
@@ -57,7 +57,7 @@ def _explain_key(reader: reading.Reader, key: str, default: str) -> Value:
     return Value(key, text if text.strip() else default, file, line, tuple(sets[:-1]), status)
 
 
-def _judge(reader: reading.Reader, key: str) -> str:
+def _describe_effect(reader: reading.Reader, key: str) -> str:
     if key in reader.refused:
         return "refused"
     for first, stand_in in settings.FALLBACKS.items():

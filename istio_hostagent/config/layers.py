@@ -67,13 +67,13 @@ def _add(
         assignment.line,
         assignment.value,
         number,
-        _judge(found, layer.trust, assignment),
+        _find_trust(found, layer.trust, assignment),
         is_extension,
     )
     sets.append(origin)
 
 
-def _judge(found: Collected, own: model.Trust, assignment: envfile.Assignment) -> model.Trust:
+def _find_trust(found: Collected, own: model.Trust, assignment: envfile.Assignment) -> model.Trust:
     if not own.is_root_only:
         return own
     for name in assignment.uses:

@@ -65,7 +65,7 @@ class Doors:
         """What has been answered until now; SILENT for the rest, whose questions stay open."""
         for door in list(self._open):
             self._receive(door)
-        unfinished = {door: self._judge(door) for door in self._open if door in self._texts}
+        unfinished = {door: self._classify(door) for door in self._open if door in self._texts}
         return dict.fromkeys(self._open, Answer.SILENT) | self._answers | unfinished
 
     def read(self) -> dict[Door, Answer]:
@@ -116,9 +116,9 @@ class Doors:
                 data = b""
             self._texts[door] = text + data
             if not data or len(text + data) >= door.max_text:
-                self._settle(door, self._judge(door))
+                self._settle(door, self._classify(door))
 
-    def _judge(self, door: Door) -> Answer:
+    def _classify(self, door: Door) -> Answer:
         return Answer.READY if self._texts[door].startswith(_GOOD) else Answer.UNREADY
 
     def _settle(self, door: Door, answer: Answer) -> None:

@@ -109,10 +109,10 @@ class Monitor:
                 changes = EVERYTHING.value
                 continue
             for message in framing.split_messages(data):
-                changes |= self._judge(message)
+                changes |= self._classify(message)
         return Change(changes)
 
-    def _judge(self, message: framing.Received) -> int:
+    def _classify(self, message: framing.Received) -> int:
         """Say what kind of change a message tells of; 0: none."""
         kind = message.kind
         if kind in (rtnetlink.NEWROUTE, rtnetlink.DELROUTE):
@@ -120,12 +120,12 @@ class Monitor:
                 return 0
             return _ROUTES
         if kind in (rtnetlink.NEWADDR, rtnetlink.DELADDR):
-            return self._judge_address(message.body, is_there=kind == rtnetlink.NEWADDR)
+            return self._classify_address(message.body, is_there=kind == rtnetlink.NEWADDR)
         if kind in (rtnetlink.NEWLINK, rtnetlink.DELLINK):
-            return self._judge_link(message.body, is_there=kind == rtnetlink.NEWLINK)
+            return self._classify_link(message.body, is_there=kind == rtnetlink.NEWLINK)
         return _ROUTES if kind in (_NEWRULE, _DELRULE) else 0
 
-    def _judge_link(self, body: bytes, *, is_there: bool) -> int:
+    def _classify_link(self, body: bytes, *, is_there: bool) -> int:
         link = rtnetlink.read_link(body)
         if link is None:
             return 0
@@ -138,7 +138,7 @@ class Monitor:
             return _LINKS
         return _LINKS | _ADDRESSES | _ROUTES
 
-    def _judge_address(self, body: bytes, *, is_there: bool) -> int:
+    def _classify_address(self, body: bytes, *, is_there: bool) -> int:
         address = rtnetlink.read_address(body)
         if address is None:
             return 0

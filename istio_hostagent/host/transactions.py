@@ -78,19 +78,19 @@ def _new_sets(table: model.TableState, there: Sequence[model.NamedSet]) -> Itera
 
 
 def _missing(
-    wanted: Sequence[model.NamedSet], there: Sequence[model.NamedSet]
+    desired: Sequence[model.NamedSet], there: Sequence[model.NamedSet]
 ) -> list[model.NamedSet]:
     names = {each.name for each in there}
-    return [each for each in wanted if each.name not in names]
+    return [each for each in desired if each.name not in names]
 
 
 def _switch_table(table: model.TableState, there: model.TableState | None) -> Iterator[Message]:
     """Empty what differs, then remove, make and fill: each part finds what it names."""
     name = table.name
     before = {chain.name: chain for chain in there.chains} if there else {}
-    wanted = {chain.name for chain in table.chains}
+    desired = {chain.name for chain in table.chains}
     changed = [chain for chain in table.chains if before.get(chain.name) != chain]
-    surplus = [chain for chain in before if chain not in wanted]
+    surplus = [chain for chain in before if chain not in desired]
     for chain_name in (*(chain.name for chain in changed), *surplus):
         if chain_name in before and before[chain_name].rules:
             yield messages.delete_rules(name, chain_name)

@@ -28,7 +28,7 @@ class Validity(NamedTuple):
 
 
 class Held(NamedTuple):
-    """A judged certificate.
+    """A validated certificate.
 
     `serial` is hexadecimal without prefix; `root_fingerprints` are SHA-256, hexadecimal, of the
     root bundle beside it, in its order.

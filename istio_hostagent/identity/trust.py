@@ -47,7 +47,7 @@ class Expected:
     now: datetime
 
 
-def judge(
+def validate(
     chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate], expected: Expected
 ) -> model.Validity:
     """Return the validity of a chain (leaf first) that stands every check.

@@ -227,7 +227,7 @@ class Plan(NamedTuple):
 
 
 class Drift(NamedTuple):
-    """One difference: where, what is wanted there, and what is there. Empty: nothing."""
+    """One difference: where, what is desired there, and what is there. Empty: nothing."""
 
     place: str
     desired: str

@@ -26,11 +26,11 @@ def make_plan(desired: model.Ruleset, observed: model.Observed, *, owned: bool) 
         present = there.get(table.name)
         if not present or _must_write(state, present):
             write.append(state)
-    wanted = {table.name for table in desired.tables}
+    names = {table.name for table in desired.tables}
     here = observed.loopback_addresses
     return model.Plan(
         tuple(write),
-        tuple(name for name in there if name not in wanted),
+        tuple(name for name in there if name not in names),
         tuple(a for a in desired.loopback_addresses if a not in here),
         tuple(a for a in here if a not in desired.loopback_addresses),
         observed,

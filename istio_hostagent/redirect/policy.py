@@ -9,7 +9,7 @@ does it.
 Rules for editing: every rule says why it is there; sets, never one rule for each entry, so that
 the cost of a connection does not depend on their number; both families in one table.
 
-A connection is judged by its first packet alone (SYN without ACK). A reply of a connection that is
+A connection is told by its first packet alone (SYN without ACK). A reply of a connection that is
 older than the rules, for example of sshd, would otherwise be taken for a new connection to a
 captured destination wherever connection tracking starts with our first rule, and be cut off.
 The price: once somebody flushes the tracking table, captured connections are reset, not resumed.
@@ -38,7 +38,7 @@ _RETURN = Verdict(Action.RETURN)
 
 
 class _Destination(NamedTuple):
-    """Where a rule finds the destination that it judges."""
+    """Where a rule finds the destination that it matches."""
 
     v4: Field
     v6: Field
@@ -46,7 +46,7 @@ class _Destination(NamedTuple):
 
 
 _OF_PACKET = _Destination(Field.IP_DADDR, Field.IP6_DADDR, Field.DPORT)
-# What the application asked for: what the main table, before all others, has judged.
+# What the application asked for: what the main table, before all others, has matched.
 _ASKED_FOR = _Destination(Field.ORIGINAL_IP_DADDR, Field.ORIGINAL_IP6_DADDR, Field.ORIGINAL_DPORT)
 
 
@@ -85,8 +85,8 @@ def _build_guard(
     """Refuse what the main table would have captured: if it gets here, that one is not there.
 
     This comes after everybody's destination NAT. Of a connection whose destination was translated
-    it judges what was asked for: an excluded address stays excluded wherever somebody takes it,
-    and a captured one captured. Of every other connection it judges the packet.
+    it matches what was asked for: an excluded address stays excluded wherever somebody takes it,
+    and a captured one captured. Of every other connection it matches the packet.
     """
     of_packet, asked_for = (
         (
@@ -107,7 +107,7 @@ def _build_guard(
 
 
 def _guard_first_rules(facts: config.HostFacts) -> Iterator[Rule]:
-    """What passes whatever its destination is called, and what is judged by its entry."""
+    """What passes whatever its destination is called, and what is matched by its entry."""
     yield from _proxy_rules(facts)
     yield Rule((_ON_LOOPBACK,), _RETURN, "the host's own addresses")
     on_loopback = [Match(Field.IP_DADDR, Operator.IN, "loopback_v4")]

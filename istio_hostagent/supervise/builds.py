@@ -1,7 +1,7 @@
 """What a proxy is started with: a process, and the texts that must lie in its directory before.
 
 Not here: who writes them (`host.proxyfiles`). What Envoy reads lies in a directory named after its
-content: what is to be judged never replaces what an Envoy that runs is watching.
+content: what is to be validated never replaces what an Envoy that runs is watching.
 """
 
 import binascii
@@ -45,7 +45,7 @@ def build(
 def validation(
     config: model.Config, facts: model.HostFacts, built: Build
 ) -> specs.ProcessSpec | None:
-    """Return the run that judges the bootstrap; None where the proxy makes its own."""
+    """Return the run that validates the bootstrap; None where the proxy makes its own."""
     if BOOTSTRAP not in built.texts:
         return None
     path = f"{built.directory}/{BOOTSTRAP}"

@@ -82,7 +82,7 @@ def envoy_spec(
 def validate_spec(
     config: model.Config, facts: model.HostFacts, envoy: str, bootstrap_file: str
 ) -> ProcessSpec:
-    """Return the run of Envoy that judges a bootstrap: status 0, or 1 and the reason on stderr.
+    """Return the run of Envoy that validates a bootstrap: status 0, or 1 and the reason on stderr.
 
     It opens no port, and needs the files of `render_sds` in their place.
     """

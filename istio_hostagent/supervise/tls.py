@@ -2,7 +2,7 @@
 
 Not here: which connections are mutual TLS (`listeners`) and the issuing of certificates.
 Always: both sides show a certificate, and each accepts only a peer whose URI SAN lies in the trust
-domain; no session is resumed, so that every connection is judged by the roots held at that moment.
+domain; no session is resumed, so that every connection is checked against the roots of its moment.
 """
 
 from . import message

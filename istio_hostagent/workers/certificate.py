@@ -27,7 +27,7 @@ from cryptography import x509
 from ..errors import CertificateUntrusted, HostAgentError
 from ..host import credentials, generations, keys
 from ..identity import certificates, csr, model, protocol, schedule, trust
-from . import asking
+from . import ca_request
 
 
 def main() -> None:
@@ -37,16 +37,16 @@ def main() -> None:
     value = json.load(sys.stdin)
     value["ttl_s"] = int(value.get("ttl_s", 0))
     value["headers"] = tuple((name, text) for name, text in value.get("headers", ()))
-    json.dump(perform(asking.Request(**value)), sys.stdout)
+    json.dump(perform(ca_request.Request(**value)), sys.stdout)
 
 
-def perform(request: asking.Request) -> dict[str, object]:
+def perform(request: ca_request.Request) -> dict[str, object]:
     """Do what is asked and return the answer."""
     store = credentials.Credentials(request.output_dir, request.store_dir)
     try:
         match request.op:
             case "inspect":
-                return _answer(judge_held(store.read(), request))
+                return _answer(validate_held(store.read(), request))
             case "release":
                 with store.lock():
                     store.release()
@@ -60,42 +60,42 @@ def perform(request: asking.Request) -> dict[str, object]:
     raise ValueError(f"unknown op {request.op!r}")
 
 
-def judge_held(snapshot: credentials.Snapshot, request: asking.Request) -> model.Held:
+def validate_held(snapshot: credentials.Snapshot, request: ca_request.Request) -> model.Held:
     """Judge what the readers of the output directory see; raises CertificateUntrusted."""
     if snapshot.unreadable:
         raise CertificateUntrusted(f"{snapshot.unreadable[0]} cannot be read by this user")
-    return _judge(snapshot.visible, request.output_dir, request.spiffe_id)
+    return _validate(snapshot.visible, request.output_dir, request.spiffe_id)
 
 
-def _judge(seen: generations.Files, place: str, spiffe_id: str) -> model.Held:
+def _validate(seen: generations.Files, place: str, spiffe_id: str) -> model.Held:
     if seen.key is None or seen.chain is None or seen.root is None:
         raise CertificateUntrusted(f"no certificate is held in {place}")
-    with asking.described("the held certificate"):
+    with ca_request.described("the held certificate"):
         public_key = keys.public_part_of_pem(seen.key)
         chain = certificates.parse_certificates(seen.chain)
         roots = certificates.parse_certificates(seen.root)
-        trust.judge(chain, roots, trust.Expected(public_key, spiffe_id, asking.now()))
+        trust.validate(chain, roots, trust.Expected(public_key, spiffe_id, ca_request.now()))
     return _held(chain, roots, datetime.fromtimestamp(seen.received, UTC))
 
 
-def _ensure(store: credentials.Credentials, request: asking.Request) -> dict[str, object]:
+def _ensure(store: credentials.Credentials, request: ca_request.Request) -> dict[str, object]:
     snapshot = store.read()
     held = _without_asking(store, snapshot, request) if request.op == "ensure" else None
     if held is not None:
         return _answer(held)
-    roots = asking.trusted_roots(snapshot, request)
-    candidates = asking.find_candidates(snapshot, request)
+    roots = ca_request.trusted_roots(snapshot, request)
+    candidates = ca_request.find_candidates(snapshot, request)
     key = keys.generate_key()
-    via, response = asking.ask(
+    via, response = ca_request.ask(
         request, roots, candidates, csr.build_request(key, request.spiffe_id)
     )
-    with asking.described("the CA's answer"):
+    with ca_request.described("the CA's answer"):
         chain, bundle = _parse_answer(response)
-    with asking.described("the CA's answer is discarded: the certificate"):
-        expected = trust.Expected(keys.public_part(key), request.spiffe_id, asking.now())
-        trust.judge(chain, roots, expected)
+    with ca_request.described("the CA's answer is discarded: the certificate"):
+        expected = trust.Expected(keys.public_part(key), request.spiffe_id, ca_request.now())
+        trust.validate(chain, roots, expected)
         # What the readers are given must fit together as well.
-        trust.judge(chain, bundle, expected)
+        trust.validate(chain, bundle, expected)
     store.install(
         generations.Files(
             key=keys.render_key(key),
@@ -104,43 +104,46 @@ def _ensure(store: credentials.Credentials, request: asking.Request) -> dict[str
         ),
         spared=_of_another_identity(snapshot, request),
     )
-    return _answer(_held(chain, bundle, asking.now()), via=via)
+    return _answer(_held(chain, bundle, ca_request.now()), via=via)
 
 
 def _without_asking(
-    store: credentials.Credentials, snapshot: credentials.Snapshot, request: asking.Request
+    store: credentials.Credentials, snapshot: credentials.Snapshot, request: ca_request.Request
 ) -> model.Held | None:
     """Return what is held, or one of ours that is shown again; None if the CA has to be asked."""
     with contextlib.suppress(CertificateUntrusted):
-        held = judge_held(snapshot, request)
+        held = validate_held(snapshot, request)
         return None if _is_due(held, request) else held
     for each in (snapshot.stored, *snapshot.kept):
         with contextlib.suppress(CertificateUntrusted):
-            held = _judge(each, each.name, request.spiffe_id)
+            held = _validate(each, each.name, request.spiffe_id)
             if snapshot.visible.root not in (None, snapshot.stored.root):
                 # A root that the operator has put in place of ours since has the last word.
                 dropped = replace(each, root=snapshot.visible.root)
-                _judge(dropped, each.name, request.spiffe_id)
+                _validate(dropped, each.name, request.spiffe_id)
             store.show(each.name, spared=_of_another_identity(snapshot, request))
             return None if _is_due(held, request) else held
     return None
 
 
-def _is_due(held: model.Held, request: asking.Request) -> bool:
-    now = asking.now().timestamp()
+def _is_due(held: model.Held, request: ca_request.Request) -> bool:
+    now = ca_request.now().timestamp()
     life = schedule.Life(held.validity.start.timestamp(), held.validity.not_after.timestamp())
     ratio = request.grace_ratio
     return schedule.next_attempt(life, now, failures=0, jitter=0.0, ratio=ratio) <= now
 
 
-def _of_another_identity(snapshot: credentials.Snapshot, request: asking.Request) -> str:
+def _of_another_identity(snapshot: credentials.Snapshot, request: ca_request.Request) -> str:
     """Name the last generation of ours that is good, for somebody else; empty without one."""
     for each in (snapshot.stored, *snapshot.kept):
-        with contextlib.suppress(CertificateUntrusted), asking.described("the kept certificate"):
+        with (
+            contextlib.suppress(CertificateUntrusted),
+            ca_request.described("the kept certificate"),
+        ):
             leaves = certificates.parse_certificates(each.chain or b"")[:1]
             identities = {name for leaf in leaves for name in certificates.uri_names(leaf)}
             for identity in identities - {request.spiffe_id}:
-                _judge(each, each.name, identity)
+                _validate(each, each.name, identity)
                 return each.name
     return ""
 
@@ -168,11 +171,11 @@ def _held(
 
 
 def _held_anyway(
-    store: credentials.Credentials, request: asking.Request
+    store: credentials.Credentials, request: ca_request.Request
 ) -> dict[str, object] | None:
     """What is held after a failure: it was not touched."""
     try:
-        return _facts(judge_held(store.read(), request), via="")
+        return _facts(validate_held(store.read(), request), via="")
     except HostAgentError:
         return None
 

@@ -120,7 +120,7 @@ MIDDLE = intermediate()
 
 
 def test_good_chain_is_believed_and_its_validity_returned() -> None:
-    validity = trust.judge(
+    validity = trust.validate(
         (leaf(), MIDDLE), (root(subject="Other", issuer="Other"), ROOT), EXPECTED
     )
     assert validity.not_before == NOW - timedelta(minutes=2)
@@ -128,26 +128,26 @@ def test_good_chain_is_believed_and_its_validity_returned() -> None:
 
 
 def test_leaf_straight_from_a_root_is_believed() -> None:
-    trust.judge((leaf(issuer="Root", signer=CA_KEYS[0]),), (ROOT,), EXPECTED)
+    trust.validate((leaf(issuer="Root", signer=CA_KEYS[0]),), (ROOT,), EXPECTED)
 
 
 def test_chain_that_carries_its_root_is_believed() -> None:
-    trust.judge((leaf(), MIDDLE, ROOT), (ROOT,), EXPECTED)
+    trust.validate((leaf(), MIDDLE, ROOT), (ROOT,), EXPECTED)
 
 
 def test_rsa_authority_is_believed() -> None:
     key = rsa.generate_private_key(65537, 2048)
     middle = intermediate(key=key)
-    trust.judge((leaf(signer=key, digest=hashes.SHA384()), middle), (ROOT,), EXPECTED)
+    trust.validate((leaf(signer=key, digest=hashes.SHA384()), middle), (ROOT,), EXPECTED)
 
 
 def test_second_root_of_the_same_name_is_tried_too() -> None:
     stranger = root(key=CA_KEYS[3], signer=CA_KEYS[3])
-    trust.judge((leaf(), MIDDLE), (stranger, ROOT), EXPECTED)
+    trust.validate((leaf(), MIDDLE), (stranger, ROOT), EXPECTED)
 
 
 def test_clock_of_the_ca_may_be_a_little_ahead() -> None:
-    trust.judge((leaf(start=NOW + timedelta(seconds=50)), MIDDLE), (ROOT,), EXPECTED)
+    trust.validate((leaf(start=NOW + timedelta(seconds=50)), MIDDLE), (ROOT,), EXPECTED)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_clock_of_the_ca_may_be_a_little_ahead() -> None:
 )  # fmt: skip
 def test_bad_leaf_is_refused_with_its_fault(changed: dict[str, object], words: str) -> None:
     with pytest.raises(CertificateUntrusted, match=words):
-        trust.judge((leaf(**changed), MIDDLE), (ROOT,), EXPECTED)
+        trust.validate((leaf(**changed), MIDDLE), (ROOT,), EXPECTED)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_bad_intermediate_is_refused_with_its_fault(
     changed: dict[str, object], words: str
 ) -> None:
     with pytest.raises(CertificateUntrusted, match=words):
-        trust.judge((leaf(), intermediate(**changed)), (ROOT,), EXPECTED)
+        trust.validate((leaf(), intermediate(**changed)), (ROOT,), EXPECTED)
 
 
 @pytest.mark.parametrize(
@@ -212,20 +212,20 @@ def test_bad_intermediate_is_refused_with_its_fault(
 )
 def test_bad_root_is_refused_with_its_fault(changed: dict[str, object], words: str) -> None:
     with pytest.raises(CertificateUntrusted, match=words):
-        trust.judge((leaf(), MIDDLE), (root(**changed),), EXPECTED)
+        trust.validate((leaf(), MIDDLE), (root(**changed),), EXPECTED)
 
 
 def test_name_constraints_that_fit_are_no_fault() -> None:
     fitting = x509.NameConstraints([uri("cluster.local")], [uri(".cluster.local")])
-    trust.judge((leaf(), intermediate(extra=(fitting,))), (ROOT,), EXPECTED)
+    trust.validate((leaf(), intermediate(extra=(fitting,))), (ROOT,), EXPECTED)
 
 
 def test_path_length_counts_the_authorities_below() -> None:
     lower = intermediate(subject="Lower", issuer="Middle", key=CA_KEYS[2], signer=CA_KEYS[1])
     end = leaf(issuer="Lower", signer=CA_KEYS[2])
-    trust.judge((end, lower, intermediate(path_length=1)), (ROOT,), EXPECTED)
+    trust.validate((end, lower, intermediate(path_length=1)), (ROOT,), EXPECTED)
     with pytest.raises(CertificateUntrusted, match="allows 0 more CAs below it, not 1"):
-        trust.judge((end, lower, intermediate(path_length=0)), (ROOT,), EXPECTED)
+        trust.validate((end, lower, intermediate(path_length=0)), (ROOT,), EXPECTED)
 
 
 def test_weak_digest_is_refused() -> None:
@@ -236,7 +236,7 @@ def test_weak_digest_is_refused() -> None:
     assert der.count(strong) == 2
     changed = x509.load_der_x509_certificate(der.replace(strong, weak))
     with pytest.raises(CertificateUntrusted, match="is not signed by its issuer"):
-        trust.judge((changed, MIDDLE), (ROOT,), EXPECTED)
+        trust.validate((changed, MIDDLE), (ROOT,), EXPECTED)
 
 
 @pytest.mark.parametrize(("chain", "roots"), [((), (ROOT,)), ((leaf(), MIDDLE), ())])
@@ -244,12 +244,12 @@ def test_nothing_to_check_or_to_check_against_is_refused(
     chain: tuple[x509.Certificate, ...], roots: tuple[x509.Certificate, ...]
 ) -> None:
     with pytest.raises(CertificateUntrusted):
-        trust.judge(chain, roots, EXPECTED)
+        trust.validate(chain, roots, EXPECTED)
 
 
 def test_wrong_order_of_the_chain_is_refused() -> None:
     with pytest.raises(CertificateUntrusted):
-        trust.judge((MIDDLE, leaf()), (ROOT,), EXPECTED)
+        trust.validate((MIDDLE, leaf()), (ROOT,), EXPECTED)
 
 
 def test_pem_bundle_is_read_in_order_with_text_between() -> None:
@@ -295,7 +295,7 @@ def test_certificate_with_a_changed_byte_is_never_believed(place: int, value: in
     except ValueError:
         return
     with pytest.raises(CertificateUntrusted):
-        trust.judge((changed, MIDDLE), (ROOT,), EXPECTED)
+        trust.validate((changed, MIDDLE), (ROOT,), EXPECTED)
 
 
 def test_request_asks_for_one_name_and_nothing_else() -> None:

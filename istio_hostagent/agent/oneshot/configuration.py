@@ -8,22 +8,22 @@ from ...host import layers
 from .. import here, places, reload
 
 
-def judge(
+def load(
     environment: Mapping[str, str], reading: layers.Reading
 ) -> tuple[reload.Loaded, model.HostFacts, places.Sources]:
-    """Judge the files that are being read; nothing is raised for what is wrong with them.
+    """Take the files that are being read; nothing is raised for what is wrong with them.
 
     Raises HostUnsupported, KernelBusy.
     """
     facts, sources = here.probe_host(environment)
-    return reload.judge(reading.finish(), facts, ()), facts, sources
+    return reload.load(reading.finish(), facts, ()), facts, sources
 
 
 def require(
     environment: Mapping[str, str], reading: layers.Reading
 ) -> tuple[model.Config, model.HostFacts]:
     """The configuration, or ConfigInvalid with every problem."""
-    loaded, facts, sources = judge(environment, reading)
+    loaded, facts, sources = load(environment, reading)
     if loaded.config is None:
         missing = Problem(sources.cluster, 0, "no configuration yet: missing or empty")
         raise ConfigInvalid(loaded.problems or (missing,))

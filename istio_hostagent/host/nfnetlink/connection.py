@@ -144,7 +144,7 @@ class Connection:
         self._sequence = transaction.close()
         transaction.set_generation((current or self.generation)())
         self._send(transaction.blocks)
-        self._judge(transaction)
+        self._check_answers(transaction)
         return True
 
     def _send(self, blocks: Sequence[bytearray]) -> None:
@@ -158,7 +158,7 @@ class Connection:
                 raise NotPermitted("changing rules needs CAP_NET_ADMIN") from error
         self.socket.sendmsg(blocks)
 
-    def _judge(self, transaction: "_Transaction") -> None:
+    def _check_answers(self, transaction: "_Transaction") -> None:
         """Look at the answers to a transaction."""
         steps = transaction.steps
         is_done = False

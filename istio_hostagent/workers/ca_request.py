@@ -181,5 +181,5 @@ def described(subject: str) -> Iterator[None]:
 
 
 def now() -> datetime:
-    """The instant by which certificates and tokens are judged."""
+    """The instant by which certificates and tokens are validated."""
     return datetime.now(UTC)

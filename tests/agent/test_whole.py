@@ -251,8 +251,7 @@ class Life(RuleBasedStateMachine):
 
         host.until(is_whole, MENDED_S, f"{name} is in force, whole and accepted")
         host.until(lambda: any(map(host.visible, host.certificates)), MENDED_S, "certificates")
-        waiting = [caller.request for caller in host.callers if caller.is_open]
-        assert not waiting
+        host.until(lambda: not any(each.is_open for each in host.callers), 60.0, "answers")
         host.stop()
         assert not host.has_rules
         assert not host.has("joined")

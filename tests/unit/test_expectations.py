@@ -45,7 +45,7 @@ def test_a_finding_is_one_line_that_says_why() -> None:
     assert str(expectations.evaluate(CAPTURED, Outcome(errno=errno.ENETUNREACH))) == (
         "not testable: x: no route"
     )
-    assert str(expectations.evaluate(CAPTURED, Outcome("127.0.0.1", 15001))) == "kept: x"
+    assert str(expectations.evaluate(CAPTURED, Outcome("127.0.0.1", 15001))) == "met: x"
 
 
 def test_every_class_of_the_configuration_has_a_promise() -> None:

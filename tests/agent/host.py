@@ -161,6 +161,7 @@ class MemoryHost(Machine):
             before = self.clock.monotonic()
             self.inbox.until = end
             self.agent.turn()
+            self._note_decision()
             self.wakeups += self.clock.monotonic() > before
             turns = turns + 1 if self.clock.monotonic() == before else 0
             if turns > MOST_TURNS:
@@ -371,8 +372,18 @@ class MemoryHost(Machine):
         every = itertools.chain.from_iterable(self.certificates.values())
         return any(self.clock.now() < each.not_after for each in every)
 
+    def _note_decision(self) -> None:
+        """A proxy that is to run while packets have shown the rules was decided upon rightly.
+
+        It is started when the one before has ended, and again when it ended by itself, whatever
+        somebody has done to the rules meanwhile.
+        """
+        if self.agent is not None and self.shown == self.installed():
+            spec = self.agent.proxy_spec
+            if spec is not None:
+                self._begun.add(spec)
+
     def on_spawn(self, spec: specs.ProcessSpec) -> None:
-        # One that ended by itself is started again, whatever its rules have come to meanwhile.
         if self.shown == self.installed():
             self._begun.add(spec)
         elif spec not in self._begun:

@@ -5,7 +5,7 @@ before service, no gap, last good state, kill anywhere, leaving is deliberate). 
 and that no state is a dead end: once everything is good again and time passes, the host is in the
 mesh, in truth and by its own words; and told to stop it leaves nothing.
 
-A sample runs with everything else, for about a minute; `make soak` runs thousands.
+A sample runs with everything else, for about twenty seconds; `make soak` runs thousands.
 """
 
 import gc
@@ -268,7 +268,7 @@ def _what_is_loaded_stays() -> Iterator[None]:
 
 
 Life.TestCase.settings = settings(
-    max_examples=soak.times(600, 5000),
+    max_examples=soak.times(200, 5000),
     stateful_step_count=soak.times(25, 60),
     suppress_health_check=list(HealthCheck),
     deadline=None,

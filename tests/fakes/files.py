@@ -176,6 +176,8 @@ class FakeCertificateFiles:
 
     def remove_store(self, store: str) -> None:
         self._step()
+        if store not in self._stores:
+            raise missing(store)
         del self._stores[store]
 
 

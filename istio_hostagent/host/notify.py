@@ -23,7 +23,6 @@ class Notifier:
         if self._socket is not None:
             self._socket.setblocking(False)
         self._unsent: dict[str, str] = {}
-        self._unstored: dict[str, int] = {}
 
     def close(self) -> None:
         """Say nothing any more."""
@@ -33,7 +32,7 @@ class Notifier:
     @property
     def is_behind(self) -> bool:
         """Whether the manager has not taken everything yet: `flush` a little later."""
-        return bool(self._unsent or self._unstored)
+        return bool(self._unsent)
 
     def send(self, **fields: str) -> None:
         """Send assignments such as READY="1" or STATUS="text"; one line each."""
@@ -42,38 +41,27 @@ class Notifier:
             self.flush()
 
     def store(self, name: str, descriptor: int) -> None:
-        """Give systemd a descriptor to keep over restarts and crashes."""
+        """Give systemd a descriptor to keep over restarts and crashes.
+
+        Raises OSError if it was not taken: who counts on it has to know, and to try again.
+        """
         if self._socket is not None:
-            self._unstored[name] = descriptor
-            self.flush()
+            # FDPOLL=0: systemd drops a socket with an error pending, and with it went the rules.
+            message = f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0"
+            socket.send_fds(self._socket, [message.encode()], [descriptor])
 
     def flush(self) -> None:
         """Send what has not been taken; a manager that is not there any more gets nothing."""
-        while self._unstored:
-            name, descriptor = next(iter(self._unstored.items()))
-            # FDPOLL=0: systemd drops a socket with an error pending, and with it went the rules.
-            message = f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0"
-            if not self._send(message, [descriptor]):
-                return
-            del self._unstored[name]
-        if self._unsent:
-            lines = (f"{key}={' '.join(value.split())}" for key, value in self._unsent.items())
-            if self._send("\n".join(lines), []):
-                self._unsent = {}
-
-    def _send(self, message: str, descriptors: list[int]) -> bool:
-        """Whether that is done with; no when the manager's queue is full."""
-        assert self._socket is not None
+        if self._socket is None or not self._unsent:
+            return
+        lines = (f"{key}={' '.join(value.split())}" for key, value in self._unsent.items())
         try:
-            if descriptors:
-                socket.send_fds(self._socket, [message.encode()], descriptors)
-            else:
-                self._socket.send(message.encode())
+            self._socket.send("\n".join(lines).encode())
         except BlockingIOError:
-            return False
+            return  # the manager's queue is full
         except OSError:
-            return True
-        return True
+            pass
+        self._unsent = {}
 
 
 def has_store(environment: Mapping[str, str]) -> bool:

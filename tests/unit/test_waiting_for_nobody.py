@@ -1,5 +1,6 @@
 """What the agent says never waits for who should hear it: the log and the service manager."""
 
+import contextlib
 import os
 import select
 import socket
@@ -75,13 +76,28 @@ class TestNotifier:
             sent += 1
             notifier.send(STATUS=f"number {sent}")
         notifier.send(READY="1", STATUS="the last one")
-        notifier.store("nft", manager.fileno())
         for number in range(1, sent):
             assert manager.recv(4096) == f"STATUS=number {number}".encode()
         notifier.flush()
+        assert manager.recv(4096).split(b"\n") == [b"STATUS=the last one", b"READY=1"]
+        notifier.close()
+
+    def test_a_descriptor_that_nobody_took_is_an_error(self, manager: socket.socket) -> None:
+        """The rules live as long as the manager has it: it must not be thought to."""
+        notifier = notify.Notifier(os.environ)
+        while not notifier.is_behind:
+            notifier.send(STATUS="another")
+        with pytest.raises(BlockingIOError):
+            notifier.store("nft", manager.fileno())
+        with contextlib.suppress(BlockingIOError):
+            while manager.recv(4096):
+                pass
+        notifier.store("nft", manager.fileno())
         data, descriptors, _, _ = socket.recv_fds(manager, 4096, 1)
         assert data == b"FDSTORE=1\nFDNAME=nft\nFDPOLL=0"
         assert len(descriptors) == 1
         os.close(descriptors[0])
-        assert manager.recv(4096).split(b"\n") == [b"STATUS=the last one", b"READY=1"]
+        manager.close()
+        with pytest.raises(ConnectionRefusedError):
+            notifier.store("nft", 0)
         notifier.close()

@@ -129,7 +129,7 @@ class Round:
     def __init__(
         self, expectations: Sequence[Expectation], pool: Pool, link: connection.Connection
     ) -> None:
-        """Send them; raises ApplyRejected, KernelBusy, NotPermitted with none sent.
+        """Send them; raises ApplyRejected, KernelBusy, NotPermitted, OSError with none sent.
 
         What could not be sent has its reason among the outcomes.
         """
@@ -143,13 +143,12 @@ class Round:
             local = [sources[index] for index in self._bound]
             wire = [source for index, source in sources.items() if index not in self._bound]
             self._table = probetable.ProbeTable(link, local, wire)
-        except HostAgentError:
+        except (HostAgentError, OSError):
             self._give_back(set())
             self._holders.close()
             raise
         self._sources = sources
-        under_way = {index for index in self._bound if self._connect(index)}
-        self._give_back(under_way)
+        self._under_way = {index for index in self._bound if self._connect(index)}
         self._awaited = self._send_frames()
 
     def _bind_all(self) -> dict[int, probetable.Source]:
@@ -183,7 +182,7 @@ class Round:
         return code == errno.EINPROGRESS
 
     def _give_back(self, under_way: set[int]) -> None:
-        """Give all connections up: the kernel has sent and dropped what we look at by now.
+        """Give all connections up: the kernel has sent and dropped what we look at.
 
         shutdown(2) in the state SYN_SENT makes a socket as it was before connect(2), and gives
         its port back (inet_shutdown()). One that does not obey is not used again.
@@ -231,7 +230,12 @@ class Round:
         return self._awaited <= seen.keys()
 
     def close(self) -> None:
-        """Take the table away, then the ports; raises nothing."""
+        """Give the connections up, then take the table away; raises nothing.
+
+        In this order no packet of ours is ever sent again and leaves. Until then nobody else gets
+        one of the ports, whose packets are dropped.
+        """
+        self._give_back(self._under_way)
         self._table.close()
         self._holders.close()
 

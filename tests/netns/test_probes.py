@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 import socket
 import threading
@@ -291,6 +292,51 @@ def test_another_user_of_the_proxy_gets_sockets_of_its_own(rig: Rig) -> None:
         expected = "outbound 10.96.0.1 is left alone for the proxy user"
         captured = "the connection was sent to 127.0.0.1 port 15001"
         assert f"broken: {expected}: {captured}" in texts
+
+
+def test_nobody_else_gets_a_port_whose_packets_are_dropped(rig: Rig) -> None:
+    rig.install(STANDARD)
+    # Packets from outside are not seen: their round takes its whole time.
+    rig.nft(
+        text="""table ip deaf {
+            chain input {
+                type filter hook prerouting priority -400;
+                ip saddr 192.0.2.1 drop
+            }
+        }
+        """
+    )
+    with contextlib.closing(rigs.Packets(rig.host)) as packets:
+        packets.findings(STANDARD)
+        watched: list[int] = []
+        held: list[int] = []
+        for _ in range(20):
+            proof = threading.Thread(target=packets.findings, args=(STANDARD,))
+            proof.start()
+            watched = ports_of_probes(rig)
+            held = [port for port in watched if not is_free(rig, port)]
+            is_whole = bool(watched) and ports_of_probes(rig) == watched
+            proof.join()
+            if is_whole:  # else the machine was too busy to look in time
+                break
+        else:
+            pytest.fail("no proof was seen from its beginning to its end")
+        assert held == watched
+
+
+def ports_of_probes(rig: Rig) -> list[int]:
+    """The ports from which packets of IPv4 are recorded and dropped now."""
+    shown = rig.nft("list", "ruleset")
+    found = re.search(r"set output_v4 \{.*?elements = \{([^}]*)\}", shown, re.DOTALL)
+    return [int(port) for port in re.findall(r"\d+", found[1])] if found else []
+
+
+def is_free(rig: Rig, port: int) -> bool:
+    try:
+        rig.host.bind("0.0.0.0", port).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_whoever_dies_among_its_packets_leaves_nothing(rig: Rig) -> None:

@@ -60,7 +60,7 @@ class ConfigurationPart:
         return self._retry_at
 
     def take(self, found: layers.Found | Problem, accepted: Revision | None) -> Offer | None:
-        """Judge what was read; what is wrong with it is logged once. None: nothing was read.
+        """Take what was read; what is wrong with it is logged once. None: nothing was read.
 
         `accepted` is what stays if the files are bad.
         """
@@ -150,7 +150,7 @@ class ConfigurationPart:
         for warning in self.loaded.warnings:
             logger.warning("%s", warning, extra=fields.of(FILE=warning.file, LINE=warning.line))
         if self.loaded.is_kept:
-            logger.warning("the previous configuration stays active")
+            logger.warning("%s", STAYS_ACTIVE)
 
 
 def offer(loaded: reload.Loaded) -> Offer:

@@ -16,7 +16,7 @@ from ..host import layers
 from ..lifecycle import decide
 from ..lifecycle import life as lives
 from ..lifecycle.phase import Phase
-from ..supervise import liveness, specs
+from ..supervise import liveness
 from . import components, configuration, events, fields, performer, reading, requests
 
 logger = logging.getLogger(__name__)
@@ -61,11 +61,6 @@ class Agent:
         while not self.is_stopping:
             self.turn()
         self.leave()
-
-    @property
-    def proxy_spec(self) -> specs.ProcessSpec | None:
-        """The proxy that runs, or is to run as soon as the one before has ended; None: none."""
-        return self._parts.proxy.child.spec
 
     def begin(self) -> None:
         """Do what can be done before anything happens."""

@@ -8,7 +8,7 @@ from ..redirect import expectations
 def evaluate(
     made: Sequence[expectations.Expectation], outcomes: Sequence[expectations.Outcome]
 ) -> tuple[expectations.Finding, ...]:
-    """Judge every outcome."""
+    """Evaluate every outcome, in order."""
     return tuple(map(expectations.evaluate, made, outcomes))
 
 

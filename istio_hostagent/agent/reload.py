@@ -37,7 +37,7 @@ class Loaded(NamedTuple):
 
 
 def load(read: layers.Found, facts: model.HostFacts, accepted: Sequence[model.Layer]) -> Loaded:
-    """Judge what was read; fall back on `accepted` (empty: there are none) as a whole."""
+    """Make sense of what was read; fall back on `accepted` (empty: there are none) as a whole."""
     found, problems = read
     if found == tuple(accepted):
         found = tuple(accepted)  # one copy, of what may be large

@@ -101,12 +101,6 @@ class Supervisor:
         return self.child.state
 
     @property
-    def spec(self) -> specs.ProcessSpec | None:
-        """What runs, or is to run as soon as what runs has ended; None: nothing is to run."""
-        is_wanted = self.state not in (child.State.IDLE, child.State.STOPPING)
-        return self._spec if is_wanted else None
-
-    @property
     def last_error(self) -> str:
         """What is wrong with it, in one line, or nothing."""
         stuck = self.stuck

@@ -142,11 +142,10 @@ class Life(NamedTuple):
     @property
     def desired(self) -> Revision | None:
         """What should be in force, by the files: without what is refused."""
-        found = self.offer.revision
-        is_refused = found is not None and self.refusal is not None
-        if is_refused and self.refusal is not None and found is not None:
-            is_refused = self.refusal.texts == found.texts
-        return self.disk.accepted if is_refused and self.disk.accepted is not None else found
+        found, refusal = self.offer.revision, self.refusal
+        if found is None or refusal is None or refusal.texts != found.texts:
+            return found
+        return self.disk.accepted or found
 
     def is_in_mesh(self, situation: Situation, now: Now) -> bool:
         """What the words `in the mesh` promise."""

@@ -92,18 +92,12 @@ def _turn_staying(life: Life, now_is: Situation, now: Now) -> Life:
     desired = life.desired
     if life.in_force is None or accepted is None:
         first = accepted or desired
-        return life if first is None else _follow(life, accepted or desired)
+        return life if first is None else life._replace(in_force=first)
     if life.phase is Phase.TRYING:
         life = _turn_trying(life, now_is, now)
     elif life.phase is Phase.GOING_BACK and _is_settled(life, now_is, now):
         life = life._replace(phase=next_phase(life.phase, Turn.SETTLE))
     return _turn_rollout(life, desired, now_is, now) if desired is not None else life
-
-
-def _follow(life: Life, revision: Revision | None) -> Life:
-    if revision is None or revision == life.in_force:
-        return life
-    return life._replace(in_force=revision)
 
 
 def _turn_rollout(life: Life, desired: Revision, now_is: Situation, now: Now) -> Life:

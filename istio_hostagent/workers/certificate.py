@@ -61,7 +61,7 @@ def perform(request: ca_request.Request) -> dict[str, object]:
 
 
 def validate_held(snapshot: credentials.Snapshot, request: ca_request.Request) -> model.Held:
-    """Judge what the readers of the output directory see; raises CertificateUntrusted."""
+    """Validate what the readers of the output directory see; raises CertificateUntrusted."""
     if snapshot.unreadable:
         raise CertificateUntrusted(f"{snapshot.unreadable[0]} cannot be read by this user")
     return _validate(snapshot.visible, request.output_dir, request.spiffe_id)

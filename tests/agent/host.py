@@ -118,6 +118,7 @@ class MemoryHost(Machine):
         self._started_at = self.clock.monotonic()
         self._offered = set()
         self._begun: set[specs.ProcessSpec] = set()
+        self._shown_at = 0.0  # when packets had shown the rules last that were in
         self._offer()
 
         def begin() -> None:
@@ -161,7 +162,8 @@ class MemoryHost(Machine):
             before = self.clock.monotonic()
             self.inbox.until = end
             self.agent.turn()
-            self._note_decision()
+            if self.shown == self.installed():
+                self._shown_at = self.clock.monotonic()
             self.wakeups += self.clock.monotonic() > before
             turns = turns + 1 if self.clock.monotonic() == before else 0
             if turns > MOST_TURNS:
@@ -372,22 +374,23 @@ class MemoryHost(Machine):
         every = itertools.chain.from_iterable(self.certificates.values())
         return any(self.clock.now() < each.not_after for each in every)
 
-    def _note_decision(self) -> None:
-        """A proxy that is to run while packets have shown the rules was decided upon rightly.
-
-        It is started when the one before has ended, and again when it ended by itself, whatever
-        somebody has done to the rules meanwhile.
-        """
-        if self.agent is not None and self.shown == self.installed():
-            spec = self.agent.proxy_spec
-            if spec is not None:
-                self._begun.add(spec)
-
     def on_spawn(self, spec: specs.ProcessSpec) -> None:
-        if self.shown == self.installed():
+        if self.shown == self.installed() or self._is_replacement():
             self._begun.add(spec)
         elif spec not in self._begun:
             raise Bug("invariant 1: a proxy before packets have shown the rules")
+
+    def _is_replacement(self) -> bool:
+        """Whether one has just ended that was told to while packets had shown the rules.
+
+        What takes its place was decided upon then; it starts whatever somebody has done to the
+        rules meanwhile, as one does that ended by itself.
+        """
+        if not self.running:
+            return False
+        before = self.running[-1][0]
+        is_now = before.ended_at == self.clock.monotonic()
+        return is_now and before.told_at is not None and self._shown_at >= before.told_at
 
     def on_write(self, name: str) -> None:
         """A file of the state directory has been written."""

@@ -50,11 +50,14 @@ class FakeChild:
         self.hold = procstate.Hold.NONE
         self.hears = True  # SIGTERM
         self.end_s = 0.1  # so long it takes to end after SIGTERM
+        self.told_at: float | None = None  # when it was told to end (monotonic seconds)
+        self.ended_at: float | None = None
 
     def finish(self, status: int, output: bytes = b"") -> None:
         """It ends."""
         if self.status is None:
             self.status = status
+            self.ended_at = self._clock.monotonic()
             self.output += output
             self._inbox.ready(self.descriptor)
 
@@ -75,6 +78,8 @@ class FakeChild:
     def signal(self, number: int) -> None:
         if self.status is not None:
             return
+        if number == signal.SIGTERM:
+            self.told_at = self.told_at or self._clock.monotonic()
         if number == signal.SIGKILL:
             self.finish(-signal.SIGKILL)
         elif number == signal.SIGSTOP:

@@ -20,6 +20,10 @@ from . import fields, issuance, stores, tasks
 logger = logging.getLogger(__name__)
 
 WORKER = "certificate"
+COPIED = (
+    "the certificate in use was obtained by another machine: this disk is a copy of that one's "
+    "(/etc/machine-id differs); the CA is asked for one of this machine's own"
+)
 
 
 class CertificatePart:
@@ -63,7 +67,10 @@ class CertificatePart:
     @property
     def last_error(self) -> str:
         """Why there is no fresh certificate, and what to do about it, or nothing."""
-        return self.value.last_error.text if self.value.last_error is not None else ""
+        texts = [self.value.last_error.text] if self.value.last_error is not None else []
+        if self.value.held is not None and self.value.held.is_copied:
+            texts.append(COPIED)
+        return "; ".join(texts)
 
     def obstacle(self, _life: Life) -> str:
         """Why there is no fresh certificate."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 KEY, CHAIN, ROOT = "key.pem", "cert-chain.pem", "root-cert.pem"
 NAMES = (KEY, CHAIN, ROOT)
 MODES = {KEY: 0o600, CHAIN: 0o644, ROOT: 0o644}
+# Beside them: the machine that obtained the pair (`machineid`).
+_MACHINE = "machine"
 MAX_BYTES = 1 << 20
 _PREFIX = "gen-"
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW
@@ -24,8 +26,9 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW
 class Files:
     """The three files, PEM; None where there is none.
 
-    `received`: unix seconds of the chain. `name`: of the generation they were read from, if any;
-    it plays no part in a comparison.
+    `received`: unix seconds of the chain. `name`: of the generation they were read from, if any.
+    `machine`: of the host that obtained them (`machineid`), empty if that is not known. The last
+    two play no part in a comparison.
     """
 
     key: bytes | None = field(default=None, repr=False)
@@ -33,6 +36,7 @@ class Files:
     root: bytes | None = None
     received: float = 0.0
     name: str = field(default="", compare=False)
+    machine: str = field(default="", compare=False)
 
     def content(self) -> tuple[tuple[str, bytes], ...]:
         """The files that exist, by name."""
@@ -111,6 +115,8 @@ def write_generation(store: int, files: Files) -> str:
             os.fchmod(generation, 0o755)
             for each, data in files.content():
                 write_file(each, data, MODES[each], within=generation)
+            if files.machine:
+                write_file(_MACHINE, files.machine.encode(), 0o644, within=generation)
             os.fsync(generation)
         os.fsync(store)
     except OSError:
@@ -123,7 +129,8 @@ def read_generation(store: int, name: str) -> Files:
     """Read a generation; one that cannot be opened counts as empty."""
     try:
         with open_directory(name, within=store) as generation:
-            return replace(read_files(generation), name=name)
+            machine = _read_machine(generation)
+            return replace(read_files(generation), name=name, machine=machine)
     except OSError:
         return Files()
 
@@ -165,6 +172,13 @@ def remove_generations(store: int, *, kept: frozenset[str]) -> None:
     for name in list_generations(store):
         if name not in kept:
             remove_generation(store, name)
+
+
+def _read_machine(generation: int) -> str:
+    try:
+        return read_file(_MACHINE, within=generation)[0].decode("ascii", "replace")
+    except OSError:
+        return ""  # written by a version that did not know of it
 
 
 def _number(name: str) -> int:

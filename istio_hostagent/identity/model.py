@@ -31,10 +31,11 @@ class Held(NamedTuple):
     """A validated certificate.
 
     `serial` is hexadecimal without prefix; `root_fingerprints` are SHA-256, hexadecimal, of the
-    root bundle beside it, in its order.
+    root bundle beside it, in its order. `is_copied`: another machine obtained it.
     """
 
     identity: str
     serial: str
     validity: Validity
     root_fingerprints: tuple[str, ...]
+    is_copied: bool = False

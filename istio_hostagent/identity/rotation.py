@@ -26,6 +26,7 @@ class Report(NamedTuple):
     not_before: float
     not_after: float
     received: float
+    is_copied: bool = False  # another machine obtained it, and this disk is a copy of that one's
 
     @property
     def life(self) -> schedule.Life:
@@ -112,6 +113,8 @@ def obtained(
     """A certificate is on disk and held; `jitter` and `ratio` as in `schedule`."""
     value = value._replace(is_asking=False, is_overtaken=False, has_looked=True)
     value = value._replace(held=held, failures=0, last_error=None, planned_at=now)
+    if held.is_copied:
+        return value._replace(next_at=now)
     return value._replace(next_at=_next(value, now, jitter, ratio))
 
 

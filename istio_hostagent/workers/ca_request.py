@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from cryptography import x509
 
 from ..errors import CertificateRefused, CertificateUntrusted
-from ..host import ca, credentials, files, keys
+from ..host import ca, credentials, files, generations, keys, machineid
 from ..identity import certificates, protocol, token, trust
 
 # Less than this left is too little for a call.
@@ -117,10 +117,26 @@ def trusted_roots(
 def find_candidates(snapshot: credentials.Snapshot, request: Request) -> Iterator[Candidate]:
     """Give what can be shown, the best first; a token that is not needed is not read.
 
-    Its file may lie where nothing answers any more.
+    Its file may lie where nothing answers any more. A copied certificate is the last resort.
     """
+    if is_copied(snapshot):
+        yield find_token(request)
     yield find_certificate(snapshot, request)
-    yield find_token(request)
+    if not is_copied(snapshot):
+        yield find_token(request)
+
+
+def is_copied(snapshot: credentials.Snapshot) -> bool:
+    """Whether what readers see was obtained by another machine, whose disk was copied."""
+    key = snapshot.visible.key
+    ours = [each for each in (snapshot.stored, *snapshot.kept) if key and each.key == key]
+    return any(map(is_of_another_machine, ours))
+
+
+def is_of_another_machine(pair: generations.Files) -> bool:
+    """Whether another machine is known to have obtained a pair."""
+    here = machineid.read()
+    return bool(here and pair.machine and pair.machine != here)
 
 
 def find_certificate(snapshot: credentials.Snapshot, request: Request) -> Candidate:

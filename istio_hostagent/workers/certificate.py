@@ -5,13 +5,14 @@ In:  {"op": "inspect" | "ensure" | "renew" | "release", "ca_host", "ca_port", "s
       "headers": [[name, value]], "timeout_s", "grace_ratio"}
 Out: {"held": {...} | null} and, where the operation failed, "error": {"code", "message", "hint"}.
 `held` has "identity", "serial", "not_before", "not_after" and "received" (unix seconds),
-"obtained" (by this call) and "via" ("token", "certificate", or "" if not obtained).
+"copied" (obtained by another machine, whose disk this one is a copy of), "obtained" (by this call)
+and "via" ("token", "certificate", or "" if not obtained).
 
 `inspect` only looks: an error says why nothing is held. `ensure` obtains a certificate unless a
-whole one of ours is held and more than `grace_ratio` of its life is left; if what is held is no
-good for this request, an earlier one of ours that is good is shown again, before the CA is asked.
-`renew` obtains one. Beside the certificate before, the last one of another identity is kept while
-it is good, so that a host can return to settings whose token is gone.
+whole one of ours is held that is not copied, and more than `grace_ratio` of its life is left; if
+what is held is no good for this request, an earlier one of ours that is good is shown again,
+before the CA is asked. `renew` obtains one. Beside the certificate before, the last one of another
+identity is kept while it is good, so that a host can return to settings whose token is gone.
 A failure takes nothing away. Nothing printed holds a key or a token.
 """
 
@@ -25,7 +26,7 @@ from datetime import UTC, datetime
 from cryptography import x509
 
 from ..errors import CertificateUntrusted, HostAgentError
-from ..host import credentials, generations, keys
+from ..host import credentials, generations, keys, machineid
 from ..identity import certificates, csr, model, protocol, schedule, trust
 from . import ca_request
 
@@ -64,7 +65,8 @@ def validate_held(snapshot: credentials.Snapshot, request: ca_request.Request) -
     """Validate what the readers of the output directory see; raises CertificateUntrusted."""
     if snapshot.unreadable:
         raise CertificateUntrusted(f"{snapshot.unreadable[0]} cannot be read by this user")
-    return _validate(snapshot.visible, request.output_dir, request.spiffe_id)
+    held = _validate(snapshot.visible, request.output_dir, request.spiffe_id)
+    return held._replace(is_copied=ca_request.is_copied(snapshot))
 
 
 def _validate(seen: generations.Files, place: str, spiffe_id: str) -> model.Held:
@@ -101,6 +103,7 @@ def _ensure(store: credentials.Credentials, request: ca_request.Request) -> dict
             key=keys.render_key(key),
             chain=certificates.render_certificates(chain),
             root=certificates.render_certificates(bundle),
+            machine=machineid.read(),
         ),
         spared=_of_another_identity(snapshot, request),
     )
@@ -122,11 +125,14 @@ def _without_asking(
                 dropped = replace(each, root=snapshot.visible.root)
                 _validate(dropped, each.name, request.spiffe_id)
             store.show(each.name, spared=_of_another_identity(snapshot, request))
+            held = held._replace(is_copied=ca_request.is_of_another_machine(each))
             return None if _is_due(held, request) else held
     return None
 
 
 def _is_due(held: model.Held, request: ca_request.Request) -> bool:
+    if held.is_copied:
+        return True
     now = ca_request.now().timestamp()
     life = schedule.Life(held.validity.start.timestamp(), held.validity.not_after.timestamp())
     ratio = request.grace_ratio
@@ -191,6 +197,7 @@ def _facts(held: model.Held, *, via: str) -> dict[str, object]:
         "not_before": held.validity.not_before.timestamp(),
         "not_after": held.validity.not_after.timestamp(),
         "received": held.validity.start.timestamp(),
+        "copied": held.is_copied,
         "obtained": bool(via),
         "via": via,
     }

@@ -83,6 +83,7 @@ class Certificate:
     serial: str
     not_before: float
     not_after: float
+    is_copied: bool = False
 
 
 class Machine:
@@ -239,7 +240,7 @@ class Machine:
     def _is_held_for(self, request: Any, op: str) -> bool:
         found = self._good_for(request)
         left = (found[-1].not_after - self.clock.now()) / CERTIFICATE_S if found else 0.0
-        return op == "ensure" and left > 0.5
+        return op == "ensure" and left > 0.5 and not found[-1].is_copied
 
     def _certify(self, request: Any, op: str) -> Ended:
         directory = request["output_dir"]
@@ -275,6 +276,7 @@ class Machine:
             "not_before": found.not_before,
             "not_after": found.not_after,
             "received": found.not_before + 60,
+            "copied": found.is_copied,
             "obtained": is_obtained,
             "via": "token" if is_obtained else "",
         }

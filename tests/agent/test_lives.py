@@ -2,7 +2,7 @@
 
 from tests.agent import machine
 from tests.agent.host import MemoryHost
-from tests.agent.texts import CLUSTER, ENVOY, TEXTS
+from tests.agent.texts import CERTS, CLUSTER, ENVOY, TEXTS
 
 
 def test_a_host_that_leaves_right_after_its_disk_was_full_leaves_no_mark(host: MemoryHost) -> None:
@@ -117,3 +117,22 @@ def test_files_that_others_can_change_are_read_by_a_worker_that_may_fail_for_a_w
     assert "A" in host.rules_of
     host.reader = machine.Reader.GOOD
     host.until(lambda: "rules" in host.rules_of and host.is_in_mesh, 120.0, "what they say now")
+
+
+def test_a_copied_disk_joins_with_a_certificate_of_its_own_and_says_so_until_then(
+    host: MemoryHost,
+) -> None:
+    host.join()
+    host.stop()
+    (template,) = host.certificates[CERTS]
+    template.is_copied = True
+    host.ca = machine.Ca.REFUSING
+    host.start()
+    host.until(lambda: host.is_in_mesh, 60.0, "in the mesh with what came with the disk")
+    told = host.status["certificate"]
+    assert told["serial"] == template.serial
+    assert "told certificate-refused" in told["last_error"]
+    assert "by another machine" in told["last_error"]
+    host.ca = machine.Ca.GOOD
+    host.until(lambda: host.certificates[CERTS][-1] is not template, 400.0, "one of its own")
+    assert host.status["certificate"]["last_error"] == ""

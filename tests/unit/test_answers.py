@@ -196,6 +196,7 @@ class TestWhatDoesNot:
             ("serial", "2E26\n"),
             ("serial", ""),
             ("obtained", 1),
+            ("copied", "no"),
             ("via", "hearsay"),
             ("not_after", 1_600_000_000),
         ],

@@ -191,6 +191,51 @@ def test_ensure_renews_past_the_grace_ratio(host: Host, authority: DemoAuthority
     assert (held["obtained"], held["via"]) == (True, "certificate")
 
 
+def copy_from_another_machine(host: Host) -> None:
+    """What a disk copied from another machine looks like: its pair, another /etc/machine-id."""
+    (note,) = (host.directory / "store").glob("gen-*/machine")
+    assert len(note.read_text()) == 64
+    note.write_text("0" * 64)
+
+
+def test_copied_disk_gets_a_certificate_of_its_own(host: Host, authority: DemoAuthority) -> None:
+    first = held_of(host.run("ensure"))
+    assert held_of(host.run("inspect"))["copied"] is False
+    copy_from_another_machine(host)
+    assert held_of(host.run("inspect"))["copied"] is True
+    second = held_of(host.run("ensure"))
+    assert second["serial"] != first["serial"]
+    # By the token: the copied key is not shown while there is anything else.
+    assert (second["copied"], second["via"]) == (False, "token")
+    assert held_of(host.run("inspect"))["copied"] is False
+
+
+def test_copied_certificate_is_the_last_credential(host: Host) -> None:
+    host.run("ensure")
+    copy_from_another_machine(host)
+    host.token_file.unlink()
+    held = held_of(host.run("ensure"))
+    assert (held["copied"], held["via"]) == (False, "certificate")
+
+
+def test_copied_certificate_stays_while_the_ca_is_away(host: Host) -> None:
+    first = held_of(host.run("ensure"))
+    copy_from_another_machine(host)
+    answer = host.run("renew", ca_port=1)
+    assert "error" in answer
+    assert (held_of(answer)["serial"], held_of(answer)["copied"]) == (first["serial"], True)
+
+
+def test_certificate_of_an_earlier_version_is_nobodys_copy(
+    host: Host, authority: DemoAuthority
+) -> None:
+    host.run("ensure")
+    (note,) = (host.directory / "store").glob("gen-*/machine")
+    note.unlink()
+    assert held_of(host.run("ensure"))["copied"] is False
+    assert len(authority.seen) == 1
+
+
 def test_life_of_seconds_is_not_renewed_on_arrival(host: Host, authority: DemoAuthority) -> None:
     # The authority dates back by two minutes: most of the span is over when it arrives.
     authority.life_s = 40.0

@@ -39,13 +39,18 @@ def _read(value: Any, _request: Any) -> Certificate:
         _moment(held, "not_before"),
         _moment(held, "not_after"),
         _moment(held, "received"),
+        _flag(held, "copied"),
     )
     if report.not_after <= report.not_before:
         raise checks.Wrong("held.not_after is not after held.not_before")
-    is_obtained = held.get("obtained", False)
-    if not isinstance(is_obtained, bool):
-        raise checks.Wrong("held.obtained is neither true nor false")
-    return Certificate(report, error, is_obtained, via)
+    return Certificate(report, error, _flag(held, "obtained"), via)
+
+
+def _flag(found: Mapping[str, Any], key: str) -> bool:
+    value = found.get(key, False)
+    if not isinstance(value, bool):
+        raise checks.Wrong(f"held.{key} is neither true nor false")
+    return value
 
 
 def _moment(found: Mapping[str, Any], key: str) -> float:

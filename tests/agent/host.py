@@ -33,7 +33,7 @@ from tests.fakes.packets import FakePackets, FakeRound
 from tests.fakes.processes import FakeProcesses
 from tests.fakes.watcher import FakeWatcher
 
-WATCHDOG_S = 180.0
+WATCHDOG_S = 60.0
 READY_S = 15.0
 # A turn that waits for nothing, so often at one moment, is a loop that burns the CPU.
 MOST_TURNS = 100

@@ -9,6 +9,7 @@ from tests.booted import mesh
 MARKER = "/var/lib/istio-hostagent/joined"
 UNIT = "istio-hostagent.service"
 BROKEN = "[Service]\nExecStart=\nExecStart=/bin/false\n"
+WATCHDOG = "[Service]\nWatchdogSec=6s\n"
 STOP = ("systemctl", "stop", "istio-hostagent")
 # Rejects at once (status 7 of curl), where a captured connection would wait or succeed.
 REFUSED = 7
@@ -106,6 +107,45 @@ def test_the_guard_holds_while_no_agent_can(
     assert joined.run("curl", "-sSI", f"http://{network.ADDRESS}/").returncode == 0
 
 
+@pytest.mark.parametrize("verb", ["restart", "stop"])
+def test_the_guard_is_not_stopped_by_hand(
+    joined: machines.Machine, peer: machines.Machine, verb: str
+) -> None:
+    refused = joined.run("systemctl", verb, "istio-redirect", check=False)
+    assert "may be requested by dependency only" in refused.stderr
+    assert joined.exists(MARKER)
+    assert mesh.table_names(joined) == ["istio_guard", "istio_hostagent"]
+
+
+def test_rescue_mode_leaves_the_network_to_the_operator_until_the_next_boot(
+    joined: machines.Machine, peer: machines.Machine
+) -> None:
+    joined.run("systemctl", "isolate", "--no-block", "rescue.target")
+    network.wait_until(lambda: not mesh.table_names(joined), "the rules are out")
+    network.wait_until(lambda: _active(joined, "rescue.target"), "rescue mode")
+    _watch_early(joined, peer.address)
+    joined.reboot()
+    network.wait_until(lambda: len(_seen_early(joined)) == EARLY, "the early program has ended")
+    assert "0" not in _seen_early(joined), "a plain request was answered"
+    mesh.wait_joined(joined)
+
+
+def test_an_agent_that_was_stopped_by_a_signal_is_replaced_by_its_watchdog(
+    joined: machines.Machine,
+) -> None:
+    before = joined.unit(UNIT, "MainPID", "WatchdogUSec")
+    assert before["WatchdogUSec"] == "1min"
+    joined.write("/etc/systemd/system/istio-hostagent.service.d/w.conf", WATCHDOG)
+    joined.run("systemctl", "daemon-reload")
+    joined.run("systemctl", "restart", UNIT)
+    mesh.wait_joined(joined)
+    stopped = joined.unit(UNIT, "MainPID")["MainPID"]
+    joined.run("kill", "-STOP", stopped)
+    # SIGABRT would wait for it to go on, TimeoutStopSec=30s long.
+    network.wait_until(lambda: _runs_again(joined, stopped), "another one", within_s=20)
+    mesh.wait_joined(joined)
+
+
 def test_a_stop_in_a_crash_loop_takes_the_machine_out(joined: machines.Machine) -> None:
     joined.write("/etc/systemd/system/istio-hostagent.service.d/break.conf", BROKEN)
     joined.run("systemctl", "daemon-reload")
@@ -136,6 +176,10 @@ def test_a_machine_that_never_joined_has_no_guard(machine: machines.Machine) -> 
     machine.reboot()
     assert machine.unit("istio-redirect.service", "ActiveState")["ActiveState"] == "active"
     assert mesh.table_names(machine) == []
+
+
+def _active(machine: machines.Machine, unit: str) -> bool:
+    return machine.unit(unit, "ActiveState")["ActiveState"] == "active"
 
 
 def _runs_again(machine: machines.Machine, killed: str) -> bool:

@@ -61,6 +61,14 @@ def write_atomically(
     sync_directory(directory)
 
 
+def has_content(path: str, data: bytes) -> bool:
+    """Whether a file that can be read holds exactly this."""
+    try:
+        return read_bounded(path, len(data) + 1) == data
+    except OSError:
+        return False
+
+
 def fingerprint(path: str, *, follows_links: bool = True) -> Fingerprint | None:
     """What changes when a file is written or replaced; None where there is none to be seen."""
     try:

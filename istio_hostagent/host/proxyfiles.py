@@ -37,8 +37,10 @@ class ProxyFiles:
         files.make_directory(self.directory, mode=0o750, owner=(0, group))
         files.make_directory(built.directory, mode=0o750, owner=(0, group))
         for name, text in built.texts.items():
-            path = os.path.join(built.directory, name)
-            files.write_atomically(path, text.encode(), mode=0o640, owner=(0, group))
+            path, data = os.path.join(built.directory, name), text.encode()
+            # What is there needs no room on a file system that is full.
+            if not files.has_content(path, data):
+                files.write_atomically(path, data, mode=0o640, owner=(0, group))
         for relative, target in spec.links:
             path = os.path.join(spec.directory, relative)
             self._make_parents(spec.directory, relative)

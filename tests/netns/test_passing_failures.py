@@ -1,5 +1,11 @@
 """What fails once and may work the next time is tried again, and is never taken for a verdict."""
 
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
 from tests.lab.killer import WorkerKiller
 from tests.lab.waiting import eventually
 from tests.netns.conftest import MakeHost, configure, join
@@ -37,3 +43,35 @@ def test_no_space_in_the_runtime_directory_passes(make_host: MakeHost, envoy: st
     runtime.unlink()
     moved.rename(runtime)
     host.verb("wait", "--timeout", "20")
+
+
+@contextlib.contextmanager
+def small_file_system(directory: Path) -> Iterator[None]:
+    """A file system with room for little at a directory."""
+    directory.mkdir(exist_ok=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k,mode=755", "tmpfs", directory], check=True
+    )
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def fill(directory: Path) -> None:
+    with contextlib.suppress(OSError), open(directory / "filler", "wb", buffering=0) as filler:
+        while True:
+            filler.write(os.urandom(4096))
+
+
+def test_a_full_runtime_directory_does_not_keep_a_joined_host_out(
+    make_host: MakeHost, envoy: str
+) -> None:
+    host = make_host(envoy=envoy)
+    with small_file_system(host.directory / "run"):
+        join(host)
+        host.kill()
+        fill(host.directory / "run")
+        host.start()
+        host.verb("wait", "--timeout", "30")
+        host.stop()

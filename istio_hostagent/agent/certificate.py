@@ -5,7 +5,7 @@ and this part only keeps the dates it reports (design invariants 5 to 7).
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..config import model
@@ -15,7 +15,8 @@ from ..host.answers import certificate as answers
 from ..identity import rotation
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now
-from . import fields, issuance, stores, tasks
+from ..lifecycle.steps import Step
+from . import events, fields, issuance, part, stores, tasks
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ COPIED = (
 )
 
 
-class CertificatePart:
+class CertificatePart(part.Part):
     """Keeps a fresh certificate on disk and knows until when it is good."""
 
     def __init__(
@@ -54,8 +55,17 @@ class CertificatePart:
         self.value = rotation.Rotation()
         self.obtained = 0
 
-    def configure(self, settings: model.IdentitySettings) -> None:
+    @property
+    def steps(self) -> Mapping[Step, part.Perform]:
+        """What it asks workers for."""
+        return {
+            Step.OBTAIN: part.silently(self.ask),
+            Step.RELEASE: part.silently(self.release_others),
+        }
+
+    def configure(self, config: model.Config, _facts: model.HostFacts) -> None:
         """Take new settings; what is held for other ones counts no more."""
+        settings = config.identity
         if settings != self._settings:
             self._settings = settings
             self.value = rotation.configured()
@@ -63,6 +73,15 @@ class CertificatePart:
             self._work.abandon(WORKER)
             stores.stop_release(self._work, settings.output_dir)
             self._seen = self._credentials()
+
+    def handle(self, event: events.Event) -> None:
+        """Look at files, where somebody may have changed them."""
+        match event:
+            case events.Reloading():
+                self.look_at_credentials()
+                self.look_at_files()
+            case events.Heartbeat():
+                self.look_at_files()
 
     @property
     def last_error(self) -> str:

@@ -71,6 +71,19 @@ class Components:
         )
         self.redirection = keeper
         self.proxy = proxy.ProxyPart(supervised, work, clock, given.proxy)
+        # Who hears of everything, in this order: what is seen of the machine counts first.
+        self.all: tuple[part.Part, ...] = (
+            self.work,
+            self.packets,
+            self.machine,
+            self.configuration,
+            self.certificate,
+            self.redirection,
+            supervised,
+            self.proxy,
+            self.lookout,
+            self.state,
+        )
         self.life = Life()
         # The longest turn of the loop so far, in seconds, by the event that began it.
         self.turns: dict[str, float] = {}
@@ -113,11 +126,9 @@ class Components:
         attempt = life.attempt.last_error
         # While nothing is known of the files the other parts wait for them, and say nothing.
         is_blank = life.in_force is None and not life.offer.is_read
+        others = (self.redirection, self.state, self.proxy, self.certificate)
         obstacles = (
-            self.redirection.obstacle(life),
-            life.disk.last_error,
-            self.proxy.obstacle(life),
-            self.certificate.obstacle(life),
+            *(each.obstacle(life) for each in others),
             f"the last attempt to join failed: {attempt}" if attempt else "",
         )
         texts = report.Texts(

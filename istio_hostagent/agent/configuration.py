@@ -11,7 +11,7 @@ from ..errors import Problem
 from ..host import garbage, layers, ports, processes
 from ..lifecycle.life import Life, Offer, Revision
 from ..lifecycle.situation import Now
-from . import fields, places, reading, reload, tasks
+from . import events, fields, part, places, reading, reload, tasks
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 300.0
 STAYS_ACTIVE = "the previous configuration stays active"
 
 
-class ConfigurationPart:
+class ConfigurationPart(part.Part):
     """The files as they were read last."""
 
     def __init__(
@@ -54,6 +54,16 @@ class ConfigurationPart:
         """Begin to read the files; who is given what was read hands it to `take`."""
         self._retry_at = None
         self._reading.ask(taken)
+
+    def handle(self, event: events.Event) -> events.Event | None:
+        """What the files mean depends on the machine; they are read again when that is due."""
+        match event:
+            case events.MachineSeen(facts):
+                self.facts = facts
+            case events.TimePassed():
+                is_due = self._retry_at is not None and self._clock.monotonic() >= self._retry_at
+                return events.FilesChanged() if is_due else None
+        return None
 
     def deadline(self) -> float | None:
         """When files that could not be read are to be read again (monotonic seconds)."""

@@ -1,7 +1,12 @@
-"""Everything that can happen to the agent, as frozen values; the loop has no other input."""
+"""Everything that can happen to the agent, as frozen values.
+
+The loop has no other input, and hands each event to every part. The last ones come from the loop
+itself, or follow in one part from another event.
+"""
 
 from typing import NamedTuple
 
+from ..config import model
 from ..host import changes, ports, rtmonitor
 
 
@@ -47,6 +52,25 @@ class Asked(NamedTuple):
     caller: ports.Caller
 
 
+class TimePassed(NamedTuple):
+    """A turn: whatever is due may be done."""
+
+
+class Heartbeat(NamedTuple):
+    """Time to look at what nobody tells of."""
+
+
+class Reloading(NamedTuple):
+    """The files are about to be read again: what else may have changed is looked at, too."""
+
+
+class MachineSeen(NamedTuple):
+    """The machine was looked at. `moves_packets`: packets may go other ways than before."""
+
+    facts: model.HostFacts
+    moves_packets: bool
+
+
 Event = (
     FilesChanged
     | KernelChanged
@@ -56,4 +80,8 @@ Event = (
     | ProxyAnswered
     | Signalled
     | Asked
+    | TimePassed
+    | Heartbeat
+    | Reloading
+    | MachineSeen
 )

@@ -8,7 +8,7 @@ import logging
 from ..errors import HostAgentError
 from ..host import ports, processes
 from ..host.answers import looker
-from . import events, fields, tasks
+from . import events, fields, part, tasks
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ WORKER = "looker"
 TIMEOUT_S = 5.0
 
 
-class Lookout:
+class Lookout(part.Part):
     """One look at a time; what differs from the one before is told like a changed file."""
 
     def __init__(
@@ -32,6 +32,11 @@ class Lookout:
         self._sights = sights
         self._user = user
         self._last_error = ""
+
+    def handle(self, event: events.Event) -> None:
+        """Look again now and then."""
+        if isinstance(event, events.Heartbeat):
+            self.look()
 
     def look_at_new(self) -> None:
         """Look if somebody has asked for a file that was never looked at."""

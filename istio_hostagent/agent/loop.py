@@ -1,7 +1,8 @@
-"""The main event loop: takes events, updates the components, performs what `lifecycle` names.
+"""The main event loop: takes events, updates the parts, performs what `lifecycle` names.
 
-Every handler runs under one catch-all, so that a bug in one component cannot stop the agent. Order
-and conditions belong to `lifecycle.decide`, what a part does belongs to the part.
+Every part runs under one catch-all, so that a bug in one cannot stop the agent. Order and
+conditions belong to `lifecycle.decide`, what a part does belongs to the part: of events, deadlines
+and steps the loop knows them through `part.Part` alone.
 A turn waits for nobody but the kernel itself: whatever needs another process, or a file system
 that may not answer, is begun in one turn and ends as the event of a later one.
 """
@@ -17,7 +18,7 @@ from ..lifecycle import decide
 from ..lifecycle import life as lives
 from ..lifecycle.phase import Phase
 from ..supervise import liveness
-from . import components, configuration, events, fields, performer, reading, requests
+from . import components, configuration, events, fields, part, performer, reading, requests
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,6 @@ READY_TIME_S = 15.0
 STUMBLE_PAUSE_S = 1.0
 # The loop wakes at least this often: clocks may jump, and a host may have slept.
 HEARTBEAT_S = 60.0
-# Our rules are read back this often, whatever the kernel tells.
-READ_BACK_S = 3600.0
 # What the service manager did not take is sent again this often.
 NOTIFY_PAUSE_S = 1.0
 # More steps than this in one turn are a bug; the next turn goes on.
@@ -46,7 +45,7 @@ class Agent:
         self._watchdog_s = watchdog_s
         self._started_at = parts.clock.monotonic()
         self._alive_at = 0.0
-        self._looked_at = self._read_back_at = self._started_at
+        self._looked_at = self._started_at
         self._is_ready_sent = False
         self._is_watching = False
         self._has_stumbled = False
@@ -88,8 +87,9 @@ class Agent:
         happened = {(type(event), event): event for event in waited}.values()
         begun_at = self._parts.clock.monotonic()
         for event in happened:
-            self._guarded(functools.partial(self._take, event))
-        self._tick()
+            self._take(event)
+        self._take(events.TimePassed())
+        self._guarded(self._tick)
         self.advance()
         self._measure(next((type(event).__name__ for event in happened), "time"), begun_at)
 
@@ -99,25 +99,28 @@ class Agent:
         self._parts.turns[cause] = max(spent, self._parts.turns.get(cause, 0.0))
 
     def _take(self, event: events.Event) -> None:
+        """Let every part handle it, then the loop itself, and then what follows from it."""
+        following: list[events.Event] = []
+        for each in self._parts.all:
+            self._guarded(functools.partial(self._hand, each, event, following))
+        self._guarded(functools.partial(self._handle, event))
+        for follow in following:
+            self._take(follow)
+
+    def _hand(self, to: part.Part, event: events.Event, following: list[events.Event]) -> None:
+        follow = to.handle(event)
+        if follow is not None:
+            following.append(follow)
+
+    def _handle(self, event: events.Event) -> None:
         match event:
             case events.FilesChanged():
                 self.reload()
             case events.Signalled(signal.SIGHUP):
                 self.reload(is_asked=True)
-            case events.KernelChanged(changes):
-                self._parts.redirection.check(changes)
-            case events.MachineChanged(change):
-                self._parts.machine.changed(change)
-            case events.TaskEnded(name):
-                self._parts.work.ended(name)
-            case events.ProxyEnded():
-                self._parts.proxy.child.ended()
-            case events.ProxyAnswered():
-                self._parts.proxy.child.answered()
             case events.Signalled():
                 self.is_stopping = True
             case events.Asked(caller):
-                self._parts.proxy.child.tick()  # what is told is no older than it must be
                 self._requests.take(caller)
 
     def _patience_s(self) -> float:
@@ -125,11 +128,7 @@ class Agent:
         parts, now = self._parts, self._parts.clock.monotonic()
         pending = [
             now + HEARTBEAT_S,
-            parts.work.deadline(),
-            parts.packets.deadline(),
-            parts.proxy.child.deadline(),
-            parts.machine.deadline(),
-            parts.configuration.deadline(),
+            *(each.deadline() for each in parts.all),
             lives.deadline(parts.life, parts.situation(), parts.now()),
         ]
         if self._watchdog_s is not None:
@@ -143,46 +142,19 @@ class Agent:
         return max(min(at for at in pending if at is not None) - now, least)
 
     def _tick(self) -> None:
-        self._parts.notifier.flush()
-        self._parts.work.tick()
-        self._parts.packets.tick()
-        self._parts.proxy.child.tick()
-        if self._parts.machine.is_due:
-            self._look_at_machine()
-        now = self._parts.clock.monotonic()
-        retry_at = self._parts.configuration.deadline()
-        if retry_at is not None and now >= retry_at:
-            self.reload()
+        parts, now = self._parts, self._parts.clock.monotonic()
+        parts.notifier.flush()
         soon = now + liveness.STEADY_S  # what is due before the next wake-up is done at this one
         if self._watchdog_s is not None and soon >= self._alive_at + self._watchdog_s / 3:
             self._alive_at = now
-            self._parts.notifier.send(WATCHDOG="1")
+            parts.notifier.send(WATCHDOG="1")
         if self._is_watching and soon >= self._looked_at + HEARTBEAT_S:
             # Not every change is an event: inotify has limits, directories are moved away, and
             # a thread more for sshd's own directory would cost memory for ever.
             self._looked_at = now
-            self._parts.redirection.look_at_addresses()
-            self._parts.certificate.look_at_files()
-            self._parts.lookout.look()
-            if soon >= self._read_back_at + READ_BACK_S:
-                # Events can be lost without a word; then nobody has looked since.
-                self._read_back_at = now
-                self._parts.redirection.read_back()
-            if self._parts.machine.look_for_sshd():
-                self._take_facts()
-            if self._parts.watcher.is_stale() or self._parts.configuration.loaded.is_unread:
+            self._take(events.Heartbeat())
+            if parts.watcher.is_stale() or parts.configuration.loaded.is_unread:
                 self.reload()
-
-    def _look_at_machine(self) -> None:
-        """Links, addresses or routes have changed: what was proven is proven again."""
-        machine = self._parts.machine
-        is_doubtful = machine.moves_packets
-        if machine.look():
-            self._take_facts()
-            is_doubtful = True
-        self._parts.redirection.look_at_addresses()
-        if is_doubtful:
-            self._parts.redirection.doubt()
 
     # -- going forward --------------------------------------------------------------------------
 
@@ -238,16 +210,11 @@ class Agent:
         parts = self._parts
         parts.watcher.mark()
         self._followed = None
-        if parts.machine.look_for_sshd():
-            self._take_facts()
+        self._take(events.Reloading())
         taken: reading.Taken = self._was_read
         if is_asked or then is not None:
             taken = functools.partial(self._was_read, then=then, is_asked=is_asked)
         parts.configuration.read(taken)
-        parts.certificate.look_at_credentials()
-        parts.certificate.look_at_files()
-        parts.proxy.look_for_binary()
-        parts.redirection.look_at_addresses()
 
     def _was_read(
         self,
@@ -264,13 +231,6 @@ class Agent:
             parts.life = lives.offered(parts.life, offer, is_asked=is_asked)
         if then is not None:
             then()
-
-    def _take_facts(self) -> None:
-        """The machine has changed: every part that it matters to gets the facts."""
-        parts = self._parts
-        parts.configuration.facts = parts.machine.facts
-        parts.redirection.take_facts(parts.machine.facts)
-        parts.proxy.take_facts(parts.machine.facts)
 
     def _follow(self) -> bool:
         """Watch every file whose change matters; True if something may have been missed."""

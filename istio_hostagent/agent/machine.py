@@ -11,7 +11,7 @@ import logging
 from ..config import model
 from ..host import ports, rtmonitor
 from ..supervise import instance
-from . import fields, places, statedir
+from . import events, fields, part, places, statedir
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ SETTLE_S = 0.1
 LOOK_INTERVAL_S = 1.0
 
 
-class MachinePart:
+class MachinePart(part.Part):
     """Keeps the facts of this host up to date."""
 
     def __init__(
@@ -56,11 +56,24 @@ class MachinePart:
         of_v4 = [each for each in facts.addresses if each.version == 4]
         return min(of_v4 or facts.addresses, key=int, default=None)
 
-    def head_for(self, discovery_address: str) -> bool:
-        """The control plane is there (host:port); says whether the facts differ for it."""
-        name = discovery_address.rpartition(":")[0].strip("[]")
+    def configure(self, config: model.Config, _facts: model.HostFacts) -> None:
+        """The control plane is where this configuration says: the facts are those towards it."""
+        name = config.proxy.discovery_address.rpartition(":")[0].strip("[]")
         self._towards = self._host.find_address(name)
-        return self.look()
+        self.look()
+
+    def handle(self, event: events.Event) -> events.Event | None:
+        """See what this host is now, when that may have changed; every other part is told."""
+        match event:
+            case events.MachineChanged(change):
+                self.changed(change)
+            case events.TimePassed() if self.is_due:
+                moves_packets = self.moves_packets
+                is_other = self.look()
+                return events.MachineSeen(self.facts, moves_packets or is_other)
+            case events.Heartbeat() | events.Reloading() if self.look_for_sshd():
+                return events.MachineSeen(self.facts, moves_packets=False)
+        return None
 
     def changed(self, change: rtmonitor.Change) -> None:
         """Something in the network of this host has changed: look soon."""

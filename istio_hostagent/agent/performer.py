@@ -1,51 +1,37 @@
-"""Performs the steps that `lifecycle` names, each on the part, the kernel or the disk it is about.
+"""Performs the steps that `lifecycle` names: those of one part are its own, the others are here.
 
-Not here: when and why. Every step returns why it did not succeed, or nothing; those that take
-their time report through their part's own value later.
+Not here: when and why.
 """
 
 import functools
-from collections.abc import Callable
 
 from ..lifecycle import decide
 from ..lifecycle.life import Revision
 from ..lifecycle.steps import Step
 from ..redirect import guard
 from ..supervise.validation import Validation
-from . import components, configuration, places, reload
+from . import components, configuration, part, places, reload
 
 STORED_SOCKET = "nft"
 
 
 class Performer:
-    """One method for each step."""
+    """One method for each step that needs more than one part, or the life itself."""
 
     def __init__(self, parts: components.Components) -> None:
         """Work on these parts."""
         self._parts = parts
-        self._steps: dict[Step, Callable[[], str]] = {
+        self._steps: dict[Step, part.Perform] = {
             Step.CONFIGURE_IDENTITY: self._configure_identity,
             Step.CONFIGURE: self._configure,
             Step.CHECK_CANDIDATE: self._check_candidate,
-            Step.VALIDATE: _silently(parts.proxy.validate),
-            Step.OBTAIN: _silently(parts.certificate.ask),
-            Step.MARK_ATTEMPT: functools.partial(parts.state.write, places.ATTEMPT),
-            Step.APPLY: _silently(parts.redirection.apply),
-            Step.PROVE: _silently(parts.redirection.prove),
-            Step.START: _silently(parts.proxy.start),
-            Step.STOP_PROXY: _silently(parts.proxy.child.stop),
             Step.WRITE_GUARD: self._write_guard,
             Step.STORE_SOCKET: self._store_socket,
             Step.SAVE_ACCEPTED: self._save_accepted,
             Step.SAVE_REFUSED: self._save_refused,
-            Step.FORGET_REFUSED: functools.partial(parts.state.remove, reload.REFUSED),
-            Step.MARK_JOINED: functools.partial(parts.state.write, places.MARKER),
-            Step.UNMARK_ATTEMPT: functools.partial(parts.state.remove, places.ATTEMPT),
-            Step.WITHDRAW: parts.redirection.withdraw,
-            Step.REMOVE_GUARD: functools.partial(parts.state.remove, places.GUARD),
-            Step.UNMARK_JOINED: functools.partial(parts.state.remove, places.MARKER),
-            Step.RELEASE: _silently(parts.certificate.release_others),
         }
+        for each in parts.all:
+            self._steps |= each.steps
 
     def perform(self, step: Step) -> str:
         """Do it; why it did not succeed, or nothing."""
@@ -57,15 +43,17 @@ class Performer:
         return in_force
 
     def _configure_identity(self) -> str:
-        self._parts.certificate.configure(configuration.config_of(self._in_force()).identity)
-        return ""
+        return self._configure_each(self._parts.certificate)
 
     def _configure(self) -> str:
         parts = self._parts
+        # What the others need to know of the machine depends on where the control plane is.
+        return self._configure_each(parts.machine, parts.proxy, parts.redirection)
+
+    def _configure_each(self, *parts: part.Part) -> str:
         config = configuration.config_of(self._in_force())
-        parts.machine.head_for(config.proxy.discovery_address)
-        parts.proxy.configure(config, parts.machine.facts)
-        parts.redirection.configure(config.redirection, parts.machine.facts)
+        for each in parts:
+            each.configure(config, self._parts.machine.facts)
         return ""
 
     def _check_candidate(self) -> str:
@@ -106,13 +94,3 @@ class Performer:
         assert refusal is not None
         layers = configuration.layers_of(Revision(refusal.texts, self._in_force().config))
         return self._parts.state.save(reload.REFUSED, layers)
-
-
-def _silently(action: Callable[[], object]) -> Callable[[], str]:
-    """A step whose success its part reports by itself."""
-
-    def perform() -> str:
-        action()
-        return ""
-
-    return perform

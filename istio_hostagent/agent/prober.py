@@ -15,7 +15,7 @@ from ..errors import ChildFailed, HostAgentError, KernelBusy
 from ..host import ports, probing
 from ..host.answers import probe_sockets
 from ..redirect import expectations
-from . import tasks
+from . import events, part, tasks
 
 WORKER = "probe_sockets"
 WORKER_TIMEOUT_S = 10.0
@@ -44,7 +44,7 @@ class _Proof:
         return self.made[len(self.outcomes) :]
 
 
-class Prober:
+class Prober(part.Part):
     """The one sender of probe packets in this process."""
 
     def __init__(self, work: tasks.Tasks, clock: ports.Clock, packets: ports.Packets) -> None:
@@ -65,6 +65,11 @@ class Prober:
         self._waiting.append(_Proof(made, (facts.proxy_uid, facts.proxy_gid), done))
         if len(self._waiting) == 1:
             self._begin()
+
+    def handle(self, event: events.Event) -> None:
+        """Go on with the proof that is under way."""
+        if isinstance(event, events.TimePassed):
+            self.tick()
 
     def deadline(self) -> float | None:
         """When `tick` has something to do (monotonic seconds)."""

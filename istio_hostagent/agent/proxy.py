@@ -6,7 +6,7 @@ When something is validated or started is not decided here (`lifecycle`).
 import collections
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..config import model
@@ -14,9 +14,10 @@ from ..errors import ChildFailed, HostAgentError, HostUnsupported
 from ..host import ports, processes
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now
+from ..lifecycle.steps import Step
 from ..supervise import builds, child, controlplane, specs, validation
 from ..supervise.validation import Validation
-from . import fields, programs, supervisor, tasks
+from . import events, fields, part, programs, supervisor, tasks
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ TAIL_LINES = 20
 REMEMBERED = 4
 
 
-class ProxyPart:
+class ProxyPart(part.Part):
     """Finds the proxy, has its bootstrap validated, and keeps it running."""
 
     def __init__(
@@ -55,6 +56,15 @@ class ProxyPart:
         self.kind = model.ProxyKind.AUTO
         self.binary: str | None = None
 
+    @property
+    def steps(self) -> Mapping[Step, part.Perform]:
+        """What becomes of the program."""
+        return {
+            Step.VALIDATE: part.silently(self.validate),
+            Step.START: part.silently(self.start),
+            Step.STOP_PROXY: part.silently(self.child.stop),
+        }
+
     def configure(self, config: model.Config, facts: model.HostFacts) -> None:
         """Take a configuration; what runs goes on until it is started anew."""
         self._config = config
@@ -62,11 +72,15 @@ class ProxyPart:
         self._desired = None
         self.look_for_binary()
 
-    def take_facts(self, facts: model.HostFacts) -> None:
-        """The machine has changed: the same configuration may need another bootstrap on it."""
-        if self._config is not None and facts != self._facts:
-            self._facts = facts
-            self.look_for_binary()
+    def handle(self, event: events.Event) -> None:
+        """Another machine may need another bootstrap; programs come and go."""
+        match event:
+            case events.MachineSeen(facts):
+                if self._config is not None and facts != self._facts:
+                    self._facts = facts
+                    self.look_for_binary()
+            case events.Reloading():
+                self.look_for_binary()
 
     def look_for_binary(self) -> None:
         """Find the program to run; what was validated before stays so if nothing differs."""

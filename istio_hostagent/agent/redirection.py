@@ -4,7 +4,7 @@ It alone changes the kernel while the agent runs, also for the verbs.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config import model as config
@@ -14,16 +14,19 @@ from ..host import ports
 from ..lifecycle import redirection as states
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now
+from ..lifecycle.steps import Step
 from ..redirect import expectations, model, policy, staleness
-from . import fields, prober, proof, reconcile
+from . import events, fields, part, prober, proof, reconcile
 
 logger = logging.getLogger(__name__)
 
 # Of those who have changed rules since the last good proof, so many are named if it breaks.
 MAX_SUSPECTS = 4
+# Our rules are read back this often, whatever the kernel tells: events can be lost.
+READ_BACK_S = 3600.0
 
 
-class RedirectionPart:
+class RedirectionPart(part.Part):
     """Keeps the kernel's rules equal to the configuration and knows whether packets agree."""
 
     def __init__(self, kernel: ports.Kernel, packets: prober.Prober, clock: ports.Clock) -> None:
@@ -43,11 +46,24 @@ class RedirectionPart:
         self.desired = model.Ruleset()
         self.error: HostAgentError | None = None  # behind `value.last_error`
         self.findings: tuple[expectations.Finding, ...] = ()
+        self._read_back_at = clock.monotonic() + READ_BACK_S
         self.looks = 0
         self.repaired = 0
 
-    def configure(self, settings: config.Redirection, facts: config.HostFacts) -> None:
-        """Desire what these settings mean; nothing reaches the kernel yet."""
+    @property
+    def steps(self) -> Mapping[Step, part.Perform]:
+        """Everything that changes the kernel or tries what it does."""
+        return {
+            Step.APPLY: part.silently(self.apply),
+            Step.PROVE: part.silently(self.prove),
+            Step.WITHDRAW: self.withdraw,
+        }
+
+    def configure(self, config: config.Config, facts: config.HostFacts) -> None:
+        """Desire what this configuration captures; nothing reaches the kernel yet."""
+        self._desire(config.redirection, facts)
+
+    def _desire(self, settings: config.Redirection, facts: config.HostFacts) -> None:
         desired = policy.build_ruleset(settings, facts)
         self._settings = settings
         self._facts = facts
@@ -58,10 +74,24 @@ class RedirectionPart:
             self.error = None
             self.value = states.desire(self.value, self._version)
 
-    def take_facts(self, facts: config.HostFacts) -> None:
-        """The machine has changed: desire what the same settings mean on it now."""
-        if self._settings is not None:
-            self.configure(self._settings, facts)
+    def handle(self, event: events.Event) -> None:
+        """Look at the rules, where somebody may have changed them."""
+        match event:
+            case events.KernelChanged(changes):
+                self.check(changes)
+            case events.MachineSeen(facts, moves_packets):
+                if self._settings is not None and facts != self._facts:
+                    self._desire(self._settings, facts)
+                self.look_at_addresses()
+                if moves_packets:
+                    self.doubt()
+            case events.Reloading():
+                self.look_at_addresses()
+            case events.Heartbeat():
+                self.look_at_addresses()
+                if self._clock.monotonic() >= self._read_back_at:
+                    self._read_back_at = self._clock.monotonic() + READ_BACK_S
+                    self.read_back()
 
     def retry(self) -> None:
         """Something has changed: what failed may be tried at once."""

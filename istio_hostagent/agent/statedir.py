@@ -4,17 +4,20 @@ Everything is written whole or not at all. A full or read-only disk must not tak
 keeper away: a failure is a text, never an exception. What a mark means is not here.
 """
 
+import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..config import model
 from ..host import files, ports
-from . import fields, places, reload
+from ..lifecycle.life import Life
+from ..lifecycle.steps import Step
+from . import fields, part, places, reload
 
 logger = logging.getLogger(__name__)
 
 
-class StateDirectory:
+class StateDirectory(part.Part):
     """The files of the state directory, by name."""
 
     def __init__(self, disk: ports.StateFiles, clock: ports.Clock) -> None:
@@ -22,6 +25,23 @@ class StateDirectory:
         self._disk = disk
         self._clock = clock
         self._logged = ""
+
+    @property
+    def steps(self) -> Mapping[Step, part.Perform]:
+        """The marks; what else is written needs more than this directory (`performer`)."""
+        write, remove = self.write, self.remove
+        return {
+            Step.MARK_ATTEMPT: functools.partial(write, places.ATTEMPT),
+            Step.UNMARK_ATTEMPT: functools.partial(remove, places.ATTEMPT),
+            Step.MARK_JOINED: functools.partial(write, places.MARKER),
+            Step.UNMARK_JOINED: functools.partial(remove, places.MARKER),
+            Step.REMOVE_GUARD: functools.partial(remove, places.GUARD),
+            Step.FORGET_REFUSED: functools.partial(remove, reload.REFUSED),
+        }
+
+    def obstacle(self, life: Life) -> str:
+        """What could not be written down."""
+        return life.disk.last_error
 
     def has(self, name: str) -> bool:
         """Whether it is there."""

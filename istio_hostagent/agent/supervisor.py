@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ..errors import ChildFailed
 from ..host import ports, processes, procstate
 from ..supervise import child, controlplane, liveness, specs
-from . import events, fields
+from . import events, fields, part
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _WITHOUT_ROUNDS = (
 DRAIN_S = 0.02
 
 
-class Supervisor:
+class Supervisor(part.Part):
     """Keeps one child running as long as it is wanted."""
 
     def __init__(
@@ -115,6 +115,16 @@ class Supervisor:
         if self._process is not None and is_late:
             pids = (self._process.pid, *pids)
         return tuple(f"proxy {self._processes.describe_stuck(pid)}" for pid in pids)
+
+    def handle(self, event: events.Event) -> None:
+        """Take what becomes of the process, and do what is due."""
+        match event:
+            case events.ProxyEnded():
+                self.ended()
+            case events.ProxyAnswered():
+                self.answered()
+            case events.TimePassed() | events.Asked():
+                self.tick()  # what somebody who asks is told is no older than it must be
 
     def deadline(self) -> float | None:
         """When `tick` has something to do, or `stuck` something to say (monotonic seconds)."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ChildFailed, HostAgentError
 from ..host import ports, processes
-from . import events
+from . import events, part
 
 Done = Callable[[Any | HostAgentError], None]
 
@@ -32,7 +32,7 @@ class _Waiting(NamedTuple):
     done: Done
 
 
-class Tasks:
+class Tasks(part.Part):
     """The running tasks, by name."""
 
     def __init__(
@@ -116,6 +116,14 @@ class Tasks:
     def _watch(self, name: str, child: ports.Child) -> None:
         ended = events.TaskEnded(name)
         self._inbox.watch(child.descriptor, lambda: ended)
+
+    def handle(self, event: events.Event) -> None:
+        """Take the results of those that have ended, and give up those whose time is over."""
+        match event:
+            case events.TaskEnded(name):
+                self.ended(name)
+            case events.TimePassed():
+                self.tick()
 
     def deadline(self) -> float | None:
         """When the next task is to be given up (monotonic seconds)."""

@@ -4,12 +4,15 @@ Not here: which values a `Config` is made of (`build`). Reading the same key twi
 value and the same problem.
 """
 
+import re
+from collections.abc import Iterator
 from typing import TypeVar
 
 from ..errors import Problem
 from . import layers, settings
 
 T = TypeVar("T")
+_NAMED = re.compile("<([A-Z_]+)>")
 
 
 class Reader:
@@ -28,14 +31,14 @@ class Reader:
         return sets[-1] if sets and sets[-1].value.strip() else None
 
     def render_default(self, setting: settings.Setting[object]) -> str:
-        """The text of the default, with the values of the keys that it names."""
+        """The text of the default, with the values, or the defaults, of the keys that it names."""
         text, mark, rest = setting.default.partition("<")
         while mark:
             key, _, rest = rest.partition(">")
             row = next(row for row in settings.SETTINGS if row.key == key)
             self.read(row)  # a refused value must not spoil the default made from it
             origin = None if key in self.refused else self.find(key)
-            text += origin.value.strip() if origin else row.default
+            text += origin.value.strip() if origin else self.render_default(row)
             literal, mark, rest = rest.partition("<")
             text += literal
         return text
@@ -48,18 +51,36 @@ class Reader:
         if origin is None and stand_in is not None:
             # A key and its stand-in are of one kind, so the row of the first reads both.
             key, origin = stand_in, self.find(stand_in)
-        default = setting.parse(self.render_default(setting))
         if origin is None:
-            return default
+            return self._read_default(setting)
         try:
             value = setting.parse(origin.value)
         except ValueError as error:
             self.refuse(key, origin, str(error))
-            return default
-        if is_guarded and not origin.trust.is_root_only and value != default:
+            return self._read_default(setting)
+        if is_guarded and not origin.trust.is_root_only and value != self._read_default(setting):
             self.refuse_untrusted(key, origin)
-            return default
+            return self._read_default(setting)
         return value
+
+    def _read_default(self, setting: settings.Setting[T]) -> T:
+        """The default; a key that it is made of is refused where it makes no value of this one."""
+        text = self.render_default(setting)
+        try:
+            return setting.parse(text)
+        except ValueError as error:
+            for key, origin in self._sources(setting):
+                self.refuse(key, origin, f"{setting.key} is not set and would be {text}: {error}")
+        return setting.parse(self.render_default(setting))
+
+    def _sources(self, setting: settings.Setting[object]) -> Iterator[tuple[str, layers.Origin]]:
+        """The keys that are set and from which a default is made."""
+        for key in _NAMED.findall(setting.default):
+            origin = self.find(key)
+            if origin is not None and key not in self.refused:
+                yield key, origin
+            else:
+                yield from self._sources(next(row for row in settings.SETTINGS if row.key == key))
 
     def refuse(self, key: str, origin: layers.Origin, message: str) -> None:
         """Record a problem of `key` at the line that set it."""

@@ -123,7 +123,7 @@ SYSTEM_NAMESPACE = Setting(
 CA_ADDR = Setting(
     "CA_ADDR",
     fields.parse_ca_address,
-    "istiod.<ISTIO_SYSTEM_NAMESPACE>.svc:15012",
+    "<PILOT_ADDRESS>",
     "Where certificates are asked for: host:port, always over TLS.",
 )
 ISTIOD_SAN = Setting(
@@ -311,13 +311,14 @@ PILOT_PORT = Setting(
     "ISTIO_PILOT_PORT",
     fields.parse_port,
     "15012",
-    "The port of the control plane, for pilot-agent, when PILOT_ADDRESS is not set.",
+    "The port of the control plane when PILOT_ADDRESS is not set.",
 )
 PILOT_ADDRESS = Setting(
     "PILOT_ADDRESS",
     fields.parse_host_port,
     "istiod.<ISTIO_SYSTEM_NAMESPACE>.svc:<ISTIO_PILOT_PORT>",
-    "Where pilot-agent finds the control plane: host:port.",
+    "Where pilot-agent finds the control plane, and where certificates are asked for when CA_ADDR"
+    " is not set: host:port.",
 )
 
 SETTINGS: tuple[Setting[object], ...] = (

@@ -85,8 +85,9 @@ def _proxy_config(written: dict[str, str], proxy: model.ProxySettings) -> str:
         added["discoveryAddress"] = proxy.discovery_address
     elif not text:
         added["serviceCluster"] = proxy.service_cluster
-        policy = written.get("CONTROL_PLANE_AUTH_POLICY") or "MUTUAL_TLS"
-        added["controlPlaneAuthPolicy"] = policy
+        # The first name is that of Istio 0.8 and later, the second that of releases before.
+        policy = written.get("ISTIO_CP_AUTH") or written.get("CONTROL_PLANE_AUTH_POLICY")
+        added["controlPlaneAuthPolicy"] = policy or "MUTUAL_TLS"
     if proxy.envoy is not None:
         added["binaryPath"] = proxy.envoy
     return proxyconfig.add(text, added)

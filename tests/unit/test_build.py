@@ -213,21 +213,6 @@ def test_name_that_the_ca_must_carry(text: str, name: str) -> None:
     assert value_of(outcome, "ISTIOD_SAN").text == name
 
 
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("", "istiod.istio-system.svc:15012"),
-        ("ISTIO_PILOT_PORT=15011\nISTIO_SYSTEM_NAMESPACE=m", "istiod.m.svc:15011"),
-        ("PILOT_ADDRESS=pilot.example:1\nISTIO_PILOT_PORT=15011", "pilot.example:1"),
-    ],
-)
-def test_control_plane_address(text: str, address: str) -> None:
-    config = config_of(build_config(text))
-    assert config.proxy.discovery_address == address
-    # Only CA_ADDR moves the CA.
-    assert config.identity.ca_port == 15012
-
-
 def test_empty_value_is_the_default() -> None:
     text = "TRUST_DOMAIN=''\nOUTPUT_CERTS=\nCA_ADDR=\nSECRET_TTL=' '\nENVOY_PORT=\n"
     assert config_of(build_config(text)) == model.Config(

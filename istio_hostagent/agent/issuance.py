@@ -19,6 +19,7 @@ def make_request(settings: model.IdentitySettings, operation: str, store: str) -
         "cluster_id": settings.cluster_id,
         "token_file": settings.token_file,
         "root_file": settings.root_file,
+        "has_public_roots": settings.has_public_roots,
         "output_dir": settings.output_dir,
         "store_dir": store,
         "ttl_s": int(settings.ttl_s),

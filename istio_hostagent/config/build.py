@@ -146,6 +146,7 @@ def _build_proxy(reader: reading.Reader) -> model.ProxySettings:
         instance_ip=reader.read(settings.SVC_IP),
         workload_name=reader.read(settings.POD_NAME),
         discovery_address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        discovery_root=reader.read(settings.XDS_ROOT_CA),
         service_cluster=reader.read(settings.SERVICE),
         environment=_build_environment(reader),
     )

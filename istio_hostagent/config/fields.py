@@ -293,8 +293,14 @@ def parse_optional_path(text: str) -> str | None:
 def parse_root_file(text: str) -> str:
     """As `parse_path`; `SYSTEM` is the store of the operating system, where Debian keeps it."""
     if text.strip() == "SYSTEM":
-        return "/etc/ssl/certs/ca-certificates.crt"
+        return model.SYSTEM_ROOTS
     return parse_path(text)
+
+
+def parse_optional_root(text: str) -> str:
+    """As `parse_path`; `SYSTEM` stays, which pilot-agent knows, and the empty text is none."""
+    text = text.strip()
+    return parse_path(text) if text and text != "SYSTEM" else text
 
 
 def parse_kubernetes_name(text: str) -> str:

@@ -135,7 +135,6 @@ INERT = {
     "USE_EDS_V1": _NO_V1,
     "WORKLOAD_IDENTITY_SOCKET_FILE": _FILES,
     "WORKLOAD_RSA_KEY_SIZE": _OBTAINS,
-    "XDS_ROOT_CA": _FILES,
 }  # fmt: skip
 
 # Values that ask for what is done anyway: no warning.

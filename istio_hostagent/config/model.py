@@ -16,6 +16,9 @@ from .packed import PackedRanges, pack_range, sort
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+# The store of the operating system, where Debian keeps it.
+SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
+
 _WIDTHS = {4: 4, 6: 16}  # of the addresses of each IP version, in bytes
 _NO_V4, _NO_V6 = PackedRanges(_WIDTHS[4]), PackedRanges(_WIDTHS[6])
 
@@ -130,6 +133,11 @@ class IdentitySettings(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()  # further gRPC metadata, names in lower case
 
     @property
+    def has_public_roots(self) -> bool:
+        """Whether the CA is recognised by public roots, from which no workload's come."""
+        return self.root_file == SYSTEM_ROOTS
+
+    @property
     def spiffe_id(self) -> str:
         """The one URI SAN that our certificate must carry."""
         return f"spiffe://{self.trust_domain}/ns/{self.namespace}/sa/{self.service_account}"
@@ -170,6 +178,7 @@ class ProxySettings(NamedTuple):
     instance_ip: Address | None = None  # ISTIO_SVC_IP; None: what the route to the mesh says
     workload_name: str = ""  # POD_NAME; empty: the host's short name
     discovery_address: str = "istiod.istio-system.svc:15012"  # host:port of the control plane
+    discovery_root: str = ""  # XDS_ROOT_CA, a path or SYSTEM; empty: the roots of the certificate
     service_cluster: str = "rawvm"  # ISTIO_SERVICE: what this host serves, for telemetry
     environment: tuple[
         tuple[str, str], ...

@@ -180,7 +180,7 @@ CA_ROOT_CA = Setting(
     fields.parse_root_file,
     "<PROV_CERT>/root-cert.pem",
     "The roots trusted for the first contact with the CA: a PEM file, or SYSTEM for the "
-    "operating system's store.",
+    "operating system's store; then the CA names the roots of the mesh itself.",
 )
 OUTPUT_CERTS = Setting(
     "OUTPUT_CERTS",
@@ -320,6 +320,13 @@ PILOT_ADDRESS = Setting(
     "Where pilot-agent finds the control plane, and where certificates are asked for when CA_ADDR"
     " is not set: host:port.",
 )
+XDS_ROOT_CA = Setting(
+    "XDS_ROOT_CA",
+    fields.parse_optional_root,
+    "",
+    "The roots by which pilot-agent recognises the control plane: a PEM file, or SYSTEM for the "
+    "operating system's store. Empty: the roots that the CA names.",
+)
 
 SETTINGS: tuple[Setting[object], ...] = (
     CUSTOM_RULES, SERVICE_CIDR, SERVICE_EXCLUDE_CIDR, OUTBOUND_PORTS, OUTBOUND_PORTS_EXCLUDE,
@@ -330,7 +337,7 @@ SETTINGS: tuple[Setting[object], ...] = (
     SECRET_TTL, GRACE_RATIO,
     PROXY, ENVOY, BIN_BASE, MESH_CIDR, MTLS, ACCESS_LOG, ADMIN_PORT, STATUS_PORT,
     ENVOY_STATUS_PORT, CONCURRENCY, LOG_LEVEL, AGENT_FLAGS, SVC_IP, POD_NAME, SERVICE,
-    PILOT_PORT, PILOT_ADDRESS,
+    PILOT_PORT, PILOT_ADDRESS, XDS_ROOT_CA,
 )  # fmt: skip
 
 # The key that stands in where the first one is not set; both are of one kind.

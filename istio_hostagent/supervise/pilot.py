@@ -62,7 +62,7 @@ def build_environment(
         "TRUST_DOMAIN": identity.trust_domain,
         "PROXY_CONFIG": _proxy_config(written, proxy),
         # Without it, the root is looked for in places where an operator's own file would win.
-        "XDS_ROOT_CA": f"{CREDENTIALS}/root-cert.pem",
+        "XDS_ROOT_CA": proxy.discovery_root or f"{CREDENTIALS}/root-cert.pem",
         "PROV_CERT": CREDENTIALS,
         "OUTPUT_CERTS": "",
     }

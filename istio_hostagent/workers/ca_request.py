@@ -20,6 +20,8 @@ from ..identity import certificates, protocol, token, trust
 SHORTEST_CALL_S = 0.2
 # HTTP/2 servers refuse headers of more than 8 to 64 KiB; a token of Kubernetes has 1 to 2.
 MAX_TOKEN = 65536
+# In the root file: an operating system trusts 144 (Debian 12).
+MAX_ROOTS = 1024
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Request:
     cluster_id: str = ""
     token_file: str = ""
     root_file: str = ""
+    has_public_roots: bool = False
     ttl_s: int = 0
     headers: tuple[tuple[str, str], ...] = ()
     timeout_s: float = 10.0
@@ -103,7 +106,7 @@ def trusted_roots(
     kept = (snapshot.provided.root, snapshot.visible.root, snapshot.stored.root)
     for text in texts + [each for each in kept if each]:
         try:
-            found = certificates.parse_certificates(text)
+            found = certificates.parse_certificates(text, limit=MAX_ROOTS)
         except ValueError as error:
             faults.append(f"{request.root_file}: {error}")
         else:

@@ -1,8 +1,8 @@
 """Look at, obtain, renew or give back the workload certificate; runs as istio-proxy.
 
 In:  {"op": "inspect" | "ensure" | "renew" | "release", "ca_host", "ca_port", "server_name",
-      "spiffe_id", "cluster_id", "token_file", "root_file", "output_dir", "store_dir", "ttl_s",
-      "headers": [[name, value]], "timeout_s", "grace_ratio"}
+      "spiffe_id", "cluster_id", "token_file", "root_file", "has_public_roots", "output_dir",
+      "store_dir", "ttl_s", "headers": [[name, value]], "timeout_s", "grace_ratio"}
 Out: {"held": {...} | null} and, where the operation failed, "error": {"code", "message", "hint"}.
 `held` has "identity", "serial", "not_before", "not_after" and "received" (unix seconds),
 "copied" (obtained by another machine, whose disk this one is a copy of), "obtained" (by this call)
@@ -95,7 +95,9 @@ def _ensure(store: credentials.Credentials, request: ca_request.Request) -> dict
         chain, bundle = _parse_answer(response)
     with ca_request.described("the CA's answer is discarded: the certificate"):
         expected = trust.Expected(keys.public_part(key), request.spiffe_id, ca_request.now())
-        trust.validate(chain, roots, expected)
+        # Public roots say who the CA is, not what it signs with: it is believed when it says so.
+        if not request.has_public_roots:
+            trust.validate(chain, roots, expected)
         # What the readers are given must fit together as well.
         trust.validate(chain, bundle, expected)
     store.install(

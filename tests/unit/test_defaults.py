@@ -168,6 +168,17 @@ ROWS: dict[str, Row] = {
     "roots": (
         "CA_ROOT_CA=/a.pem\nPROV_CERT=/b", lambda config: config.identity.root_file, "/a.pem",
     ),
+    # Istio looks in /etc/certs first; here the roots that came with the certificate count.
+    "xds-roots-default": (
+        "", of_agent("XDS_ROOT_CA"), "./var/run/secrets/workload-spiffe-credentials/root-cert.pem",
+    ),
+    "xds-roots": ("XDS_ROOT_CA=./a.pem", of_agent("XDS_ROOT_CA"), "/a.pem"),
+    "xds-roots-public": ("XDS_ROOT_CA=SYSTEM", of_agent("XDS_ROOT_CA"), "SYSTEM"),
+    "roots-public": (
+        "CA_ROOT_CA=SYSTEM",
+        lambda config: (config.identity.root_file, config.identity.has_public_roots),
+        ("/etc/ssl/certs/ca-certificates.crt", True),
+    ),
     "output-default": ("", lambda config: config.identity.output_dir, "/etc/certs"),
     "output-relative": (
         "OUTPUT_CERTS=./srv/c", lambda config: config.identity.output_dir, "/srv/c",

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from istio_hostagent import workers
+from istio_hostagent.config import model as config
+from istio_hostagent.identity import certificates
+from istio_hostagent.workers import ca_request
 from tests.demo import ca_material
 from tests.demo.ca import DemoAuthority
 from tests.lab import soak
@@ -364,6 +368,45 @@ def test_missing_root_is_named(host: Host, authority: DemoAuthority) -> None:
     assert error["code"] == "certificate-refused"
     assert str(host.output / "root-cert.pem") in error["message"]
     assert authority.seen == ()
+
+
+def test_public_roots_recognise_the_ca_which_then_names_the_roots_of_the_mesh(
+    tmp_path: Path,
+) -> None:
+    """CA_ROOT_CA=SYSTEM: a gateway with a certificate of one of the system's many roots."""
+    now = datetime.now(UTC)
+    material = ca_material.create(tmp_path / "ca")
+    public, server = ca_material.new_root("Public root", now), ca_material.new_key()
+    chain = ca_material.server_certificate(public, server, [SERVER_NAME], now)
+    (tmp_path / "ca/server-cert.pem").write_bytes(chain)
+    (tmp_path / "ca/server-key.pem").write_bytes(ca_material.key_pem(server))
+    others = [ca_material.new_root(f"Public root {number}", now).pem for number in range(150)]
+    store = tmp_path / "store.pem"
+    store.write_bytes(b"".join([*others, public.pem]))
+    with DemoAuthority(material.directory) as authority:
+        host = Host(tmp_path / "host", authority)
+        host.output.mkdir(parents=True)
+        host.give_token(authority.token(SUBJECT))
+        public_roots = {"root_file": str(store), "has_public_roots": True}
+        held = held_of(host.run("ensure", **public_roots))
+        assert (held["obtained"], held["via"]) == (True, "token")
+        assert (host.output / "root-cert.pem").read_bytes() == material.root_bundle
+        renewed = held_of(host.run("renew", **public_roots))
+        assert (renewed["obtained"], renewed["via"]) == (True, "certificate")
+        # A root file of the operator's own says what a workload's certificate leads to as well.
+        shutil.rmtree(host.directory)
+        host.output.mkdir(parents=True)
+        host.give_token(authority.token(SUBJECT))
+        error = error_of(host.run("ensure", root_file=str(store)))
+        assert "which is no root that we trust" in error["message"]
+
+
+def test_every_root_of_this_operating_system_is_read() -> None:
+    store = Path(config.SYSTEM_ROOTS)
+    if not store.exists():
+        pytest.skip("ca-certificates is not installed")
+    found = certificates.parse_certificates(store.read_bytes(), limit=ca_request.MAX_ROOTS)
+    assert len(found) > 64
 
 
 def test_token_of_another_account_gives_no_certificate(

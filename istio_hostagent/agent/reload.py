@@ -110,6 +110,7 @@ def render_layers(layers: Sequence[model.Layer]) -> bytes:
             "text": None if layer.data is None else layer.data.decode("latin-1"),
             "is_root_only": layer.trust.is_root_only,
             "detail": layer.trust.detail,
+            "is_proxys": layer.trust.is_proxys,
         }
         for layer in layers
     ]
@@ -124,7 +125,7 @@ def parse_layers(data: bytes, sources: places.Sources) -> tuple[model.Layer, ...
             model.Layer(
                 row["file"],
                 None if row["text"] is None else row["text"].encode("latin-1"),
-                model.Trust(row["is_root_only"], row["detail"]),
+                model.Trust(row["is_root_only"], row["detail"], row.get("is_proxys", False)),
             )
             for row in record["layers"]
         )

@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 def build_config(layers: Sequence[model.Layer], facts: model.HostFacts) -> Outcome:
     """Combine the layers hostagent.env, cluster.env, sidecar.env; the later wins."""
     found = layering.collect(layers)
-    reader = reading.Reader(found)
+    reader = reading.Reader(found, layers[0].file)
     redirection = _build_redirection(reader)
     identity = _build_identity(reader)
     proxy = _build_proxy(reader)
@@ -211,7 +211,7 @@ def _check_foreign(reader: reading.Reader) -> None:
     for key, sets in reader.history.items():
         origin = sets[-1]
         text = origin.value.strip()
-        if foreign.is_guarded(key, text) and not origin.trust.is_root_only:
+        if not foreign.may_come_from(origin.trust, key, text):
             reader.refuse_untrusted(key, origin)
         reason = foreign.INERT.get(key)
         if reason and text and text not in foreign.AGREES.get(key, ()):

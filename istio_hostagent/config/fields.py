@@ -33,6 +33,12 @@ _PART = re.compile(r"[^,]+")
 _PRINTABLE = re.compile(r"[ -~]*")
 # What Envoy's --log-level takes (envoy docs, operations/cli).
 _LOG_LEVELS = ("trace", "debug", "info", "warning", "warn", "error", "critical", "off")
+# Of pilot-agent (istio.io/istio/pkg/log, pilot/cmd/pilot-agent): with a value, and without one.
+_LOGGING_VALUES = (
+    "--log_output_level", "--log_stacktrace_level", "--log_caller", "--vklog",
+    "--proxyLogLevel", "--proxyComponentLogLevel",
+)  # fmt: skip
+_LOGGING_SWITCHES = ("--log_as_json",)
 MAX_TTL_S = 90 * 86400  # istiod's default limit (MAX_WORKLOAD_CERT_TTL); it refuses more
 
 
@@ -361,6 +367,23 @@ def parse_log_level(text: str) -> str:
 def parse_words(text: str) -> tuple[str, ...]:
     """Words between blanks, as Istio's start script splits them; quotes have no meaning inside."""
     return tuple(parse_text(text).split())
+
+
+def is_about_logging(words: tuple[str, ...]) -> bool:
+    """Whether arguments of pilot-agent change nothing but how much is logged, and in which form.
+
+    Not `--log_target`, `--log_rotate` and their like, which name files.
+    """
+    waits_for_value = False
+    for word in words:
+        name, separator, _value = word.partition("=")
+        if waits_for_value and not word.startswith("-"):
+            waits_for_value = False
+        elif waits_for_value or name not in (*_LOGGING_VALUES, *_LOGGING_SWITCHES):
+            return False
+        else:
+            waits_for_value = not separator and name in _LOGGING_VALUES
+    return not waits_for_value
 
 
 def parse_header(text: str) -> str:

@@ -23,6 +23,7 @@ class Origin(NamedTuple):
     layer: int
     trust: model.Trust
     is_extension: bool  # made from the former value of the same key
+    is_made_up: bool = False  # of a value that more can change than the file itself
 
 
 class Collected(NamedTuple):
@@ -62,26 +63,21 @@ def _add(
     if sets and sets[-1].layer == number and not is_extension:
         message = f"{assignment.key} is set on line {sets[-1].line} already; this line counts"
         warn(found.warnings, Problem(layer.file, assignment.line, message))
-    origin = Origin(
-        layer.file,
-        assignment.line,
-        assignment.value,
-        number,
-        _find_trust(found, layer.trust, assignment),
-        is_extension,
-    )
+    trust = _find_trust(found, layer.trust, assignment)
+    is_made_up = trust.level < layer.trust.level
+    where = layer.file, assignment.line
+    origin = Origin(*where, assignment.value, number, trust, is_extension, is_made_up)
     sets.append(origin)
 
 
 def _find_trust(found: Collected, own: model.Trust, assignment: envfile.Assignment) -> model.Trust:
-    if not own.is_root_only:
-        return own
+    least = own
     for name in assignment.uses:
         for used in found.history.get(name, [])[-1:]:
-            if not used.trust.is_root_only:
+            if used.trust.level < least.level:
                 detail = f"it is made from {name} of {used.file}:{used.line}: {used.trust.detail}"
-                return model.Trust(is_root_only=False, detail=detail)
-    return own
+                least = used.trust._replace(detail=detail)
+    return least
 
 
 def _compare(found: Collected, layers: Sequence[model.Layer]) -> None:

@@ -212,10 +212,19 @@ class HostFacts(NamedTuple):
 
 
 class Trust(NamedTuple):
-    """Whether only root can change what a path leads to; if not, `detail` names the weak part."""
+    """Whether only root can change what a path leads to; if not, `detail` names the weak part.
+
+    `is_proxys`: nobody but root and istio-proxy can.
+    """
 
     is_root_only: bool
     detail: str = ""
+    is_proxys: bool = False
+
+    @property
+    def level(self) -> int:
+        """The higher, the fewer can change it."""
+        return 2 if self.is_root_only else int(self.is_proxys)
 
 
 class Layer(NamedTuple):

@@ -18,8 +18,12 @@ _NAMED = re.compile("<([A-Z_]+)>")
 class Reader:
     """Reads one set of layers; in place of a value that has a problem it gives the default."""
 
-    def __init__(self, found: layers.Collected) -> None:
-        """Read what `layers.collect` found, and add to its problems and warnings."""
+    def __init__(self, found: layers.Collected, own_file: str = "") -> None:
+        """Read what `layers.collect` found, and add to its problems and warnings.
+
+        `own_file`: where a key can stand that counts only from a file that only root can write.
+        """
+        self._own_file = own_file
         self.history = found.history
         self.problems = found.problems
         self.warnings = found.warnings
@@ -45,7 +49,7 @@ class Reader:
 
     def read(self, setting: settings.Setting[T]) -> T:
         """The value of one key, else of the key that stands in for it, else the default."""
-        key, is_guarded = setting.key, setting.is_guarded
+        key = setting.key
         origin = self.find(key)
         stand_in = settings.FALLBACKS.get(key)
         if origin is None and stand_in is not None:
@@ -58,10 +62,10 @@ class Reader:
         except ValueError as error:
             self.refuse(key, origin, str(error))
             return self._read_default(setting)
-        if is_guarded and not origin.trust.is_root_only and value != self._read_default(setting):
-            self.refuse_untrusted(key, origin)
-            return self._read_default(setting)
-        return value
+        if setting.may_come_from(origin.trust, value) or value == self._read_default(setting):
+            return value
+        self.refuse_untrusted(key, origin)
+        return self._read_default(setting)
 
     def _read_default(self, setting: settings.Setting[T]) -> T:
         """The default; a key that it is made of is refused where it makes no value of this one."""
@@ -90,6 +94,10 @@ class Reader:
     def refuse_untrusted(self, key: str, origin: layers.Origin) -> None:
         """Record that `key` may not be set by this file."""
         message = f"counts only from a file that only root can write; {origin.trust.detail}"
+        if self._own_file and origin.is_made_up:
+            message += f": write the value itself into {self._own_file}"
+        elif self._own_file and origin.file != self._own_file:
+            message += f": move the line to {self._own_file}"
         self.refuse(key, origin, message)
 
     def warn(self, origin: layers.Origin, message: str) -> None:

@@ -9,7 +9,7 @@ key.
 """
 
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from . import fields, model
 
@@ -22,7 +22,9 @@ class Setting(NamedTuple, Generic[T_co]):
     """One key.
 
     `is_guarded`: it names a command, user, binary or output path, and counts only from a file that
-    only root can write (design invariant 5).
+    only root can write (design invariant 5). What a key can do decides: a value that `is_harmless`
+    counts from any file, and a key that `is_proxys` from one that only root and istio-proxy can
+    write, since nobody else than istio-proxy acts on it.
     """
 
     key: str
@@ -30,6 +32,13 @@ class Setting(NamedTuple, Generic[T_co]):
     default: str
     help: str
     is_guarded: bool = False
+    is_proxys: bool = False
+    is_harmless: Callable[[Any], bool] = lambda _value: False
+
+    def may_come_from(self, trust: model.Trust, value: object) -> bool:
+        """Whether a value other than the default counts from a file that so many can write."""
+        is_owners = trust.is_root_only or (self.is_proxys and trust.is_proxys)
+        return not self.is_guarded or is_owners or self.is_harmless(value)
 
 
 # Redirection
@@ -126,6 +135,12 @@ CA_ADDR = Setting(
     "<PILOT_ADDRESS>",
     "Where certificates are asked for: host:port, always over TLS.",
 )
+ISTIO_CA = Setting(
+    "ISTIO_CA",
+    fields.parse_ca_address,
+    "<PILOT_ADDRESS>",
+    "Used when CA_ADDR is not set (the name in Istio 1.5).",
+)
 ISTIOD_SAN = Setting(
     "ISTIOD_SAN",
     fields.parse_optional_host,
@@ -188,6 +203,7 @@ OUTPUT_CERTS = Setting(
     "/etc/certs",
     "The directory that gets key.pem, cert-chain.pem and root-cert.pem.",
     is_guarded=True,
+    is_proxys=True,
 )
 CERTS_DIR = Setting(
     "CERTS_DIR",
@@ -195,6 +211,7 @@ CERTS_DIR = Setting(
     "/etc/certs",
     "Used when OUTPUT_CERTS is not set (the name in Istio 1.0).",
     is_guarded=True,
+    is_proxys=True,
 )
 SECRET_TTL = Setting(
     "SECRET_TTL",
@@ -285,8 +302,10 @@ AGENT_FLAGS = Setting(
     "ISTIO_AGENT_FLAGS",
     fields.parse_words,
     "",
-    "Further arguments of pilot-agent, split at blanks.",
+    "Further arguments of pilot-agent, split at blanks. Those that change nothing but what is"
+    " logged count from any file.",
     is_guarded=True,
+    is_harmless=fields.is_about_logging,
 )
 SVC_IP = Setting(
     "ISTIO_SVC_IP",
@@ -332,7 +351,7 @@ SETTINGS: tuple[Setting[object], ...] = (
     CUSTOM_RULES, SERVICE_CIDR, SERVICE_EXCLUDE_CIDR, OUTBOUND_PORTS, OUTBOUND_PORTS_EXCLUDE,
     INBOUND_PORTS, LOCAL_EXCLUDE_PORTS, INBOUND_EXCLUDE_PORTS, INTERCEPTION_MODE,
     META_INTERCEPTION_MODE, ENVOY_PORT, INBOUND_CAPTURE_PORT, INBOUND_TUNNEL_PORT,
-    SYSTEM_NAMESPACE, CA_ADDR, ISTIOD_SAN, TRUST_DOMAIN, NAMESPACE, POD_NAMESPACE,
+    SYSTEM_NAMESPACE, CA_ADDR, ISTIO_CA, ISTIOD_SAN, TRUST_DOMAIN, NAMESPACE, POD_NAMESPACE,
     SERVICE_ACCOUNT, CLUSTER_ID, TOKEN_FILE, PROV_CERT, CA_ROOT_CA, OUTPUT_CERTS, CERTS_DIR,
     SECRET_TTL, GRACE_RATIO,
     PROXY, ENVOY, BIN_BASE, MESH_CIDR, MTLS, ACCESS_LOG, ADMIN_PORT, STATUS_PORT,
@@ -342,6 +361,7 @@ SETTINGS: tuple[Setting[object], ...] = (
 
 # The key that stands in where the first one is not set; both are of one kind.
 FALLBACKS = {
+    CA_ADDR.key: ISTIO_CA.key,
     NAMESPACE.key: POD_NAMESPACE.key,
     OUTPUT_CERTS.key: CERTS_DIR.key,
     STATUS_PORT.key: ENVOY_STATUS_PORT.key,

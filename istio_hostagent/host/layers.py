@@ -46,7 +46,7 @@ class Begun(NamedTuple):
         layers, problems = dict(self.layers), list(self.problems)
         for (path, trust), read in zip(self.foreign.items(), answer, strict=True):
             if read.data is not None:
-                layers[path] = model.Layer(path, read.data, trust)
+                layers[path] = model.Layer(path, read.data, _with(trust, read.weak))
             elif read.errno == errno.ENOENT:
                 layers[path] = _absent(path)
             else:
@@ -118,6 +118,13 @@ def _without_absent(begun: Begun) -> Begun:
         )
     absent = {path: _absent(path) for path in begun.foreign}
     return begun._replace(layers=begun.layers | absent, foreign={})
+
+
+def _with(trust: model.Trust, weak: answers.Weak | None) -> model.Trust:
+    """Add what istio-proxy says of the rest of the way: a lie of his gives him what is his."""
+    if weak is None:
+        return trust._replace(is_proxys=True)
+    return trust._replace(detail=trusts.describe(weak.path, weak.uid, weak.mode))
 
 
 def _absent(path: str) -> model.Layer:

@@ -3,53 +3,38 @@
 Only a path on which nobody but root can change anything can.
 """
 
-import errno
-import os
 import stat
 
 from ..config import model
+from . import ownership
 
-# The longest chain of symbolic links that the kernel follows (path_resolution(7)).
-MAX_SYMLINKS = 40
+_ROOT = frozenset((0,))
 
 
 def probe_trust(path: str) -> model.Trust:
     """Say whether only root can change what `path` leads to, or which part of it is weak.
 
-    Every component up to the first weak one is looked at, through symbolic links: what lies behind
-    that one is theirs, and may be a mount that never answers. A directory that others may write
-    to is accepted only if it is sticky: then they cannot replace an entry that belongs to root
-    (inode(7)). Raises OSError, ELOOP for a loop of links.
+    Raises OSError, ELOOP for a loop of links.
     """
-    pending = [part for part in os.path.abspath(path).split("/") if part]
-    resolved = "/"
-    links = 0
-    while True:
-        status = os.lstat(resolved)
-        if weakness := _weakness(resolved, status):
-            return model.Trust(is_root_only=False, detail=weakness)
-        if stat.S_ISLNK(status.st_mode):
-            links += 1
-            if links > MAX_SYMLINKS:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-            target = os.readlink(resolved)
-            base = "/" if target.startswith("/") else os.path.dirname(resolved)
-            pending = [part for part in target.split("/") if part not in ("", ".")] + pending
-            resolved = base
-            continue
-        if not pending:
-            return model.Trust(is_root_only=True)
-        part = pending.pop(0)
-        resolved = os.path.dirname(resolved) if part == ".." else os.path.join(resolved, part)
+    weak = ownership.find_weak(path, _ROOT)
+    if weak is None:
+        return model.Trust(is_root_only=True)
+    return model.Trust(
+        is_root_only=False, detail=describe(weak[0], weak[1].st_uid, weak[1].st_mode)
+    )
 
 
-def _weakness(path: str, status: os.stat_result) -> str:
-    mode = stat.S_IMODE(status.st_mode)
-    is_shared = bool(mode & 0o022) and not stat.S_ISLNK(status.st_mode)
-    is_sticky_directory = stat.S_ISDIR(status.st_mode) and bool(mode & stat.S_ISVTX)
-    if status.st_uid == 0 and not (is_shared and not is_sticky_directory):
-        return ""
-    return f"{path} belongs to {user_name(status.st_uid)} with mode {mode:04o}"
+def is_way_roots(directory: str) -> bool:
+    """Whether only root can replace a directory, or what leads there; it may be anybody's itself.
+
+    Raises OSError.
+    """
+    return ownership.find_weak(directory, _ROOT, is_end_free=True) is None
+
+
+def describe(path: str, uid: int, mode: int) -> str:
+    """Say whose a component of a path is, and who may change it."""
+    return f"{path} belongs to {user_name(uid)} with mode {stat.S_IMODE(mode):04o}"
 
 
 def user_name(uid: int) -> str:

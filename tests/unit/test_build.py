@@ -16,6 +16,7 @@ FACTS = model.HostFacts(proxy_uid=1337, proxy_gid=1337)
 ROOT = model.Trust(is_root_only=True)
 DETAIL = "/var/lib/istio/envoy belongs to istio-proxy (mode 0755)"
 OTHER = model.Trust(is_root_only=False, detail=DETAIL)
+PROXY = OTHER._replace(is_proxys=True)
 
 # The shape that `istioctl x workload entry configure` writes.
 ISTIOCTL = """\
@@ -386,11 +387,20 @@ def test_port_with_a_problem_does_not_meet_another() -> None:
 # Who may say what
 
 
+# What only istio-proxy acts on may stand in its own files.
+PROXYS = [
+    "OUTPUT_CERTS=/srv/x",
+    "OUTPUT_CERTS=/var/run/secrets/istio",
+    "CERTS_DIR=/srv/x",
+    "GRPC_XDS_BOOTSTRAP=/srv/x",
+    "XDS_SAVE=/srv/x",
+    "LOCAL_XDS_GENERATOR_CONFIG_SAVE_PATH=/srv/x",
+]
 GUARDED = [
-    "OUTPUT_CERTS=/srv/x", "CERTS_DIR=/srv/x", "ISTIO_BIN_BASE=/srv/x", "ISTIO_HOSTAGENT_ENVOY=/srv/x",
-    "ISTIO_AGENT_FLAGS=--x", "ENVOY_USER=root", "EXEC_USER=root", "ISTIO_LOG_DIR=/srv", "ISTIO_BOOTSTRAP=/srv/x",
-    "ISTIO_BOOTSTRAP_OVERRIDE=/srv/x", "ENVOY_CFG=/srv/x", "GRPC_XDS_BOOTSTRAP=/srv/x", "PROXY_UID=0", "PROXY_GID=0",
-    "ENVOY_UID=0", "ISTIO_CFG=/srv", "ISTIO_CERT_DIR=/srv", "DRY_RUN_FILE_PATH=/srv/x", "LD_PRELOAD=/srv/x.so",
+    *PROXYS,
+    "ISTIO_BIN_BASE=/srv/x", "ISTIO_HOSTAGENT_ENVOY=/srv/x", "ISTIO_AGENT_FLAGS=--x", "ENVOY_USER=root",
+    "EXEC_USER=root", "ISTIO_BOOTSTRAP=/srv/x", "ISTIO_BOOTSTRAP_OVERRIDE=/srv/x", "PROXY_UID=0", "PROXY_GID=0",
+    "ENVOY_UID=0", "LD_PRELOAD=/srv/x.so",
     "LD_LIBRARY_PATH=", "PATH=/srv", "BASH_ENV=/srv/x", "PYTHONPATH=/srv", "GLIBC_TUNABLES=x",
 ]  # fmt: skip
 
@@ -398,10 +408,12 @@ GUARDED = [
 @pytest.mark.parametrize("text", GUARDED)
 def test_guarded_key_counts_only_from_a_root_only_file(text: str) -> None:
     key = text.partition("=")[0]
-    message = f"{key}: counts only from a file that only root can write; {DETAIL}"
+    message = f"{key}: counts only from a file that only root can write; {DETAIL}: move the line to {OWN}"
     outcome = build_config(text)
     assert outcome.problems == (Problem(SIDECAR, 1, message),)
     assert value_of(outcome, key).status == "refused"
+    if text not in PROXYS:
+        assert build_config(text, trust=PROXY).problems == outcome.problems
     assert build_config(text, trust=ROOT).problems == ()
     assert build_config(own=text).problems == ()
 
@@ -434,9 +446,63 @@ def test_root_only_file_lends_no_trust_to_a_value_made_from_another_file() -> No
     )
     message = (
         "OUTPUT_CERTS: counts only from a file that only root can write;"
-        f" it is made from B of {SIDECAR}:1: it is made from A of {CLUSTER}:1: {DETAIL}"
+        f" it is made from B of {SIDECAR}:1: it is made from A of {CLUSTER}:1: {DETAIL}:"
+        f" write the value itself into {OWN}"
     )
     assert outcome.problems == (Problem(SIDECAR, 2, message),)
+
+
+@pytest.mark.parametrize("text", PROXYS)
+def test_place_to_which_istio_proxy_writes_may_come_from_its_own_file(text: str) -> None:
+    outcome = build_config(text, trust=PROXY)
+    assert outcome.problems == ()
+    assert value_of(outcome, text.partition("=")[0]).status != "refused"
+
+
+def test_file_of_istio_proxy_lends_no_trust_to_a_value_made_from_a_file_of_others() -> None:
+    outcome = build_config("OUTPUT_CERTS=$A\n", "A=/srv\n", trust=PROXY, cluster_trust=OTHER)
+    assert [problem.line for problem in outcome.problems] == [1]
+    outcome = build_config("OUTPUT_CERTS=$A\n", "A=/srv\n", trust=ROOT, cluster_trust=PROXY)
+    assert config_of(outcome).identity.output_dir == "/srv"
+
+
+# Istio's page on debugging, its documented sidecar.env, and what people add to it.
+LOGGING = [
+    "--log_output_level=default:debug", "--log_output_level default:debug", "--log_as_json",
+    "--log_as_json=true --log_caller=ads", "--proxyLogLevel debug", "--proxyLogLevel=info,misc:error",
+    "--proxyComponentLogLevel=filter:trace --vklog=9", "--log_stacktrace_level all:error --log_as_json",
+]  # fmt: skip
+NOT_ONLY_LOGGING = [
+    "--log_target=/srv/x", "--log_rotate /srv/x", "--log_output_level", "--log_output_level --templateFile",
+    "--proxyLogLevel=debug --templateFile=/srv/x", "router", "--log_as_json router", "--concurrency=8",
+    "--outlierLogPath=/srv/x", "--meshConfig=/srv/x", "-p", "--", "--log_output_levels=x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", LOGGING)
+def test_flags_about_logging_count_from_any_file(flags: str) -> None:
+    outcome = build_config(f"ISTIO_AGENT_FLAGS='{flags}'")
+    assert config_of(outcome).proxy.agent_flags == tuple(flags.split())
+
+
+@pytest.mark.parametrize("flags", NOT_ONLY_LOGGING)
+def test_other_flags_count_only_from_a_root_only_file(flags: str) -> None:
+    text = f"ISTIO_AGENT_FLAGS='{flags}'"
+    assert "only root can write" in build_config(text, trust=PROXY).problems[0].message
+    assert config_of(build_config(text, trust=ROOT)).proxy.agent_flags == tuple(flags.split())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ISTIO_LOG_DIR=/srv/x", "ISTIO_CFG=/srv/x", "ISTIO_CERT_DIR=/srv/x", "ENVOY_CFG=/srv/x",
+        "DRY_RUN_FILE_PATH=/srv/x",
+    ],
+)  # fmt: skip
+def test_path_that_nobody_uses_is_no_danger(text: str) -> None:
+    outcome = build_config(text)
+    assert outcome.problems == ()
+    assert "has no effect here" in outcome.warnings[0].message
 
 
 def test_inputs_that_the_proxy_may_read_anyway_may_be_named_anywhere() -> None:

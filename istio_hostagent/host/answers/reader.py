@@ -6,12 +6,23 @@ from typing import Any, NamedTuple
 from .. import files
 from . import checks, formats
 
+_MAX_PATH = 4096  # PATH_MAX of linux/limits.h
+
+
+class Weak(NamedTuple):
+    """The component of a path that others than root and the reader can change."""
+
+    path: str
+    uid: int
+    mode: int
+
 
 class FileRead(NamedTuple):
     """A file's content, or the number of the error that reading it gave."""
 
     data: bytes | None = None
     errno: int = 0
+    weak: Weak | None = None
 
 
 def _read(value: Any, request: Any) -> tuple[FileRead, ...]:
@@ -30,8 +41,17 @@ def _read_file(value: Any) -> FileRead:
         raise checks.Wrong("file.data is not base64") from error
     if len(data) > files.MAX_BYTES:
         raise checks.Wrong(f"file.data is longer than {files.MAX_BYTES} bytes")
-    return FileRead(data)
+    return FileRead(data, weak=_read_weak(found["weak"]) if "weak" in found else None)
+
+
+def _read_weak(value: Any) -> Weak:
+    weak = checks.read_object(value, "weak")
+    return Weak(
+        checks.read_printable(weak, "weak", "path", _MAX_PATH),
+        checks.read_number(weak.get("uid"), "weak.uid", 0, (1 << 32) - 1),
+        checks.read_number(weak.get("mode"), "weak.mode", 0, (1 << 32) - 1),
+    )
 
 
 # Files may have a MiB each, there are three of them, and base64 makes four bytes of three.
-FORMAT = formats.Format((4 << 20) + 4096, 1000, _read)
+FORMAT = formats.Format((4 << 20) + 4 * _MAX_PATH, 1000, _read)

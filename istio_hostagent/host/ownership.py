@@ -1,0 +1,52 @@
+"""Who can change what a path leads to, by the owners and modes on the way there.
+
+Next to nothing is imported, so that the smallest worker can use it. Not here: what follows from it
+(`trust`).
+"""
+
+import errno
+import os
+import stat
+
+# The longest chain of symbolic links that the kernel follows (path_resolution(7)).
+MAX_SYMLINKS = 40
+
+
+def find_weak(
+    path: str, owners: frozenset[int], *, is_end_free: bool = False
+) -> tuple[str, os.stat_result] | None:
+    """Give the first component that others than `owners` can change, with its status, or None.
+
+    Every component up to that one is looked at, through symbolic links: what lies behind it is
+    theirs, and may be a mount that never answers. A directory that others may write to is accepted
+    only if it is sticky: then they cannot replace an entry that belongs to an owner (inode(7)).
+    `is_end_free`: a directory in which the path ends may be anybody's, if only owners can replace
+    it. Raises OSError, ELOOP for a loop of links.
+    """
+    pending = [part for part in os.path.abspath(path).split("/") if part]
+    resolved = "/"
+    links = 0
+    while True:
+        status = os.lstat(resolved)
+        is_end = not pending and stat.S_ISDIR(status.st_mode)
+        if _is_weak(status, owners) and not (is_end_free and is_end):
+            return resolved, status
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > MAX_SYMLINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            target = os.readlink(resolved)
+            base = "/" if target.startswith("/") else os.path.dirname(resolved)
+            pending = [part for part in target.split("/") if part not in ("", ".")] + pending
+            resolved = base
+            continue
+        if not pending:
+            return None
+        part = pending.pop(0)
+        resolved = os.path.dirname(resolved) if part == ".." else os.path.join(resolved, part)
+
+
+def _is_weak(status: os.stat_result, owners: frozenset[int]) -> bool:
+    is_shared = bool(status.st_mode & 0o022) and not stat.S_ISLNK(status.st_mode)
+    is_sticky_directory = stat.S_ISDIR(status.st_mode) and bool(status.st_mode & stat.S_ISVTX)
+    return status.st_uid not in owners or (is_shared and not is_sticky_directory)

@@ -90,6 +90,15 @@ _ATTRIBUTES: dict[str, dict[str, tuple[str, dict[str, int]]]] = {
         "NFTA_IMMEDIATE_DREG": ("dreg", _REGISTERS),
         "NFTA_IMMEDIATE_DATA": ("data", {}),
     },
+    "nat": {
+        "NFTA_NAT_TYPE": ("type", _numbers("nft_nat", "types")),
+        "NFTA_NAT_FAMILY": ("family", {}),
+        "NFTA_NAT_REG_ADDR_MIN": ("addr_min", _REGISTERS),
+        "NFTA_NAT_REG_ADDR_MAX": ("addr_max", _REGISTERS),
+        "NFTA_NAT_REG_PROTO_MIN": ("proto_min", _REGISTERS),
+        "NFTA_NAT_REG_PROTO_MAX": ("proto_max", _REGISTERS),
+        "NFTA_NAT_FLAGS": ("flags", _bits(nftsocket.nat_flags.nat_range.ops)),
+    },
     "redir": {
         "NFTA_REDIR_REG_PROTO_MIN": ("proto_min", _REGISTERS),
         "NFTA_REDIR_REG_PROTO_MAX": ("proto_max", _REGISTERS),

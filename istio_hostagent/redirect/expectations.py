@@ -34,6 +34,7 @@ class Expectation(NamedTuple):
     captured_at: int
     proxy_ports: tuple[int, int]
     source: str = ""  # to be bound to; empty: as the kernel chooses
+    is_final: bool = False  # nobody else may translate it either
 
 
 class Outcome(NamedTuple):
@@ -68,6 +69,9 @@ class Finding(NamedTuple):
         return f"{self.state.value}: {self.expectation.text}{detail}"
 
 
+# Of the captured inbound ports so many are tried on their way from the proxy to the application.
+MAX_HANDED_ON = 8
+
 _REASONS = {
     errno.ENETUNREACH: "no route",
     errno.EHOSTUNREACH: "no route",
@@ -87,7 +91,9 @@ def evaluate(expectation: Expectation, outcome: Outcome) -> Finding:
     if not outcome.address:
         return Finding(expectation, State.NOT_TESTABLE, "dropped before it could be seen")
     is_unchanged = (outcome.address, outcome.port) == (expectation.destination, expectation.port)
-    if expectation.captured_at:
+    if expectation.is_final:
+        is_met = is_unchanged
+    elif expectation.captured_at:
         is_met = outcome.port == expectation.captured_at and _is_local(expectation, outcome)
     else:
         is_met = is_unchanged or outcome.port not in expectation.proxy_ports
@@ -142,6 +148,7 @@ class _Maker:
         self._port = _first_port(ranges.merge((*sets.exempt_ports, *listed)))
         named_or_exempt = ranges.merge((*sets.exempt_ports, *sets.named_ports))
         self._special_port = _first_port(named_or_exempt)
+        self._captured_ports = targets.ends(ranges.subtract(sets.inbound, sets.inbound_exempt))
 
     def _out(
         self,
@@ -228,8 +235,12 @@ class _Maker:
             name = self._chosen.text(address)
             text = f"an application reaches own address {name} directly"
             yield self._out(text, address, port, 0)
-            text = f"what the proxy hands on from {passthrough} is left alone"
-            yield self._out(text, address, port, 0, Sender.PROXY_USER, passthrough)
+            for handed_on in sorted({port, *self._captured_ports[:MAX_HANDED_ON]}):
+                text = (
+                    f"what the proxy hands on from {passthrough} to port {handed_on} arrives there"
+                )
+                made = self._out(text, address, handed_on, 0, Sender.PROXY_USER, passthrough)
+                yield made._replace(is_final=True)
             tunnel = self._redirection.tunnel_port
             text = f"the proxy's tunnel to own address {name} is left alone"
             yield self._out(text, address, tunnel, 0, Sender.PROXY_USER)

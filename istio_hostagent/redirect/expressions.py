@@ -16,12 +16,13 @@ DROP, JUMP, GOTO, RETURN = 0, -3, -4, -5  # NF_DROP, NFT_JUMP, NFT_GOTO, NFT_RET
 EQ, NE = 0, 1  # NFT_CMP_EQ, NFT_CMP_NEQ
 LOOKUP_INVERTED = 1  # NFT_LOOKUP_F_INV
 REJECT_TCP_RST = 1  # NFT_REJECT_TCP_RST
-PORT_SPECIFIED = 2  # NF_NAT_RANGE_PROTO_SPECIFIED
+ADDRESS_SPECIFIED, PORT_SPECIFIED = 1, 2  # NF_NAT_RANGE_MAP_IPS, NF_NAT_RANGE_PROTO_SPECIFIED
 NETWORK_HEADER, TRANSPORT_HEADER = 1, 2  # NFT_PAYLOAD_*
 FLAGS_MASK = b"\x17"  # FIN, SYN, RST, ACK
 ORIGINAL = 0  # IP_CT_DIR_ORIGINAL
 _IPS_DST_NAT = 1 << 5  # set only where the translated destination differs
 COUNTER = Expr("counter")
+_NFPROTO = {"ip": 2, "ip6": 10}
 
 _CODES = {
     Action.DROP: DROP,
@@ -102,6 +103,18 @@ LOADS = {
 }
 
 
+def _keep(family: str, field: Field) -> tuple[Expr, ...]:
+    """Translate the destination to what it is: a connection is translated once, by the first."""
+    translate = (
+        *(("type", 1), ("family", _NFPROTO[family])),  # NFT_NAT_DNAT
+        *(("addr_min", 1), ("addr_max", 1), ("flags", ADDRESS_SPECIFIED)),
+    )
+    return (*LOADS[field].expressions, Expr("nat", translate))
+
+
+KEEP = {"ip": _keep("ip", Field.IP_DADDR), "ip6": _keep("ip6", Field.IP6_DADDR)}
+
+
 def compile_table(table: model.Table, owner: model.Owner) -> model.TableState:
     """Give the state that the kernel must show once the table is in."""
     chains = tuple(
@@ -158,6 +171,8 @@ def _verdict(verdict: model.Verdict) -> Iterator[Expr]:
         port = int(verdict.target).to_bytes(2, "big")
         yield Expr("immediate", (("dreg", 1), ("data", port)))
         yield Expr("redir", (("proto_min", 1), ("proto_max", 1), ("flags", PORT_SPECIFIED)))
+    elif verdict.action is Action.KEEP:
+        yield from KEEP[str(verdict.target)]
     elif verdict.action is Action.REJECT:
         yield Expr("reject", (("type", REJECT_TCP_RST),))
     else:

@@ -75,6 +75,7 @@ class Action(enum.Enum):
     JUMP = "jump"  # target: a chain of the same table
     GOTO = "goto"  # the same, but its end is the end of this chain too
     REDIRECT = "redirect"  # target: a local port
+    KEEP = "keep"  # where it is going, whatever translation comes later; target: ip or ip6
     REJECT = "reject"  # with a TCP reset
     DROP = "drop"
 

@@ -115,6 +115,9 @@ def _word(rest: tuple[Expr, ...]) -> tuple[str, int]:
         field = _FIELDS.get(rest[:length])
         if field and len(rest) > length and (text := _comparison(field, rest[length])):
             return text, length + 1
+    for family, kept in expressions.KEEP.items():
+        if rest[: len(kept)] == kept:
+            return f"dnat {family} to {family} daddr", len(kept)
     attributes = dict(rest[0].attributes)
     if rest[0].name == "immediate" and "verdict" in attributes:
         code, chain = attributes["verdict"], attributes.get("chain", "")

@@ -159,8 +159,8 @@ def _output_rules(
 ) -> tuple[Rule, ...]:
     to_proxy = Verdict(Action.JUMP, "ISTIO_REDIRECT")
     return (
-        *_exempt_port_rules(sets, _OF_PACKET),
         *_passthrough_rules(facts),
+        *_exempt_port_rules(sets, _OF_PACKET),
         *_self_call_rules(redirection, facts),
         *_proxy_rules(facts),
         *_address_rules(
@@ -183,13 +183,20 @@ def _exempt_port_rules(sets: exemptions.Sets, destination: _Destination) -> tupl
 
 
 def _passthrough_rules(facts: config.HostFacts) -> tuple[Rule, ...]:
-    comment = "what the proxy hands to an application: never back to the proxy"
-    sources = [(Field.IP_SADDR, exemptions.PASSTHROUGH_V4)]
+    """Final: docker's own translation of a published port, which comes later, takes the address of
+    this host to the container, where nothing from 127.0.0.6 can arrive. It is for its proxy.
+    """
+    comment = "what the proxy hands to an application: nowhere else, and never back to the proxy"
+    sources = [("ip", Field.IP_SADDR, exemptions.PASSTHROUGH_V4)]
     if facts.knows_ipv6:
-        sources.append((Field.IP6_SADDR, exemptions.PASSTHROUGH_V6))
+        sources.append(("ip6", Field.IP6_SADDR, exemptions.PASSTHROUGH_V6))
     return tuple(
-        Rule((_ON_LOOPBACK, Match(field, Operator.EQ, address)), _RETURN, comment)
-        for field, address in sources
+        Rule(
+            (_ON_LOOPBACK, Match(field, Operator.EQ, address)),
+            Verdict(Action.KEEP, family),
+            comment,
+        )
+        for family, field, address in sources
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from istio_hostagent.config.model import PortSet, Redirection
+from istio_hostagent.redirect.expectations import State
 from tests.lab import netns, servers
 from tests.netns import rig as rigs
 from tests.netns.rig import HOST_V4, HOST_V6, NEIGHBOUR_V4, NEIGHBOUR_V6, Rig, words
@@ -30,6 +31,11 @@ PUBLISHED = f"""table inet docker {{
         type nat hook prerouting priority -100;
         ip daddr {HOST_V4} tcp dport 8080 dnat ip to {CONTAINER_V4}:8080
         ip6 daddr {HOST_V6} tcp dport 8080 dnat ip6 to [{CONTAINER_V6}]:8080
+    }}
+    chain output {{
+        type nat hook output priority -100;
+        ip daddr != 127.0.0.0/8 fib daddr type local tcp dport 8080 dnat ip to {CONTAINER_V4}:8080
+        ip6 daddr != ::1 fib daddr type local tcp dport 8080 dnat ip6 to [{CONTAINER_V6}]:8080
     }}
 }}
 """
@@ -155,6 +161,53 @@ def test_a_published_port_is_captured_before_it_is_led_to_its_container(site: Si
         site.rig.install(Redirection(inbound=PortSet(is_all=True), inbound_exclude=ports(8080)))
         assert ask(site.rig.neighbour, *places) == ["container"] * 2
     site.rig.clean()
+
+
+def test_what_the_proxy_hands_on_to_a_published_port_arrives_there(site: Site) -> None:
+    """Docker's own translation takes it to the container, where nothing from 127.0.0.6 can come."""
+    host = site.rig.host
+    host.add_address("lo", "::6/128")
+    handed_on = [
+        rigs.target(HOST_V4, 8080, source="127.0.0.6"),
+        rigs.target(HOST_V6, 8080, source="::6"),
+    ]
+    called = [rigs.target(HOST_V4, 8080), rigs.target(HOST_V6, 8080)]
+    with published(site.rig):
+        asked = servers.ask_all(host, handed_on, user=rigs.PROXY_USER)
+        assert "host" not in map(words, asked)
+        for redirection in CONFIGURATIONS.values():
+            site.rig.install(redirection)
+            asked = servers.ask_all(host, handed_on, user=rigs.PROXY_USER)
+            assert list(map(words, asked)) == ["host"] * 2  # where docker's own proxy listens
+            # An application that calls it goes where it went before.
+            asked = servers.ask_all(host, called, user=rigs.APP)
+            assert list(map(words, asked)) == ["container"] * 2
+            with contextlib.closing(rigs.Packets(host)) as packets:
+                findings = packets.findings(redirection)
+            assert [str(each) for each in findings if each.state is State.BROKEN] == []
+    site.rig.clean()
+
+
+def test_somebody_before_us_who_takes_what_the_proxy_hands_on_is_noticed(site: Site) -> None:
+    redirection = CONFIGURATIONS["list"]
+    site.rig.install(redirection)
+    site.rig.nft(text=PUBLISHED.replace("-100", "-150"))
+    try:
+        with contextlib.closing(rigs.Packets(site.rig.host)) as packets:
+            findings = packets.findings(redirection)
+    finally:
+        site.rig.nft("delete", "table", "inet", "docker")
+        site.rig.clean()
+    handed_on = [each for each in findings if each.expectation.is_final]
+    assert [str(each) for each in handed_on if each.state is State.BROKEN] == [
+        "broken: what the proxy hands on from ::6 to port 8080 arrives there: "
+        f"the connection was sent to {CONTAINER_V6} port 8080"
+    ]
+    # Of IPv4 the kernel finds no way there for 127.0.0.6, and drops it before it can be seen.
+    assert [str(each) for each in handed_on if each.state is State.NOT_TESTABLE] == [
+        "not testable: what the proxy hands on from 127.0.0.6 to port 8080 arrives there: "
+        "dropped before it could be seen"
+    ]
 
 
 @pytest.mark.skipif(

@@ -104,7 +104,7 @@ def _is_own(packet: Packet) -> bool:
 def outbound(ruleset: model.Ruleset, packet: Packet) -> int:
     """The proxy's port that an outgoing connection is sent to; 0: it is left alone."""
     verdict = walk(ruleset, model.MAIN_TABLE, "output", packet)
-    return int(verdict.target) if verdict else 0
+    return int(verdict.target) if verdict and verdict.action is Action.REDIRECT else 0
 
 
 def inbound(ruleset: model.Ruleset, packet: Packet) -> int:

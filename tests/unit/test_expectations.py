@@ -60,7 +60,7 @@ def test_every_class_of_the_configuration_has_a_promise() -> None:
         "outbound 10.96.0.1 is left alone for the proxy group",
         "metadata service 169.254.169.254 is left alone",
         "an application reaches 127.0.0.1 directly",
-        "what the proxy hands on from 127.0.0.6 is left alone",
+        "what the proxy hands on from 127.0.0.6 to port 8080 arrives there",
         "own address fd00:1::2 is captured for the proxy user",
         "inbound port 8080 is captured (IPv4)",
         "inbound port 9100 is captured (IPv6)",

@@ -58,6 +58,8 @@ def test_conditions(match: Match, words: str) -> None:
         (Verdict(Action.GOTO, "ISTIO_OUTPUT"), "counter goto ISTIO_OUTPUT"),
         (Verdict(Action.DROP), "counter drop"),
         (Verdict(Action.REDIRECT, 15001), "counter redirect to :15001"),
+        (Verdict(Action.KEEP, "ip"), "counter dnat ip to ip daddr"),
+        (Verdict(Action.KEEP, "ip6"), "counter dnat ip6 to ip6 daddr"),
         (Verdict(Action.REJECT), "meta l4proto tcp counter reject with tcp reset"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

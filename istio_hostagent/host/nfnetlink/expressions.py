@@ -71,6 +71,15 @@ _SCHEMAS: dict[str, tuple[_Attribute, ...]] = {
         _Attribute("flags", 5, default=0),
     ),
     "immediate": (_Attribute("dreg", 1), _Attribute("data", 2, _Kind.RESULT)),
+    "nat": (
+        _Attribute("type", 1),
+        _Attribute("family", 2),
+        _Attribute("addr_min", 3),
+        _Attribute("addr_max", 4),
+        _Attribute("proto_min", 5),
+        _Attribute("proto_max", 6),
+        _Attribute("flags", 7),
+    ),
     "redir": (_Attribute("proto_min", 1), _Attribute("proto_max", 2), _Attribute("flags", 3)),
     "reject": (_Attribute("type", 1),),
     "counter": (

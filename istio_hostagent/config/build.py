@@ -23,6 +23,7 @@ Value = explain.Value
 # execve(2): no string of arguments or environment may be longer (MAX_ARG_STRLEN, 32 pages of 4
 # KiB).
 MAX_ENVIRONMENT_STRING = 131072
+ADMIN_PORT = 15000  # of the Envoy that pilot-agent starts
 
 
 class Outcome(NamedTuple):
@@ -77,9 +78,9 @@ def _build_redirection(reader: reading.Reader) -> model.Redirection:
 
 
 def _proxy_ports(reader: reading.Reader) -> tuple[int, ...]:
-    """Istio's fixed ports, and those that were moved."""
-    moved = (reader.read(settings.ADMIN_PORT), reader.read(settings.STATUS_PORT))
-    return tuple(sorted({*model.Redirection().proxy_ports, *moved}))
+    """Istio's fixed ports, and the one that can be moved."""
+    moved = reader.read(settings.STATUS_PORT)
+    return tuple(sorted({*model.Redirection().proxy_ports, moved}))
 
 
 def _build_identity(reader: reading.Reader) -> model.IdentitySettings:
@@ -137,7 +138,6 @@ def _build_proxy(reader: reading.Reader) -> model.ProxySettings:
         bin_base=reader.read(settings.BIN_BASE),
         mesh=reader.read(settings.MESH_CIDR),
         mtls=reader.read(settings.MTLS),
-        admin_port=reader.read(settings.ADMIN_PORT),
         status_port=reader.read(settings.STATUS_PORT),
         concurrency=reader.read(settings.CONCURRENCY),
         log_level=reader.read(settings.LOG_LEVEL),
@@ -182,7 +182,8 @@ def _build_environment(reader: reading.Reader) -> tuple[tuple[str, str], ...]:
 
 def _check_listeners(reader: reading.Reader, facts: model.HostFacts) -> None:
     """Refuse ports on which two listeners would meet, or on which sshd listens."""
-    users: dict[int, str] = {}
+    is_envoy = reader.read(settings.PROXY) is model.ProxyKind.ENVOY
+    users = {} if is_envoy else {ADMIN_PORT: "the admin interface below pilot-agent"}
     for row in settings.LISTENERS:
         port = reader.read(row)
         key = row.key

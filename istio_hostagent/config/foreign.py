@@ -151,6 +151,7 @@ INERT = {
     "ISTIO_DEBUG": "ISTIO_HOSTAGENT_LOG_LEVEL is the log level of the proxy",
     "ISTIO_DUAL_STACK": _IPV6,
     "ISTIO_EXCLUDE_INTERFACES": _UNSUPPORTED,
+    "ISTIO_HOSTAGENT_ADMIN_PORT": "Envoy's admin interface is a unix socket of istio-proxy's",
     "ISTIO_INBOUND_TPROXY_MARK": _TPROXY,
     "ISTIO_INBOUND_TPROXY_ROUTE_TABLE": _TPROXY,
     "ISTIO_LOG_DIR": "the journal has the logs",

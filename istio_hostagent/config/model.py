@@ -169,7 +169,6 @@ class ProxySettings(NamedTuple):
     bin_base: str = "/usr/local/bin"
     mesh: CidrSet = CidrSet()  # destinations reached with mutual TLS (envoy mode)
     mtls: Mtls = Mtls.PERMISSIVE
-    admin_port: int = 15000  # loopback only
     status_port: int = 15021
     concurrency: int = 2
     log_level: str = "warning"

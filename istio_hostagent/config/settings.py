@@ -268,12 +268,6 @@ ACCESS_LOG = Setting(
     "false",
     "Mode envoy: true writes one line for each connection to the journal.",
 )
-ADMIN_PORT = Setting(
-    "ISTIO_HOSTAGENT_ADMIN_PORT",
-    fields.parse_port,
-    "15000",
-    "Mode envoy: the admin interface, on loopback only.",
-)
 STATUS_PORT = Setting(
     "ISTIO_HOSTAGENT_STATUS_PORT",
     fields.parse_port,
@@ -354,7 +348,7 @@ SETTINGS: tuple[Setting[object], ...] = (
     SYSTEM_NAMESPACE, CA_ADDR, ISTIO_CA, ISTIOD_SAN, TRUST_DOMAIN, NAMESPACE, POD_NAMESPACE,
     SERVICE_ACCOUNT, CLUSTER_ID, TOKEN_FILE, PROV_CERT, CA_ROOT_CA, OUTPUT_CERTS, CERTS_DIR,
     SECRET_TTL, GRACE_RATIO,
-    PROXY, ENVOY, BIN_BASE, MESH_CIDR, MTLS, ACCESS_LOG, ADMIN_PORT, STATUS_PORT,
+    PROXY, ENVOY, BIN_BASE, MESH_CIDR, MTLS, ACCESS_LOG, STATUS_PORT,
     ENVOY_STATUS_PORT, CONCURRENCY, LOG_LEVEL, AGENT_FLAGS, SVC_IP, POD_NAME, SERVICE,
     PILOT_PORT, PILOT_ADDRESS, XDS_ROOT_CA,
 )  # fmt: skip
@@ -372,7 +366,6 @@ LISTENERS = (
     ENVOY_PORT,
     INBOUND_CAPTURE_PORT,
     INBOUND_TUNNEL_PORT,
-    ADMIN_PORT,
     STATUS_PORT,
 )
 

@@ -15,11 +15,14 @@ from . import clusters, listeners, message, tls
 MAX_CONNECTIONS = 50_000
 
 
-def render_bootstrap(config: model.Config, facts: model.HostFacts, sds_dir: str) -> str:
+def render_bootstrap(
+    config: model.Config, facts: model.HostFacts, sds_dir: str, admin_socket: str
+) -> str:
     """Return the bootstrap as JSON text.
 
     `sds_dir` is the absolute path where the files of `render_sds` lie. They must be there before
-    Envoy starts, also for its mode `validate`, and readable by the proxy's user.
+    Envoy starts, also for its mode `validate`, and readable by the proxy's user. `admin_socket` is
+    that of a unix socket, which Envoy makes in a directory that only the proxy's user may enter.
     """
     max_connections = message.typed(
         "envoy.resource_monitors.global_downstream_max_connections",
@@ -29,18 +32,14 @@ def render_bootstrap(config: model.Config, facts: model.HostFacts, sds_dir: str)
     bootstrap: message.Json = {
         "node": {"id": facts.hostname, "cluster": "istio-hostagent"},
         "admin": {
-            "address": {
-                "socket_address": {
-                    "address": "127.0.0.1",
-                    "port_value": config.proxy.admin_port,
-                }
-            },
+            # Whoever reaches it ends Envoy, closes its listeners and reads all it knows.
+            "address": {"pipe": {"path": admin_socket, "mode": 0o600}},
             "ignore_global_conn_limit": True,
         },
         "overload_manager": {"resource_monitors": [max_connections]},
         "static_resources": {
             "listeners": listeners.build_listeners(config, facts, sds_dir),
-            "clusters": clusters.build_clusters(config, facts, sds_dir),
+            "clusters": clusters.build_clusters(config, facts, sds_dir, admin_socket),
         },
     }
     return _render(bootstrap)

@@ -35,10 +35,14 @@ def build(
         return Build(specs.pilot_agent_spec(config, facts, binary, private), private, {})
     texts = bootstrap.render_sds(config.identity.output_dir)
     # The bootstrap names its directory, so the name is that of what it says anywhere else.
-    content = [bootstrap.render_bootstrap(config, facts, directory), *texts.values()]
+    admin_socket = f"{directory}/{specs.ADMIN_SOCKET}"
+    content = [
+        bootstrap.render_bootstrap(config, facts, directory, admin_socket),
+        *texts.values(),
+    ]
     own = f"{directory}/{ENVOY_PREFIX}{binascii.crc32(''.join(content).encode()):08x}"
-    texts[BOOTSTRAP] = bootstrap.render_bootstrap(config, facts, own)
-    spec = specs.envoy_spec(config, facts, binary, f"{own}/{BOOTSTRAP}")
+    texts[BOOTSTRAP] = bootstrap.render_bootstrap(config, facts, own, admin_socket)
+    spec = specs.envoy_spec(config, facts, binary, f"{own}/{BOOTSTRAP}", directory)
     return Build(spec, own, texts)
 
 

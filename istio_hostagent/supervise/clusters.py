@@ -1,4 +1,4 @@
-"""Where the generated Envoy sends connections: original destinations, the admin port, nowhere.
+"""Where the generated Envoy sends connections: original destinations, its admin socket, nowhere.
 
 Not here: which connection goes to which cluster (`listeners`).
 Always: a connection to an application has a source address that the redirection rules leave alone.
@@ -27,13 +27,13 @@ _UNLIMITED = 2**32 - 1
 
 
 def build_clusters(
-    config: model.Config, facts: model.HostFacts, sds_dir: str
+    config: model.Config, facts: model.HostFacts, sds_dir: str, admin_socket: str
 ) -> list[message.Json]:
     """Return all clusters, in a fixed order."""
     clusters: list[message.Json] = [
         _original_destination(PASSTHROUGH),
         {**_original_destination(APPLICATION), "upstream_bind_config": _bind(facts.has_ipv6)},
-        _admin(config.proxy.admin_port),
+        _admin(admin_socket),
         # No endpoint: a connection sent here is closed at once, with flag UH in the access log.
         {"name": NOWHERE, "type": "STATIC", "connect_timeout": "1s"},
     ]
@@ -75,8 +75,8 @@ def _bind(has_ipv6: bool) -> message.Json:
     return bind
 
 
-def _admin(port: int) -> message.Json:
-    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+def _admin(path: str) -> message.Json:
+    address = {"pipe": {"path": path}}
     return {
         "name": ADMIN,
         "type": "STATIC",

@@ -13,6 +13,10 @@ from . import controlplane, liveness, pilot
 ENVOY = "envoy"
 PILOT_AGENT = "pilot-agent"
 
+# Below the directory that Envoy is started in: where it makes the socket of its admin interface.
+ADMIN_DIRECTORY = "admin"
+ADMIN_SOCKET = f"{ADMIN_DIRECTORY}/envoy.sock"
+
 # How long Envoy goes on with open connections after it was told to end.
 DRAIN_S = 5
 
@@ -49,9 +53,17 @@ def binary_candidates(proxy: model.ProxySettings, name: str) -> tuple[str, ...]:
 
 
 def envoy_spec(
-    config: model.Config, facts: model.HostFacts, envoy: str, bootstrap_file: str
+    config: model.Config,
+    facts: model.HostFacts,
+    envoy: str,
+    bootstrap_file: str,
+    directory: str,
 ) -> ProcessSpec:
-    """Return Envoy with a bootstrap of ours; `envoy` and `bootstrap_file` are absolute paths."""
+    """Return Envoy with a bootstrap of ours; all paths are absolute.
+
+    Below `directory` is ADMIN_SOCKET, which root without further rights cannot reach either: that
+    Envoy lives is asked where anybody may, and its readiness is the word of its admin interface.
+    """
     argv = [
         *_envoy_argv(config.proxy, envoy, bootstrap_file),
         "--concurrency",
@@ -72,10 +84,9 @@ def envoy_spec(
         environment=(),
         user_uid=facts.proxy_uid,
         user_gid=facts.proxy_gid,
-        doors=(
-            liveness.Door(ENVOY, config.proxy.status_port, "/healthz/ready"),
-            liveness.Door(ENVOY, config.proxy.admin_port, "/ready"),
-        ),
+        directory=directory,
+        doors=(liveness.Door(ENVOY, config.proxy.status_port, "/healthz/ready"),),
+        directories=(ADMIN_DIRECTORY,),
     )
 
 

@@ -42,7 +42,7 @@ TEXTS = {
         SERVICE_ACCOUNT="other",
     ),
     "rules": _text(**{**_GOOD, "ISTIO_SERVICE_CIDR": "10.97.0.0/16"}),
-    "proxy": _text(**_GOOD, ISTIO_HOSTAGENT_ADMIN_PORT="15102"),
+    "proxy": _text(**_GOOD, ISTIO_HOSTAGENT_STATUS_PORT="15102"),
     "all": _text(**{**_GOOD, "ISTIO_INBOUND_PORTS": "*"}),
 }
 BAD = _text(**{**_GOOD, "ISTIO_SERVICE_CIDR": "nonsense"})

@@ -4,15 +4,14 @@ TLS is told by its framing: each direction of a connection must be TLS records f
 to the last (RFC 8446, 5.1). Captured bytes prove absence only if the kernel dropped none.
 """
 
-import http.client
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tests.lab import capture, netns
+from tests.lab import admin, capture
+from tests.lab.host import Host
 
-ADMIN_PORT = 15000
 _HEADER = 5
 
 
@@ -70,15 +69,11 @@ def count_records(stream: bytes) -> int:
     return count if at == len(stream) else 0
 
 
-def held_serials(host: netns.Namespace) -> set[int]:
+def held_serials(host: Host) -> set[int]:
     """Return the serial numbers of the certificates with which this host's Envoy shows itself."""
-    connection = http.client.HTTPConnection("127.0.0.1", ADMIN_PORT)
-    connection.sock = host.connect("127.0.0.1", ADMIN_PORT)
-    try:
-        connection.request("GET", "/certs")
-        answer = json.loads(connection.getresponse().read())
-    finally:
-        connection.close()
+    socket = admin.find_socket(host.runtime)
+    _, text = admin.ask(socket, "/certs") if socket else admin.ask_port(host.namespace, "/certs")
+    answer = json.loads(text)
     chains = [entry.get("cert_chain", []) for entry in answer["certificates"]]
     return {int(chain[0]["serial_number"], 16) for chain in chains if chain}
 

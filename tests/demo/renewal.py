@@ -89,7 +89,7 @@ def wait_for_serial(member: stage.Member, wanted: str) -> None:
     """Wait until this host's Envoy shows itself with this certificate and no other."""
     evidence.wait_until(
         f"the Envoy of {member.label} takes its new certificate",
-        lambda: evidence.held_serials(member.namespace) == {int(wanted, 16)},
+        lambda: evidence.held_serials(member.host) == {int(wanted, 16)},
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from istio_hostagent.config import model
 from istio_hostagent.supervise import bootstrap, specs
+from tests.lab import admin
 
 from . import authority, network
 
@@ -84,6 +85,9 @@ class Proxy:
         self.directory.chmod(0o755)
         self.output_dir = self.directory / "certs"
         self.output_dir.mkdir()
+        self.admin_socket = self.directory / specs.ADMIN_SOCKET
+        self.admin_socket.parent.mkdir(mode=0o700)
+        os.chown(self.admin_socket.parent, PROXY_UID, PROXY_UID)
 
     @property
     def pid(self) -> int:
@@ -101,7 +105,8 @@ class Proxy:
         for name, text in bootstrap.render_sds(str(self.output_dir)).items():
             (sds / name).write_text(text)
         file = self.directory / "bootstrap.json"
-        file.write_text(bootstrap.render_bootstrap(config, facts, str(sds)))
+        text = bootstrap.render_bootstrap(config, facts, str(sds), str(self.admin_socket))
+        file.write_text(text)
         return file
 
     def validate(
@@ -120,7 +125,7 @@ class Proxy:
             self.rotate()
         config = build_config(settings, self.output_dir)
         file = self.write(config, facts)
-        spec = specs.envoy_spec(config, facts, self._envoy, str(file))
+        spec = specs.envoy_spec(config, facts, self._envoy, str(file), str(self.directory))
         reader, writer = os.pipe()
         # Envoy opens /dev/stdout by name, which a pipe of somebody else refuses.
         os.fchown(writer, PROXY_UID, PROXY_UID)
@@ -157,6 +162,12 @@ class Proxy:
             connection.request("GET", path)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
+
+    def ask(self, target: str) -> str:
+        """What its admin interface says."""
+        status, text = admin.ask(self.admin_socket, target)
+        assert status == 200, text
+        return text
 
     def ready(self) -> int:
         return self.get(SETTINGS.status_port, "/healthz/ready")[0]

@@ -21,7 +21,7 @@ def closing() -> Iterator[contextlib.ExitStack]:
 
 
 def serial(host: proxy.Proxy) -> str:
-    certificates = json.loads(host.get(15000, "/certs")[1])["certificates"]
+    certificates = json.loads(host.ask("/certs"))["certificates"]
     return str(certificates[0]["cert_chain"][0]["serial_number"])
 
 

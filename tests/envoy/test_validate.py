@@ -21,9 +21,7 @@ SETTINGS = {
     "strict-without-mesh": model.ProxySettings(mtls=model.Mtls.STRICT),
     "access-log": model.ProxySettings(mesh=DUPLICATES, has_access_log=True),
     "component-levels": model.ProxySettings(log_level="info,misc:error,filter:debug"),
-    "other-ports": model.ProxySettings(
-        mesh=DUPLICATES, admin_port=16000, status_port=16021, concurrency=1
-    ),
+    "other-ports": model.ProxySettings(mesh=DUPLICATES, status_port=16021, concurrency=1),
     # 15001 is both a port of sshd and the one we close: closing wins, and Envoy sees it once.
     "status-port-is-ssh-port": model.ProxySettings(mesh=DUPLICATES, status_port=22),
 }
@@ -46,6 +44,6 @@ def test_envoy_accepts_the_argument_of_a_host_with_ipv6_only(a: proxy.Proxy) -> 
 
 
 def test_a_wrong_bootstrap_is_refused_with_a_reason(a: proxy.Proxy) -> None:
-    status, output = a.validate(model.ProxySettings(admin_port=99_999))
+    status, output = a.validate(model.ProxySettings(status_port=99_999))
     assert status == 1
     assert "99999" in output

@@ -29,7 +29,7 @@ def readiness(host: Host) -> int:
 def wait_for_serial(host: Host, wanted: str) -> None:
     evidence.wait_until(
         "Envoy shows itself with the certificate that the agent holds, and no other",
-        lambda: evidence.held_serials(host.namespace) == {int(wanted, 16)},
+        lambda: evidence.held_serials(host) == {int(wanted, 16)},
     )
 
 

@@ -63,6 +63,7 @@ class Host:
         self.sidecar_env = self.directory / "sidecar.env"
         self.hostagent_env = self.directory / "etc" / "hostagent.env"
         self.state = self.directory / "state"
+        self.runtime = self.directory / "run"
         self.certs = self.directory / "certs"
         self.token = self.directory / "token"
         self.root = self.directory / "root-cert.pem"
@@ -130,7 +131,7 @@ class Host:
             "ISTIO_SIDECAR_CONFIG": str(self.sidecar_env),
             "CONFIGURATION_DIRECTORY": str(self.hostagent_env.parent),
             "STATE_DIRECTORY": str(self.state),
-            "RUNTIME_DIRECTORY": str(self.directory / "run"),
+            "RUNTIME_DIRECTORY": str(self.runtime),
         }
 
     def start(self) -> None:

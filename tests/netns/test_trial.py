@@ -77,7 +77,7 @@ def test_a_proxy_that_cannot_start_gives_way_to_the_one_before(
     join(host)
     with host.namespace.bind("127.0.0.1", 15101) as taken:
         taken.listen()
-        host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=envoy, ISTIO_HOSTAGENT_ADMIN_PORT="15101")
+        host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=envoy, ISTIO_HOSTAGENT_STATUS_PORT="15101")
         answer = host.verb("reload", is_checked=False)
         assert answer.returncode == 78, answer.stdout
         assert str(host.hostagent_env) in answer.stderr
@@ -122,7 +122,7 @@ def test_the_identity_of_before_comes_back_with_the_configuration(
     host.write_token(authority.token("system:serviceaccount:other:other"))
     with host.namespace.bind("127.0.0.1", 15101) as taken:
         taken.listen()
-        host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=envoy, ISTIO_HOSTAGENT_ADMIN_PORT="15101")
+        host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=envoy, ISTIO_HOSTAGENT_STATUS_PORT="15101")
         configure(host, ISTIO_NAMESPACE="other", SERVICE_ACCOUNT="other")
         assert host.verb("reload", is_checked=False).returncode == 78
     eventually(lambda: is_in_mesh(host), "the one before works")

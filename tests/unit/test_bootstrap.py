@@ -12,17 +12,27 @@ from istio_hostagent.supervise import bootstrap
 from .test_specs import FACTS, build
 
 NETWORKS = tuple(ip_network(text) for text in ("10.0.0.0/8", "fd00::/8", "10.0.0.0/8"))
+ADMIN = "/run/x/admin/envoy.sock"
 MESH = model.CidrSet.of(NETWORKS)
 
 
 def render(config: model.Config, facts: model.HostFacts = FACTS) -> dict[str, Any]:
-    parsed: dict[str, Any] = json.loads(bootstrap.render_bootstrap(config, facts, "/run/x/sds"))
+    parsed: dict[str, Any] = json.loads(
+        bootstrap.render_bootstrap(config, facts, "/run/x/sds", ADMIN)
+    )
     return parsed
 
 
 def listener(parsed: dict[str, Any], name: str) -> dict[str, Any]:
     listeners: list[dict[str, Any]] = parsed["static_resources"]["listeners"]
     return next(each for each in listeners if each["name"] == name)
+
+
+def endpoints_of(parsed: dict[str, Any], cluster: str) -> list[Any]:
+    clusters = parsed["static_resources"]["clusters"]
+    (found,) = (each for each in clusters if each["name"] == cluster)
+    groups = found["load_assignment"]["endpoints"]
+    return [each["endpoint"]["address"] for group in groups for each in group["lb_endpoints"]]
 
 
 def targets(made: dict[str, Any]) -> list[tuple[Any, str]]:
@@ -36,9 +46,11 @@ def targets(made: dict[str, Any]) -> list[tuple[Any, str]]:
 
 def test_same_input_gives_the_same_bytes_and_another_input_others() -> None:
     config = build(mesh=MESH, has_access_log=True)
-    text = bootstrap.render_bootstrap(config, FACTS, "/s")
-    assert text == bootstrap.render_bootstrap(build(mesh=MESH, has_access_log=True), FACTS, "/s")
-    assert text != bootstrap.render_bootstrap(build(mesh=MESH), FACTS, "/s")
+    text = bootstrap.render_bootstrap(config, FACTS, "/s", "/a")
+    assert text == bootstrap.render_bootstrap(
+        build(mesh=MESH, has_access_log=True), FACTS, "/s", "/a"
+    )
+    assert text != bootstrap.render_bootstrap(build(mesh=MESH), FACTS, "/s", "/a")
 
 
 def test_no_mesh_means_no_tls_on_the_way_out() -> None:
@@ -131,9 +143,11 @@ def test_access_log_names_the_peer_of_each_direction() -> None:
     assert "access_log" not in json.dumps(render(build(mesh=MESH)))
 
 
-def test_admin_interface_is_on_loopback() -> None:
-    admin = render(build(admin_port=16000))["admin"]["address"]["socket_address"]
-    assert admin == {"address": "127.0.0.1", "port_value": 16000}
+def test_admin_interface_is_a_socket_of_the_proxys_user_alone() -> None:
+    parsed = render(build())
+    assert parsed["admin"]["address"] == {"pipe": {"path": ADMIN, "mode": 0o600}}
+    (endpoint,) = endpoints_of(parsed, "admin")
+    assert endpoint == {"pipe": {"path": ADMIN}}
 
 
 def test_capture_ports_are_those_of_the_redirection() -> None:
@@ -148,7 +162,7 @@ def test_capture_ports_are_those_of_the_redirection() -> None:
 
 def test_secrets_are_named_by_path_and_watched_where_the_swap_happens() -> None:
     files = bootstrap.render_sds("/etc/certs")
-    text = bootstrap.render_bootstrap(build(mesh=MESH), FACTS, "/run/x/sds")
+    text = bootstrap.render_bootstrap(build(mesh=MESH), FACTS, "/run/x/sds", ADMIN)
     watched = {"path": "/etc/certs"}
     for name, body in files.items():
         assert f'"/run/x/sds/{name}"' in text
@@ -163,6 +177,6 @@ def test_output_directory_appears_only_in_the_secrets() -> None:
     config = build()
     moved = config._replace(identity=config.identity._replace(output_dir="/srv/certs"))
     sds_dir = "/run/x/sds"
-    assert bootstrap.render_bootstrap(moved, FACTS, sds_dir) == bootstrap.render_bootstrap(
-        config, FACTS, sds_dir
+    assert bootstrap.render_bootstrap(moved, FACTS, sds_dir, ADMIN) == bootstrap.render_bootstrap(
+        config, FACTS, sds_dir, ADMIN
     )

@@ -137,7 +137,7 @@ def test_every_key_reaches_its_field() -> None:
             trust=ROOT,
             own="ISTIO_HOSTAGENT_PROXY=envoy\nISTIO_HOSTAGENT_ENVOY=/opt/envoy\nISTIO_HOSTAGENT_MTLS=strict\n"
             "ISTIO_HOSTAGENT_MESH_CIDR=10.1.0.0/16\nISTIO_HOSTAGENT_ACCESS_LOG=true\n"
-            "ISTIO_HOSTAGENT_TOKEN_FILE=/t\nISTIO_HOSTAGENT_ADMIN_PORT=1\nISTIO_HOSTAGENT_STATUS_PORT=2\n"
+            "ISTIO_HOSTAGENT_TOKEN_FILE=/t\nISTIO_HOSTAGENT_STATUS_PORT=2\n"
             "ISTIO_HOSTAGENT_CONCURRENCY=4\nISTIO_HOSTAGENT_LOG_LEVEL=debug\n",
             cluster="ISTIO_SERVICE_CIDR=10.0.0.0/8\nISTIO_SERVICE_EXCLUDE_CIDR=10.2.0.0/16\nISTIO_OUTBOUND_PORTS=80\n"
             "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE=81\nISTIO_INBOUND_PORTS=82\nISTIO_LOCAL_EXCLUDE_PORTS=84,83\n"
@@ -159,7 +159,7 @@ def test_every_key_reaches_its_field() -> None:
         outbound_capture_port=3,
         inbound_capture_port=4,
         tunnel_port=5,
-        proxy_ports=(1, 2, 15000, 15020, 15021, 15090),
+        proxy_ports=(2, 15000, 15020, 15021, 15090),
     )
     assert config.identity == model.IdentitySettings(
         ca_host="fd00::1",
@@ -182,7 +182,6 @@ def test_every_key_reaches_its_field() -> None:
         bin_base="/opt",
         mesh=model.CidrSet.of([ip_network("10.1.0.0/16")]),
         mtls=model.Mtls.STRICT,
-        admin_port=1,
         status_port=2,
         concurrency=4,
         log_level="debug",
@@ -366,7 +365,8 @@ def test_overridden_value_is_not_judged() -> None:
     [
         ("ENVOY_PORT=15006", 1, "ENVOY_PORT: 15006 is the port of INBOUND_CAPTURE_PORT already"),
         ("\nINBOUND_CAPTURE_PORT=15001", 2, "INBOUND_CAPTURE_PORT: 15001 is the port of ENVOY_PORT already"),
-        ("ISTIO_HOSTAGENT_ADMIN_PORT=15008", 1, "ISTIO_HOSTAGENT_ADMIN_PORT: 15008 is the port of INBOUND_TUNNEL_PORT already"),
+        ("ENVOY_PORT=15000", 1, "ENVOY_PORT: 15000 is the port of the admin interface below pilot-agent already"),
+        ("ISTIO_HOSTAGENT_STATUS_PORT=15008", 1, "ISTIO_HOSTAGENT_STATUS_PORT: 15008 is the port of INBOUND_TUNNEL_PORT already"),
         (
             "ENVOY_PORT=5\nENVOY_STATUS_PORT=5",
             2,
@@ -385,6 +385,13 @@ def test_port_with_a_problem_does_not_meet_another() -> None:
 
 
 # Who may say what
+
+
+def test_a_port_of_the_admin_interface_is_without_effect_and_says_so() -> None:
+    outcome = build_config(own="ISTIO_HOSTAGENT_ADMIN_PORT=15000\n")
+    assert outcome.problems == ()
+    (warning,) = outcome.warnings
+    assert "admin interface is a unix socket" in warning.message
 
 
 # What only istio-proxy acts on may stand in its own files.

@@ -38,7 +38,7 @@ def pilot_environment(written: dict[str, str], **settings: object) -> dict[str, 
 
 def test_envoy_is_started_as_the_proxy_user_with_nothing_in_its_environment() -> None:
     config = build(concurrency=3, log_level="info", status_port=16021)
-    spec = specs.envoy_spec(config, FACTS, "/usr/bin/envoy", "/run/x/envoy.json")
+    spec = specs.envoy_spec(config, FACTS, "/usr/bin/envoy", "/run/x/envoy.json", "/run/x")
     assert spec.argv[:3] == ("/usr/bin/envoy", "-c", "/run/x/envoy.json")
     text = " ".join(spec.argv)
     assert "-l info" in text
@@ -48,20 +48,21 @@ def test_envoy_is_started_as_the_proxy_user_with_nothing_in_its_environment() ->
     assert "--local-address-ip-version" not in text
     assert (spec.user_uid, spec.user_gid) == (1337, 1338)
     assert spec.environment == ()
-    assert [door.port for door in spec.doors] == [16021, 15000]
+    assert [door.port for door in spec.doors] == [16021]
+    assert (spec.directory, spec.directories) == ("/run/x", ("admin",))
     assert spec.control_plane is None
 
 
 def test_levels_of_components_are_given_apart() -> None:
     config = build(log_level="info,misc:error,filter:debug")
-    argv = specs.envoy_spec(config, FACTS, "/envoy", "/b").argv
+    argv = specs.envoy_spec(config, FACTS, "/envoy", "/b", "/").argv
     assert argv[argv.index("-l") + 1] == "info"
     assert argv[argv.index("--component-log-level") + 1] == "misc:error,filter:debug"
 
 
 def test_host_with_ipv6_only_says_so() -> None:
     facts = FACTS._replace(addresses=(ip_address("2001:db8::7"),))
-    argv = specs.envoy_spec(build(), facts, "/envoy", "/b").argv
+    argv = specs.envoy_spec(build(), facts, "/envoy", "/b", "/").argv
     assert argv[-2:] == ("--local-address-ip-version", "v6")
 
 

@@ -142,7 +142,12 @@ class Prober(part.Part):
             return
         uid, gid = proof.proxy
         groups = [
-            {"sender": kind.sender.value, "is_v6": kind.is_v6, "count": number}
+            {
+                "sender": kind.sender.value,
+                "is_v6": kind.is_v6,
+                "is_raw": kind.is_raw,
+                "count": number,
+            }
             for kind, number in counts.items()
         ]
         self._work.start_worker(

@@ -9,6 +9,7 @@ set what (`layers`), how a value is written (`fields`), which keys there are (`s
 in no `Value`.
 """
 
+import re
 from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -24,6 +25,7 @@ Value = explain.Value
 # KiB).
 MAX_ENVIRONMENT_STRING = 131072
 ADMIN_PORT = 15000  # of the Envoy that pilot-agent starts
+_MOVED_PORT = re.compile(r"(?:statusPort|proxyAdminPort)[\"']?\s*:\s*[\"']?([0-9]{1,5})\b")
 
 
 class Outcome(NamedTuple):
@@ -74,6 +76,7 @@ def _build_redirection(reader: reading.Reader) -> model.Redirection:
         inbound_capture_port=reader.read(settings.INBOUND_CAPTURE_PORT),
         tunnel_port=reader.read(settings.INBOUND_TUNNEL_PORT),
         proxy_ports=_proxy_ports(reader),
+        private_ports=_private_ports(reader),
     )
 
 
@@ -81,6 +84,24 @@ def _proxy_ports(reader: reading.Reader) -> tuple[int, ...]:
     """Istio's fixed ports, and the one that can be moved."""
     moved = reader.read(settings.STATUS_PORT)
     return tuple(sorted({*model.Redirection().proxy_ports, moved}))
+
+
+def _private_ports(reader: reading.Reader) -> tuple[int, ...]:
+    """Those of pilot-agent and its Envoy that are not opened; an Envoy of ours has none.
+
+    PROXY_CONFIG is YAML of any form, and not parsed: whatever it may mean is taken for moved.
+    """
+    if reader.read(settings.PROXY) is model.ProxyKind.ENVOY:
+        return ()
+    origin = reader.find("PROXY_CONFIG")
+    moved = _MOVED_PORT.findall(origin.value) if origin else []
+    ports = {*model.Redirection().private_ports, *map(int, moved)}
+    opened = reader.read(settings.LOCAL_PORTS).ranges
+    return tuple(
+        port
+        for port in sorted(ports)
+        if 0 < port < 65536 and not any(first <= port <= last for first, last in opened)
+    )
 
 
 def _build_identity(reader: reading.Reader) -> model.IdentitySettings:

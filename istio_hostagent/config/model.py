@@ -112,6 +112,9 @@ class Redirection(NamedTuple):
     tunnel_port: int = 15008  # reaches the proxy directly, never redirected
     # The proxy's own listeners: they reach it as they are, unless one is named.
     proxy_ports: tuple[int, ...] = (15000, 15020, 15021, 15090)
+    # Ports of pilot-agent and its Envoy by which they can be ended, steered and read: on this
+    # host only root and the proxy's user reach them.
+    private_ports: tuple[int, ...] = (15000, 15004, 15020)
 
 
 class IdentitySettings(NamedTuple):

@@ -268,6 +268,14 @@ ACCESS_LOG = Setting(
     "false",
     "Mode envoy: true writes one line for each connection to the journal.",
 )
+LOCAL_PORTS = Setting(
+    "ISTIO_HOSTAGENT_LOCAL_PORTS",
+    fields.parse_port_list,
+    "",
+    "Mode pilot-agent: ports of it and its Envoy that every user of this host may reach. The"
+    " others of 15000, 15004 and 15020, and of statusPort and proxyAdminPort in PROXY_CONFIG,"
+    " serve only root and istio-proxy here; from outside nothing changes.",
+)
 STATUS_PORT = Setting(
     "ISTIO_HOSTAGENT_STATUS_PORT",
     fields.parse_port,
@@ -348,7 +356,7 @@ SETTINGS: tuple[Setting[object], ...] = (
     SYSTEM_NAMESPACE, CA_ADDR, ISTIO_CA, ISTIOD_SAN, TRUST_DOMAIN, NAMESPACE, POD_NAMESPACE,
     SERVICE_ACCOUNT, CLUSTER_ID, TOKEN_FILE, PROV_CERT, CA_ROOT_CA, OUTPUT_CERTS, CERTS_DIR,
     SECRET_TTL, GRACE_RATIO,
-    PROXY, ENVOY, BIN_BASE, MESH_CIDR, MTLS, ACCESS_LOG, STATUS_PORT,
+    PROXY, ENVOY, BIN_BASE, MESH_CIDR, MTLS, ACCESS_LOG, LOCAL_PORTS, STATUS_PORT,
     ENVOY_STATUS_PORT, CONCURRENCY, LOG_LEVEL, AGENT_FLAGS, SVC_IP, POD_NAME, SERVICE,
     PILOT_PORT, PILOT_ADDRESS, XDS_ROOT_CA,
 )  # fmt: skip
@@ -378,6 +386,7 @@ OF_RULES_ALONE = frozenset(
     for row in (
         CUSTOM_RULES, SERVICE_CIDR, SERVICE_EXCLUDE_CIDR, OUTBOUND_PORTS, OUTBOUND_PORTS_EXCLUDE,
         INBOUND_PORTS, LOCAL_EXCLUDE_PORTS, INBOUND_EXCLUDE_PORTS, INTERCEPTION_MODE,
+        LOCAL_PORTS,
     )
 )  # fmt: skip
 

@@ -37,15 +37,20 @@ class ProbeTable:
     """Records the packets of some sources from its making until `close`."""
 
     def __init__(
-        self, link: connection.Connection, local: Sequence[Source], wire: Sequence[Source]
+        self,
+        link: connection.Connection,
+        local: Sequence[Source],
+        wire: Sequence[Source],
+        answers: Sequence[Source] = (),
     ) -> None:
-        """Watch packets that leave from `local` and packets on `lo` from `wire`.
+        """Watch packets that leave from `local`, packets on `lo` from `wire`, and `answers`.
 
+        An answer leaves from whatever port; the source that tells which one it is is its client's.
         `link` has no other such table. Raises ApplyRejected, KernelBusy, NotPermitted.
         """
         self._name = f"{model.PROBE_TABLE_PREFIX}{link.port}"
         self._connection = link
-        parts = list(self._build(local, wire))
+        parts = list(self._build(local, wire, answers))
         nftables.commit_soon(link, lambda: parts)
 
     def close(self) -> None:
@@ -60,7 +65,10 @@ class ProbeTable:
             self._connection.socket.close()
 
     def read(self) -> dict[Source, tuple[str, int]]:
-        """Give address and port that the packets of each source were going to."""
+        """Give address and port that the packets of each source were going to.
+
+        Of an answer: the address that it was going to, and the port that it came from.
+        """
         seen: dict[Source, tuple[str, int]] = {}
         for name in (_V4, _V6):
             of_set = framing.pack_text(1, self._name) + framing.pack_text(2, name)
@@ -72,7 +80,7 @@ class ProbeTable:
         return seen
 
     def _build(
-        self, local: Sequence[Source], wire: Sequence[Source]
+        self, local: Sequence[Source], wire: Sequence[Source], answers: Sequence[Source]
     ) -> Iterator[messages.Message]:
         yield messages.new_table(self._name, is_owned=True)
         yield messages.new_recording_set(self._name, _V4, 101, 12)
@@ -82,6 +90,7 @@ class ProbeTable:
         from_v6 = Match(Field.IP6_SADDR, Operator.EQ, int(NEIGHBOUR_V6))
         yield messages.new_chain(self._name, "output", model.Hook("filter", _OUTPUT, _PRIORITY))
         yield from self._watch("output", local, (), ())
+        yield from self._watch("output", answers, (), (), is_answer=True)
         hook = model.Hook("filter", _PREROUTING, _PRIORITY)
         yield messages.new_chain(self._name, "prerouting", hook)
         yield from self._watch("prerouting", wire, (on_lo, from_v4), (on_lo, from_v6))
@@ -92,33 +101,44 @@ class ProbeTable:
         sources: Sequence[Source],
         match_v4: tuple[Match, ...],
         match_v6: tuple[Match, ...],
+        *,
+        is_answer: bool = False,
     ) -> Iterator[messages.Message]:
+        ours, other = Field.SPORT, Field.DPORT
+        if is_answer:
+            ours, other = other, ours
         for number, (is_v6, matches) in enumerate(((False, match_v4), (True, match_v6)), 1):
             ports = sorted({source.port for source in sources if source.is_v6 is is_v6})
             if not ports:
                 continue
-            name, seen = f"{chain}_{'v6' if is_v6 else 'v4'}", _V6 if is_v6 else _V4
+            name = f"{'answers' if is_answer else chain}_{'v6' if is_v6 else 'v4'}"
+            seen = _V6 if is_v6 else _V4
             content = ((port, port) for port in ports)
             ports_set = model.make_set(name, model.SetKind.PORT, content)
-            number += 2 if chain == "output" else 0
+            number += 4 if is_answer else 2 if chain == "output" else 0
             yield messages.new_set(self._name, ports_set, number)
             yield from messages.new_elements(self._name, ports_set, number)
-            ours = Match(Field.SPORT, Operator.IN, name)
+            is_ours = Match(ours, Operator.IN, name)
             daddr = Field.IP6_DADDR if is_v6 else Field.IP_DADDR
-            yield self._rule(chain, (*matches, ours), daddr, seen)
+            yield self._rule(chain, (*matches, is_ours), (ours, other, daddr), seen)
 
     def _rule(
-        self, chain: str, matches: tuple[Match, ...], daddr: Field, seen: str
+        self,
+        chain: str,
+        matches: tuple[Match, ...],
+        recorded: tuple[Field, Field, Field],
+        seen: str,
     ) -> messages.Message:
-        """Record source port, destination port and address; then drop."""
+        """Record our port, the other port and the destination; then drop."""
+        ours, other, daddr = recorded
         found = expressions.compile_rule(Rule(matches, Verdict(Action.DROP)))
         *conditions, _, drop = found.expressions
         load = expressions.LOADS[daddr]
         family = () if load.condition[1] in conditions else load.condition
         # The family first: the ports of the other one are other people's.
         record = (
-            _into(expressions.LOADS[Field.SPORT].expressions[0], _FIRST),
-            _into(expressions.LOADS[Field.DPORT].expressions[0], _SECOND),
+            _into(expressions.LOADS[ours].expressions[0], _FIRST),
+            _into(expressions.LOADS[other].expressions[0], _SECOND),
             _into(load.expressions[0], _THIRD),
             Expr("dynset", (("sreg", _FIRST), ("op", 0), ("set", seen))),
         )

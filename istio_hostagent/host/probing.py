@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import HostAgentError
-from ..redirect.expectations import Expectation, Outcome, Sender
+from ..redirect.expectations import Expectation, Outcome, Sender, Shape
 from . import handover, probetable, synpacket
 from .nfnetlink import connection
 
@@ -24,16 +24,21 @@ MAX_SOCKETS = 64
 
 
 class Kind(NamedTuple):
-    """What a socket is good for: whose it is, the IP version, and the address it is bound to."""
+    """What a socket is good for: whose it is, the IP version, and the address it is bound to.
+
+    `is_raw`: it sends packets as bytes, and is not bound.
+    """
 
     sender: Sender
     is_v6: bool
     source: str
+    is_raw: bool = False
 
 
 def kind_of(expectation: Expectation) -> Kind:
     """Which socket a packet is sent from; for one of a neighbour, which holds its port."""
-    return Kind(expectation.sender, ":" in expectation.destination, expectation.source)
+    is_raw = expectation.shape is not Shape.CONNECTION
+    return Kind(expectation.sender, ":" in expectation.destination, expectation.source, is_raw)
 
 
 class Pool:
@@ -85,6 +90,14 @@ class Pool:
         """It may be used again."""
         self._idle[kind].append(sock)
 
+    def send_packet(self, kind: Kind, packet: bytes, destination: str) -> None:
+        """Send a packet, with its IP header, by a raw socket of this kind; raises OSError."""
+        sock = self.take(kind)
+        try:
+            sock.sendto(packet, (destination, 0))
+        finally:
+            self.give_back(kind, sock)
+
     def send_frame(self, frame: bytes) -> None:
         """Put an Ethernet frame on `lo`, as if it came from a cable; raises OSError."""
         if self._packet is None:
@@ -103,10 +116,13 @@ class Pool:
 
 
 def count(expectations: Iterable[Expectation]) -> dict[Kind, int]:
-    """How many sockets of each kind these packets need, no more than MAX_SOCKETS of one."""
+    """How many sockets of each kind these packets need, no more than MAX_SOCKETS of one.
+
+    One raw socket sends any number of packets.
+    """
     kinds = collections.Counter(map(kind_of, expectations))
     return {
-        kind: min(number, MAX_SOCKETS)
+        kind: 1 if kind.is_raw else min(number, MAX_SOCKETS)
         for kind, number in kinds.items()
         if kind.sender is not Sender.NEIGHBOUR
     }
@@ -139,16 +155,15 @@ class Round:
         self._holders = contextlib.ExitStack()
         self._bound: dict[int, socket.socket] = {}
         try:
-            sources = self._bind_all()
-            local = [sources[index] for index in self._bound]
-            wire = [source for index, source in sources.items() if index not in self._bound]
-            self._table = probetable.ProbeTable(link, local, wire)
+            self._sources = self._bind_all()
+            local, wire, answers = self._sort_sources()
+            self._table = probetable.ProbeTable(link, local, wire, answers)
         except (HostAgentError, OSError):
             self._give_back(set())
             self._holders.close()
             raise
-        self._sources = sources
         self._under_way = {index for index in self._bound if self._connect(index)}
+        self._send_packets()
         self._awaited = self._send_frames()
 
     def _bind_all(self) -> dict[int, probetable.Source]:
@@ -157,7 +172,7 @@ class Round:
         for index, expectation in enumerate(self._expectations):
             kind = kind_of(expectation)
             try:
-                if expectation.sender is Sender.NEIGHBOUR:
+                if kind.is_raw or expectation.sender is Sender.NEIGHBOUR:
                     family = socket.AF_INET6 if kind.is_v6 else socket.AF_INET
                     sock = self._holders.enter_context(socket.socket(family, socket.SOCK_STREAM))
                     if kind.is_v6:
@@ -172,6 +187,16 @@ class Round:
             else:
                 sources[index] = probetable.Source(kind.is_v6, sock.getsockname()[1])
         return sources
+
+    def _sort_sources(self) -> tuple[list[probetable.Source], ...]:
+        """The sources of packets that leave, of those from outside, and of answers."""
+        sorted_: tuple[list[probetable.Source], ...] = ([], [], [])
+        for index, source in self._sources.items():
+            expectation = self._expectations[index]
+            is_wire = expectation.sender is Sender.NEIGHBOUR
+            which = 2 if expectation.shape is Shape.ANSWER else 1 if is_wire else 0
+            sorted_[which].append(source)
+        return sorted_
 
     def _connect(self, index: int) -> bool:
         """Send the first packet of a connection; whether the connection is under way."""
@@ -195,6 +220,26 @@ class Round:
                     sock.close()
                     continue
             self._pool.give_back(kind_of(self._expectations[index]), sock)
+
+    def _send_packets(self) -> None:
+        """Send what has no connection behind it: from this host to itself."""
+        for index, source in self._sources.items():
+            expectation = self._expectations[index]
+            kind = kind_of(expectation)
+            if not kind.is_raw:
+                continue
+            own = ipaddress.ip_address(expectation.destination)
+            if expectation.shape is Shape.ANSWER:
+                ports, flags = (expectation.port, source.port), synpacket.SYN_ACK
+            else:
+                ports, flags = (source.port, expectation.port), synpacket.SYN
+            packet = synpacket.build_packet(own, ports[0], own, ports[1], flags)
+            try:
+                self._pool.send_packet(kind, packet, expectation.destination)
+            except PermissionError:
+                pass  # how the kernel says that a rule dropped it, which is what we look at
+            except OSError as error:
+                self._failed(index, error.errno)
 
     def _send_frames(self) -> set[probetable.Source]:
         """Put the packets of neighbours on `lo`; gives the sources of those that must be seen."""

@@ -66,6 +66,7 @@ class Sets(NamedTuple):
     ranged_ports: ranges.Ranges  # the same, except towards the never-captured class
     inbound_exempt: ranges.Ranges
     inbound: ranges.Ranges
+    private_ports: ranges.Ranges  # on this host, for root and the proxy's user only
 
 
 def build_sets(redirection: config.Redirection, facts: config.HostFacts) -> Sets:
@@ -78,6 +79,7 @@ def build_sets(redirection: config.Redirection, facts: config.HostFacts) -> Sets
         ranged_ports=_ranged_ports(redirection.outbound_ports),
         inbound_exempt=_inbound_exempt(redirection, facts),
         inbound=_merge_ports(redirection.inbound),
+        private_ports=ranges.merge((port, port) for port in redirection.private_ports),
     )
 
 

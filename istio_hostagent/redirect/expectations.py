@@ -24,8 +24,19 @@ class Sender(enum.Enum):
     NEIGHBOUR = "neighbour"  # from outside, to this host or through it
 
 
+class Shape(enum.Enum):
+    """What the packet is of a connection, and how it is sent."""
+
+    CONNECTION = "connection"  # the first packet, as connect(2) sends it
+    SYN = "syn"  # the first packet as bytes, with no connection behind it: it may be refused
+    ANSWER = "answer"  # the second packet as bytes: from `port`, to some port of `destination`
+
+
 class Expectation(NamedTuple):
-    """One connection, and the proxy's port where it must arrive; 0: it is left alone."""
+    """One connection, and the proxy's port where it must arrive; 0: it is left alone.
+
+    Or, if `is_refused`, it must come to nothing.
+    """
 
     text: str
     sender: Sender
@@ -35,6 +46,8 @@ class Expectation(NamedTuple):
     proxy_ports: tuple[int, int]
     source: str = ""  # to be bound to; empty: as the kernel chooses
     is_final: bool = False  # nobody else may translate it either
+    shape: Shape = Shape.CONNECTION
+    is_refused: bool = False
 
 
 class Outcome(NamedTuple):
@@ -88,6 +101,10 @@ def evaluate(expectation: Expectation, outcome: Outcome) -> Finding:
             outcome.errno, errno.errorcode.get(outcome.errno, f"error {outcome.errno}")
         )
         return Finding(expectation, State.NOT_TESTABLE, reason)
+    if expectation.is_refused:
+        if not outcome.address:
+            return Finding(expectation, State.MET)
+        return Finding(expectation, State.BROKEN, "it was let through")
     if not outcome.address:
         return Finding(expectation, State.NOT_TESTABLE, "dropped before it could be seen")
     is_unchanged = (outcome.address, outcome.port) == (expectation.destination, expectation.port)
@@ -125,6 +142,8 @@ def build_expectations(
         found += maker.exempt()
         found += maker.own()
         found += maker.inbound()
+        found += maker.answers()
+        found += maker.private()
     return tuple({expectation[1:]: expectation for expectation in reversed(found)}.values())[::-1]
 
 
@@ -271,6 +290,62 @@ class _Maker:
             for port in targets.ends(captured)[:1]:
                 text = f"a connection through this host to {name} port {port} is left alone"
                 yield self._in(text, through, port, 0)
+
+    def answers(self) -> Iterator[Expectation]:
+        """Answers to new connections: on a capture port the proxy's alone."""
+        family = f"IPv{self._chosen.version}"
+        for port in self._ports:
+            where = f"capture port {port} ({family})"
+            text = f"an answer of an application on {where} is refused"
+            yield self._raw(text, Sender.APPLICATION, port, Shape.ANSWER, is_refused=True)
+            text = f"an answer of the proxy on {where} is left alone"
+            yield self._raw(text, Sender.PROXY_USER, port, Shape.ANSWER)
+        first = self._ports[0]
+        for sender in (Sender.ROOT, Sender.PROXY_GROUP):
+            text = f"an answer of the {sender.value} on capture port {first} ({family}) is refused"
+            text = text.replace("the root", "root")
+            yield self._raw(text, sender, first, Shape.ANSWER, is_refused=True)
+        elsewhere = _first_port(ranges.singles(sorted(self._ports)))
+        text = f"an answer of an application on port {elsewhere} ({family}) is left alone"
+        yield self._raw(text, Sender.APPLICATION, elsewhere, Shape.ANSWER)
+
+    def private(self) -> Iterator[Expectation]:
+        """The proxy's private ports."""
+        localhost = self._localhost
+        own = (*self._chosen.own, localhost)[0]
+        ports = self._redirection.private_ports
+        for port in ports:
+            text = f"an application is refused at {self._chosen.text(localhost)} port {port}"
+            yield self._private(text, localhost, port, Sender.APPLICATION, is_refused=True)
+            text = f"an application is refused at own address {self._chosen.text(own)} port {port}"
+            yield self._private(text, own, port, Sender.APPLICATION, is_refused=True)
+        senders = [Sender.PROXY_USER]
+        if not ranges.contains(self._chosen.family.named_loopback, localhost):
+            senders.append(Sender.ROOT)
+        for port in ports[:1]:
+            where = f"{self._chosen.text(localhost)} port {port}"
+            text = f"the proxy group is refused at {where}"
+            yield self._private(text, localhost, port, Sender.PROXY_GROUP, is_refused=True)
+            for sender in senders:
+                text = f"the {sender.value} reaches {where}".replace("the root", "root")
+                yield self._private(text, localhost, port, sender)
+
+    @property
+    def _localhost(self) -> int:
+        is_v4 = self._chosen.version == 4
+        return exemptions.LOCALHOST_V4 if is_v4 else exemptions.LOCALHOST_V6
+
+    def _private(
+        self, text: str, address: int, port: int, sender: Sender, *, is_refused: bool = False
+    ) -> Expectation:
+        found = self._out(text, address, port, 0, sender)
+        return found._replace(shape=Shape.SYN, is_refused=is_refused)
+
+    def _raw(
+        self, text: str, sender: Sender, port: int, shape: Shape, *, is_refused: bool = False
+    ) -> Expectation:
+        found = self._out(text, self._localhost, port, 0, sender)
+        return found._replace(shape=shape, is_refused=is_refused)
 
     def _in(self, text: str, address: int, port: int, captured_at: int) -> Expectation:
         destination = self._chosen.text(address)

@@ -25,14 +25,19 @@ from .model import Action, Field, Match, Operator, Rule, Verdict
 # Before docker's and Kubernetes' own destination NAT at -100: at equal priority the table that was
 # registered last would win.
 PRIORITY = -101
+# Behind connection tracking and before any destination NAT: here a packet shows what the
+# application asked for. Behind it, a captured address of loopback would lead to a private port.
+FILTER_PRIORITY = -102
 # After every destination NAT: whatever is captured is on its way to loopback by then.
 GUARD_PRIORITY = 10
 PREROUTING, OUTPUT = 0, 3  # NF_INET_PRE_ROUTING, NF_INET_LOCAL_OUT
 TCP = 6
-SYN = 0x02
+SYN, SYN_ACK = 0x02, 0x12
+ROOT = 0
 LOCAL = 2  # RTN_LOCAL
 
 _IS_NEW = Match(Field.TCP_FLAGS, Operator.EQ, SYN)
+_IS_ANSWER = Match(Field.TCP_FLAGS, Operator.EQ, SYN_ACK)
 _ON_LOOPBACK = Match(Field.OIFNAME, Operator.EQ, "lo")
 _RETURN = Verdict(Action.RETURN)
 
@@ -70,6 +75,7 @@ def _build_main(
         _redirect_chain("ISTIO_REDIRECT", redirection.outbound_capture_port),
         model.Chain("ISTIO_OUTPUT", _output_rules(redirection, facts, sets)),
         _base_chain("output", model.Hook("nat", OUTPUT, PRIORITY), "ISTIO_OUTPUT"),
+        *_filter_chains(redirection, facts),
     ]
     if redirection.inbound:
         chains += [
@@ -95,10 +101,12 @@ def _build_guard(
         )
         for destination in (_OF_PACKET, _ASKED_FOR)
     )
+    base = _base_chain("output", model.Hook("filter", OUTPUT, GUARD_PRIORITY), "ISTIO_GUARD")
     chains = [
         model.Chain("ISTIO_GUARD", (*_guard_first_rules(facts), *of_packet)),
+        model.Chain("ISTIO_GUARD_ANSWER", _answer_rules(redirection, facts)),
         model.Chain("ISTIO_GUARD_TRANSLATED", asked_for),
-        _base_chain("output", model.Hook("filter", OUTPUT, GUARD_PRIORITY), "ISTIO_GUARD"),
+        base._replace(rules=(*base.rules, _to_answer_rules("ISTIO_GUARD_ANSWER"))),
     ]
     loopback = model.make_set("loopback_v4", model.SetKind.IPV4, exemptions.LOOPBACK_V4)
     return tables.build_table(
@@ -119,6 +127,53 @@ def _guard_first_rules(facts: config.HostFacts) -> Iterator[Rule]:
         (Match(Field.CT_STATUS_DNAT, Operator.NE, 0),),
         Verdict(Action.GOTO, "ISTIO_GUARD_TRANSLATED"),
         "translated by others: what was asked for counts",
+    )
+
+
+def _filter_chains(
+    redirection: config.Redirection, facts: config.HostFacts
+) -> Iterator[model.Chain]:
+    """Keep other users of this host from standing in for the proxy, and from its private ports."""
+    rules = [_to_answer_rules("ISTIO_ANSWER")]
+    yield model.Chain("ISTIO_ANSWER", _answer_rules(redirection, facts))
+    if redirection.private_ports:
+        private = Match(Field.DPORT, Operator.IN, "private_ports")
+        to_private = Verdict(Action.JUMP, "ISTIO_PRIVATE")
+        rules.append(Rule((_IS_NEW, _ON_LOOPBACK, private), to_private, "private ports"))
+        yield model.Chain("ISTIO_PRIVATE", _private_rules(facts))
+    yield model.Chain("output_filter", tuple(rules), model.Hook("filter", OUTPUT, FILTER_PRIORITY))
+
+
+def _to_answer_rules(chain: str) -> Rule:
+    return Rule((_IS_ANSWER,), Verdict(Action.JUMP, chain), "answer to a new connection")
+
+
+def _answer_rules(redirection: config.Redirection, facts: config.HostFacts) -> tuple[Rule, ...]:
+    """Drop what somebody else answers on a capture port: his client waits, and tells him nothing.
+
+    A SYN cookie is an answer without a socket, so nobody knows whose it is; with a queue of no
+    length (listen(fd, 0)) every answer is one. It is dropped, too.
+    """
+    ports = (redirection.outbound_capture_port, redirection.inbound_capture_port)
+    is_proxy = Match(Field.SKUID, Operator.EQ, facts.proxy_uid)
+    return (
+        Rule((is_proxy,), _RETURN, "the proxy itself"),
+        *(
+            Rule(
+                (Match(Field.SPORT, Operator.EQ, port),),
+                Verdict(Action.DROP),
+                "on a capture port nobody else answers",
+            )
+            for port in ports
+        ),
+    )
+
+
+def _private_rules(facts: config.HostFacts) -> tuple[Rule, ...]:
+    return (
+        Rule((Match(Field.SKUID, Operator.EQ, ROOT),), _RETURN, "root"),
+        Rule((Match(Field.SKUID, Operator.EQ, facts.proxy_uid),), _RETURN, "the proxy itself"),
+        Rule((), Verdict(Action.REJECT), "nobody else"),
     )
 
 

@@ -57,6 +57,7 @@ def name_sets(sets: exemptions.Sets) -> list[model.NamedSet]:
             ("outbound_ports", sets.ranged_ports),
             ("inbound_ports_exempt", sets.inbound_exempt),
             ("inbound_ports", sets.inbound),
+            ("private_ports", sets.private_ports),
         )
     ]
     for version, kind, family in (

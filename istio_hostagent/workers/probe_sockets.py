@@ -1,15 +1,18 @@
 """Make the sockets that probe packets are sent from, each by the user and group it stands for.
 
-In: {"proxy_uid", "proxy_gid", "groups": [{"sender", "is_v6", "count"}, ...]}.
+In: {"proxy_uid", "proxy_gid", "groups": [{"sender", "is_v6", "is_raw", "count"}, ...]}.
 Out: {"errnos": [...]}, one for each group in order and one for the packet socket: 0, or why it
 could not be made. What was made is handed over through the inherited socket, in the same order
 (unix(7), SCM_RIGHTS): a socket keeps the credentials it was made with, and those are what
 `meta skuid` and `meta skgid` compare (nft_meta_get_eval_skugid()), whoever sends on it.
 
-Not here: sending (`host.probing`). The sockets are neither bound nor connected.
+Not here: sending (`host.probing`). The sockets are neither bound nor connected. Raw ones are of
+protocol IPPROTO_RAW: they send packets with their IP header, and hear nothing (raw(7)).
 """
 
 import contextlib
+import ctypes
+import errno
 import json
 import os
 import socket
@@ -41,12 +44,15 @@ def main() -> None:
 def _make(group: Mapping[str, Any], proxy: tuple[int, int], made: list[socket.socket]) -> int:
     """Add the sockets of one group, all or none; gives 0, or the number of the error."""
     family = socket.AF_INET6 if group["is_v6"] else socket.AF_INET
+    is_raw = group["is_raw"]
+    kind, protocol = (socket.SOCK_RAW, socket.IPPROTO_RAW) if is_raw else (socket.SOCK_STREAM, 0)
+    acting_as = _owning_as if is_raw else _acting_as
     sockets: list[socket.socket] = []
     try:
-        with _acting_as(*_identity(group["sender"], proxy)):
+        with acting_as(*_identity(group["sender"], proxy)):
             for _ in range(group["count"]):
-                sockets.append(socket.socket(family, socket.SOCK_STREAM))
-                if group["is_v6"]:
+                sockets.append(socket.socket(family, kind, protocol))
+                if group["is_v6"] and not is_raw:
                     sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     except OSError as error:
         return error.errno or 0
@@ -79,6 +85,24 @@ def _acting_as(uid: int, gid: int) -> Iterator[None]:
             os.seteuid(0)
     finally:
         os.setegid(0)
+
+
+@contextlib.contextmanager
+def _owning_as(uid: int, gid: int) -> Iterator[None]:
+    """The same for raw sockets, which only root may make: of its rights it keeps all but files'.
+
+    setfsuid(2) says what was before, and whether it was obeyed only if it is asked once more.
+    """
+    library = ctypes.CDLL(None)
+    try:
+        library.setfsgid(gid)
+        library.setfsuid(uid)
+        if (library.setfsuid(-1), library.setfsgid(-1)) != (uid, gid):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        yield
+    finally:
+        library.setfsuid(0)
+        library.setfsgid(0)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from tests.agent.texts import (
     OTHER_CERTS,
     SOURCES,
     TEXTS,
+    packet_of,
 )
 from tests.fakes.clock import FakeClock
 from tests.fakes.files import Disk, FakeCertificateFiles, read_foreign
@@ -344,8 +345,11 @@ class Machine:
             return expectations.Outcome(errno=101)
         if self.thief is not None and expectation.destination.startswith(self.thief):
             return expectations.Outcome(ELSEWHERE, 80)
-        key = expectation[1:4] + expectation[-1:]
-        at = max((EXPECTED[name].get(key, 0) for name in self.rules_of), default=0)
+        key = packet_of(expectation)
+        found = [EXPECTED[name][key] for name in self.rules_of if key in EXPECTED[name]]
+        if any(each.is_refused for each in found):
+            return expectations.Outcome()
+        at = max((each.captured_at for each in found), default=0)
         if not at:
             return expectations.Outcome(expectation.destination, expectation.port)
         address = "127.0.0.1" if is_outbound and not is_local else expectation.destination

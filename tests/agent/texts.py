@@ -67,6 +67,12 @@ def config_of(text: bytes, hostagent: bytes = OWN) -> model.Config:
 
 
 CONFIGS = {name: config_of(text) for name, text in TEXTS.items()}
+# Only where pilot-agent may run there are private ports.
+_REDIRECTIONS = [
+    (name, config_of(text, own).redirection)
+    for name, text in TEXTS.items()
+    for own in (OWN, OWN_AUTO)
+]
 
 
 # What this host may be, as far as it matters for rules and packets.
@@ -87,16 +93,20 @@ def _as_installed(ruleset: redirect.Ruleset) -> tuple[object, object]:
 
 # The configurations whose rules these are, by the rules as a kernel has them.
 KNOWN: dict[object, set[str]] = {}
-for _name, _config in CONFIGS.items():
+for _name, _redirection in _REDIRECTIONS:
     for _facts in _EVERY_FACT:
-        _ruleset = policy.build_ruleset(_config.redirection, _facts)
+        _ruleset = policy.build_ruleset(_redirection, _facts)
         KNOWN.setdefault(_as_installed(_ruleset), set()).add(_name)
-# By configuration and packet: the proxy's port where it has to arrive; 0: it is left alone.
-EXPECTED = {
-    name: {
-        expectation[1:4] + expectation[-1:]: expectation.captured_at
-        for facts in _EVERY_FACT
-        for expectation in expectations.build_expectations(config.redirection, facts)
-    }
-    for name, config in CONFIGS.items()
-}
+
+
+def packet_of(expectation: expectations.Expectation) -> tuple[object, ...]:
+    """What is sent, whatever has to become of it."""
+    return (*expectation[1:4], expectation.source, expectation.shape)
+
+
+# By configuration and packet: what has to become of it.
+EXPECTED: dict[str, dict[tuple[object, ...], expectations.Expectation]] = {}
+for _name, _redirection in _REDIRECTIONS:
+    for _facts in _EVERY_FACT:
+        _made = expectations.build_expectations(_redirection, _facts)
+        EXPECTED.setdefault(_name, {}).update((packet_of(each), each) for each in _made)

@@ -17,6 +17,7 @@ from pathlib import Path
 from istio_hostagent.agent import reconcile
 from istio_hostagent.host import nftables
 from tests.lab import netns
+from tests.lab.host import proxy_user
 
 from . import budgets, cost, files, installs, rows
 
@@ -91,7 +92,7 @@ def _contestant(directory: Path, networks: list[str]) -> Iterator[_Contestant]:
                 reconcile.reconcile(rules, kernel)
 
         host.inside(install)
-        with host.bind("0.0.0.0", _CAPTURE_PORT) as listener:
+        with host.bind("0.0.0.0", _CAPTURE_PORT, uid=proxy_user()[0]) as listener:
             listener.settimeout(5.0)
             listener.listen()
             yield _Contestant(host, listener, tuple(destinations))

@@ -16,6 +16,7 @@ from pathlib import Path
 from istio_hostagent.agent import reconcile
 from istio_hostagent.host import nftables
 from tests.lab import netns
+from tests.lab.host import proxy_user
 
 from . import cost, files, installs, istio, rows
 
@@ -74,7 +75,10 @@ def _run(begin: Callable[[], Iterator[None]], count: int) -> "_Flow":
         netns.link(neighbour, host, "10.250.0.1/24", "10.250.0.2/24")
         host.ip("route", "add", "default", "via", "10.250.0.1")
         neighbour.ip("route", "add", "local", _CAPTURED, "dev", "lo")
-        with host.bind("0.0.0.0", _CAPTURE_PORT) as proxy, neighbour.bind("0.0.0.0", 80) as around:
+        with (
+            host.bind("0.0.0.0", _CAPTURE_PORT, uid=proxy_user()[0]) as proxy,
+            neighbour.bind("0.0.0.0", 80) as around,
+        ):
             flow = _Flow(proxy, around, count)
 
             def act() -> None:

@@ -59,6 +59,26 @@ def test_a_request_to_the_machine_reaches_its_application_through_the_proxy(
     assert _gets_answer(machine, mesh.PLAIN_PORT)
 
 
+ADMIN = "/run/istio-hostagent/*.proxy/admin/envoy.sock"
+
+
+def test_the_admin_interface_of_the_proxy_is_roots(
+    machine: machines.Machine, ca: mesh.Authority
+) -> None:
+    mesh.join(machine, ca)
+    asked = f"curl -s --max-time 5 --unix-socket {ADMIN} http://envoy/server_info"
+    assert '"state"' in machine.run("sh", "-c", asked).stdout
+    refused = ("sh", "-c", asked.replace(ADMIN, "$(cat /tmp/socket)"))
+    machine.run("sh", "-c", f"ls {ADMIN} > /tmp/socket")
+    nobody = ("setpriv", "--reuid=nobody", "--clear-groups")
+    assert machine.run(*nobody, *refused, check=False).returncode == 7
+    assert machine.run("sh", "-c", f"stat -c %a:%U {ADMIN}").stdout == "600:istio-proxy\n"
+    # Where the agent has few rights, too, packets of every user show who may answer.
+    shown = machine.run("istio-hostagent", "verify", "--verbose").stdout
+    assert "met: an answer of an application on capture port 15006 (IPv4) is refused" in shown
+    assert "met: an answer of the proxy on capture port 15006 (IPv4) is left alone" in shown
+
+
 def test_an_open_ssh_session_lives_through_joining_and_leaving(
     machine: machines.Machine, ca: mesh.Authority, cluster: network.Cluster
 ) -> None:

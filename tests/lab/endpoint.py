@@ -59,7 +59,7 @@ def serve(options: dict[str, Any]) -> None:
         if ":" in host:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((host, port))
-        listener.listen(512)
+        listener.listen(options["backlog"])
         listener.setblocking(False)
         selector.register(listener, selectors.EVENT_READ)
         listeners.append(listener)

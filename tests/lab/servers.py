@@ -163,6 +163,7 @@ class Server:
 
     `user`: a name or a number (user and group), None for root. `port` 0 picks one. `also`: further
     (host, port) to listen on, for both families at once. `name`: what Kind.HTTP calls itself.
+    `backlog`: as of listen(2).
     """
 
     def __init__(
@@ -177,10 +178,12 @@ class Server:
         banner: str = "",
         name: str = "",
         idle_s: float = 60.0,
+        backlog: int = 512,
     ) -> None:
         self._namespace = namespace
         self._user = user
         self._options = {
+            "backlog": backlog,
             "kind": kind,
             "listen": [(host, port), *also],
             "banner": banner,

@@ -183,9 +183,10 @@ def test_a_guard_of_an_older_version_is_replaced_without_a_gap(
 
 def older_guard(table: model.Table) -> model.Table:
     chains = {chain.name: chain for chain in table.chains}
-    inner = chains["ISTIO_GUARD"]
+    inner, base = chains["ISTIO_GUARD"], chains["output"]
     rules = tuple(r for r in inner.rules if r.verdict.action is not model.Action.GOTO)
-    return table._replace(chains=(inner._replace(rules=rules), chains["output"]))
+    older = (inner._replace(rules=rules), base._replace(rules=base.rules[:1]))
+    return table._replace(chains=older)
 
 
 def test_the_rules_judge_as_the_text_for_early_boot(rig: Rig, served: rigs.Servers) -> None:

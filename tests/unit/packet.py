@@ -22,11 +22,12 @@ class Packet:
     destination: str
     port: int = 80
     source: str = "10.1.0.2"
-    uid: int = ORDINARY
+    uid: int | None = ORDINARY  # None: it belongs to no socket
     gid: int = ORDINARY
     out: str = "eth0"
     protocol: int = 6
     flags: int = SYN
+    source_port: int = 40000
     asked_for: tuple[str, int] | None = None  # what somebody's translation has taken it away from
 
     @property
@@ -86,6 +87,7 @@ def _read(field: Field, packet: Packet) -> int | str | None:
         Field.IP6_SADDR: int(source) if source.version == 6 else None,
         Field.IP_DADDR: int(packet.address) if packet.address.version == 4 else None,
         Field.IP6_DADDR: int(packet.address) if packet.address.version == 6 else None,
+        Field.SPORT: packet.source_port if is_tcp else None,
         Field.DPORT: packet.port if is_tcp else None,
         Field.TCP_FLAGS: packet.flags & 0x17 if is_tcp else None,
         Field.FIB_DADDR_TYPE: LOCAL if _is_own(packet) else UNICAST,
@@ -111,6 +113,18 @@ def inbound(ruleset: model.Ruleset, packet: Packet) -> int:
     """The proxy's port that an incoming connection is sent to; 0: it is left alone."""
     verdict = walk(ruleset, model.MAIN_TABLE, "prerouting", packet)
     return int(verdict.target) if verdict else 0
+
+
+def is_refused(ruleset: model.Ruleset, packet: Packet) -> bool:
+    """Whether a packet goes no further, before its destination may be translated."""
+    verdict = walk(ruleset, model.MAIN_TABLE, "output_filter", packet)
+    return verdict is not None and verdict.action in (Action.DROP, Action.REJECT)
+
+
+def is_dropped_by_guard(ruleset: model.Ruleset, packet: Packet) -> bool:
+    """Whether the guard lets a packet come to nothing, and tells nobody."""
+    verdict = walk(ruleset, model.GUARD_TABLE, "output", packet)
+    return verdict is not None and verdict.action is Action.DROP
 
 
 def is_guarded(ruleset: model.Ruleset, packet: Packet) -> bool:

@@ -160,6 +160,7 @@ def test_every_key_reaches_its_field() -> None:
         inbound_capture_port=4,
         tunnel_port=5,
         proxy_ports=(2, 15000, 15020, 15021, 15090),
+        private_ports=(),
     )
     assert config.identity == model.IdentitySettings(
         ca_host="fd00::1",
@@ -385,6 +386,27 @@ def test_port_with_a_problem_does_not_meet_another() -> None:
 
 
 # Who may say what
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [
+        ("", (15000, 15004, 15020)),
+        ("ISTIO_HOSTAGENT_LOCAL_PORTS=15020", (15000, 15004)),
+        ("ISTIO_HOSTAGENT_LOCAL_PORTS=15000-15010,15020", ()),
+        ("PROXY_CONFIG='{\"statusPort\": 15120, \"proxyAdminPort\":\"15100\"}'",
+         (15000, 15004, 15020, 15100, 15120)),
+        ("PROXY_CONFIG='proxyAdminPort: 15100 # moved'\nISTIO_HOSTAGENT_LOCAL_PORTS=15000:15100", ()),
+        ("PROXY_CONFIG='concurrency: 15100'", (15000, 15004, 15020)),
+        ("PROXY_CONFIG='statusPort: 99999'", (15000, 15004, 15020)),
+        ("ISTIO_HOSTAGENT_PROXY=pilot-agent", (15000, 15004, 15020)),
+        ("ISTIO_HOSTAGENT_PROXY=envoy", ()),
+    ],
+)  # fmt: skip
+def test_private_ports_are_those_of_pilot_agent_that_are_not_opened(
+    text: str, ports: tuple[int, ...]
+) -> None:
+    assert config_of(build_config(text)).redirection.private_ports == ports
 
 
 def test_a_port_of_the_admin_interface_is_without_effect_and_says_so() -> None:

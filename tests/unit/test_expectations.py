@@ -13,6 +13,7 @@ from tests.unit.samples import ALL, CASES, FACTS, ONLY_V4, STANDARD, cidrs, port
 PORTS = (15001, 15006)
 CAPTURED = Expectation("x", Sender.APPLICATION, "10.96.0.1", 80, 15001, PORTS)
 LEFT_ALONE = Expectation("x", Sender.APPLICATION, "10.96.0.1", 80, 0, PORTS)
+REFUSED = LEFT_ALONE._replace(shape=expectations.Shape.SYN, is_refused=True)
 INBOUND = Expectation("x", Sender.NEIGHBOUR, "10.1.0.2", 80, 15006, PORTS)
 
 
@@ -28,6 +29,12 @@ INBOUND = Expectation("x", Sender.NEIGHBOUR, "10.1.0.2", 80, 15006, PORTS)
         pytest.param(LEFT_ALONE, Outcome("10.244.3.4", 8080), State.MET, id="others-translate"),
         pytest.param(INBOUND, Outcome("10.1.0.2", 15006), State.MET, id="inbound"),
         pytest.param(INBOUND, Outcome("10.1.0.2", 80), State.BROKEN, id="inbound-escaped"),
+        pytest.param(REFUSED, Outcome(), State.MET, id="refused"),
+        pytest.param(REFUSED, Outcome("10.96.0.1", 80), State.BROKEN, id="let-through"),
+        pytest.param(REFUSED, Outcome("127.0.0.1", 15001), State.BROKEN, id="captured-instead"),
+        pytest.param(
+            REFUSED, Outcome(errno=errno.ENETUNREACH), State.NOT_TESTABLE, id="refused-nowhere"
+        ),
         pytest.param(CAPTURED, Outcome(errno=errno.ENETUNREACH), State.NOT_TESTABLE, id="route"),
         pytest.param(CAPTURED, Outcome(), State.NOT_TESTABLE, id="unseen"),
     ],
@@ -67,6 +74,14 @@ def test_every_class_of_the_configuration_has_a_promise() -> None:
         "inbound port 22 is left alone (IPv4)",
         "a connection through this host to 198.51.100.1 port 8080 is left alone",
         "a connection through this host to 2001:db8:1::1 port 8080 is left alone",
+        "an answer of an application on capture port 15001 (IPv4) is refused",
+        "an answer of the proxy on capture port 15006 (IPv6) is left alone",
+        "an answer of root on capture port 15001 (IPv6) is refused",
+        "an application is refused at 127.0.0.1 port 15000",
+        "an application is refused at own address fd00:1::2 port 15020",
+        "the proxy group is refused at ::1 port 15000",
+        "the proxy user reaches 127.0.0.1 port 15000",
+        "root reaches 127.0.0.1 port 15000",
     ):
         assert expected in texts
 
@@ -82,7 +97,7 @@ def test_what_passes_through_is_promised_nothing_where_that_cannot_be_shown() ->
 def test_no_connection_is_promised_two_things() -> None:
     for redirection in CASES.values():
         made = expectations.build_expectations(redirection, FACTS)
-        connections = [(p.sender, p.source, p.destination, p.port) for p in made]
+        connections = [(p.sender, p.source, p.destination, p.port, p.shape) for p in made]
         assert len(connections) == len(set(connections))
 
 

@@ -96,7 +96,7 @@ def test_a_large_set_does_not_fill_the_screen() -> None:
     [
         pytest.param(
             lambda t: t._replace(chains=t.chains[1:]),
-            "table inet istio_hostagent chain ISTIO_INBOUND: missing: the chain",
+            "table inet istio_hostagent chain ISTIO_ANSWER: missing: the chain",
             id="chain",
         ),
         pytest.param(

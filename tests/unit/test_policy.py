@@ -1,5 +1,6 @@
 """Which connections the rules capture, connection by connection."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_network
 
 import pytest
@@ -309,7 +310,11 @@ def test_rules_keep_every_promise(redirection: Redirection) -> None:
         )
         out = "lo" if is_local and expectation.destination != "::1f" else "eth0"
         packet = Packet(expectation.destination, expectation.port, source, uid, gid, out)
-        assert packets.outbound(rules, packet) == expectation.captured_at, expectation
+        if expectation.shape is expectations.Shape.ANSWER:
+            packet = replace(packet, port=40000, source_port=packet.port, flags=packets.SYN_ACK)
+        assert packets.is_refused(rules, packet) is expectation.is_refused, expectation
+        if not expectation.is_refused:
+            assert packets.outbound(rules, packet) == expectation.captured_at, expectation
 
 
 @THOROUGH
@@ -385,6 +390,29 @@ def test_what_others_translate_is_guarded_as_it_was_asked_for(
 )
 def test_the_guard_and_translations_of_others(packet: Packet, is_refused: bool) -> None:
     assert packets.is_guarded(ALL_RULES, packet) is is_refused
+
+
+@pytest.mark.parametrize("port", [15001, 15006])
+@pytest.mark.parametrize("uid", [None, 0, 1000, PROXY_GID])
+def test_an_answer_of_nobody_knows_whom_is_dropped_by_both_tables(
+    port: int, uid: int | None
+) -> None:
+    answer = Packet("10.9.9.9", 40000, uid=uid, flags=packets.SYN_ACK, source_port=port)
+    for rules in (STANDARD_RULES, ALL_RULES):
+        assert packets.is_refused(rules, answer)
+        assert packets.is_dropped_by_guard(rules, answer)
+        for other in (replace(answer, uid=PROXY_UID), replace(answer, source_port=port + 1)):
+            assert not packets.is_refused(rules, other)
+            assert not packets.is_dropped_by_guard(rules, other)
+
+
+def test_without_private_ports_none_is_refused() -> None:
+    rules = policy.build_ruleset(STANDARD._replace(private_ports=()), FACTS)
+    for port in (15000, 15004, 15020):
+        assert packets.is_refused(STANDARD_RULES, Packet("127.0.0.1", port, out="lo"))
+        assert not packets.is_refused(rules, Packet("127.0.0.1", port, out="lo"))
+    made = expectations.build_expectations(STANDARD._replace(private_ports=()), FACTS)
+    assert not any(each.shape is expectations.Shape.SYN for each in made)
 
 
 def test_the_guard_lets_captured_connections_and_replies_pass() -> None:

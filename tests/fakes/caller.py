@@ -8,10 +8,12 @@ class FakeCaller:
         self.request: dict[str, Any] = {"verb": verb}
         self.answers: list[dict[str, Any]] = []
         self.is_open = True
+        self.is_gone = False  # nobody hears the answer
 
     def answer(self, value: dict[str, Any]) -> None:
         assert self.is_open, "one answer each"
-        self.answers.append(value)
+        if not self.is_gone:
+            self.answers.append(value)
         self.is_open = False
 
     def hang_up(self) -> None:

@@ -125,15 +125,29 @@ def read_foreign(disk: Disk, unreadable: Collection[str], paths: Sequence[str]) 
 
 
 class FakeSights:
-    """No file of this host lies where anybody would have to wait."""
+    """What others have seen of the files of a host that lie where nobody must wait."""
 
-    is_behind = False
+    def __init__(self, remote: Collection[str] = ()) -> None:
+        self._remote = remote
+        self._seen: dict[str, looker.Sight | None] = {}
+
+    def ask(self, path: str) -> looker.Sight | None:
+        """A part wants to know how a file looks."""
+        return self._seen.setdefault(path, None) if path in self._remote else None
+
+    @property
+    def is_behind(self) -> bool:
+        return None in self._seen.values()
 
     def remote(self) -> tuple[str, ...]:
-        return ()
+        return tuple(self._seen)
 
     def take(self, paths: Sequence[str], found: Sequence[looker.Sight]) -> bool:
-        return False
+        told = dict(zip(paths, found, strict=True))
+        changed = {path: told[path] for path in self._seen.keys() & told.keys()}
+        changed = {path: sight for path, sight in changed.items() if self._seen[path] != sight}
+        self._seen |= changed
+        return bool(changed)
 
 
 class FakeCertificateFiles:

@@ -34,6 +34,9 @@ class FakeInbox:
         """There is nothing more to read, or the descriptor is closed."""
         self._readable.pop(descriptor, None)
 
+    def is_readable(self, descriptor: int) -> bool:
+        return descriptor in self._readable
+
     def watch(self, descriptor: int, read: Callable[[], Any]) -> None:
         assert descriptor not in self._sources, "epoll refuses a descriptor that it has"
         self._sources[descriptor] = read

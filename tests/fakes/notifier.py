@@ -20,7 +20,7 @@ class FakeNotifier:
         self.said_at: dict[str, float] = {}  # monotonic seconds
 
     def send(self, **fields: str) -> None:
-        self.said.update(fields)
+        self.said |= {name: " ".join(value.split()) for name, value in fields.items()}
         self.said_at.update(dict.fromkeys(fields, self._clock.monotonic()))
 
     is_behind = False  # this manager takes everything at once

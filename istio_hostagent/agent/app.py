@@ -32,7 +32,18 @@ from ..host import (
     watch,
 )
 from ..lifecycle import life
-from . import components, configuration, events, here, loop, performer, places, reload, statedir
+from . import (
+    components,
+    configuration,
+    events,
+    here,
+    loop,
+    performer,
+    places,
+    reconcile,
+    reload,
+    statedir,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +70,7 @@ def run(environment: Mapping[str, str]) -> None:
     given = ports.Ports(
         clock=clock.SystemClock(),
         inbox=inbox,
-        kernel=kernel,
+        rules=reconcile.Reconciler(kernel),
         changes=changes.ChangeMonitor(kernel.port),
         network=rtmonitor.Monitor(),
         watcher=watch.FileWatcher(files_changed, seen),

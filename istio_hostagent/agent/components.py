@@ -37,7 +37,7 @@ class Components:
         inbox, clock = given.inbox, given.clock
         work = tasks.Tasks(inbox, clock, given.processes)
         packets = prober.Prober(work, clock, given.packets)
-        keeper = redirection.RedirectionPart(given.kernel, packets, clock)
+        keeper = redirection.RedirectionPart(given.rules, packets, clock)
         state = statedir.StateDirectory(given.state, clock)
         user = processes.User(facts.proxy_uid, facts.proxy_gid)
         supervised = supervisor.Supervisor(inbox, clock, given.processes, given.doors)
@@ -54,7 +54,7 @@ class Components:
         inbox.watch(given.network.fileno(), read_network)
         self.inbox = inbox
         self.clock = clock
-        self.kernel = given.kernel
+        self.rules = given.rules
         self.watcher = given.watcher
         self.notifier = given.notifier
         self.host = given.machine
@@ -106,7 +106,7 @@ class Components:
             is_new_build=accepted is not None
             and self.proxy.validation.check is validation.Check.BAD
             and self.proxy.would_differ(configuration.config_of(accepted)),
-            is_owner=self.kernel.is_owner,
+            is_owner=self.rules.is_owner,
         )
 
     @property

@@ -4,6 +4,7 @@ The loop has no other input, and hands each event to every part. The last ones c
 itself, or follow in one part from another event.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..config import model
@@ -18,6 +19,12 @@ class KernelChanged(NamedTuple):
     """Somebody else committed changes of nf_tables; `changes` say who, and of what."""
 
     changes: tuple[changes.Change, ...]
+
+
+class RulesAnswered(NamedTuple):
+    """The packet rules have an answer to something asked before; `take` hands it on."""
+
+    take: Callable[[], None]
 
 
 class MachineChanged(NamedTuple):
@@ -74,6 +81,7 @@ class MachineSeen(NamedTuple):
 Event = (
     FilesChanged
     | KernelChanged
+    | RulesAnswered
     | MachineChanged
     | TaskEnded
     | ProxyEnded

@@ -12,11 +12,12 @@ from ..errors import ChildFailed, HostAgentError
 from ..host import ports
 from ..host.answers import second_reader
 from ..redirect import drift, expectations, model, policy
-from . import prober, proof, reconcile, tasks
+from . import prober, proof, tasks
 
 SECOND_READER = "second_reader"
 TIMEOUT_S = 20.0
 _PACKETS = "packets"
+_RULES = "rules"
 
 
 class Verification(NamedTuple):
@@ -56,7 +57,7 @@ class Verification(NamedTuple):
 def start(
     settings: config.Config,
     facts: config.HostFacts,
-    kernel: ports.Kernel,
+    rules: ports.PacketRules,
     machine: ports.Machine,
     work: tasks.Tasks,
     packets: prober.Prober,
@@ -64,21 +65,17 @@ def start(
     done: Callable[[Verification], None],
     failed: Callable[[HostAgentError], None],
 ) -> None:
-    """Read back at once and start the rest; exactly one of the two callbacks is called.
-
-    Raises KernelBusy and NotPermitted from the read back.
-    """
+    """Read back and start the rest; exactly one of the two callbacks is called."""
     if work.is_running(SECOND_READER):
         failed(HostAgentError("another verification is under way"))
         return
     desired = policy.build_ruleset(settings.redirection, facts)
-    drifts = tuple(str(difference) for difference in reconcile.find_drift(desired, kernel))
     made = expectations.build_expectations(settings.redirection, machine.look_again(facts))
     ended: dict[str, Any] = {}
 
     def collect(name: str, answer: Any) -> None:
         ended[name] = answer
-        if len(ended) < 2:
+        if len(ended) < 3:
             return
         for value in ended.values():
             if isinstance(value, HostAgentError):
@@ -91,8 +88,10 @@ def start(
             return
         texts = tuple(str(difference) for difference in second)
         findings = proof.evaluate(made, ended[_PACKETS])
+        drifts = tuple(str(difference) for difference in ended[_RULES])
         done(Verification(drifts=drifts, second_drifts=texts, findings=findings))
 
+    rules.compare(desired, lambda answer: collect(_RULES, answer))
     work.start_worker(
         SECOND_READER,
         {"addresses": list(desired.loopback_addresses)},

@@ -292,7 +292,16 @@ class Agent:
 
     def _take_out(self) -> None:
         parts = self._parts
-        parts.life = decide.leave(parts.life)
+        parts.life = decide.leave(parts.life, parts.now())
+        self._leave_on()
+        while parts.redirection.value.is_changing:
+            self._await_rules()
+            self._leave_on()
+        if parts.life.may_have_rules and not parts.rules.is_owner:
+            logger.error("the rules could not be taken out", extra=fields.of(CODE="not-left"))
+
+    def _leave_on(self) -> None:
+        parts = self._parts
         for _ in range(MAX_STEPS):
             parts.life, step = decide.advance(parts.life, parts.situation(), parts.now())
             if step is None:
@@ -301,5 +310,13 @@ class Agent:
             parts.life = decide.performed(
                 parts.life, step, parts.situation(), parts.now(), error=error
             )
-        if parts.life.may_have_rules and not parts.kernel.is_owner:
-            logger.error("the rules could not be taken out", extra=fields.of(CODE="not-left"))
+
+    def _await_rules(self) -> None:
+        """Wait until a change of the rules has ended or is given up: then nobody asks us more."""
+        parts, now = self._parts, self._parts.now()
+        due_at = lives.deadline(parts.life, parts.situation(), now)
+        for event in parts.inbox.wait(max(due_at - now.monotonic, 0.0) if due_at else 0.0):
+            if isinstance(event, events.Asked):
+                event.caller.hang_up()
+            for each in parts.all:
+                self._guarded(functools.partial(each.handle, event))

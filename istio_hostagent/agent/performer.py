@@ -77,7 +77,7 @@ class Performer:
 
     def _store_socket(self) -> str:
         try:
-            self._parts.notifier.store(STORED_SOCKET, self._parts.kernel.fileno())
+            self._parts.notifier.store(STORED_SOCKET, self._parts.rules.fileno())
         except OSError as error:
             return f"the service manager did not take the socket of the rules: {error.strerror}"
         return ""

@@ -1,9 +1,12 @@
 """Observe, plan, apply, verify: the one way in which the kernel is changed.
 
-Start, reload, repair and clean (with an empty rule set) are all `reconcile`.
+Start, reload, repair and clean (with an empty rule set) are all `reconcile`. `Reconciler` is that
+as packet rules: whatever is asked of a packet filter that answers at once is done at once.
 """
 
-from ..errors import KernelBusy, StillDrifted
+from collections.abc import Callable, Sequence
+
+from ..errors import HostAgentError, KernelBusy, StillDrifted
 from ..host import ports
 from ..redirect import drift, model, plan
 
@@ -41,3 +44,66 @@ def reconcile(desired: model.Ruleset, kernel: ports.Kernel) -> model.Plan:
 def find_drift(desired: model.Ruleset, kernel: ports.Kernel) -> tuple[model.Drift, ...]:
     """Where the kernel differs from `desired`; raises KernelBusy, NotPermitted."""
     return drift.find_drift(desired, kernel.observe())
+
+
+class Reconciler:
+    """Keeps the promises of `ports.PacketRules` with a kernel port."""
+
+    def __init__(self, kernel: ports.Kernel) -> None:
+        """Change nothing yet."""
+        self._kernel = kernel
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether what is installed belongs to our socket alone."""
+        return self._kernel.is_owner
+
+    def fileno(self) -> int:
+        """The descriptor of that socket."""
+        return self._kernel.fileno()
+
+    def install(
+        self, desired: model.Ruleset, done: Callable[[plan.Changes | HostAgentError], None]
+    ) -> None:
+        """Make the kernel equal to `desired` and read it back."""
+        found: plan.Changes | HostAgentError
+        try:
+            found = _changes(reconcile(desired, self._kernel))
+        except HostAgentError as error:
+            found = error
+        done(found)
+
+    def abandon(self) -> None:
+        """Nothing is ever under way."""
+
+    def compare(
+        self,
+        desired: model.Ruleset,
+        done: Callable[[tuple[model.Drift, ...] | HostAgentError], None],
+    ) -> None:
+        """Where the kernel differs from `desired`."""
+        found: tuple[model.Drift, ...] | HostAgentError
+        try:
+            found = find_drift(desired, self._kernel)
+        except HostAgentError as error:
+            found = error
+        done(found)
+
+    def plan(
+        self, desired: model.Ruleset, done: Callable[[plan.Changes | HostAgentError], None]
+    ) -> None:
+        """What `install` would change."""
+        found: plan.Changes | HostAgentError
+        try:
+            found = _changes(make_plan(desired, self._kernel))
+        except HostAgentError as error:
+            found = error
+        done(found)
+
+    def observe_addresses(self, addresses: Sequence[str]) -> tuple[str, ...]:
+        """Those that are on `lo` now; raises KernelBusy, NotPermitted."""
+        return self._kernel.observe_addresses(addresses)
+
+
+def _changes(made: model.Plan) -> plan.Changes:
+    return plan.Changes(bool(made), plan.describe(made))

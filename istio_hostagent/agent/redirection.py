@@ -4,7 +4,7 @@ It alone changes the kernel while the agent runs, also for the verbs.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..config import model as config
@@ -15,8 +15,8 @@ from ..lifecycle import redirection as states
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now
 from ..lifecycle.steps import Step
-from ..redirect import expectations, model, policy, staleness
-from . import events, fields, part, prober, proof, reconcile
+from ..redirect import expectations, model, plan, policy, staleness
+from . import events, fields, part, prober, proof
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +26,25 @@ MAX_SUSPECTS = 4
 READ_BACK_S = 3600.0
 
 
-class RedirectionPart(part.Part):
-    """Keeps the kernel's rules equal to the configuration and knows whether packets agree."""
+# What was changed, or why nothing was.
+Changed = Callable[[plan.Changes | HostAgentError], None]
 
-    def __init__(self, kernel: ports.Kernel, packets: prober.Prober, clock: ports.Clock) -> None:
+
+class RedirectionPart(part.Part):
+    """Keeps the kernel's rules equal to the configuration and knows whether packets agree.
+
+    One thing is asked of the rules at a time (`value.pending`); what is answered after it was
+    given up, or after something else was asked, is not taken.
+    """
+
+    def __init__(
+        self, rules: ports.PacketRules, packets: prober.Prober, clock: ports.Clock
+    ) -> None:
         """Start with nothing desired and nothing known."""
-        self._kernel = kernel
+        self._rules = rules
+        self._asked = 0  # how often something was asked of the rules
+        self._then: Changed | None = None  # who waits for the change that is under way
+        self._touched: tuple[committed.Change, ...] = ()  # since something was asked
         self._packets = packets
         self._clock = clock
         self._facts: config.HostFacts | None = None
@@ -56,7 +69,8 @@ class RedirectionPart(part.Part):
         return {
             Step.APPLY: part.silently(self.apply),
             Step.PROVE: part.silently(self.prove),
-            Step.WITHDRAW: self.withdraw,
+            Step.WITHDRAW: part.silently(self.withdraw),
+            Step.ABANDON: part.silently(self.abandon),
         }
 
     def configure(self, config: config.Config, facts: config.HostFacts) -> None:
@@ -79,6 +93,8 @@ class RedirectionPart(part.Part):
         match event:
             case events.KernelChanged(changes):
                 self.check(changes)
+            case events.RulesAnswered(take):
+                take()
             case events.MachineSeen(facts, moves_packets):
                 if self._settings is not None and facts != self._facts:
                     self._desire(self._settings, facts)
@@ -121,18 +137,44 @@ class RedirectionPart(part.Part):
             "findings": [str(finding) for finding in unkept],
         }
 
-    def apply(self) -> model.Plan | None:
-        """Bring the kernel to what is desired and read it back; None: that failed."""
-        try:
-            done = reconcile.reconcile(self.desired, self._kernel)
-        except HostAgentError as error:
-            self._failed(error)
-            return None
-        self.error = None
-        self.value = states.applied(self.value, has_changed=bool(done))
-        if done:
-            logger.info("redirection installed and read back")
-        return done
+    def _ask(self, pending: states.Pending) -> int:
+        """Something is asked of the rules now; gives its number."""
+        self.value = states.asked(self.value, pending, self._clock.monotonic())
+        self._touched = ()
+        self._asked += 1
+        return self._asked
+
+    def apply(self, then: Changed | None = None) -> None:
+        """Bring the kernel to what is desired and read it back; `then` is told what came of it."""
+        self._then = then
+        number = self._ask(states.Pending.INSTALLING)
+        self._rules.install(self.desired, lambda found: self._applied(number, found))
+
+    def _applied(self, number: int, found: plan.Changes | HostAgentError) -> None:
+        if number != self._asked:
+            return
+        if isinstance(found, HostAgentError):
+            self._failed(found)
+        else:
+            self.error = None
+            self.value = states.applied(self.value, has_changed=found.is_any)
+            if found.is_any:
+                logger.info("redirection installed and read back")
+            self._look_again()
+        self._tell(found)
+
+    def _tell(self, found: plan.Changes | HostAgentError) -> None:
+        then, self._then = self._then, None
+        if then is not None:
+            then(found)
+
+    def abandon(self) -> None:
+        """What was asked last is not answered: count it as failed, and take no answer any more."""
+        self._asked += 1
+        self._rules.abandon()
+        error = KernelBusy("the packet rules gave no answer in time")
+        self._failed(error)
+        self._tell(error)
 
     def _failed(self, error: HostAgentError) -> None:
         self.error = error
@@ -210,7 +252,10 @@ class RedirectionPart(part.Part):
 
         Whether a rule of theirs comes before ours now is for packets to say, sooner or later.
         """
-        if not changes or self.value.rules is states.Rules.OUT:
+        if self.value.rules is states.Rules.OUT:
+            # Rules that are being put in may have been touched since they were read back.
+            return self.value.is_changing and any(change.is_ours for change in changes)
+        if not changes:
             return False
         now = self._clock.monotonic()
         due_at = self._staleness.due_at
@@ -236,24 +281,48 @@ class RedirectionPart(part.Part):
     def check(self, changes: tuple[committed.Change, ...]) -> None:
         """Look at our part if somebody touched it."""
         touching = tuple(change for change in changes if change.is_ours)
-        if touching and self.value.rules is not states.Rules.OUT:
+        if not self.value.is_known:
+            # What is under way may have read the rules before.
+            self._touched = (*self._touched, *touching)[-MAX_SUSPECTS:]
+        elif touching:
             self._look(touching)
 
     def read_back(self) -> None:
         """Look at our part although nobody said that it was touched."""
-        if self.value.rules is not states.Rules.OUT:
-            self._look((committed.LOST,))
+        self._look((committed.LOST,))
+
+    def _look_again(self) -> None:
+        if self._touched:
+            self._look(self._touched)
 
     def _look(self, changes: tuple[committed.Change, ...]) -> None:
         """Read our rules back; what differs is put right at the next step."""
+        value = self.value
+        if value.rules is states.Rules.OUT or not value.is_known:
+            return
         self.looks += 1
-        try:
-            drifts = reconcile.find_drift(self.desired, self._kernel)
-        except HostAgentError as error:
-            self._failed(error)
+        number = self._ask(states.Pending.LOOKING)
+        self._rules.compare(self.desired, lambda found: self._looked(number, changes, found))
+
+    def _looked(
+        self,
+        number: int,
+        changes: tuple[committed.Change, ...],
+        found: tuple[model.Drift, ...] | HostAgentError,
+    ) -> None:
+        if number != self._asked:
             return
-        if not drifts:
-            return
+        if isinstance(found, HostAgentError):
+            self._failed(found)
+        elif self.value.is_pending_overtaken or not found:
+            self.value = states.looked(self.value)
+            self._look_again()
+        else:
+            self._drifted(changes, found)
+
+    def _drifted(
+        self, changes: tuple[committed.Change, ...], drifts: tuple[model.Drift, ...]
+    ) -> None:
         # Each run of a tool is another process: who fights us is known by the name.
         names = {change.process_name or "somebody" for change in changes}
         self._culprits = ", ".join(sorted(names))
@@ -267,25 +336,28 @@ class RedirectionPart(part.Part):
 
     def look_at_addresses(self) -> None:
         """See whether our addresses are still on `lo`; nobody tells when they are taken off."""
-        if self.value.rules is states.Rules.OUT:
+        if self.value.rules is states.Rules.OUT or self.value.is_changing:
             return
         desired = self.desired.loopback_addresses
         try:
-            observed = self._kernel.observe_addresses(desired)
+            observed = self._rules.observe_addresses(desired)
         except KernelBusy:
             return  # the next heartbeat looks again
         if observed != desired:
             self._look((committed.LOST,))
 
-    def withdraw(self) -> str:
-        """Take out everything that is ours; why it is still there, or nothing."""
-        try:
-            reconcile.reconcile(model.Ruleset(), self._kernel)
-        except HostAgentError as error:
-            self._failed(error)
-            return error.text
-        self.value = states.withdrawn(self.value)
-        return ""
+    def withdraw(self) -> None:
+        """Take out everything that is ours."""
+        number = self._ask(states.Pending.REMOVING)
+        self._rules.install(model.Ruleset(), lambda found: self._withdrawn(number, found))
+
+    def _withdrawn(self, number: int, found: plan.Changes | HostAgentError) -> None:
+        if number != self._asked:
+            return
+        if isinstance(found, HostAgentError):
+            self._failed(found)
+        else:
+            self.value = states.withdrawn(self.value)
 
 
 def _outcome(findings: Sequence[expectations.Finding], facts: config.HostFacts) -> states.Proof:

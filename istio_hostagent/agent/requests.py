@@ -22,7 +22,7 @@ from ..lifecycle.phase import Phase
 from ..lifecycle.report import Report
 from ..redirect import plan, policy
 from ..supervise import validation
-from . import components, configuration, inspection, reconcile, reload, status
+from . import components, configuration, inspection, reload, status
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Requests:
         self._parts = parts
         self._reload_files = reload
         self._joining: list[ports.Caller] = []
-        self._settling: list[tuple[ports.Caller, Callable[[Report], dict[str, Any]]]] = []
+        self._settling: list[tuple[ports.Caller, Callable[[ports.Caller, Report], None]]] = []
         self._verbs: dict[str, Callable[[ports.Caller], None]] = {
             "status": self._status,
             "wait": self._wait,
@@ -90,17 +90,17 @@ class Requests:
             )
             caller.answer(refusal(error) | {"exit_status": 75})
         else:
-            self._settling.append((caller, self._applied))
+            self._settling.append((caller, self._install))
 
-    def _taken(self, report: Report) -> dict[str, Any]:
-        return {"ok": True, "summary": report.summary}
+    def _taken(self, caller: ports.Caller, report: Report) -> None:
+        caller.answer({"ok": True, "summary": report.summary})
 
-    def _applied(self, _report: Report) -> dict[str, Any]:
+    def _install(self, caller: ports.Caller, _report: Report) -> None:
         part = self._parts.redirection
-        done = part.apply()
-        if done is None:
-            return refusal(part.error or HostAgentError(part.last_error))
-        return {"ok": True, "lines": list(plan.describe(done))}
+        if part.value.is_changing:
+            self._settling.append((caller, self._install))  # for somebody who asked before
+        else:
+            part.apply(functools.partial(_answer_changes, caller))
 
     def _plan(self, caller: ports.Caller) -> None:
         def read(found: layers.Found | Problem) -> None:
@@ -118,8 +118,7 @@ class Requests:
             caller.answer(self._not_usable(loaded))
             return
         wanted = policy.build_ruleset(loaded.config.redirection, self._parts.machine.facts)
-        planned = reconcile.make_plan(wanted, self._parts.kernel)
-        caller.answer({"ok": True, "lines": list(plan.describe(planned))})
+        self._parts.rules.plan(wanted, functools.partial(_answer_changes, caller))
 
     def _verify(self, caller: ports.Caller) -> None:
         told = self._parts.life.told
@@ -130,7 +129,7 @@ class Requests:
         inspection.start(
             configuration.config_of(told),
             parts.machine.facts,
-            parts.kernel,
+            parts.rules,
             parts.host,
             parts.work,
             parts.packets,
@@ -171,13 +170,18 @@ class Requests:
                 caller.answer({"ok": True, "status": status.report(self._parts)})
         if self._settling and self._is_settled(report):
             settled, self._settling = self._settling, []
-            for caller, answer in settled:
-                caller.answer(self._verdict(report) or answer(report))
+            for caller, act in settled:
+                verdict = self._verdict(report)
+                if verdict is not None:
+                    caller.answer(verdict)
+                else:
+                    act(caller, report)
 
     def _is_settled(self, report: Report) -> bool:
         """Whether it is known what became of the files: nothing that they began is under way."""
         life, now_is = self._parts.life, self._parts.situation()
-        if _is_first_check(now_is.validation) or now_is.redirection.is_proving:
+        rules = now_is.redirection
+        if _is_first_check(now_is.validation) or rules.is_proving or rules.is_changing:
             return False
         if life.in_force is None or not life.is_joined:
             return True
@@ -221,6 +225,13 @@ def _answer(caller: ports.Caller, action: Callable[[], None]) -> None:
         action()
     except HostAgentError as error:
         caller.answer(refusal(error))
+
+
+def _answer_changes(caller: ports.Caller, found: plan.Changes | HostAgentError) -> None:
+    if isinstance(found, HostAgentError):
+        caller.answer(refusal(found))
+    else:
+        caller.answer({"ok": True, "lines": list(found.lines)})
 
 
 def _is_first_check(value: validation.Validation) -> bool:

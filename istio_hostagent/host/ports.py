@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from ..config import model
-    from ..redirect import expectations
+    from ..errors import HostAgentError
+    from ..redirect import expectations, plan
     from ..redirect import model as redirect
     from ..supervise import builds, liveness, specs
     from . import changes, layers, probing, procstate, rtmonitor
@@ -54,8 +55,57 @@ class Inbox(Protocol[Event]):
         """Wait until something happened or the time is over; then it may return nothing."""
 
 
+class PacketRules(Protocol):
+    """The packet rules of this network namespace, whoever keeps them there.
+
+    Whatever is asked for ends in one call of `done`, with an error if need be, in the deciding
+    thread: before the method returns, or in a later turn, whose event the back end gives. A look
+    (`compare`, `plan`) is bounded in time by the back end; an `install` by its caller.
+    """
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether what we install belongs to our socket alone (NFT_TABLE_F_OWNER)."""
+
+    def fileno(self) -> int:
+        """The socket with which an owned table lives and dies; for the descriptor store."""
+
+    def install(
+        self,
+        desired: redirect.Ruleset,
+        done: Callable[[plan.Changes | HostAgentError], None],
+        /,
+    ) -> None:
+        """Make the rules equal to `desired`, whole or not at all, and read them back.
+
+        None desired: everything of ours goes. `done` gets what was changed. One at a time.
+        """
+
+    def abandon(self) -> None:
+        """Give up an `install` under way: its `done` is not called, and it does nothing more."""
+
+    def compare(
+        self,
+        desired: redirect.Ruleset,
+        done: Callable[[tuple[redirect.Drift, ...] | HostAgentError], None],
+        /,
+    ) -> None:
+        """Read the rules; `done` gets where they differ."""
+
+    def plan(
+        self,
+        desired: redirect.Ruleset,
+        done: Callable[[plan.Changes | HostAgentError], None],
+        /,
+    ) -> None:
+        """Read the rules; `done` gets what `install` would change."""
+
+    def observe_addresses(self, addresses: Sequence[str]) -> tuple[str, ...]:
+        """Give those of `addresses` that are on `lo` now; raises KernelBusy, NotPermitted."""
+
+
 class Kernel(Protocol):
-    """What the reconciler may ask of the packet filter."""
+    """What the reconciler may ask of a packet filter that answers at once."""
 
     @property
     def is_owner(self) -> bool:
@@ -424,7 +474,7 @@ class Ports(NamedTuple):
 
     clock: Clock
     inbox: Inbox[Any]
-    kernel: Kernel
+    rules: PacketRules
     changes: Source[tuple[changes.Change, ...]]
     network: Source[rtmonitor.Change]
     watcher: Watcher

@@ -21,16 +21,17 @@ def advance(life: Life, now_is: Situation, now: Now) -> tuple[Life, Step | None]
     return life, steps.next_step(life, now_is, now)
 
 
-def leave(life: Life) -> Life:
+def leave(life: Life, now: Now) -> Life:
     """Told to stop: everything goes out, except what the service manager ends itself."""
     # What the disk refused before says nothing of what it takes now: without that the marks stay.
     disk = life.disk._replace(last_error="")
     phase = next_phase(life.phase, Turn.LEAVE)
-    return life._replace(phase=phase, disk=disk, rollout=lives.Rollout())
+    until_at = now.monotonic + lives.LEAVE_TIME_S
+    return life._replace(phase=phase, disk=disk, rollout=lives.Rollout(), leave_until_at=until_at)
 
 
 def performed(life: Life, step: Step, now_is: Situation, now: Now, *, error: str = "") -> Life:
-    """The life after a step; `error`: why a change of the disk, or WITHDRAW, did not succeed."""
+    """The life after a step; `error`: why a change of the disk did not succeed."""
     if step in ON_DISK:
         return _written(life, step, now_is, now, error)
     match step:
@@ -42,7 +43,7 @@ def performed(life: Life, step: Step, now_is: Situation, now: Now, *, error: str
             return life._replace(may_have_rules=True)
         case Step.WITHDRAW:
             tries = life.leave_tries + 1 if life.phase is Phase.LEAVING else 0
-            return life._replace(may_have_rules=bool(error), leave_tries=tries)
+            return life._replace(leave_tries=tries)
         case Step.RELEASE:
             return life._replace(has_released=True)
         case _:

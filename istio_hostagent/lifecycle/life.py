@@ -23,6 +23,8 @@ DISK_PAUSE_S = 5.0
 FIRST_RETRY_S = 60.0
 LONGEST_RETRY_S = 3600.0
 RETRIES_COUNTED = 7
+# So long it is tried to take the rules out on leaving: the service manager does not wait for ever.
+LEAVE_TIME_S = 15.0
 
 
 class Config(Protocol):
@@ -120,6 +122,7 @@ class Life(NamedTuple):
     may_have_rules: bool = False  # the kernel may have rules of ours
     has_released: bool = False  # directories of earlier OUTPUT_CERTS are given back
     leave_tries: int = 0
+    leave_until_at: float = 0.0
 
     @property
     def is_joined(self) -> bool:

@@ -19,6 +19,8 @@ COUNTED = 8
 MAX_REPAIRS = 8
 REPAIR_WINDOW_S = 10.0
 FIRST_FIGHT_PAUSE_S = 0.1
+# A request to the rules that has no answer by then is given up; shorter than a stop may take.
+ANSWER_TIME_S = 15.0
 
 
 class Rules(enum.Enum):
@@ -28,6 +30,15 @@ class Rules(enum.Enum):
     IN = "installed"  # read back equal
     PARTLY = "proven in part"  # shown by packets where the host could send them
     PROVEN = "proven"
+
+
+class Pending(enum.Enum):
+    """What was asked of the rules and is not answered yet."""
+
+    NOTHING = enum.auto()
+    LOOKING = enum.auto()
+    INSTALLING = enum.auto()
+    REMOVING = enum.auto()
 
 
 class Proof(enum.Enum):
@@ -43,6 +54,10 @@ class Redirection(NamedTuple):
 
     desired: Hashable = 0  # which rules; compared, never looked into
     rules: Rules = Rules.OUT
+    pending: Pending = Pending.NOTHING
+    pending_until_at: float = 0.0
+    is_pending_overtaken: bool = False  # other rules are desired than when it was asked
+    is_removed: bool = False  # nothing of ours is in the kernel
     is_proving: bool = False  # packets are under way
     is_overtaken: bool = False  # the rules changed while packets were under way
     is_stale: bool = False  # something else changed since the packets were sent
@@ -59,14 +74,28 @@ class Redirection(NamedTuple):
         """Whether packets have shown what they could, and nothing else."""
         return self.rules in (Rules.PARTLY, Rules.PROVEN)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether nothing is asked: packets that disprove during a look would blame the rules."""
+        return self.pending is Pending.NOTHING
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether a change of the rules is under way: the next one waits for its end."""
+        return self.pending in (Pending.INSTALLING, Pending.REMOVING)
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether what was asked should have been answered by now."""
+        return self.pending is not Pending.NOTHING and now >= self.pending_until_at
+
     def is_apply_due(self, now: float) -> bool:
-        """Whether the rules may be tried now."""
-        return now >= self.apply_at
+        """Whether the rules may be changed now."""
+        return now >= self.apply_at and not self.is_changing
 
     def is_proof_due(self, now: float) -> bool:
         """Whether packets are wanted and may be sent now."""
         is_open = self.rules is Rules.IN or (self.is_shown and self.is_stale)
-        return is_open and not self.is_proving and now >= self.prove_at
+        return is_open and self.is_known and not self.is_proving and now >= self.prove_at
 
 
 def desire(value: Redirection, desired: Hashable) -> Redirection:
@@ -76,6 +105,7 @@ def desire(value: Redirection, desired: Hashable) -> Redirection:
     return retry(value)._replace(
         desired=desired,
         rules=Rules.OUT,
+        is_pending_overtaken=value.pending is not Pending.NOTHING,
         is_overtaken=value.is_proving,
         is_stale=False,
         last_error="",
@@ -87,8 +117,35 @@ def retry(value: Redirection) -> Redirection:
     return value._replace(failures=0, apply_at=0.0, prove_at=0.0, is_disproved=False)
 
 
+def asked(value: Redirection, pending: Pending, now: float) -> Redirection:
+    """Something is asked of the rules; the answer may come at once."""
+    return value._replace(
+        pending=pending,
+        pending_until_at=now + ANSWER_TIME_S,
+        is_pending_overtaken=False,
+        is_removed=value.is_removed and pending is not Pending.INSTALLING,
+    )
+
+
+def _answered(value: Redirection) -> Redirection:
+    return value._replace(
+        pending=Pending.NOTHING, pending_until_at=0.0, is_pending_overtaken=False
+    )
+
+
+def looked(value: Redirection) -> Redirection:
+    """The rules were read back, and are as they were."""
+    return _answered(value)
+
+
 def applied(value: Redirection, *, has_changed: bool) -> Redirection:
-    """The kernel has the desired rules, read back; `has_changed`: it had not before."""
+    """The kernel has the rules that were asked for, read back; `has_changed`: it had not before.
+
+    If others are desired by now, these count as none.
+    """
+    is_overtaken, value = value.is_pending_overtaken, _answered(value)
+    if is_overtaken:
+        return value
     return value._replace(
         rules=Rules.IN,
         is_overtaken=value.is_overtaken or (has_changed and value.is_proving),
@@ -100,7 +157,10 @@ def applied(value: Redirection, *, has_changed: bool) -> Redirection:
 
 
 def apply_failed(value: Redirection, error: str, now: float) -> Redirection:
-    """The kernel could not be changed, or not be read."""
+    """The kernel could not be changed, or not be read, or has given no answer in time."""
+    is_overtaken, value = value.is_pending_overtaken, _answered(value)
+    if is_overtaken:
+        return value
     failures = min(value.failures + 1, COUNTED)
     pause = min(FIRST_APPLY_PAUSE_S * 2**failures, LONGEST_PAUSE_S)
     return value._replace(
@@ -149,7 +209,7 @@ def drifted(value: Redirection, now: float) -> Redirection:
     excess = len(repairs) - MAX_REPAIRS
     pause = min(FIRST_FIGHT_PAUSE_S * 2 ** min(excess, 9), LONGEST_PAUSE_S) if excess > 0 else 0.0
     fight_until_at = repairs[-MAX_REPAIRS - 1] + REPAIR_WINDOW_S if excess > 0 else 0.0
-    return value._replace(
+    return _answered(value)._replace(
         rules=Rules.OUT,
         is_overtaken=value.is_proving,
         is_stale=False,
@@ -171,4 +231,6 @@ def doubted(value: Redirection, prove_at: float) -> Redirection:
 
 def withdrawn(value: Redirection) -> Redirection:
     """Everything of ours is out of the kernel; what was wrong with it is still to be said."""
-    return retry(value)._replace(rules=Rules.OUT, is_overtaken=value.is_proving, is_stale=False)
+    return retry(_answered(value))._replace(
+        rules=Rules.OUT, is_removed=True, is_overtaken=value.is_proving, is_stale=False
+    )

@@ -38,6 +38,7 @@ class Step(enum.Enum):
     MARK_JOINED = "write down that this host has joined"
     UNMARK_ATTEMPT = "remove the mark of the attempt"
     WITHDRAW = "take the rules out"
+    ABANDON = "give up a request to the rules that is not answered"
     REMOVE_GUARD = "remove the guard of early boot"
     UNMARK_JOINED = "remove the mark of a joined host"
     RELEASE = "give the certificate directories of earlier settings back"
@@ -63,6 +64,8 @@ ON_DISK = frozenset(
 
 def next_step(life: Life, now_is: Situation, now: Now) -> Step | None:
     """Name the step to perform now; None: wait."""
+    if now_is.redirection.is_overdue(now.monotonic):
+        return Step.ABANDON
     match life.phase:
         case Phase.OUT:
             return _step_out(life, now_is, now)
@@ -105,7 +108,8 @@ def _step_redirect(now_is: Situation, now: Now) -> Step | None:
 def _step_start(now_is: Situation, now: Now) -> Step | None:
     """The proxy starts only behind rules that packets have shown."""
     is_wanted = now_is.child.state is child.State.IDLE or now_is.is_outdated
-    is_ready = now_is.redirection.is_shown and now_is.is_complete(now)
+    is_proven = now_is.redirection.is_shown and now_is.redirection.is_known
+    is_ready = is_proven and now_is.is_complete(now)
     return Step.START if is_wanted and is_ready else None
 
 
@@ -200,9 +204,14 @@ def _step_write_down(life: Life, now_is: Situation, now: Now) -> Step | None:
 
 def _step_leaving(life: Life, now_is: Situation, now: Now) -> Step | None:
     """Everything out; an owned table is the service manager's to end (design invariant 8)."""
+    pending, has_time = now_is.redirection.pending, now.monotonic < life.leave_until_at
+    if pending is redirection.Pending.INSTALLING:
+        return Step.ABANDON
     if now_is.is_owner:
         return None
-    if life.may_have_rules and life.leave_tries < LEAVE_TRIES:
+    if pending is redirection.Pending.REMOVING:
+        return None if has_time else Step.ABANDON
+    if life.may_have_rules and life.leave_tries < LEAVE_TRIES and has_time:
         return Step.WITHDRAW
     if life.disk.last_error:
         return None  # the next start takes out what is still there

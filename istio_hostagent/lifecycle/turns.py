@@ -18,6 +18,8 @@ NOT_READY = "the proxy was not ready"
 
 def turn(life: Life, now_is: Situation, now: Now) -> Life:
     """Give the life after one change that needs no step."""
+    if life.may_have_rules and now_is.redirection.is_removed:
+        return life._replace(may_have_rules=False)
     match life.phase:
         case Phase.OUT:
             return _turn_out(life, now_is, now)

@@ -5,8 +5,8 @@ are left alone, so that applying twice touches nothing and counters survive.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 from . import drift, expressions, model, nft, ranges
 
@@ -35,6 +35,13 @@ def make_plan(desired: model.Ruleset, observed: model.Observed, *, owned: bool) 
         tuple(a for a in here if a not in desired.loopback_addresses),
         observed,
     )
+
+
+class Changes(NamedTuple):
+    """What was changed, or would be, in words; each line is made when it is asked for."""
+
+    is_any: bool
+    lines: Iterable[str]
 
 
 def describe(plan: model.Plan) -> Iterator[str]:

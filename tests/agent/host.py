@@ -13,6 +13,7 @@ from typing import Any
 from istio_hostagent.agent import app, events, loop, performer, places, reload
 from istio_hostagent.errors import ApplyRejected, HostAgentError, KernelBusy
 from istio_hostagent.host import changes, ports, rtmonitor
+from istio_hostagent.lifecycle import redirection
 from istio_hostagent.redirect import expectations
 from istio_hostagent.redirect import model as redirect
 from istio_hostagent.supervise import specs
@@ -31,10 +32,12 @@ from tests.fakes.inbox import FakeInbox, FakeSource
 from tests.fakes.notifier import FakeNotifier
 from tests.fakes.packets import FakePackets, FakeRound
 from tests.fakes.processes import FakeProcesses
+from tests.fakes.rules import NEVER, FakeRules
 from tests.fakes.watcher import FakeWatcher
 
 WATCHDOG_S = 60.0
 READY_S = 15.0
+STOP_S = 30.0  # TimeoutStopSec=
 # A turn that waits for nothing, so often at one moment, is a loop that burns the CPU.
 MOST_TURNS = 100
 
@@ -71,6 +74,7 @@ class MemoryHost(Machine):
         self.wakeups = 0  # turns that have waited before
         self.log = _Log()
         self._had_rules = False
+        self._known_at = 0.0  # how the rules are
         self._offered: set[str] = set()  # what cluster.env has said since the agent was started
         self.space.refusal = self._before_apply
         self.space.changed = self._after_apply
@@ -98,7 +102,7 @@ class MemoryHost(Machine):
         given = ports.Ports(
             clock=self.clock,
             inbox=self.inbox,
-            kernel=self.kernel,
+            rules=FakeRules(self.kernel, self.inbox, self.clock, self._delays),
             changes=self.changes,
             network=self.network,
             watcher=self.watcher,
@@ -220,8 +224,12 @@ class MemoryHost(Machine):
         self.is_leaving = True
         self.inbox.post(events.Signalled(15))
         self._living(lambda: self._turns(self.clock.monotonic() + 1.0))
+        self.inbox.until = float("inf")
+        begun_at = self.clock.monotonic()
         if self.agent is not None:
             self._living(agent.leave)
+            if self.clock.monotonic() > begun_at + STOP_S:
+                raise Bug("the service manager kills it before it has left")
         if self.agent is not None:
             self.kill()
         if self.is_owner:
@@ -343,11 +351,25 @@ class MemoryHost(Machine):
         """Whether it says so."""
         return self.summary.startswith("in the mesh as ")
 
+    def _delays(self) -> tuple[float, float]:
+        """When what is asked of the rules is done, and how much later that is said."""
+        if self.rules not in (Rules.TAKEN, Rules.REFUSED, Rules.BUSY):
+            # Until then nobody knows what others have done to the rules.
+            self._known_at = self.clock.monotonic() + redirection.ANSWER_TIME_S + 1.0
+        match self.rules:
+            case Rules.LATE | Rules.LATE_REFUSED:
+                return 0.8, 0.4
+            case Rules.SILENT:
+                return 0.8, NEVER
+            case Rules.HANGING:
+                return NEVER, NEVER
+        return 0.0, 0.0
+
     def _before_apply(self) -> HostAgentError | None:
         self.step()
         self._had_rules = self.has_rules
         match self.rules:
-            case Rules.REFUSED:
+            case Rules.REFUSED | Rules.LATE_REFUSED:
                 return ApplyRejected("the kernel refuses", step="create table", errno=22)
             case Rules.BUSY:
                 return KernelBusy("others change the rules")
@@ -427,7 +449,7 @@ class MemoryHost(Machine):
             raise Bug("the service manager is not told that the agent lives")
         if not self.is_in_mesh:
             return
-        if not self.rules_of:
+        if not self.rules_of and now >= self._known_at:
             raise Bug("invariant 9: in the mesh, and the rules are not there")
         if not any(child.status is None for child, _, _ in self.running):
             raise Bug("invariant 9: in the mesh, and no proxy runs")

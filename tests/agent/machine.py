@@ -71,11 +71,15 @@ class Reader(enum.Enum):
 
 
 class Rules(enum.Enum):
-    """What the kernel says to a change of rules."""
+    """What becomes of what is asked of the packet rules."""
 
     TAKEN = "taken"
     REFUSED = "refused"
     BUSY = "busy"
+    LATE = "late"  # a worker does it after a while, and says so a little later
+    LATE_REFUSED = "late, and refused"
+    SILENT = "silent"  # a worker does it, and never says so
+    HANGING = "hanging"  # a worker never does it
 
 
 @dataclass

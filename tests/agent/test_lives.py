@@ -1,5 +1,7 @@
 """Single lives of a host in memory, most of them found by `test_whole`: what went wrong there."""
 
+import pytest
+
 from tests.agent import machine
 from tests.agent.host import MemoryHost
 from tests.agent.texts import CERTS, CLUSTER, ENVOY, TEXTS
@@ -136,3 +138,94 @@ def test_a_copied_disk_joins_with_a_certificate_of_its_own_and_says_so_until_the
     host.ca = machine.Ca.GOOD
     host.until(lambda: host.certificates[CERTS][-1] is not template, 400.0, "one of its own")
     assert host.status["certificate"]["last_error"] == ""
+
+
+def test_rules_that_a_worker_puts_in_are_waited_for_and_proven_before_the_proxy_starts(
+    host: MemoryHost,
+) -> None:
+    host.rules = machine.Rules.LATE
+    host.start()
+    host.until(lambda: host.has_rules, 30.0, "the rules")
+    assert not host.running
+    assert "not in the mesh" in host.summary
+    host.until(lambda: host.is_in_mesh, 30.0, "in the mesh")
+    host.flush()
+    host.settle()
+    host.until(lambda: host.has_rules and host.is_in_mesh, 30.0, "put back and proven")
+    host.write(CLUSTER, TEXTS["rules"])
+    host.until(lambda: host.accepted == "rules", 60.0, "another configuration")
+    host.stop()
+    assert not host.has_rules
+    assert not host.has("joined")
+
+
+def test_rules_that_never_come_are_given_up_named_and_tried_again(host: MemoryHost) -> None:
+    host.rules = machine.Rules.HANGING
+    host.start()
+    host.until(lambda: "gave no answer in time" in host.summary, 30.0, "what is wrong")
+    assert not host.running
+    host.rules = machine.Rules.TAKEN
+    host.until(lambda: host.is_in_mesh, 60.0, "in the mesh")
+
+
+def test_a_look_at_the_rules_that_never_ends_takes_in_the_mesh_back(host: MemoryHost) -> None:
+    host.join()
+    host.rules = machine.Rules.HANGING
+    host.flush()
+    host.until(lambda: "gave no answer in time" in host.summary, 30.0, "what is wrong")
+    assert not host.is_in_mesh
+    host.rules = machine.Rules.LATE
+    host.until(lambda: host.has_rules and host.is_in_mesh, 60.0, "in the mesh")
+
+
+def test_what_others_do_to_the_rules_while_they_are_put_in_is_put_right(host: MemoryHost) -> None:
+    host.join()
+    host.rules = machine.Rules.LATE
+    host.write(CLUSTER, TEXTS["rules"])
+    host.until(lambda: "rules" in host.rules_of, 30.0, "the rules, not said yet")
+    host.flush()
+    host.run(0.1)
+    assert not host.has_rules
+    host.until(lambda: "rules" in host.rules_of and host.is_in_mesh, 30.0, "put back")
+
+
+def test_files_that_change_while_rules_are_put_in_get_rules_of_their_own(host: MemoryHost) -> None:
+    host.join()
+    host.rules = machine.Rules.LATE
+    host.write(CLUSTER, TEXTS["rules"])
+    host.run(0.5)
+    host.write(CLUSTER, TEXTS["all"])
+    host.until(lambda: host.accepted == "all" and host.is_in_mesh, 90.0, "what they say now")
+    assert "all" in host.rules_of
+
+
+def test_a_refusal_that_comes_late_ends_the_attempt_to_join(host: MemoryHost) -> None:
+    host.rules = machine.Rules.LATE_REFUSED
+    host.start()
+    host.until(lambda: "the kernel refuses" in host.summary, 30.0, "what is wrong")
+    host.rules = machine.Rules.LATE
+    host.until(lambda: host.is_in_mesh, 90.0, "in the mesh")
+
+
+def test_two_who_ask_for_the_rules_at_once_are_both_answered(host: MemoryHost) -> None:
+    host.join()
+    host.rules = machine.Rules.LATE
+    callers = [host.ask("apply"), host.ask("apply")]
+    host.until(lambda: not any(each.is_open for each in callers), 30.0, "both answers")
+    assert [each.answers[0]["ok"] for each in callers] == [True, True]
+    host.until(lambda: host.is_in_mesh, 30.0, "in the mesh")
+
+
+@pytest.mark.parametrize("rules", [machine.Rules.HANGING, machine.Rules.LATE_REFUSED])
+def test_a_host_whose_rules_do_not_go_out_ends_in_time_and_leaves_their_mark(
+    host: MemoryHost, rules: machine.Rules
+) -> None:
+    host.join()
+    host.rules = rules
+    host.stop()  # within what the service manager waits
+    assert host.has_rules
+    assert host.has("joining")
+    host.rules = machine.Rules.TAKEN
+    host.remove(CLUSTER)
+    host.start()
+    host.until(lambda: not host.has_rules, 30.0, "taken out by the next start")

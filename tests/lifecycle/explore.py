@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from istio_hostagent.lifecycle import decide
 from istio_hostagent.lifecycle.life import Life
 
-from .world import NOW, Edge, World, collapse, event_edges, killed, start_edges, step_edges
+from .world import NOW, Edge, World, collapse, event_edges, killings, start_edges, step_edges
 
 
 @dataclass
@@ -40,7 +40,7 @@ def successors(world: World) -> Iterable[Edge]:
         yield from event_edges(world)
         return
     yield from step_edges(world, lived, step)
-    yield Edge(f"killed before {step.name}", killed(_with(world, lived)), False)
+    yield from killings(_with(world, lived), f"killed before {step.name}")
 
 
 def _with(world: World, lived: Life) -> World:

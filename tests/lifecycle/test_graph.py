@@ -4,8 +4,8 @@
 good, bad, changed and absent files; by "killed" and "boot" every start after a kill in any state
 that is reached is among the states, too. A fault is whatever does not go well: a kill, a refusal, a
 changed file, a full disk. `make test` explores everything with up to two faults on the way (one
-where the service manager owns the rules), in every order of all that goes well; `make soak`
-everything.
+where the service manager owns the rules, or a worker changes them and answers late or never), in
+every order of all that goes well; `make soak` everything.
 """
 
 import collections
@@ -49,6 +49,12 @@ def check(world: World, edge: Edge) -> None:
         assert lived.is_joined or now_is.is_complete(NOW), edge
         # Invariant 4: the mark stands before the rules.
         assert lived.disk.is_joined or lived.disk.is_attempting, edge
+    if step in ("APPLY", "WITHDRAW", "START", "PROVE"):
+        # One change of the rules at a time, and nothing is built on one that is under way.
+        assert not now_is.redirection.is_changing, edge
+    if step == "ABANDON":
+        # Only what is late is given up, or what leaving makes useless.
+        assert now_is.redirection.is_overdue(NOW.monotonic) or lived.phase is Phase.LEAVING, edge
     if step == "WITHDRAW":
         # Invariant 8: a host that has joined keeps its rules until it is told to leave.
         assert not lived.is_joined, edge
@@ -81,14 +87,16 @@ def check_state(world: World) -> None:
 def check_waiting(world: World) -> None:
     """What must hold where the agent waits: something is due, or an event is awaited."""
     lived, now_is = world.life, world.situation()
+    is_due = lives.deadline(lived, now_is, NOW) is not None
     if lived.phase is Phase.LEAVING:
+        assert is_due or not now_is.redirection.is_changing, world
         return
     if lived.phase is Phase.OUT and not lived.may_have_rules and not lived.disk.is_attempting:
         # Invariant 2: a host that could not join has its network back.
         assert not world.kernel, world
-    is_due = lives.deadline(lived, now_is, NOW) is not None
     under_way = (
         world.redirection.is_proving
+        or world.redirection.is_changing
         or world.rotation.is_asking
         or world.validation.check is validations.Check.RUNNING
         or lived.rollout.validation.check is validations.Check.RUNNING
@@ -104,22 +112,24 @@ def check_waiting(world: World) -> None:
         assert lived.is_in_mesh(now_is, NOW) or lived.rollout.is_identity_first, world
 
 
-def starts(*, is_owner: bool) -> Iterator[World]:
+def starts(*, is_owner: bool, is_worker: bool = False) -> Iterator[World]:
     """Where a host's life may begin."""
     joined = lives.Disk(is_joined=True, has_guard=True, accepted=A)
+    some = World(lives.begin(lives.Disk()), is_owner=is_owner, is_worker=is_worker)
     for files in ("empty", "A"):
-        yield World(life=lives.begin(lives.Disk()), files=files, is_owner=is_owner)
+        yield some._replace(files=files)
     for files in ("A", "B", "bad"):
         for kernel in ("", "A"):
-            yield World(lives.begin(joined), files=files, kernel=kernel, is_owner=is_owner)
+            yield some._replace(life=lives.begin(joined), files=files, kernel=kernel)
 
 
-@pytest.fixture(scope="module", params=["un-owned rules", "owned rules"])
+@pytest.fixture(scope="module", params=["un-owned rules", "owned rules", "rules of a worker"])
 def graph(request: pytest.FixtureRequest) -> Graph:
     """The whole graph; its size is printed."""
     is_owner = request.param == "owned rules"
-    faults = FAULTS and FAULTS - is_owner
-    found = explore(starts(is_owner=is_owner), check, faults=faults)
+    is_worker = request.param == "rules of a worker"
+    faults = FAULTS and FAULTS - (is_owner or is_worker)
+    found = explore(starts(is_owner=is_owner, is_worker=is_worker), check, faults=faults)
     count = sum(map(len, found.edges))
     phases = collections.Counter(world.life.phase.value for world in found.states)
     print(
@@ -178,7 +188,9 @@ def _waits_for_a_person(world: World) -> bool:
 def test_every_phase_and_every_step_is_reached(graph: Graph) -> None:
     assert {world.life.phase for world in graph.states} == set(Phase)
     names = {name.split(" ")[0] for row in graph.edges for name, _, _ in row}
-    is_owner = graph.states[0].is_owner
+    host = graph.states[0]
     # What the service manager owns it also ends, with the mark.
-    assert set(NAMES) - names == {"UNMARK_JOINED" if is_owner else "STORE_SOCKET"}
+    missing = {"UNMARK_JOINED" if host.is_owner else "STORE_SOCKET"}
+    # What is done at once is never given up.
+    assert set(NAMES) - names == missing | (set() if host.is_worker else {"ABANDON"})
     assert redirections.Rules.PROVEN in {world.redirection.rules for world in graph.states}

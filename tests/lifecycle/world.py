@@ -18,6 +18,8 @@ What is collapsed, so that the graph is finite and small enough (`collapse`):
 - A failed attempt whose pause is over counts as none.
 - Between two rollouts nobody asks how often a proxy has ended, only whether it is late.
 - The stop deadline of a proxy is always ahead: SIGKILL changes nothing but the time it takes.
+- A look at the rules takes no time: a drift that it finds late is one that comes late. Where rules
+  are changed at once (not `is_worker`), a change under way is not a state.
 - A reading of the files takes no time, but for the first one: one that does is a change of files
   that comes later. One that comes to nothing matters only as long as nothing has been read.
 """
@@ -31,7 +33,7 @@ from istio_hostagent.lifecycle import life as lives
 from istio_hostagent.lifecycle import redirection as redirections
 from istio_hostagent.lifecycle.life import Life, Offer, Revision
 from istio_hostagent.lifecycle.phase import Phase
-from istio_hostagent.lifecycle.redirection import Proof, Redirection
+from istio_hostagent.lifecycle.redirection import Pending, Proof, Redirection
 from istio_hostagent.lifecycle.situation import Now, Situation
 from istio_hostagent.lifecycle.steps import ON_DISK, Step
 from istio_hostagent.supervise import child as children
@@ -79,6 +81,8 @@ class World(NamedTuple):
     desired_proxy: str = ""  # whose proxy is configured
     running: str = ""  # whose proxy was started last, while its child is not idle
     is_owner: bool = False
+    is_worker: bool = False  # the rules are changed by a worker, which answers later or never
+    asked: str = ""  # whose rules it puts in, while it changes them; empty: none
     is_alive: bool = True  # the agent runs
     is_hard: bool = True  # the disk may be full, and the proxy's program come and go
 
@@ -136,7 +140,8 @@ def collapse(world: World) -> World:
     found = world._replace(
         files=files,
         life=lived,
-        redirection=_collapse_redirection(world.redirection, lived.phase),
+        redirection=_collapse_redirection(world.redirection, lived),
+        asked=world.asked if world.redirection.is_changing else "",
         rotation=_collapse_rotation(world.rotation),
         child=_collapse_child(world.child, lived.phase),
         validation=_collapse_validation(world.validation),
@@ -152,21 +157,29 @@ def _without_idle_parts(world: World) -> World:
     lived = world.life
     is_clean = not (lived.may_have_rules or lived.disk.is_attempting or world.kernel)
     is_idle = world.child.state is children.State.IDLE and not world.redirection.is_proving
+    is_idle = is_idle and not world.redirection.is_changing
+    red = world.redirection
+    change = Redirection(
+        pending=red.pending,
+        pending_until_at=red.pending_until_at,
+        is_pending_overtaken=red.is_pending_overtaken,
+        is_removed=red.is_removed,
+    )
     if lived.phase is Phase.LEAVING:
         kept = Life(
             phase=lived.phase,
             disk=lived.disk,
             may_have_rules=lived.may_have_rules,
             leave_tries=lived.leave_tries,
+            leave_until_at=_at(lived.leave_until_at) if lived.may_have_rules else 0.0,
         )
     elif lived.phase is Phase.OUT and lived.in_force is None and is_clean and is_idle:
         kept = Life(disk=lived.disk, offer=lived.offer)
     elif lived.phase is Phase.OUT:
-        red = world.redirection
         return world._replace(
             running="",
             child=Child()._replace(state=world.child.state, timer_at=world.child.timer_at),
-            redirection=Redirection(
+            redirection=change._replace(
                 desired=red.desired,
                 is_proving=red.is_proving,
                 is_overtaken=red.is_proving,
@@ -177,10 +190,13 @@ def _without_idle_parts(world: World) -> World:
         return world
     return World(
         life=kept,
+        redirection=change,
         files=world.files,
         has_program=world.has_program,
         kernel=world.kernel,
         is_owner=world.is_owner,
+        is_worker=world.is_worker,
+        asked=world.asked,
         is_hard=world.is_hard,
     )
 
@@ -193,7 +209,7 @@ def _at(instant: float) -> float:
 _STEADY = (Phase.JOINED, Phase.GOING_BACK)
 
 
-def _collapse_redirection(value: Redirection, phase: Phase) -> Redirection:
+def _collapse_redirection(value: Redirection, lived: Life) -> Redirection:
     is_out = value.rules is redirections.Rules.OUT
     rules = value.rules
     if rules is redirections.Rules.PARTLY:
@@ -203,10 +219,14 @@ def _collapse_redirection(value: Redirection, phase: Phase) -> Redirection:
     return Redirection(
         desired=value.desired,
         rules=rules,
+        pending=value.pending,
+        pending_until_at=_at(value.pending_until_at) if value.is_changing else 0.0,
+        is_pending_overtaken=value.is_pending_overtaken and value.is_changing,
+        is_removed=value.is_removed and lived.may_have_rules,
         is_proving=value.is_proving,
         is_overtaken=value.is_overtaken and value.is_proving,
         is_stale=value.is_stale and is_proven,
-        is_disproved=value.is_disproved and phase not in _STEADY,
+        is_disproved=value.is_disproved and lived.phase not in _STEADY,
         apply_at=_at(value.apply_at) if is_out else 0.0,
         prove_at=_at(value.prove_at) if is_open else 0.0,
         last_error=ERROR if value.last_error else "",
@@ -280,6 +300,7 @@ def _exchange(world: World) -> World:
         kernel=swap(world.kernel),
         desired_proxy=swap(world.desired_proxy),
         running=swap(world.running),
+        asked=swap(world.asked),
         redirection=world.redirection._replace(desired=swap(world.redirection.desired)),
         life=lived._replace(
             disk=disk._replace(
@@ -330,20 +351,17 @@ def _perform(world: World, step: Step) -> Iterator[tuple[str, World, str, bool]]
         case Step.OBTAIN:
             yield "", world._replace(rotation=rotations.asked(world.rotation)), "", True
         case Step.APPLY:
-            red = redirections.applied(world.redirection, has_changed=True)
-            yield "", world._replace(redirection=red, kernel=str(red.desired)), "", True
-            red = redirections.apply_failed(world.redirection, ERROR, NOW.monotonic)
-            yield "rejected", world._replace(redirection=red), "", False
-            # In, and not read back equal.
-            yield "differs", world._replace(redirection=red, kernel=str(red.desired)), "", False
+            yield from _asked(world, Pending.INSTALLING, str(world.redirection.desired))
         case Step.PROVE:
             red = redirections.proof_begun(world.redirection)
             yield "", world._replace(redirection=red), "", True
         case Step.WITHDRAW:
-            red = redirections.withdrawn(world.redirection)
-            yield "", world._replace(redirection=red, kernel=""), "", True
+            yield from _asked(world, Pending.REMOVING, "")
+        case Step.ABANDON:
             red = redirections.apply_failed(world.redirection, ERROR, NOW.monotonic)
-            yield "rejected", world._replace(redirection=red), ERROR, False
+            yield "", world._replace(redirection=red), "", True
+            # It was done, and not said.
+            yield "done", world._replace(redirection=red, kernel=world.asked), "", True
         case Step.START:
             started = world._replace(running=world.desired_proxy)
             yield from _child_outcomes(started, children.Event.START)
@@ -351,6 +369,39 @@ def _perform(world: World, step: Step) -> Iterator[tuple[str, World, str, bool]]
             yield from _child_outcomes(world, children.Event.STOP)
         case _:
             raise AssertionError(step)
+
+
+def _asked(world: World, pending: Pending, whose: str) -> Iterator[tuple[str, World, str, bool]]:
+    """The rules are to be changed: that ends at once, or a worker begins."""
+    red = redirections.asked(world.redirection, pending, NOW.monotonic)
+    asked = world._replace(redirection=red, asked=whose)
+    if world.is_worker:
+        yield "begun", asked, "", True
+        return
+    for name, after, is_kind in _answers(asked):
+        yield name, after, "", is_kind
+
+
+def _answers(world: World) -> Iterator[tuple[str, World, bool]]:
+    """A change of the rules ends."""
+    red = world.redirection
+    if red.pending is Pending.INSTALLING:
+        ended = redirections.applied(red, has_changed=True)
+    else:
+        ended = redirections.withdrawn(red)
+    yield "", world._replace(redirection=ended, kernel=world.asked), True
+    failed = redirections.apply_failed(red, ERROR, NOW.monotonic)
+    yield "rejected", world._replace(redirection=failed), False
+    if red.pending is Pending.INSTALLING:
+        # In, and not read back equal.
+        yield "differs", world._replace(redirection=failed, kernel=world.asked), False
+
+
+def _change_ends(world: World) -> Iterator[Edge]:
+    if world.redirection.is_changing:
+        what = world.redirection.pending.name.lower()
+        for name, after, is_kind in _answers(world):
+            yield Edge(f"{what} ended {name}".strip(), after, is_kind)
 
 
 def _configure(world: World, whose: str) -> World:
@@ -381,16 +432,29 @@ def _child_outcomes(
 
 def event_edges(world: World) -> Iterator[Edge]:
     """What can happen while the agent waits."""
+    yield from _change_ends(world)
     if world.life.phase is Phase.LEAVING:
-        yield Edge("ended", killed(world), is_kind=True)
+        if world.redirection.is_changing:
+            yield from _time(world)
+            yield from killings(world, "killed")
+        else:
+            yield Edge("ended", killed(world), is_kind=True)
         return
     yield from _files(world)
     yield from _kernel(world)
     yield from _identity(world)
     yield from _proxy(world)
     yield from _time(world)
-    yield Edge("killed", killed(world), is_kind=False)
-    yield Edge("SIGTERM", world._replace(life=decide.leave(world.life)), is_kind=False)
+    yield from killings(world, "killed")
+    yield Edge("SIGTERM", world._replace(life=decide.leave(world.life, NOW)), is_kind=False)
+
+
+def killings(world: World, name: str) -> Iterator[Edge]:
+    """The agent is killed; a worker that changes the rules has done it by then, or not."""
+    yield Edge(name, killed(world), is_kind=False)
+    if world.redirection.is_changing and world.asked != world.kernel:
+        done = killed(world._replace(kernel=world.asked))
+        yield Edge(f"{name}, the rules changed", done, is_kind=False)
 
 
 def killed(world: World) -> World:
@@ -401,6 +465,7 @@ def killed(world: World) -> World:
         has_program=world.has_program,
         kernel=world.kernel,
         is_owner=world.is_owner,
+        is_worker=world.is_worker,
         is_hard=world.is_hard,
         is_alive=False,
     )

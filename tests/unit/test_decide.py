@@ -30,6 +30,7 @@ WHOLE = Situation(
     validation=validations.passed(),
     has_program=True,
 )
+OUT = WHOLE._replace(redirection=Redirection(desired="A", is_removed=True))
 DISK = Disk(is_joined=True, has_guard=True, guard="A", accepted=A)
 
 
@@ -224,36 +225,37 @@ def test_what_is_due_follows_from_the_values() -> None:
 
 
 def test_leaving_takes_out_first_the_rules_and_then_their_marks() -> None:
-    life, steps = decide.leave(JOINED._replace(may_have_rules=True)), []
+    life, steps = decide.leave(JOINED._replace(may_have_rules=True), NOW), []
+    now_is = WHOLE
     for _ in range(10):
-        life, found = decide.advance(life, WHOLE, NOW)
+        life, found = decide.advance(life, now_is, NOW)
         if found is None:
             break
         steps.append(found)
-        life = decide.performed(life, found, WHOLE, NOW)
+        now_is = OUT if found is Step.WITHDRAW else now_is
+        life = decide.performed(life, found, now_is, NOW)
     assert steps == [Step.WITHDRAW, Step.UNMARK_JOINED, Step.REMOVE_GUARD]
 
 
 def test_a_disk_that_was_full_before_does_not_keep_the_marks_of_who_leaves() -> None:
     disk = DISK._replace(last_error="disk full", retry_at=NOW.monotonic + 5)
-    life = decide.leave(JOINED._replace(disk=disk, may_have_rules=True))
-    life = decide.performed(life, Step.WITHDRAW, WHOLE, NOW)
-    assert step(life, WHOLE) is Step.UNMARK_JOINED
+    life = decide.leave(JOINED._replace(disk=disk, may_have_rules=True), NOW)
+    life = decide.performed(life, Step.WITHDRAW, OUT, NOW)
+    assert step(life, OUT) is Step.UNMARK_JOINED
 
 
 def test_what_the_service_manager_owns_is_left_to_it() -> None:
-    life = decide.leave(JOINED._replace(may_have_rules=True))
+    life = decide.leave(JOINED._replace(may_have_rules=True), NOW)
     assert step(life, WHOLE._replace(is_owner=True)) is None
 
 
 def test_rules_that_cannot_be_taken_out_leave_a_mark() -> None:
-    life = decide.leave(JOINED._replace(may_have_rules=True))
+    life = decide.leave(JOINED._replace(may_have_rules=True), NOW)
     steps = []
     for _ in range(20):
         life, found = decide.advance(life, WHOLE, NOW)
         if found is None:
             break
         steps.append(found)
-        error = "no" if found is Step.WITHDRAW else ""
-        life = decide.performed(life, found, WHOLE, NOW, error=error)
+        life = decide.performed(life, found, WHOLE, NOW)
     assert steps == [Step.WITHDRAW] * LEAVE_TRIES + [Step.MARK_ATTEMPT, Step.UNMARK_JOINED]

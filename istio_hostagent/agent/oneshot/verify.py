@@ -5,7 +5,7 @@ from typing import Any
 
 from ...errors import HostAgentError
 from ...host import children, clock, facts, layers, mailbox, probing
-from .. import events, inspection, prober, tasks
+from .. import events, inspection, prober, reconcile, tasks
 from . import configuration
 from .kernel import locked
 
@@ -23,7 +23,7 @@ def perform(environment: Mapping[str, str], reading: layers.Reading) -> dict[str
         inspection.start(
             config,
             host,
-            kernel,
+            reconcile.Reconciler(kernel),
             facts,
             work,
             packets,

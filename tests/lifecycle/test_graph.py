@@ -88,6 +88,8 @@ def check_waiting(world: World) -> None:
     """What must hold where the agent waits: something is due, or an event is awaited."""
     lived, now_is = world.life, world.situation()
     is_due = lives.deadline(lived, now_is, NOW) is not None
+    # What is not answered in time is given up, not waited for.
+    assert not now_is.redirection.is_overdue(NOW.monotonic), world
     if lived.phase is Phase.LEAVING:
         assert is_due or not now_is.redirection.is_changing, world
         return
@@ -96,7 +98,6 @@ def check_waiting(world: World) -> None:
         assert not world.kernel, world
     under_way = (
         world.redirection.is_proving
-        or world.redirection.is_changing
         or world.rotation.is_asking
         or world.validation.check is validations.Check.RUNNING
         or lived.rollout.validation.check is validations.Check.RUNNING

@@ -61,9 +61,6 @@ def run(environment: Mapping[str, str]) -> None:
     files.make_directory(host.runtime_dir)
     inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
 
-    def files_changed() -> None:
-        inbox.post(events.FilesChanged())
-
     seen = sights.Sights(mounts.Mounts())
     stored = notify.take_stored(environment, performer.STORED_SOCKET)
     kernel = nftables.NftKernel(stored, is_owner=notify.has_store(environment))
@@ -73,7 +70,7 @@ def run(environment: Mapping[str, str]) -> None:
         rules=reconcile.Reconciler(kernel),
         changes=changes.ChangeMonitor(kernel.port),
         network=rtmonitor.Monitor(),
-        watcher=watch.FileWatcher(files_changed, seen),
+        watcher=watch.FileWatcher(inbox, events.FilesChanged, seen),
         sights=seen,
         notifier=notify.Notifier(environment),
         packets=probing.Packets(),

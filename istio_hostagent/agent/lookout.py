@@ -31,7 +31,7 @@ class Lookout(part.Part):
         self._work = work
         self._sights = sights
         self._user = user
-        self._last_error = ""
+        self.last_error = ""  # why the last look came to nothing
 
     def handle(self, event: events.Event) -> None:
         """Look again now and then."""
@@ -40,7 +40,7 @@ class Lookout(part.Part):
 
     def look_at_new(self) -> None:
         """Look if somebody has asked for a file that was never looked at."""
-        if self._sights.is_behind and not self._last_error:
+        if self._sights.is_behind and not self.last_error:
             self.look()
 
     def look(self) -> None:
@@ -63,7 +63,7 @@ class Lookout(part.Part):
             last_error = f"{', '.join(paths)}: {answer}"
         elif self._sights.take(paths, answer):
             self._inbox.post(events.FilesChanged())
-        if last_error and not self._last_error:
+        if last_error and not self.last_error:
             extra = fields.of(CODE="not-watched")
             logger.warning("changed files are noticed late: %s", last_error, extra=extra)
-        self._last_error = last_error
+        self.last_error = last_error

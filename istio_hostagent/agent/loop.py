@@ -28,6 +28,8 @@ READY_TIME_S = 15.0
 STUMBLE_PAUSE_S = 1.0
 # The loop wakes at least this often: clocks may jump, and a host may have slept.
 HEARTBEAT_S = 60.0
+# Files that no event tells of, because the kernel gives no more watches, are looked at so often.
+UNWATCHED_S = 5.0
 # What the service manager did not take is sent again this often.
 NOTIFY_PAUSE_S = 1.0
 # More steps than this in one turn are a bug; the next turn goes on.
@@ -45,7 +47,7 @@ class Agent:
         self._watchdog_s = watchdog_s
         self._started_at = parts.clock.monotonic()
         self._alive_at = 0.0
-        self._looked_at = self._started_at
+        self._looked_at = self._files_at = self._started_at
         self._is_ready_sent = False
         self._is_watching = False
         self._has_stumbled = False
@@ -137,6 +139,8 @@ class Agent:
             pending.append(now + NOTIFY_PAUSE_S)
         if not self._is_ready_sent:
             pending.append(self._started_at + READY_TIME_S)
+        if parts.watcher.last_error:
+            pending.append(self._files_at + UNWATCHED_S)
         least = STUMBLE_PAUSE_S if self._has_stumbled else 0.0
         self._has_stumbled = False
         return max(min(at for at in pending if at is not None) - now, least)
@@ -154,6 +158,11 @@ class Agent:
             self._looked_at = now
             self._take(events.Heartbeat())
             if parts.watcher.is_stale() or parts.configuration.loaded.is_unread:
+                self.reload()
+        if parts.watcher.last_error and now >= self._files_at + UNWATCHED_S:
+            self._files_at = now
+            self._followed = None  # somebody may have raised the limit
+            if parts.watcher.is_stale():
                 self.reload()
 
     # -- going forward --------------------------------------------------------------------------
@@ -255,8 +264,10 @@ class Agent:
                 logger.warning(
                     "changed files are noticed late: %s",
                     self._unwatched,
-                    extra=fields.of(CODE="not-watched", SECONDS=HEARTBEAT_S),
+                    extra=fields.of(CODE="not-watched", SECONDS=UNWATCHED_S),
                 )
+            else:
+                logger.info("changed files are noticed at once again")
         return is_missed
 
     # -- the outside ----------------------------------------------------------------------------

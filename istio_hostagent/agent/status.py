@@ -7,8 +7,9 @@ Version 1: {"version", "pid", "in_control", "in_mesh", "joined", "summary",
 "certificate": {"state": "none|held|expired", "identity", "serial", "not_before", "not_after",
 "next_attempt", "failures", "last_error"}, "proxy": {"kind", "binary", "state", "bootstrap", "pid",
 "starts", "last_error"}, "control_plane": {"state": "none|unknown|connected|away", "away_since"},
-"stuck": [...], "longest_turn_s": {event: seconds}}. Instants are unix seconds or null. Fields are
-added, never renamed: where there is "last_error" the same text is there as "trouble", too.
+"watching": {"state": "complete|late", "last_error"}, "stuck": [...],
+"longest_turn_s": {event: seconds}}. Instants are unix seconds or null. Fields are added, never
+renamed: where there is "last_error" the same text is there as "trouble", too.
 """
 
 import os
@@ -34,6 +35,7 @@ def report(parts: components.Components) -> dict[str, Any]:
         "summary": words.summary,
         **{name: _part(each.status(life, now)) for name, each in parts.reporting.items()},
         "control_plane": _control_plane(parts.proxy),
+        "watching": _watching(parts),
         "stuck": [*parts.proxy.child.stuck, *parts.work.stuck],
         "longest_turn_s": {cause: round(spent, 4) for cause, spent in parts.turns.items()},
     }
@@ -42,6 +44,11 @@ def report(parts: components.Components) -> dict[str, Any]:
 def _part(status: dict[str, Any]) -> dict[str, Any]:
     former = {"trouble": status["last_error"]} if "last_error" in status else {}
     return status | former
+
+
+def _watching(parts: components.Components) -> dict[str, Any]:
+    last_error = "; ".join(filter(None, (parts.watcher.last_error, parts.lookout.last_error)))
+    return {"state": "late" if last_error else "complete", "last_error": last_error}
 
 
 def _control_plane(part: proxies.ProxyPart) -> dict[str, Any]:

@@ -25,6 +25,8 @@ def render(status: dict[str, Any]) -> str:
     rows += [("stuck", text) for text in status.get("stuck", ())]
     rows += [("problem", problem) for problem in configuration["problems"]]
     rows += [("warning", warning) for warning in configuration["warnings"]]
+    if late := status.get("watching", {}).get("last_error"):
+        rows.append(("warning", f"changed files are noticed some seconds late: {late}"))
     rows += [("note", finding) for finding in _differences(redirection)]
     return "\n".join(f"{name:<14} {text}" for name, text in rows)
 

@@ -14,7 +14,8 @@ MAX_BYTES = (1 << 20) + 1
 # ever (M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3) grow with it).
 _PART_BYTES = 1 << 16
 
-# Inode, time of the last change of the content (ns), and size.
+# Inode, time of the last change of content, owner or mode (ns, st_ctime: nobody can set it back),
+# and size.
 Fingerprint = tuple[int, int, int]
 
 
@@ -70,12 +71,12 @@ def has_content(path: str, data: bytes) -> bool:
 
 
 def fingerprint(path: str, *, follows_links: bool = True) -> Fingerprint | None:
-    """What changes when a file is written or replaced; None where there is none to be seen."""
+    """What changes when a file is written, replaced or opened to others; None: none is seen."""
     try:
         status = os.stat(path, follow_symlinks=follows_links)
     except OSError:
         return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
+    return status.st_ino, status.st_ctime_ns, status.st_size
 
 
 def is_program(path: str) -> bool:

@@ -1,69 +1,66 @@
-"""File changes: watched directories in, one call for each burst of changes out.
+"""File changes: watched directories in, one event for each burst of changes out.
 
 Directories are watched, not files: a rename over a file, a file that does not exist yet and a
-swapped symbolic link are all changes of a directory. Those on file systems that may hang are not:
-they would tell of no change that was made elsewhere (inotify(7)). Not here: what a change means.
+swapped symbolic link are all changes of a directory. The directories on the way there are watched
+for what happens to themselves: one that is moved away, removed or opened to another user changes
+which file is seen, and by whom. Those on file systems that may hang are not watched: they would
+tell of no change that was made elsewhere (inotify(7)). Not here: what a change means.
 """
 
 import collections
+import ctypes
+import errno
+import fcntl
 import importlib
 import os
+import struct
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
-from . import mounts, sights
-
-# watchdog (2.2 and 6.0) remembers every name in a directory that a file was moved away from, as
-# long as the directory is watched: 300 bytes for each configuration that is renamed into place.
-# After so many moves the directory is watched anew, when the caller follows the next time.
-MAX_MOVES = 100
-# Changes that matter; `opened` and `closed_no_write` come from our own reading.
-KINDS = frozenset({"created", "modified", "moved", "deleted", "closed"})
-
+from . import mailbox, mounts, sights
 
 # A chain of links longer than this is not followed.
 MAX_LINKS = 8
-# Directories that go away while they are about to be watched: look again so often.
-MAX_RETRIES = 3
 # Links here are the system's own (/var/run) and do not change.
 FIXED = frozenset({"/", "/var"})
+# Directories that go away while they are about to be watched: look again so often.
+MAX_RETRIES = 3
+# linux/inotify.h; the structure is that of inotify(7): wd, mask, cookie, length of the name.
+_ATTRIB, _CLOSE_WRITE, _MOVED, _CREATE, _DELETE = 0x4, 0x8, 0xC0, 0x100, 0x200
+_DELETE_SELF, _MOVE_SELF, _UNMOUNT, _OVERFLOW = 0x400, 0x800, 0x2000, 0x4000
+_ONLYDIR, _MASK_ADD = 0x1000000, 0x20000000
+_SELF = _ATTRIB | _DELETE_SELF | _MOVE_SELF
+# Not IN_MODIFY: whoever still writes will close the file, and who does not is seen by the clock.
+_ENTRIES = _CLOSE_WRITE | _MOVED | _CREATE | _DELETE
+_EVENT = struct.Struct("iIII")
+_READ_BYTES = 65536
 
 
-class _Handler:
-    def __init__(self, directory: str, changed: Callable[[], None]) -> None:
-        self.identity = _identity(directory)
-        self.names: frozenset[str] = frozenset()
-        self.moves = 0
-        self._directory = directory
-        self._changed = changed
+class _Place(NamedTuple):
+    """A directory, and the name that matters in it; empty: only the directory itself does."""
 
-    def dispatch(self, event: Any) -> None:
-        """Take one event from watchdog; it calls nothing else of a handler."""
-        if event.event_type not in KINDS:
-            return
-        if event.event_type in ("moved", "deleted"):  # moved out of the directory is deleted
-            self.moves += 1
-            if self.moves == MAX_MOVES:
-                self._changed()  # whoever is told follows again
-                return
-        paths = (event.src_path, getattr(event, "dest_path", "") or "")
-        for path in map(os.fsdecode, paths):
-            is_gone = event.event_type == "deleted" and path == self._directory
-            if is_gone or os.path.basename(path) in self.names:
-                self._changed()
-                return
+    directory: str
+    name: str = ""
 
 
 class FileWatcher:
-    """Calls `changed`, from a thread of its own, when one of the files may have changed."""
+    """Posts what `changed` gives when one of the files may have changed.
 
-    def __init__(self, changed: Callable[[], None], seen: sights.Sights) -> None:
+    One inotify instance for all directories (watchdog's own observer takes one for each, and the
+    kernel gives a user 128), read by the thread that waits at the inbox.
+    """
+
+    def __init__(
+        self, inbox: mailbox.Mailbox[Any], changed: Callable[[], object], seen: sights.Sights
+    ) -> None:
         """Start with nothing watched."""
+        self._inbox = inbox
         self._changed = changed
         self._mounts = seen.mounts
         self._fingerprint = seen.fingerprint
-        self._observer: Any = None
-        self._watches: dict[str, tuple[Any, _Handler]] = {}
+        self._library: Any = None
+        self._descriptor: int | None = None
+        self._names: dict[int, frozenset[str]] = {}  # that matter, by number of the watch
         self._marks: dict[str, object] = {}
         self.last_error = ""  # why some directory is not watched (inotify limits), or nothing
         self._has_vanished = False  # a directory went away between finding and watching it
@@ -99,61 +96,110 @@ class FileWatcher:
             for directory, name in _places(path, self._mounts):
                 wanted.setdefault(directory, set()).add(name)
         self._marks = marks
-        if self._observer is None:
-            self._observer = _load_observer()
-            self._observer.start()
-        for directory, (watch, handler) in list(self._watches.items()):
-            # A directory of this name may be another one than before.
-            is_same = handler.identity == _identity(directory)
-            if directory not in wanted or not is_same or handler.moves >= MAX_MOVES:
-                self._observer.unschedule(watch)
-                del self._watches[directory]
-        self.last_error = ""
         self._has_vanished = False
-        return any([self._watch(directory, names) for directory, names in wanted.items()])
+        self.last_error = ""
+        if self._descriptor is None and not self._open():
+            return False
+        before, self._names = self._names, {}
+        for directory, names in wanted.items():
+            self._watch(directory, names - {""})
+        for number in before.keys() - self._names.keys():
+            # EINVAL: the directory is gone, and the watch with it.
+            self._library.inotify_rm_watch(self._descriptor, number)
+        # A directory of which only itself matters has nothing to be read again for.
+        return any(names and not before.get(number) for number, names in self._names.items())
 
-    def _watch(self, directory: str, names: set[str]) -> bool:
-        """Watch a directory for these names; True if it was not watched before."""
-        if directory in self._watches:
-            self._watches[directory][1].names = frozenset(names)
+    def _open(self) -> bool:
+        # Loaded at the first use: before that a host has better uses for 10 ms.
+        self._library = self._library or importlib.import_module("watchdog.observers.inotify_c")
+        descriptor = self._library.inotify_init()
+        if descriptor < 0:
+            self.last_error = _instance_error(ctypes.get_errno())
             return False
-        handler = _Handler(directory, self._changed)
-        handler.names = frozenset(names)
-        try:
-            watch = self._observer.schedule(handler, directory, recursive=False)
-        except OSError as error:
-            self._has_vanished |= isinstance(error, FileNotFoundError)
-            self.last_error = f"cannot watch {directory}: {error.strerror}"
-            return False
-        self._watches[directory] = (watch, handler)
+        os.set_inheritable(descriptor, False)
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+        self._descriptor = descriptor
+        self._inbox.watch(descriptor, self._read)
         return True
 
+    def _watch(self, directory: str, names: set[str]) -> None:
+        """Watch a directory for these names; the same one by two paths has one watch."""
+        mask = _SELF | _ONLYDIR | (_ENTRIES if names else 0) | _MASK_ADD
+        path = os.fsencode(directory)
+        number = self._library.inotify_add_watch(self._descriptor, path, mask)
+        if number < 0:
+            code = ctypes.get_errno()
+            self._has_vanished |= code == errno.ENOENT
+            self.last_error = _watch_error(directory, code)
+            return
+        self._names[number] = self._names.get(number, frozenset()) | names
+
+    def _read(self) -> object | None:
+        assert self._descriptor is not None
+        try:
+            data = os.read(self._descriptor, _READ_BYTES)
+        except BlockingIOError:
+            return None
+        position = 0
+        has_changed = False
+        while position < len(data):
+            number, mask, _, length = _EVENT.unpack_from(data, position)
+            begin = position + _EVENT.size
+            position = begin + length
+            name = os.fsdecode(data[begin:position].rstrip(b"\0"))
+            has_changed |= self._matters(number, mask, name)
+        return self._changed() if has_changed else None
+
+    def _matters(self, number: int, mask: int, name: str) -> bool:
+        if mask & _OVERFLOW:
+            return True
+        names = self._names.get(number)
+        if names is None:
+            return False
+        return name in names if name else bool(mask & (_SELF | _UNMOUNT))
+
     def stop(self) -> None:
-        """Watch nothing; waits for the threads to end."""
-        if self._observer is not None:
-            self._observer.stop()
-            self._observer.join()
-            self._observer = None
-        self._watches = {}
+        """Watch nothing."""
+        if self._descriptor is not None:
+            self._inbox.forget(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+        self._names = {}
 
 
-def _load_observer() -> Any:
-    """watchdog is loaded at the first use: before that a host has better uses for 10 ms."""
-    return importlib.import_module("watchdog.observers").Observer()
+def _instance_error(code: int) -> str:
+    if code == errno.EMFILE:
+        limit = "fs.inotify.max_user_instances"
+        return f"root has no inotify instance left: {_raise(limit)}"
+    if code == errno.ENFILE:
+        return "this machine has no file descriptor left: raise sysctl fs.file-max"
+    return f"no inotify instance: {os.strerror(code)}"
 
 
-def _identity(directory: str) -> tuple[int, int] | None:
+def _watch_error(directory: str, code: int) -> str:
+    if code == errno.ENOSPC:
+        limit = "fs.inotify.max_user_watches"
+        return f"cannot watch {directory}, root has no inotify watch left: {_raise(limit)}"
+    return f"cannot watch {directory}: {os.strerror(code)}"
+
+
+def _raise(limit: str) -> str:
+    """What to do about a limit of sysctl(8) that is reached."""
     try:
-        status = os.stat(directory)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        with open(f"/proc/sys/{limit.replace('.', '/')}", encoding="ascii") as lines:
+            value = int(lines.read())
+    except (OSError, ValueError):
+        return f"raise {limit} with sysctl -w, and in /etc/sysctl.d to keep it"
+    larger = max(2 * value, 512)
+    return f"sysctl -w {limit}={larger} (now {value}), and in /etc/sysctl.d to keep it"
 
 
-def _places(path: str, points: mounts.Mounts) -> list[tuple[str, str]]:
+def _places(path: str, points: mounts.Mounts) -> list[_Place]:
     """The directories to watch for one file, each with the name that matters in it.
 
-    Besides the one in which it lies, these are the ones in which a symbolic link on the way lies.
+    Besides the one in which it lies, these are the ones in which a symbolic link on the way lies;
+    of every other one on the way only what happens to itself matters.
     """
     places = []
     here = "/"
@@ -168,19 +214,20 @@ def _places(path: str, points: mounts.Mounts) -> list[tuple[str, str]]:
             continue
         entry = os.path.join(here, name)
         if points.may_hang(entry, follows_link=False):
-            places.append((here, name))
+            places.append(_Place(here, name))
             break
         target = _target(entry) if links < MAX_LINKS else None
         if target is not None:
             links += 1
             if here not in FIXED:
-                places.append((here, name))
+                places.append(_Place(here, name))
             here = "/" if target.startswith("/") else here
             left.extendleft(reversed(target.split("/")))
         elif left and os.path.isdir(entry):
             here = entry
+            places.append(_Place(here))
         else:
-            places.append((here, name))
+            places.append(_Place(here, name))
             break
     return places
 

@@ -1,5 +1,6 @@
 """What a host says of itself in one line, for what is wrong with each of its parts."""
 
+from istio_hostagent.cli import report
 from istio_hostagent.errors import NotPermitted
 from tests.agent import machine
 from tests.agent.host import MemoryHost
@@ -59,3 +60,18 @@ def test_a_ca_that_refuses_is_named_while_the_rest_goes_on(host: MemoryHost) -> 
     assert "; certificate: told certificate-refused" in host.summary
     host.write(CLUSTER, TEXTS["rules"])
     assert host.answer("reload")["ok"]
+
+
+def test_files_that_are_not_watched_are_said_and_looked_at_every_few_seconds(
+    host: MemoryHost,
+) -> None:
+    host.join()
+    host.watcher.is_deaf = True
+    host.watcher.last_error = "root has no inotify instance left: sysctl -w ..."
+    host.write(CLUSTER, TEXTS["rules"])
+    host.settle()
+    shown = report.render(host.status)
+    assert "changed files are noticed some seconds late: root has no inotify instance" in shown
+    host.until(lambda: "rules" in host.rules_of, 6.0, "what the file says")
+    host.watcher.last_error = ""
+    assert "some seconds late" not in report.render(host.status)

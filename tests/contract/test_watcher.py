@@ -1,14 +1,13 @@
 """What is promised of watched files: by inotify, and in memory."""
 
 import os
-import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from istio_hostagent.host import mounts, ports, sights, watch
+from istio_hostagent.host import mailbox, mounts, ports, sights, watch
 from tests.fakes.files import Disk
 from tests.fakes.watcher import FakeWatcher
 
@@ -17,7 +16,7 @@ PATIENCE_S = 10.0
 
 class Watched(NamedTuple):
     watcher: ports.Watcher
-    told: "queue.Queue[None]"
+    inbox: mailbox.Mailbox[str]
     write: Callable[[str, bytes], object]
     remove: Callable[[str], object]
     directory: str
@@ -28,13 +27,13 @@ class WatcherContract:
         path = f"{watched.directory}/file"
         watched.watcher.follow([path])
         watched.write(path, b"1")
-        watched.told.get(timeout=PATIENCE_S)
-        _drain(watched.told)
+        assert watched.inbox.wait(PATIENCE_S)
+        _drain(watched.inbox)
         watched.write(path, b"22")
-        watched.told.get(timeout=PATIENCE_S)
-        _drain(watched.told)
+        assert watched.inbox.wait(PATIENCE_S)
+        _drain(watched.inbox)
         watched.remove(path)
-        watched.told.get(timeout=PATIENCE_S)
+        assert watched.inbox.wait(PATIENCE_S)
 
     def test_what_changed_since_the_mark_is_stale(self, watched: Watched) -> None:
         path = f"{watched.directory}/file"
@@ -70,36 +69,33 @@ class WatcherContract:
         watched.watcher.follow([path])
         watched.watcher.stop()
         watched.write(path, b"1")
-        assert watched.told.empty()
+        assert watched.inbox.wait(0.0) == []
 
 
-def _drain(told: "queue.Queue[None]") -> None:
+def _drain(inbox: mailbox.Mailbox[str]) -> None:
     """Take what else one change was told as."""
-    while True:
-        try:
-            told.get(timeout=0.2)
-        except queue.Empty:
-            return
+    while inbox.wait(0.2):
+        pass
 
 
 class TestFileWatcher(WatcherContract):
     @pytest.fixture
     def watched(self, tmp_path: Path) -> Iterator[Watched]:
-        told: queue.Queue[None] = queue.Queue()
+        inbox: mailbox.Mailbox[str] = mailbox.Mailbox()
 
         def write(path: str, data: bytes) -> None:
             Path(path).write_bytes(data)
 
-        made = watch.FileWatcher(lambda: told.put(None), sights.Sights(mounts.Mounts()))
-        yield Watched(made, told, write, os.unlink, str(tmp_path))
+        made = watch.FileWatcher(inbox, lambda: "changed", sights.Sights(mounts.Mounts()))
+        yield Watched(made, inbox, write, os.unlink, str(tmp_path))
         made.stop()
 
 
 class TestFakeWatcher(WatcherContract):
     @pytest.fixture
     def watched(self) -> Watched:
-        disk, told = Disk(), queue.Queue[None]()
-        made = FakeWatcher(disk, lambda: told.put(None))
+        disk, inbox = Disk(), mailbox.Mailbox[str]()
+        made = FakeWatcher(disk, lambda: inbox.post("changed"))
 
         def write(path: str, data: bytes) -> None:
             disk.write(path, data)
@@ -109,4 +105,4 @@ class TestFakeWatcher(WatcherContract):
             disk.remove(path)
             made.changed(path)
 
-        return Watched(made, told, write, remove, "/etc")
+        return Watched(made, inbox, write, remove, "/etc")

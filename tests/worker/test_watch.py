@@ -1,62 +1,52 @@
-"""The watcher of files: what it tells, and what it does not keep."""
+"""The watcher of files: what it tells, what it costs, and what it says when it cannot."""
 
-import gc
-import queue
-from collections.abc import Iterator
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from istio_hostagent.host import mounts, sights, watch
-from tests.lab.waiting import eventually
+from istio_hostagent.host import mailbox, mounts, sights, watch
 
 PATIENCE_S = 10.0
 RENAMES = 300
-# What may be on its way between the threads of the watched directory, and not looked at yet.
-IN_FLIGHT = 100
 
 
 @pytest.fixture
-def changes() -> queue.Queue[None]:
-    return queue.Queue()
+def inbox() -> mailbox.Mailbox[str]:
+    return mailbox.Mailbox()
 
 
 @pytest.fixture
-def watcher(changes: queue.Queue[None]) -> Iterator[watch.FileWatcher]:
-    made = watch.FileWatcher(lambda: changes.put(None), sights.Sights(mounts.Mounts()))
+def watcher(inbox: mailbox.Mailbox[str]) -> Iterator[watch.FileWatcher]:
+    made = watch.FileWatcher(inbox, lambda: "changed", sights.Sights(mounts.Mounts()))
     yield made
     made.stop()
 
 
-def remembered() -> int:
-    """How many of the kernel's events are still held by anybody in this process."""
-    gc.collect()  # an event may be in a circle with the thread that made it
-    return sum(type(thing).__name__ == "InotifyEvent" for thing in gc.get_objects())
-
-
-def wait_until_quiet(changes: queue.Queue[None], path: Path) -> None:
-    """The watcher is through with everything that came before one more change of the file."""
-    while not changes.empty():
-        changes.get()
-    path.write_text("last")
-    changes.get(timeout=PATIENCE_S)
+def is_told(inbox: mailbox.Mailbox[str]) -> bool:
+    """Whether a change is told; and everything that came with it is taken."""
+    is_told = bool(inbox.wait(PATIENCE_S))
+    while inbox.wait(0.0):
+        pass
+    return is_told
 
 
 def test_a_file_renamed_into_place_and_out_of_it(
-    tmp_path: Path, watcher: watch.FileWatcher, changes: queue.Queue[None]
+    tmp_path: Path, watcher: watch.FileWatcher, inbox: mailbox.Mailbox[str]
 ) -> None:
     path, new, elsewhere = (tmp_path / name for name in ("cluster.env", "new", "else"))
     watcher.follow([str(path)])
     new.write_text("1")
     new.rename(path)
-    changes.get(timeout=PATIENCE_S)
-    wait_until_quiet(changes, path)
+    assert is_told(inbox)
     path.rename(elsewhere)
-    changes.get(timeout=PATIENCE_S)
+    assert is_told(inbox)
 
 
 def test_a_file_moved_out_of_the_watched_directory(
-    tmp_path: Path, watcher: watch.FileWatcher, changes: queue.Queue[None]
+    tmp_path: Path, watcher: watch.FileWatcher, inbox: mailbox.Mailbox[str]
 ) -> None:
     place = tmp_path / "conf"
     place.mkdir()
@@ -64,56 +54,140 @@ def test_a_file_moved_out_of_the_watched_directory(
     path.write_text("1")
     watcher.follow([str(path)])
     path.rename(tmp_path / "kept")
-    changes.get(timeout=PATIENCE_S)
+    assert is_told(inbox)
 
 
-def rename_often(path: Path, neighbour: Path) -> None:
+def test_neighbours_that_change_all_the_time_are_told_to_nobody(
+    tmp_path: Path, watcher: watch.FileWatcher, inbox: mailbox.Mailbox[str]
+) -> None:
+    path, neighbour = tmp_path / "cluster.env", tmp_path / "neighbour"
+    watcher.follow([str(path)])
     for number in range(RENAMES):
-        # One of its own name, as mktemp(1) gives it, and a neighbour that means nothing to us.
-        for target in (path, neighbour):
-            new = path.with_name(f"new.{number}")
-            new.write_text(str(number))
-            new.rename(target)
+        new = path.with_name(f"new.{number}")
+        new.write_text(str(number))
+        new.rename(neighbour)
+    assert inbox.wait(0.0) == []
+    path.write_text("last")
+    assert is_told(inbox)
 
 
-def test_what_watchdog_remembers_of_renames_is_bounded(
-    tmp_path: Path, watcher: watch.FileWatcher, changes: queue.Queue[None]
+def test_all_directories_are_watched_by_one_instance_without_a_thread(
+    tmp_path: Path, watcher: watch.FileWatcher
 ) -> None:
-    path, neighbour = tmp_path / "cluster.env", tmp_path / "neighbour"
-    watcher.follow([str(path)])
-    before = remembered()
-    rename_often(path, neighbour)
-    wait_until_quiet(changes, path)
-    assert remembered() - before > 2 * watch.MAX_MOVES, "without our doing it remembers them all"
+    def instances() -> int:
+        links = Path("/proc/self/fd").iterdir()
+        return sum("inotify" in os.readlink(link) for link in links if link.is_symlink())
 
-    def is_let_go() -> bool:
-        """As the agent does: whatever changed, it follows again."""
-        path.write_text("once more")
-        changes.get(timeout=PATIENCE_S)
-        watcher.follow([str(path)])
-        return remembered() <= before + IN_FLIGHT
-
-    for _ in range(3):
-        eventually(is_let_go, "what was seen is let go")
-        rename_often(path, neighbour)
-    eventually(is_let_go, "it is let go every time")
+    before, threads = instances(), len(os.listdir("/proc/self/task"))
+    places = [tmp_path / str(number) for number in range(10)]
+    for place in places:
+        place.mkdir()
+    watcher.follow([str(place / "file") for place in places])
+    assert instances() - before == 1
+    assert len(os.listdir("/proc/self/task")) == threads
 
 
-def test_neighbours_that_are_renamed_all_the_time_are_bounded_too(
-    tmp_path: Path, watcher: watch.FileWatcher, changes: queue.Queue[None]
+def swapped(place: Path, new: Path) -> None:
+    place.rename(place.with_name("old"))
+    new.rename(place)
+
+
+CHANGES: dict[str, Callable[[Path, Path], object]] = {
+    "the file gets another mode": lambda place, _: (place / "token").chmod(0o640),
+    "the file gets another owner": lambda place, _: os.chown(place / "token", 65534, -1),
+    "its directory is opened": lambda place, _: place.chmod(0o711),
+    "a directory further up is opened": lambda place, _: place.parent.chmod(0o711),
+    "its directory is replaced": lambda place, new: swapped(place, new),
+    "a directory further up is replaced": lambda place, new: swapped(place.parent, new),
+}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_may_let_another_user_read_a_file_is_told_at_once(
+    change: Callable[[Path, Path], object],
+    tmp_path: Path,
+    watcher: watch.FileWatcher,
+    inbox: mailbox.Mailbox[str],
 ) -> None:
-    path, neighbour = tmp_path / "cluster.env", tmp_path / "neighbour"
-    watcher.follow([str(path)])
-    rename_often(neighbour, neighbour)
-    changes.get(timeout=PATIENCE_S)
+    place, new = tmp_path / "secrets" / "tokens", tmp_path / "new"
+    for each in (place, new):
+        each.mkdir(parents=True)
+        each.chmod(0o700)
+    token = place / "token"
+    token.write_text("token")
+    token.chmod(0o600)
+    watcher.follow([str(token)])
+    watcher.mark()
+    change(place, new)
+    assert is_told(inbox)
 
 
-def test_a_directory_that_is_watched_anew_is_read_again(
-    tmp_path: Path, watcher: watch.FileWatcher, changes: queue.Queue[None]
+def test_a_directory_that_is_replaced_is_followed_and_read_again(
+    tmp_path: Path, watcher: watch.FileWatcher, inbox: mailbox.Mailbox[str]
 ) -> None:
-    path = tmp_path / "cluster.env"
-    watcher.follow([str(path)])
-    rename_often(path, path)
-    wait_until_quiet(changes, path)
+    place, new = tmp_path / "conf", tmp_path / "new"
+    place.mkdir()
+    path = place / "sidecar.env"
     assert watcher.follow([str(path)])
-    assert not watcher.follow([str(path)])
+    for turn in range(3):
+        new.mkdir()
+        (new / path.name).write_text(str(turn))
+        place.rename(tmp_path / f"conf.{turn}")
+        new.rename(place)
+        assert is_told(inbox)
+        assert watcher.follow([str(path)]), "to be read again"
+        assert not watcher.follow([str(path)])
+        path.write_text("more")
+        assert is_told(inbox)
+
+
+def test_a_directory_that_appears_later_is_followed(
+    tmp_path: Path, watcher: watch.FileWatcher, inbox: mailbox.Mailbox[str]
+) -> None:
+    path = tmp_path / "a" / "b" / "cluster.env"
+    watcher.follow([str(path)])
+    path.parent.parent.mkdir()
+    assert is_told(inbox)
+    assert watcher.follow([str(path)])
+    path.parent.mkdir()
+    assert is_told(inbox)
+    assert watcher.follow([str(path)])
+    path.write_text("1")
+    assert is_told(inbox)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to set a limit")
+def test_a_limit_that_is_reached_is_named_with_what_raises_it(
+    tmp_path: Path,
+) -> None:
+    # The limits of a user namespace are its own, so that this machine keeps its.
+    script = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from istio_hostagent.host import mailbox, mounts, sights, watch
+path = sys.argv[2]
+watcher = watch.FileWatcher(mailbox.Mailbox(), str, sights.Sights(mounts.Mounts()))
+for limit in ("max_inotify_instances", "max_inotify_watches"):
+    with open(f"/proc/sys/user/{limit}", "w") as file:
+        file.write("0")
+    watcher.follow([path])
+    print(watcher.last_error)
+    with open(f"/proc/sys/user/{limit}", "w") as file:
+        file.write("100")
+watcher.follow([path])
+print(watcher.last_error or "watched")
+"""
+    path = tmp_path / "file"
+    root = str(Path(watch.__file__).parents[2])
+    done = subprocess.run(
+        [*["unshare", "--user", "--map-root-user", "/usr/bin/python3", "-c"], script, root, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    instances, watches, after = done.stdout.splitlines()
+    assert "sysctl -w fs.inotify.max_user_instances=" in instances
+    assert "sysctl -w fs.inotify.max_user_watches=" in watches
+    assert str(tmp_path) in watches
+    assert after == "watched"

@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 
 # Files that could not be read are tried again after 5 s, then twice as long, up to 5 minutes.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 300.0
+# What is bad, gone or empty is read again after so long before anything is made of it: somebody
+# may be in the middle of writing. While that goes on it is waited for, for so many readings.
+DOUBT_S = 0.5
+MAX_DOUBTS = 6
 # What a mistake in the files does to a host that has accepted others before.
 STAYS_ACTIVE = "the previous configuration stays active"
 
@@ -37,10 +41,18 @@ class ConfigurationPart(part.Part):
         self._reading = reading.Reading(work, disk, sources.paths, user, name=reading.WORKER)
         self._glance = reading.Reading(work, disk, sources.paths, user, name="reader for plan")
         self._clock = clock
-        self._loaded_from: object = None  # from what `loaded` was made
+        self._loaded_from: object = None  # from what `_last` was made
+        self._last = reload.Loaded()  # what came of the last reading, taken or not
+        self._taken_from: object = None
         self._reported: object = None
         self._failures = 0
         self._retry_at: float | None = None
+        self._again: list[reading.Taken] = []  # who is to be given the next reading
+        self._doubted: layers.Found | None = None
+        self._doubted_at = 0.0
+        self._doubts = 0
+        self._changed: layers.Found | None = None  # what was read when it was not as accepted
+        self._before: Revision | None = None  # what was accepted then
         self.failure: Problem | None = None  # why the last reading came to nothing
         self.sources = sources
         self.facts = facts
@@ -48,12 +60,14 @@ class ConfigurationPart(part.Part):
 
     def begin(self, kept: reload.Loaded | None) -> None:
         """What the accepted texts come to is all that is known before the first reading."""
-        self.loaded = kept or reload.Loaded()
+        self.loaded = self._last = kept or reload.Loaded()
 
     def read(self, taken: reading.Taken) -> None:
         """Begin to read the files; who is given what was read hands it to `take`."""
         self._retry_at = None
-        self._reading.ask(taken)
+        again, self._again = self._again, []
+        for each in (*again, taken):
+            self._reading.ask(each)
 
     def handle(self, event: events.Event) -> events.Event | None:
         """What the files mean depends on the machine; they are read again when that is due."""
@@ -66,8 +80,33 @@ class ConfigurationPart(part.Part):
         return None
 
     def deadline(self) -> float | None:
-        """When files that could not be read are to be read again (monotonic seconds)."""
+        """When the files are to be read again by themselves (monotonic seconds)."""
         return self._retry_at
+
+    def put_off(
+        self, found: layers.Found | Problem, accepted: Revision | None, taken: reading.Taken
+    ) -> bool:
+        """Whether what was read is no good yet: `taken` gets what is read in a moment.
+
+        A host that has accepted nothing has nothing to lose, and is told at once.
+        """
+        if isinstance(found, Problem) or accepted is None:
+            return False
+        loaded = self._load(found, accepted)
+        if not (loaded.problems or loaded.stand_ins):
+            self._doubted, self._doubts = None, 0
+            return False
+        now = self._clock.monotonic()
+        if found != self._doubted:
+            self._doubted, self._doubted_at = found, now
+            self._doubts += 1
+        if now >= self._doubted_at + DOUBT_S or self._doubts > MAX_DOUBTS:
+            self._doubts = 0
+            return False
+        if taken not in self._again:
+            self._again.append(taken)
+        self._retry_at = self._doubted_at + DOUBT_S
+        return True
 
     def take(self, found: layers.Found | Problem, accepted: Revision | None) -> Offer | None:
         """Take what was read; what is wrong with it is logged once. None: nothing was read.
@@ -78,20 +117,35 @@ class ConfigurationPart(part.Part):
             self._failed(found)
             return None
         self.failure, self._failures = None, 0
-        kept = layers_of(accepted)
-        for known in (kept, self.loaded.layers):
-            if found.layers == known:
-                found = found._replace(layers=known)  # one copy, of what may be large
-        if self._loaded_from == (found, self.facts, kept):
-            return offer(self.loaded)  # ten thousand networks take a tenth of a second
-        is_first, self._loaded_from = self._loaded_from is None, (found, self.facts, kept)
-        self.loaded = reload.load(found, self.facts, kept)
-        if self._reported != (self.loaded.problems, self.loaded.layers):
-            self._reported = self.loaded.problems, self.loaded.layers
+        is_first = self._taken_from is None
+        self.loaded = self._load(found, accepted)
+        if self._taken_from == self._loaded_from:
+            return offer(self.loaded)
+        self._taken_from = self._loaded_from
+        if self._reported != (self.loaded.problems, self.loaded.layers, self.loaded.stand_ins):
+            self._reported = self.loaded.problems, self.loaded.layers, self.loaded.stand_ins
             self._report()
         if not is_first:
             garbage.collect()
         return offer(self.loaded)
+
+    def _load(self, found: layers.Found, accepted: Revision | None) -> reload.Loaded:
+        """Make sense of what was read, once: ten thousand networks take a tenth of a second."""
+        kept = layers_of(accepted)
+        for known in (kept, self._last.layers):
+            if found.layers == known:
+                found = found._replace(layers=known)  # one copy, of what may be large
+        if self._loaded_from != (found, self.facts, kept):
+            self._loaded_from = (found, self.facts, kept)
+            before = self._find_before(found, accepted)
+            self._last = reload.load(found, self.facts, kept, before)
+        return self._last
+
+    def _find_before(self, found: layers.Found, accepted: Revision | None) -> model.Config | None:
+        """What had worked when the files became what they are: also once these have worked."""
+        if self._changed is None or found.layers != self._changed.layers:
+            self._changed, self._before = found, accepted
+        return config_of(self._before) if self._before is not None else None
 
     def _failed(self, failure: Problem) -> None:
         if failure is self.failure:
@@ -127,10 +181,10 @@ class ConfigurationPart(part.Part):
     def obstacle(self, life: Life) -> str:
         """What is missing, or wrong in the files, with file and line."""
         if life.offer.is_empty and life.in_force is None:
-            return f"waiting for {self.sources.cluster}"
+            return f"waiting for {self.sources.cluster} or {self.sources.sidecar}"
         loaded = self.loaded_for(life)
         if not loaded.problems:
-            return ""
+            return str(loaded.stand_ins[0]) if loaded.stand_ins else ""
         others = len(loaded.problems) - 1
         more = f" (and {others} more)" if others else ""
         kept = f"; {STAYS_ACTIVE}" if loaded.is_kept else ""
@@ -139,8 +193,9 @@ class ConfigurationPart(part.Part):
     def status(self, life: Life, _now: Now) -> dict[str, Any]:
         """Its part of the report of `status`."""
         loaded = self.loaded_for(life)
-        state = "accepted" if loaded.config is not None else "waiting"
-        if loaded.is_kept:
+        is_waiting = loaded.is_empty and life.in_force is None
+        state = "waiting" if loaded.config is None or is_waiting else "accepted"
+        if loaded.is_kept or (loaded.stand_ins and not loaded.problems and not life.is_changing):
             state = "kept"
         elif loaded.problems:
             state = "invalid"

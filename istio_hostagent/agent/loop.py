@@ -233,7 +233,14 @@ class Agent:
         is_asked: bool = False,
     ) -> None:
         parts = self._parts
-        offer = parts.configuration.take(found, parts.life.disk.accepted)
+        accepted = parts.life.disk.accepted
+        again: reading.Taken = self._was_read
+        if is_asked or then is not None:
+            again = functools.partial(self._was_read, then=then, is_asked=is_asked)
+        if parts.configuration.put_off(found, accepted, again):
+            parts.life = lives.unreadable(parts.life)
+            return
+        offer = parts.configuration.take(found, accepted)
         if offer is None:
             parts.life = lives.unreadable(parts.life)
         else:

@@ -1,8 +1,9 @@
 """From the files on disk to the configuration in force, or the last accepted one and the reason.
 
 The texts that were accepted are kept in one file of the state directory (design invariant 3): a
-bad file, or an accepted file that is gone, never takes away what works. They are kept only once
-they have worked; before that a corrected or removed file counts at once.
+bad file never takes away what works, and the accepted text of a file that is gone or emptied
+stands in for it, so that the other files still count. They are kept only once they have worked;
+before that a corrected or removed file counts at once.
 """
 
 import json
@@ -14,6 +15,8 @@ from ..errors import Problem
 from ..host import files, layers
 from . import places
 
+# What is no content of a file: white space, NUL bytes, and a byte order mark before them.
+_BLANKS, _BOM = b"\0 \t\r\n\f\v", b"\xef\xbb\xbf"
 ACCEPTED = "accepted.json"
 REFUSED = "refused.json"
 # Three texts of the largest size that the parser takes, each byte up to six characters long.
@@ -23,8 +26,10 @@ MAX_ACCEPTED = 3 * 6 * files.MAX_BYTES + 65536
 class Loaded(NamedTuple):
     """What the files came to. `config` is None when there is nothing to do or nothing usable.
 
-    `is_kept`: the files are bad or gone and `config` comes from the accepted texts.
-    `is_empty`: nobody has written a configuration yet; that is no problem.
+    `is_kept`: the files are bad and `config` comes from the accepted texts.
+    `is_empty`: no file of the mesh sets a key. Before anything was accepted that is no problem,
+    and no configuration; afterwards it is one that captures nothing.
+    `stand_ins`: files that are gone or emptied, whose accepted text counts in their place.
     """
 
     config: model.Config | None = None
@@ -33,46 +38,127 @@ class Loaded(NamedTuple):
     warnings: tuple[Problem, ...] = ()
     is_kept: bool = False
     is_empty: bool = False
+    stand_ins: tuple[Problem, ...] = ()
     is_unread: bool = False  # some file could not be read, which may pass without a change of it
 
 
-def load(read: layers.Found, facts: model.HostFacts, accepted: Sequence[model.Layer]) -> Loaded:
-    """Make sense of what was read; fall back on `accepted` (empty: there are none) as a whole."""
-    found, problems = read
+def load(
+    read: layers.Found,
+    facts: model.HostFacts,
+    accepted: Sequence[model.Layer],
+    before: model.Config | None = None,
+) -> Loaded:
+    """Make sense of what was read; fall back on `accepted` (empty: there are none) as a whole.
+
+    `before`: what was in force when the files were changed; what it captured and they do not is
+    a warning.
+    """
+    found, stand_ins = _restore(read.layers, accepted)
     if found == tuple(accepted):
         found = tuple(accepted)  # one copy, of what may be large
-    is_unread = bool(problems)
-    loaded = _build(found, facts, problems or _gone(found, accepted))
+    is_unread = bool(read.problems)
+    loaded = _build(found, facts, read.problems, has_worked=bool(accepted))
+    warnings = (*stand_ins, *_emptied(read.layers, loaded, accepted), *loaded.warnings)
+    if loaded.config is not None and before is not None:
+        warnings += _no_longer_captured(loaded.config, before, found, warnings)
     if loaded.problems and accepted:
         kept = _load_kept(accepted, facts)
-        loaded = kept._replace(problems=loaded.problems, warnings=loaded.warnings, is_kept=True)
-    return loaded._replace(is_unread=is_unread)
+        loaded = kept._replace(problems=loaded.problems, is_kept=True)
+    return loaded._replace(is_unread=is_unread, warnings=warnings, stand_ins=stand_ins)
 
 
 def _load_kept(accepted: Sequence[model.Layer], facts: model.HostFacts) -> Loaded:
     # sshd may have got a port of ours since they were accepted; that takes nothing away.
-    return _build(tuple(accepted), facts._replace(ssh_ports=()), ())
+    return _build(tuple(accepted), facts._replace(ssh_ports=()), (), has_worked=True)
 
 
-def _gone(found: Sequence[model.Layer], accepted: Sequence[model.Layer]) -> tuple[Problem, ...]:
-    missing = {layer.file for layer in found if layer.data is None}
-    message = "is gone; the text accepted before stays in force (systemctl stop leaves the mesh)"
+def _restore(
+    found: Sequence[model.Layer], accepted: Sequence[model.Layer]
+) -> tuple[tuple[model.Layer, ...], tuple[Problem, ...]]:
+    """Let the accepted text stand in for a file that is gone or was emptied by accident."""
+    kept = {layer.file: layer for layer in accepted if _says_something(layer.data)}
+    restored, why = [], []
+    for layer in found:
+        old = kept.get(layer.file)
+        if old is None or not _is_blank(layer.data):
+            restored.append(layer)
+            continue
+        restored.append(old)
+        state = "is gone"
+        if layer.data is not None:
+            state = "holds nothing but NUL bytes" if b"\0" in layer.data else "is empty"
+        message = (
+            f"{state}; what it said before stays in force"
+            f" (to drop that, leave a comment in it: echo '#' > {layer.file})"
+        )
+        why.append(Problem(layer.file, 0, message))
+    return tuple(restored), tuple(why)
+
+
+def _emptied(
+    found: Sequence[model.Layer], loaded: Loaded, accepted: Sequence[model.Layer]
+) -> tuple[Problem, ...]:
+    """Files in which comments alone are left: somebody's word, to be said all the same."""
+    had = {layer.file for layer in accepted if _says_something(layer.data)}
+    silent = [
+        layer.file
+        for layer in found[1:]
+        if not _is_blank(layer.data) and not _says_something(layer.data)
+    ]
+    message = "sets nothing: every line of it is a comment"
+    return tuple(Problem(file, 0, message) for file in silent if file in had or loaded.is_empty)
+
+
+def _is_blank(data: bytes | None) -> bool:
+    """Whether a file has no content at all, as after a full disk or a power loss."""
+    return data is None or not data.removeprefix(_BOM).strip(_BLANKS)
+
+
+def _says_something(data: bytes | None) -> bool:
+    """Whether a file has more than comments."""
+    if _is_blank(data):
+        return False
+    assert data is not None
+    lines = data.removeprefix(_BOM).splitlines()
+    return any(line.strip(_BLANKS) and not line.lstrip().startswith(b"#") for line in lines)
+
+
+def _no_longer_captured(
+    config: model.Config,
+    before: model.Config,
+    found: Sequence[model.Layer],
+    said: Sequence[Problem],
+) -> tuple[Problem, ...]:
+    """What was captured and is not any more as a whole, unless that is said already."""
+    now, then = config.redirection, before.redirection
+    lost = []
+    if (then.outbound or then.outbound_ports) and not (now.outbound or now.outbound_ports):
+        lost.append("outbound")
+    if then.inbound and not now.inbound:
+        lost.append("inbound")
+    messages = (f"nothing {way} is captured any more" for way in lost)
+    known = " ".join(problem.message for problem in said)
     return tuple(
-        Problem(layer.file, 0, message)
-        for layer in accepted
-        if layer.data is not None and layer.file in missing
+        Problem(found[1].file, 0, f"{message}: the files name nothing for it")
+        for message in messages
+        if message.removesuffix(" any more") not in known
     )
 
 
 def _build(
-    found: tuple[model.Layer, ...], facts: model.HostFacts, problems: tuple[Problem, ...]
+    found: tuple[model.Layer, ...],
+    facts: model.HostFacts,
+    problems: tuple[Problem, ...],
+    *,
+    has_worked: bool,
 ) -> Loaded:
     outcome = build.build_config(found, facts)
     problems = tuple(sorted({*problems, *outcome.problems}))
     mesh_files = {layer.file for layer in found[1:]}
     is_empty = not problems and not any(value.file in mesh_files for value in outcome.values)
+    is_nothing = bool(problems) or (is_empty and not has_worked)
     return Loaded(
-        config=None if problems or is_empty else outcome.config,
+        config=None if is_nothing else outcome.config,
         layers=found,
         problems=problems,
         warnings=outcome.warnings,

@@ -158,8 +158,8 @@ class Requests:
             lines = [str(problem) for problem in loaded.problems]
             message = "\n".join([*lines, configuration.STAYS_ACTIVE] if loaded.is_kept else lines)
         else:
-            cluster = self._parts.configuration.sources.cluster
-            message = f"no configuration yet: {cluster} is missing or empty"
+            sources = self._parts.configuration.sources
+            message = f"no configuration yet: {sources.cluster} and {sources.sidecar} set nothing"
         return refusal(HostAgentError(message)) | {"exit_status": 78, "code": "config-invalid"}
 
     def tell(self, report: Report) -> None:
@@ -203,6 +203,8 @@ class Requests:
             is_passing = life.refusal is not None and life.refusal.retry_at is not None
             is_passing = is_passing or parts.configuration.failure is not None
             return answer | {"exit_status": 75} if is_passing else answer
+        if life.in_force is None and life.offer.is_empty:
+            return self._not_usable()
         if life.rollout.candidate is not None:
             error = life.rollout.validation.last_error
             message = f"not active yet, retried automatically: {error}"

@@ -31,7 +31,8 @@ def execute(values: Values) -> int:
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if loaded.is_empty:
-        print(f"no configuration yet: {sources.cluster} is missing or empty", file=sys.stderr)
+        paths = f"{sources.cluster} and {sources.sidecar}"
+        print(f"no configuration yet: {paths} set nothing", file=sys.stderr)
     return 78 if loaded.config is None else 0
 
 

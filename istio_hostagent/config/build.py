@@ -47,6 +47,7 @@ def build_config(layers: Sequence[model.Layer], facts: model.HostFacts) -> Outco
     redirection = _build_redirection(reader)
     identity = _build_identity(reader)
     proxy = _build_proxy(reader)
+    _check_emptied(reader, redirection)
     _check_listeners(reader, facts)
     _check_foreign(reader)
     config = model.Config(redirection, identity, proxy)
@@ -78,6 +79,22 @@ def _build_redirection(reader: reading.Reader) -> model.Redirection:
         proxy_ports=_proxy_ports(reader),
         private_ports=_private_ports(reader),
     )
+
+
+def _check_emptied(reader: reading.Reader, redirection: model.Redirection) -> None:
+    """Say what is not captured because a variable has no value."""
+    ways = {
+        settings.SERVICE_CIDR.key: "outbound" if not redirection.outbound_ports else "",
+        settings.INBOUND_PORTS.key: "inbound",
+    }
+    for key, way in ways.items():
+        sets = reader.history.get(key)
+        if not sets or sets[-1].value.strip() or not sets[-1].uses or not way:
+            continue
+        names = " and ".join(f"${name}" for name in sets[-1].uses)
+        verb = "is" if len(sets[-1].uses) == 1 else "are"
+        message = f"{key} is empty because {names} {verb}: nothing {way} is captured"
+        reader.warn(sets[-1], message)
 
 
 def _proxy_ports(reader: reading.Reader) -> tuple[int, ...]:

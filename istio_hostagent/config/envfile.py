@@ -67,6 +67,9 @@ def parse_bytes(data: bytes, file: str, earlier: Mapping[str, str]) -> EnvFile:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         message = "the file is UTF-16 text; save it as UTF-8"
         return EnvFile(problems=(Problem(file, 0, message),))
+    if b"\0" in data and not data.strip(b"\0 \t\r\n"):
+        message = "the file holds nothing but NUL bytes, as after a power loss: write it anew"
+        return EnvFile(problems=(Problem(file, 0, message),))
     if (nul := data.find(b"\0")) >= 0:
         message = "a NUL byte: this is not a text file"
         return EnvFile(problems=(Problem(file, data.count(b"\n", 0, nul) + 1, message),))

@@ -24,6 +24,7 @@ class Origin(NamedTuple):
     trust: model.Trust
     is_extension: bool  # made from the former value of the same key
     is_made_up: bool = False  # of a value that more can change than the file itself
+    uses: tuple[str, ...] = ()  # the variables it is made from
 
 
 class Collected(NamedTuple):
@@ -66,7 +67,8 @@ def _add(
     trust = _find_trust(found, layer.trust, assignment)
     is_made_up = trust.level < layer.trust.level
     where = layer.file, assignment.line
-    origin = Origin(*where, assignment.value, number, trust, is_extension, is_made_up)
+    uses = assignment.uses
+    origin = Origin(*where, assignment.value, number, trust, is_extension, is_made_up, uses)
     sets.append(origin)
 
 

@@ -51,8 +51,10 @@ class Revision(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """What the files make. No revision: nothing usable; `is_empty`: nothing has been written.
+    """What the files make. No revision: nothing usable.
 
+    `is_empty`: no file says anything of the mesh. A host that has not joined waits then; one that
+    has takes the revision, if there is one, like any other.
     Not `is_read`: no reading has succeeded since the start, and what they make is not known.
     """
 

@@ -32,7 +32,7 @@ def turn(life: Life, now_is: Situation, now: Now) -> Life:
 
 
 def _turn_out(life: Life, now_is: Situation, now: Now) -> Life:
-    if life.offer.is_empty and life.offer.revision is None:
+    if life.offer.is_empty:
         return life._replace(in_force=None, told=None, told_identity=None)
     life = _follow_files(life)
     # What an earlier attempt left is taken out first, and its proxy may still hold its ports.
@@ -59,9 +59,8 @@ def _turn_joining(life: Life, now_is: Situation, now: Now) -> Life:
     if life.disk.is_joined:
         joined = life._replace(phase=next_phase(life.phase, Turn.COMMIT))
         return joined._replace(attempt=lives.Attempt())
-    is_withdrawn = life.offer.is_empty and life.offer.revision is None
     is_other = life.desired is not None and not life.desired.says_same(life.in_force)
-    if is_withdrawn or is_other:
+    if life.offer.is_empty or is_other:
         return life._replace(phase=next_phase(life.phase, Turn.FAIL))
     if error := _joining_error(life, now_is, now):
         failed = life._replace(phase=next_phase(life.phase, Turn.FAIL))

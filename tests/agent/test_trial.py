@@ -214,11 +214,9 @@ def test_bad_and_missing_files_leave_what_works(host: MemoryHost) -> None:
     host.join()
     transactions, proxy = host.space.transactions, host.status["proxy"]
     host.write(CLUSTER, BAD)
-    host.settle()
-    assert CLUSTER in host.summary
+    host.until(lambda: CLUSTER in host.summary, 2.0, "the mistake is said")
     host.remove(CLUSTER)
-    host.settle()
-    assert "is gone" in host.summary
+    host.until(lambda: "is gone" in host.summary, 2.0, "the loss is said")
     for _ in range(2):
         assert host.is_in_mesh
         assert host.space.transactions == transactions

@@ -4,7 +4,7 @@ from istio_hostagent.cli import report
 from istio_hostagent.errors import NotPermitted
 from tests.agent import machine
 from tests.agent.host import MemoryHost
-from tests.agent.texts import CLUSTER, TEXTS
+from tests.agent.texts import CLUSTER, SIDECAR, TEXTS
 
 TWO_MISTAKES = b"ISTIO_SERVICE_CIDR=nonsense\nISTIO_INBOUND_PORTS=70000\n"
 
@@ -13,7 +13,7 @@ def test_without_a_configuration_the_file_is_named_that_is_waited_for() -> None:
     host = MemoryHost()
     host.start()
     host.settle()
-    assert host.summary == f"not in the mesh: waiting for {CLUSTER}"
+    assert host.summary == f"not in the mesh: waiting for {CLUSTER} or {SIDECAR}"
     assert host.notifier.said["READY"] == "1"
 
 
@@ -29,7 +29,7 @@ def test_the_first_mistake_is_named_with_its_line_and_the_number_of_the_others()
 def test_a_mistake_on_a_joined_host_is_said_with_what_it_leaves(host: MemoryHost) -> None:
     host.join()
     host.write(CLUSTER, TWO_MISTAKES)
-    host.settle()
+    host.until(lambda: CLUSTER in host.summary, 2.0, "the mistake is said")
     assert host.is_in_mesh
     assert f"; {CLUSTER}:1: " in host.summary
     assert host.summary.endswith("; the previous configuration stays active")
@@ -75,3 +75,15 @@ def test_files_that_are_not_watched_are_said_and_looked_at_every_few_seconds(
     host.until(lambda: "rules" in host.rules_of, 6.0, "what the file says")
     host.watcher.last_error = ""
     assert "some seconds late" not in report.render(host.status)
+
+
+def test_reload_without_any_configuration_says_so() -> None:
+    host = MemoryHost()
+    host.start()
+    host.settle()
+    for text in (None, b"", b"# KEY=value\n"):
+        if text is not None:
+            host.write(CLUSTER, text)
+        answer = host.answer("reload")
+        assert (answer["ok"], answer["exit_status"]) == (False, 78)
+        assert answer["message"] == f"no configuration yet: {CLUSTER} and {SIDECAR} set nothing"

@@ -58,9 +58,9 @@ OWN = _text(
 OWN_AUTO = OWN.replace(b"PROXY=envoy", b"PROXY=auto")
 
 
-def config_of(text: bytes, hostagent: bytes = OWN) -> model.Config:
+def config_of(text: bytes, hostagent: bytes = OWN, sidecar: bytes | None = None) -> model.Config:
     trust = model.Trust(is_root_only=True)
-    files = ((HOSTAGENT, hostagent), (CLUSTER, text), (SIDECAR, None))
+    files = ((HOSTAGENT, hostagent), (CLUSTER, text), (SIDECAR, sidecar))
     found = build.build_config([model.Layer(path, data, trust) for path, data in files], FACTS)
     assert found.config is not None, found.problems
     return found.config
@@ -93,12 +93,6 @@ def _as_installed(ruleset: redirect.Ruleset) -> tuple[object, object]:
 
 # The configurations whose rules these are, by the rules as a kernel has them.
 KNOWN: dict[object, set[str]] = {}
-for _name, _redirection in _REDIRECTIONS:
-    for _facts in _EVERY_FACT:
-        _ruleset = policy.build_ruleset(_redirection, _facts)
-        KNOWN.setdefault(_as_installed(_ruleset), set()).add(_name)
-
-
 def packet_of(expectation: expectations.Expectation) -> tuple[object, ...]:
     """What is sent, whatever has to become of it."""
     return (*expectation[1:4], expectation.source, expectation.shape)
@@ -106,7 +100,16 @@ def packet_of(expectation: expectations.Expectation) -> tuple[object, ...]:
 
 # By configuration and packet: what has to become of it.
 EXPECTED: dict[str, dict[tuple[object, ...], expectations.Expectation]] = {}
-for _name, _redirection in _REDIRECTIONS:
-    for _facts in _EVERY_FACT:
-        _made = expectations.build_expectations(_redirection, _facts)
-        EXPECTED.setdefault(_name, {}).update((packet_of(each), each) for each in _made)
+
+
+def know(name: str, config: model.Config) -> None:
+    """Let a host in memory know which rules and packets a configuration means."""
+    for facts in _EVERY_FACT:
+        ruleset = policy.build_ruleset(config.redirection, facts)
+        KNOWN.setdefault(_as_installed(ruleset), set()).add(name)
+        made = expectations.build_expectations(config.redirection, facts)
+        EXPECTED.setdefault(name, {}).update((packet_of(each), each) for each in made)
+
+
+for _name, _config in CONFIGS.items():
+    know(_name, _config)

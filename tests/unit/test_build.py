@@ -318,7 +318,7 @@ def test_all_problems_of_all_files_come_at_once_and_sorted() -> None:
     )
     assert outcome.config is None
     assert [str(problem) for problem in outcome.problems] == [
-        f"{OWN}:1: a NUL byte: this is not a text file",
+        f"{OWN}: the file holds nothing but NUL bytes, as after a power loss: write it anew",
         f"{CLUSTER}:1: ISTIO_SERVICE_CIDR: the prefix length of '10.0.0.0/40' is not a number up to 32",
         f"{CLUSTER}:2: the single quote is never closed",
         f"{SIDECAR}:2: SECRET_TTL: '1d' is not a duration such as 24h or 1h30m",

@@ -181,7 +181,12 @@ print(watcher.last_error or "watched")
     path = tmp_path / "file"
     root = str(Path(watch.__file__).parents[2])
     done = subprocess.run(
-        [*["unshare", "--user", "--map-root-user", "/usr/bin/python3", "-c"], script, root, str(path)],
+        [
+            *["unshare", "--user", "--map-root-user", "/usr/bin/python3", "-c"],
+            script,
+            root,
+            str(path),
+        ],
         capture_output=True,
         text=True,
         check=True,

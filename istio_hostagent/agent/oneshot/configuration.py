@@ -25,6 +25,8 @@ def require(
     """The configuration, or ConfigInvalid with every problem."""
     loaded, facts, sources = load(environment, reading)
     if loaded.config is None:
-        missing = Problem(sources.cluster, 0, "no configuration yet: missing or empty")
+        missing = Problem(
+            sources.cluster, 0, f"no configuration yet: it and {sources.sidecar} set nothing"
+        )
         raise ConfigInvalid(loaded.problems or (missing,))
     return loaded.config, facts

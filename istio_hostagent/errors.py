@@ -6,6 +6,9 @@ libraries (they stop in `host`).
 sysexits.h where one fits.
 """
 
+import errno
+import os
+import signal
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
@@ -21,6 +24,53 @@ class Problem(NamedTuple):
         """The form that editors understand, `file:line: message`; a line of 0 is left out."""
         where = f"{self.file}:{self.line}" if self.line else self.file
         return f"{where}: {self.message}"
+
+
+# What the kernel, the C library and Python call a shortage, and what to do about it.
+_REMEDIES = {
+    "Too many open files in system": "raise the sysctl fs.file-max",
+    "Too many open files": "raise LimitNOFILE= with `systemctl edit istio-hostagent`",
+    "Cannot allocate memory": "memory ran out: see `free -m`, and MemoryMax= of the unit",
+    # The dynamic linker names only the number.
+    "Error 24": "raise LimitNOFILE= with `systemctl edit istio-hostagent`",
+    "Error 23": "raise the sysctl fs.file-max",
+    "Error 12": "memory ran out: see `free -m`, and MemoryMax= of the unit",
+    "memory allocation": "memory ran out: see `free -m`, and MemoryMax= of the unit",
+    "out of memory": "memory ran out: see `free -m`, and MemoryMax= of the unit",
+    "MemoryError": "memory ran out: see `free -m`, and MemoryMax= of the unit",
+    "failed to map segment": "memory ran out: see `free -m`, and MemoryMax= of the unit",
+    "Resource temporarily unavailable": "no more processes are allowed: see TasksMax= of the unit,"
+    " the sysctl kernel.pid_max and `ps -eLf | wc -l`",
+    "Cannot fork": "no more processes are allowed: see TasksMax= of the unit, the sysctl"
+    " kernel.pid_max and `ps -eLf | wc -l`",
+    "Read-only file system": "it is mounted read-only: `dmesg` says why; `mount -o remount,rw`",
+    "No space left on device": "it is full: see `df -h` and `df -i`",
+    "Disk quota exceeded": "the quota of its owner is used up: see `quota`",
+    "Input/output error": "the disk has failed: `dmesg` says more",
+}
+# Shortages of the machine, which are no mistake of a program and may pass.
+SHORTAGES = frozenset(
+    getattr(errno, name)
+    for name in ("EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EROFS", "ENOSPC", "EDQUOT", "EIO")
+)
+_KILLED = "if nobody killed it, memory ran out: `journalctl -k | grep -i oom`"
+
+
+def find_remedy(status: int | None, text: str) -> str:
+    """What to do about a process that ended so (negative: by this signal) with these last words.
+
+    Nothing if it is not known to be a shortage of the machine.
+    """
+    if status == -signal.SIGKILL:
+        return _KILLED
+    return next((remedy for words, remedy in _REMEDIES.items() if words in text), "")
+
+
+def describe(error: OSError) -> str:
+    """An error of the operating system in words, and what to do about it."""
+    words = os.strerror(error.errno) if error.errno else str(error)
+    remedy = find_remedy(None, words)
+    return f"{words} ({remedy})" if remedy else words
 
 
 class HostAgentError(Exception):
@@ -90,6 +140,13 @@ class CertificateRefused(HostAgentError):
     """The CA answered and said no; only an operator can change that."""
 
     code = "certificate-refused"
+    exit_status = 77
+
+
+class CredentialMissing(HostAgentError):
+    """The CA is not asked: there is nothing to show to it, or no root to know it by."""
+
+    code = "credential-missing"
     exit_status = 77
 
 

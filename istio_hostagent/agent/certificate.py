@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..config import model
-from ..errors import ChildFailed, HostAgentError, NotPermitted
+from ..errors import ChildFailed, HostAgentError, NotPermitted, describe
 from ..host import ports, processes
 from ..host.answers import certificate as answers
 from ..identity import rotation
@@ -77,7 +77,9 @@ class CertificatePart(part.Part):
     def handle(self, event: events.Event) -> None:
         """Look at files, where somebody may have changed them."""
         match event:
-            case events.Reloading():
+            case events.Reloading(is_asked):
+                if is_asked:
+                    self.value = rotation.credentials_changed(self.value)
                 self.look_at_credentials()
                 self.look_at_files()
             case events.Heartbeat():
@@ -107,6 +109,8 @@ class CertificatePart(part.Part):
             "not_after": held.not_after if held else None,
             "next_attempt": value.next_at or None,
             "failures": value.failures,
+            "renewal": _renewal(value),
+            "failing_since": value.failing_since,
             "obtained": self.obtained,
             "last_error": self.last_error,
         }
@@ -162,7 +166,9 @@ class CertificatePart(part.Part):
         try:
             store = self._files.make_store(output, self._user)
         except OSError as error:
-            failure = rotation.Failure(NotPermitted.code, str(error))
+            place = f"{error.filename}: " if error.filename else ""
+            message = f"no place for certificates: {place}{describe(error)}"
+            failure = rotation.Failure(NotPermitted.code, message)
             self._finish(answers.Certificate(error=failure))
             return
         if not self.value.has_looked and self._files.has_key(output):
@@ -260,3 +266,9 @@ class CertificatePart(part.Part):
                     NEXT_TRY=fields.moment(value.next_at),
                 ),
             )
+
+
+def _renewal(value: rotation.Rotation) -> str:
+    if value.last_error is not None:
+        return "failing"
+    return "planned" if value.held is not None else "pending"

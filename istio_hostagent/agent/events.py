@@ -68,7 +68,12 @@ class Heartbeat(NamedTuple):
 
 
 class Reloading(NamedTuple):
-    """The files are about to be read again: what else may have changed is looked at, too."""
+    """The files are about to be read again: what else may have changed is looked at, too.
+
+    `is_asked`: an operator wants it, so what failed is tried again at once.
+    """
+
+    is_asked: bool = False
 
 
 class MachineSeen(NamedTuple):

@@ -219,7 +219,7 @@ class Agent:
         parts = self._parts
         parts.watcher.mark()
         self._followed = None
-        self._take(events.Reloading())
+        self._take(events.Reloading(is_asked=is_asked))
         taken: reading.Taken = self._was_read
         if is_asked or then is not None:
             taken = functools.partial(self._was_read, then=then, is_asked=is_asked)

@@ -6,12 +6,10 @@ rounds. Not here: what the outcomes mean (`proof`).
 """
 
 import collections
-import errno
-import os
 from collections.abc import Callable
 
 from ..config import model
-from ..errors import ChildFailed, HostAgentError, KernelBusy
+from ..errors import ChildFailed, HostAgentError, KernelBusy, describe
 from ..host import ports, probing
 from ..host.answers import probe_sockets
 from ..redirect import expectations
@@ -187,5 +185,4 @@ class Prober(part.Part):
 def _refusal(error: HostAgentError | OSError) -> HostAgentError:
     if isinstance(error, HostAgentError):
         return error
-    reason = os.strerror(error.errno or errno.EIO)
-    return KernelBusy(f"the probe packets could not be sent: {reason}")
+    return KernelBusy(f"the probe packets could not be sent: {describe(error)}")

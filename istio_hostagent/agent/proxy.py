@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..config import model
-from ..errors import ChildFailed, HostAgentError, HostUnsupported
+from ..errors import ChildFailed, HostAgentError, HostUnsupported, describe
 from ..host import ports, processes
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now
@@ -79,7 +79,9 @@ class ProxyPart(part.Part):
                 if self._config is not None and facts != self._facts:
                     self._facts = facts
                     self.look_for_binary()
-            case events.Reloading():
+            case events.Reloading(is_asked):
+                if is_asked:
+                    self.validation = self.validation._replace(retry_at=0.0)
                 self.look_for_binary()
 
     def look_for_binary(self) -> None:
@@ -264,7 +266,9 @@ class ProxyPart(part.Part):
             )
         except OSError as error:
             program = built.spec.argv[0]
-            self._undecided(before, ChildFailed(program, f"cannot be validated: {error}"), done)
+            self._undecided(
+                before, ChildFailed(program, f"cannot be validated: {describe(error)}"), done
+            )
 
     def _ended(
         self,
@@ -280,8 +284,7 @@ class ProxyPart(part.Part):
         else:
             lines = text.decode(errors="replace").splitlines()[-TAIL_LINES:]
             program = built.spec.argv[0]
-            outcome = processes.outcome(status)
-            error = ChildFailed(f"{program} --mode validate", outcome, lines)
+            error = processes.ended_badly(f"{program} --mode validate", status, lines)
             if validation.is_verdict(status):
                 logger.error("proxy refuses its bootstrap", extra=fields.of(DETAIL=str(error)))
                 done(validation.refused(str(error)))
@@ -293,7 +296,7 @@ class ProxyPart(part.Part):
         self, before: Validation, error: HostAgentError, done: Callable[[Validation], None]
     ) -> None:
         now = self._clock.monotonic()
-        found = validation.undecided(before, str(error), now)
+        found = validation.undecided(before, error.text, now)
         if found.failures & (found.failures - 1) == 0:
             logger.warning(
                 "the proxy's bootstrap could not be validated; trying again",

@@ -66,7 +66,7 @@ class Reading:
         if isinstance(answer, HostAgentError):
             # Which of them made it fail is not known.
             which = "" if len(begun.foreign) == 1 else ", or another file that others may change"
-            message = f"cannot be read{which}: {answer}; retried automatically"
+            message = f"cannot be read{which}: {answer.text}; retried automatically"
             found: layers.Found | Problem = Problem(next(iter(begun.foreign)), 0, message)
         else:
             found = begun.end(answer)

@@ -101,7 +101,9 @@ class RedirectionPart(part.Part):
                 self.look_at_addresses()
                 if moves_packets:
                     self.doubt()
-            case events.Reloading():
+            case events.Reloading(is_asked):
+                if is_asked and self.value.last_error:
+                    self.retry()
                 self.look_at_addresses()
             case events.Heartbeat():
                 self.look_at_addresses()

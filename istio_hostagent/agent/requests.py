@@ -13,7 +13,10 @@ from ..errors import (
     AuthorityUnavailable,
     CertificateRefused,
     CertificateUntrusted,
+    CredentialMissing,
     HostAgentError,
+    HostUnsupported,
+    NotPermitted,
     Problem,
 )
 from ..host import layers, ports
@@ -183,8 +186,10 @@ class Requests:
         rules = now_is.redirection
         if _is_first_check(now_is.validation) or rules.is_proving or rules.is_changing:
             return False
-        if life.in_force is None or not life.is_joined:
+        if life.in_force is None:
             return True
+        if not life.is_joined:
+            return not now_is.rotation.is_asking  # whether the CA says yes is soon known
         if life.rollout.candidate is not None:
             return bool(life.rollout.validation.last_error)
         if life.phase is Phase.TRYING:
@@ -243,7 +248,10 @@ def _is_first_check(value: validation.Validation) -> bool:
 def _refused_renewal(last_error: rotation.Failure | None) -> dict[str, Any]:
     kinds: dict[str, type[HostAgentError]] = {
         kind.code: kind
-        for kind in (AuthorityUnavailable, CertificateRefused, CertificateUntrusted)
+        for kind in (
+            *(AuthorityUnavailable, CertificateRefused, CertificateUntrusted),
+            *(CredentialMissing, NotPermitted, HostUnsupported),
+        )
     }
     if last_error is None:
         return refusal(AuthorityUnavailable("no certificate"))

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from ..config import model
+from ..errors import describe
 from ..host import files, ports
 from ..lifecycle.life import Life
 from ..lifecycle.steps import Step
@@ -80,7 +81,7 @@ class StateDirectory(part.Part):
         try:
             change()
         except OSError as error:
-            text = f"cannot change {self._disk.directory}/{name}: {error.strerror}"
+            text = f"cannot change {self._disk.directory}/{name}: {describe(error)}"
             if self._logged != text:
                 logger.warning("%s", text, extra=fields.of(CODE="not-saved"))
             self._logged = text

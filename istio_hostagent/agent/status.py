@@ -5,8 +5,9 @@ Version 1: {"version", "pid", "in_control", "in_mesh", "joined", "summary",
 "redirection": {"state": "absent|installed|proven in part|proven", "last_error", "looks",
 "repaired", "findings"},
 "certificate": {"state": "none|held|expired", "identity", "serial", "not_before", "not_after",
-"next_attempt", "failures", "last_error"}, "proxy": {"kind", "binary", "state", "bootstrap", "pid",
-"starts", "last_error"}, "control_plane": {"state": "none|unknown|connected|away", "away_since"},
+"next_attempt", "failures", "renewal": "planned|failing|pending", "failing_since", "last_error"},
+"proxy": {"kind", "binary", "state", "bootstrap", "pid", "starts", "last_error"},
+"control_plane": {"state": "none|unknown|connected|away", "away_since"},
 "watching": {"state": "complete|late", "last_error"}, "stuck": [...],
 "longest_turn_s": {event: seconds}}. Instants are unix seconds or null. Fields are added, never
 renamed: where there is "last_error" the same text is there as "trouble", too.

@@ -8,7 +8,7 @@ import logging
 import signal
 from collections.abc import Callable
 
-from ..errors import ChildFailed
+from ..errors import ChildFailed, describe
 from ..host import ports, processes, procstate
 from ..supervise import child, controlplane, liveness, specs
 from . import events, fields, part
@@ -241,7 +241,7 @@ class Supervisor(part.Part):
         name = self._spec.name if self._spec is not None else "proxy"
         self._report(
             child.Event.EXITED,
-            error=str(ChildFailed(name, processes.outcome(status), lines)),
+            error=processes.ended_badly(name, status, lines).text,
             has_exited=status is not None and status >= 0,
         )
 
@@ -287,7 +287,7 @@ class Supervisor(part.Part):
             self._prepare()
             program = self._processes.start_program(self._spec)
         except OSError as error:
-            last_error = ChildFailed(self._spec.name, f"cannot be started: {error}")
+            last_error = ChildFailed(self._spec.name, f"cannot be started: {describe(error)}")
             self._report(child.Event.EXITED, error=str(last_error))
             return
         self._process, self._tail = program.child, program.tail

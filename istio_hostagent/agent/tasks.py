@@ -5,12 +5,15 @@ takes the result runs in the deciding thread, when the loop sees the process end
 up is killed, and nobody waits for its end: a worker of the same name starts behind it.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import ChildFailed, HostAgentError
+from ..errors import ChildFailed, HostAgentError, describe
 from ..host import ports, processes
 from . import events, part
+
+logger = logging.getLogger(__name__)
 
 Done = Callable[[Any | HostAgentError], None]
 
@@ -76,7 +79,7 @@ class Tasks(part.Part):
             try:
                 run = self._processes.start_worker(module, request, user=user, channel=channel)
             except OSError as error:
-                done(ChildFailed(f"worker {module}", f"cannot be started: {error}"))
+                done(ChildFailed(f"worker {module}", f"cannot be started: {describe(error)}"))
                 return
             self._add(name, _Task(run, self._due(timeout_s), run.result, done))
 
@@ -158,6 +161,8 @@ class Tasks(part.Part):
             result = task.take()
         except HostAgentError as error:
             result = error
+            for line in getattr(error, "tail", ())[:-1]:  # the last one is in its message
+                logger.info("%s: %s", name, line)
         self._let_end(name, task.run.child)
         task.done(result)
 

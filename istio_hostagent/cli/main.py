@@ -5,10 +5,11 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import ConfigInvalid, HostAgentError
+from ..errors import SHORTAGES, ConfigInvalid, HostAgentError, describe
 from . import options, verbs
 
 BUG_STATUS = 70
+SHORTAGE_STATUS = 75
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,12 +40,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        if error.errno not in SHORTAGES:
+            return _bug()
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"istio-hostagent: {place}{describe(error)}", file=sys.stderr)
+        return SHORTAGE_STATUS
     except KeyboardInterrupt:
         return 130
     except Exception:  # noqa: BLE001 # the last place: say once that this is a bug
-        print("istio-hostagent: this is a bug in istio-hostagent", file=sys.stderr)
-        sys.excepthook(*sys.exc_info())
-        return BUG_STATUS
+        return _bug()
+
+
+def _bug() -> int:
+    print("istio-hostagent: this is a bug in istio-hostagent", file=sys.stderr)
+    sys.excepthook(*sys.exc_info())
+    return BUG_STATUS
 
 
 def _perform(verb: verbs.Verb, words: Sequence[str]) -> int:

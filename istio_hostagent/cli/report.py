@@ -4,6 +4,8 @@ from typing import Any
 
 from ..host import clock
 
+_DETAILS = ("stuck", "problem", "warning", "note")
+
 
 def render(status: dict[str, Any]) -> str:
     """Return the table; every line names what is wrong with its part, if anything."""
@@ -11,12 +13,13 @@ def render(status: dict[str, Any]) -> str:
     proxy = status["proxy"]
     redirection = status["redirection"]
     configuration = status["configuration"]
+    said = status["summary"]
     rows = [
-        ("mesh", status["summary"]),
+        ("mesh", said),
         ("configuration", configuration["state"]),
-        ("redirection", _with(_redirection(redirection), redirection["last_error"])),
-        ("certificate", _with(certificate_line(certificate), certificate["last_error"])),
-        ("proxy", _with(_proxy(proxy), proxy["last_error"])),
+        ("redirection", _with(_redirection(redirection), redirection["last_error"], said)),
+        ("certificate", _with(certificate_line(certificate), certificate["last_error"], said)),
+        ("proxy", _with(_proxy(proxy), proxy["last_error"], said)),
     ]
     if status["control_plane"]["state"] != "none":
         rows.append(("control plane", _control_plane(status["control_plane"])))
@@ -28,11 +31,14 @@ def render(status: dict[str, Any]) -> str:
     if late := status.get("watching", {}).get("last_error"):
         rows.append(("warning", f"changed files are noticed some seconds late: {late}"))
     rows += [("note", finding) for finding in _differences(redirection)]
-    return "\n".join(f"{name:<14} {text}" for name, text in rows)
+    # What the first row says is not said again, nor anything else twice.
+    shown = [row for row in rows[1:] if row[1] not in said or row[0] not in _DETAILS]
+    unique = dict.fromkeys([rows[0], *shown])
+    return "\n".join(f"{name:<14} {text}" for name, text in unique)
 
 
-def _with(state: str, last_error: str) -> str:
-    return f"{state}: {last_error}" if last_error else state
+def _with(state: str, last_error: str, said: str) -> str:
+    return state if not last_error or last_error in said else f"{state}: {last_error}"
 
 
 def _redirection(part: dict[str, Any]) -> str:
@@ -55,7 +61,11 @@ def certificate_line(part: dict[str, Any]) -> str:
         return f"none, next try {_moment(part['next_attempt'])} or when a file changes"
     until = _moment(part["not_after"])
     renewal = _moment(part["next_attempt"])
-    return f"{part['state']} until {until}, serial {part['serial']}, next renewal {renewal}"
+    line = f"{part['state']} until {until}, serial {part['serial']}"
+    if part.get("renewal") == "failing":
+        since = _moment(part["failing_since"])
+        return f"{line}, renewal fails since {since}, next try {renewal} or when a file changes"
+    return f"{line}, next renewal {renewal}"
 
 
 def _proxy(part: dict[str, Any]) -> str:

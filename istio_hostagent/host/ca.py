@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 import pycurl
 
-from ..errors import AuthorityUnavailable, CertificateRefused
+from ..errors import AuthorityUnavailable, CertificateRefused, CredentialMissing
 
 MAX_ANSWER_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 16
@@ -271,7 +271,7 @@ def _headers(authority: Authority, credential: Credential, timeout_s: float) -> 
         pairs.append(("authorization", f"Bearer {credential.text}"))
     for name, value in pairs:
         if not (name + value).isprintable() or not (name + value).isascii():
-            raise CertificateRefused(
+            raise CredentialMissing(
                 f"the header {name!r} for the CA holds characters that no header may hold"
             )
     return [f"{name}: {value}" for name, value in pairs]

@@ -28,8 +28,8 @@ class CertificateFiles:
         self._stores = os.path.join(state_dir, _STORES)
 
     def fingerprint(self, path: str) -> object:
-        """What changes when a file is written or replaced; None where there is none."""
-        return self._sights.fingerprint(path)
+        """What changes when a file, or a directory on the way, is replaced or opened."""
+        return self._sights.fingerprint(path), tuple(map(self._sights.mode, _above(path)))
 
     def has_key(self, output_dir: str) -> bool:
         """Whether a key lies in a directory of OUTPUT_CERTS."""
@@ -67,3 +67,12 @@ class CertificateFiles:
         """Remove a store that has been emptied; raises OSError."""
         os.unlink(store + _OUTPUT)
         os.rmdir(store)
+
+
+def _above(path: str) -> list[str]:
+    """Every directory on the way to a file."""
+    found = []
+    while (above := os.path.dirname(path)) != path:
+        found.append(above)
+        path = above
+    return found

@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..errors import HostAgentError, HostUnsupported, KernelBusy, NotPermitted
+from ..errors import HostAgentError, HostUnsupported, KernelBusy, NotPermitted, find_remedy
 from . import generations
 
 _DATA = "..data"
@@ -252,10 +252,14 @@ class Credentials:
             yield
         except OSError as error:
             kind: type[HostAgentError] = HostUnsupported
-            hint = ""
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            hint = find_remedy(None, os.strerror(error.errno or 0))
+            if error.errno in (errno.EACCES, errno.EPERM):
                 kind = NotPermitted
                 hint = f"they are written by istio-proxy: chown istio-proxy {self._output_dir}"
+            elif error.errno == errno.EROFS:
+                kind = NotPermitted
+                hint += ", or another directory in OUTPUT_CERTS of"
+                hint += " /etc/istio-hostagent/hostagent.env"
             message = f"certificate files in {self._output_dir} and {self._store_dir}: {error}"
             raise kind(message, hint=hint) from error
 

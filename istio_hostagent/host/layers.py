@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..config import model
-from ..errors import ChildFailed, NotPermitted, Problem
+from ..errors import ChildFailed, NotPermitted, Problem, describe, find_remedy
 from . import files, processes
 from . import trust as trusts
 from .answers import reader as answers
@@ -51,6 +51,8 @@ class Begun(NamedTuple):
                 layers[path] = _absent(path)
             else:
                 text = f"cannot be read by {self.reader}: {_reason(read.errno)}"
+                if read.errno == errno.EACCES:
+                    text += f" (chown {self.reader} {path}, or chmod o+r, o+x on the way there)"
                 message = f"{text}; it is not read as root"
                 problems.append(Problem(path, 0, f"{message}, because {trust.detail}"))
         found = tuple(layers[path] for path in self.paths if path in layers)
@@ -93,7 +95,11 @@ class Reading:
             self._begun = _without_absent(self._begun)
         self._worker: processes.Worker | None = None
         if self._begun.foreign:
-            self._worker = processes.Worker(WORKER, self._begun.request, user=reader)
+            try:
+                self._worker = processes.Worker(WORKER, self._begun.request, user=reader)
+            except OSError as error:
+                why = f"cannot be started: {describe(error)}"
+                raise ChildFailed(f"worker {WORKER}", why) from error
 
     def finish(self) -> Found:
         """Wait for all the files; a worker that fails is a problem of each that it was to read."""
@@ -103,7 +109,9 @@ class Reading:
         try:
             return begun.end(self._worker.run(READ_TIMEOUT_S))
         except ChildFailed as error:
-            problems = [Problem(path, 0, f"cannot be read: {error}") for path in begun.foreign]
+            problems = [
+                Problem(path, 0, f"cannot be read: {error.text}") for path in begun.foreign
+            ]
             left = begun._replace(foreign={}, problems=(*begun.problems, *problems))
             return left.end(())
 
@@ -132,4 +140,6 @@ def _absent(path: str) -> model.Layer:
 
 
 def _reason(number: int | None) -> str:
-    return os.strerror(number) if number else "unknown error"
+    words = os.strerror(number) if number else "unknown error"
+    remedy = find_remedy(None, words)
+    return f"{words} ({remedy})" if remedy else words

@@ -399,7 +399,7 @@ class CertificateFiles(Protocol):
     """What is seen of certificates and credentials without opening them, and where they lie."""
 
     def fingerprint(self, path: str) -> object:
-        """What changes when a file is written or replaced; None where there is none."""
+        """What changes when a file is written, replaced or opened to others."""
 
     def has_key(self, output_dir: str) -> bool:
         """Whether a key lies in a directory of OUTPUT_CERTS."""

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import ChildFailed
+from ..errors import ChildFailed, find_remedy
 from . import handover, procstate
 from .answers import checks, formats
 
@@ -41,6 +41,8 @@ WORKER_ENVIRONMENT = {"RES_OPTIONS": "timeout:1 attempts:2"}
 STUCK_S = 1.0
 # Of a program's output so much is kept, the end of it: there it says why it ended.
 MAX_OUTPUT = 1 << 16
+# Of what a worker says when it fails, and of one line of it in a message.
+MAX_ERRORS, MAX_LINE = 4096, 300
 # What a terminal or a log would act on, and no line end.
 _CONTROL = bytes(code for code in (*range(32), 127) if code not in b"\t\n")
 _TO_PRINT = bytes.maketrans(_CONTROL, b"?" * len(_CONTROL))
@@ -198,14 +200,15 @@ class Run:
         package: int | None = None,
         channel: int | None = None,
         has_errors: bool = False,
+        errors: int | None = None,
     ) -> None:
-        """Start it; standard error goes where ours goes, or is kept if it `has_errors`.
+        """Start it; standard error goes where ours goes, to `errors`, or into the output.
 
-        Raises OSError.
+        The last if it `has_errors`. Raises OSError.
         """
         self._output = os.memfd_create("output", os.MFD_CLOEXEC)
         try:
-            errors = self._output if has_errors else None
+            errors = self._output if has_errors else errors
             self.child = spawn(
                 argv,
                 user=user,
@@ -237,11 +240,14 @@ class Run:
         if self.child.poll() is None:
             self.child.signal(signal.SIGKILL)
         try:
-            size = os.fstat(self._output).st_size
-            start = max(size - most, 0) if is_end else 0
-            return os.pread(self._output, min(size, most), start)
+            return _read(self._output, most, is_end=is_end)
         finally:
             os.close(self._output)
+
+
+def _read(descriptor: int, most: int, *, is_end: bool) -> bytes:
+    size = os.fstat(descriptor).st_size
+    return os.pread(descriptor, min(size, most), max(size - most, 0) if is_end else 0)
 
 
 class Worker(Run):
@@ -263,10 +269,15 @@ class Worker(Run):
         self.module = module
         self._request = request
         self._format = formats.find(module)
-        source = os.memfd_create("request", os.MFD_CLOEXEC)
-        package = os.open(os.path.dirname(PACKAGE), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         arguments = request if isinstance(request, tuple) else ()
-        try:
+        with contextlib.ExitStack() as opened:
+            source = _opened(opened, os.memfd_create("request", os.MFD_CLOEXEC))
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+            package = _opened(opened, os.open(os.path.dirname(PACKAGE), flags))
+            self._errors = os.memfd_create("errors", os.MFD_CLOEXEC)
+            unused = contextlib.ExitStack()
+            opened.enter_context(unused)
+            unused.callback(os.close, self._errors)
             if not arguments:
                 with open(source, "wb", closefd=False) as stream:
                     stream.write(json.dumps(request).encode())
@@ -274,10 +285,15 @@ class Worker(Run):
             # -S: no site-packages, and 3 ms less, for the workers that need no library.
             options = ["-I"] if module in WITH_LIBRARIES else ["-I", "-S"]
             argv = [PYTHON, *options, "-X", "utf8", LAUNCHER, module, *arguments]
-            super().__init__(argv, user=user, stdin=source, package=package, channel=channel)
-        finally:
-            os.close(source)
-            os.close(package)
+            super().__init__(
+                argv,
+                user=user,
+                stdin=source,
+                package=package,
+                channel=channel,
+                errors=self._errors,
+            )
+            unused.pop_all()  # it is read at the end
 
     def result(self) -> Any:
         """Return its answer, as a value of `answers`.
@@ -288,11 +304,19 @@ class Worker(Run):
         # One byte more shows that it is too long.
         data = self._take(self._format.max_bytes + 1)
         if status != 0:
-            raise ChildFailed(f"worker {self.module}", outcome(status))
+            raise ended_badly(f"worker {self.module}", status, self._last_words.splitlines())
         try:
             return formats.read(self._format, data, self._request)
         except checks.Wrong as error:
             raise ChildFailed(f"worker {self.module}", f"gave a wrong answer: {error}") from error
+
+    def _take(self, most: int, *, is_end: bool = False) -> bytes:
+        try:
+            text = _read(self._errors, MAX_ERRORS, is_end=True)
+            self._last_words = text.translate(_TO_PRINT).decode(errors="replace")
+        finally:
+            os.close(self._errors)
+        return super()._take(most, is_end=is_end)
 
     def run(self, timeout_s: float) -> Any:
         """Wait at most `timeout_s` seconds for the answer; raises ChildFailed."""
@@ -306,6 +330,23 @@ class Worker(Run):
 def still_running(pid: int) -> str:
     """Say in words that SIGKILL has not ended a process."""
     return f"still runs after SIGKILL: pid {pid}, state {procstate.probe_rest(pid) or '?'}"
+
+
+def ended_badly(name: str, status: int | None, tail: Sequence[str]) -> ChildFailed:
+    """The error of a process that ended so, with its last words and what to do about them."""
+    said = [line[:MAX_LINE] for line in tail if line.strip()]
+    # The line that says why is not always the last one: frames of a traceback may follow.
+    telling = [line for line in said if find_remedy(None, line)]
+    telling = telling or [line for line in said if not line[0].isspace()]
+    if telling and telling[-1] != said[-1]:
+        said.append(telling[-1])
+    remedy = find_remedy(status, said[-1] if said else "")
+    return ChildFailed(name, outcome(status), said, hint=remedy)
+
+
+def _opened(opened: contextlib.ExitStack, descriptor: int) -> int:
+    opened.callback(os.close, descriptor)
+    return descriptor
 
 
 def outcome(status: int | None) -> str:

@@ -4,6 +4,7 @@ What lies on one that the kernel answers for is looked at when it is asked for. 
 other the answer is what somebody else has seen last: a worker looks, and it is told here.
 """
 
+import os
 from collections.abc import Sequence
 
 from . import files, mounts, trust
@@ -29,6 +30,16 @@ class Sights:
         if seen is None:
             return None
         return seen.target if follows_link else seen.entry
+
+    def mode(self, path: str) -> tuple[int, int, int] | None:
+        """Mode and owners of a directory; None if it is not known."""
+        if self.mounts.may_hang(path):
+            return None
+        try:
+            status = os.stat(path)
+        except OSError:
+            return None
+        return status.st_mode, status.st_uid, status.st_gid
 
     def is_program(self, path: str) -> bool:
         """Whether it can be executed, as far as is known."""

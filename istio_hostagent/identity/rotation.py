@@ -16,6 +16,7 @@ REFUSED_PAUSE_S = 300.0
 COUNTED_WITHOUT = 5
 COUNTED = 8
 REFUSED = "certificate-refused"
+MISSING = "credential-missing"
 
 
 class Report(NamedTuple):
@@ -60,6 +61,7 @@ class Rotation(NamedTuple):
     next_at: float = 0.0  # when to ask next
     planned_at: float = 0.0  # when that was decided
     last_error: Failure | None = None
+    failing_since: float | None = None  # of the attempts in a row that gave none, the first
 
     def is_held(self, now: float) -> bool:
         """Whether a certificate is held that has not lapsed."""
@@ -113,6 +115,7 @@ def obtained(
     """A certificate is on disk and held; `jitter` and `ratio` as in `schedule`."""
     value = value._replace(is_asking=False, is_overtaken=False, has_looked=True)
     value = value._replace(held=held, failures=0, last_error=None, planned_at=now)
+    value = value._replace(failing_since=None)
     if held.is_copied:
         return value._replace(next_at=now)
     return value._replace(next_at=_next(value, now, jitter, ratio))
@@ -130,8 +133,10 @@ def failed(
     """An attempt gave no certificate; `held`: what the worker found on disk beside that."""
     value = value._replace(is_asking=False, last_error=last_error, planned_at=now)
     value = value._replace(failures=min(value.failures + 1, COUNTED), held=held or value.held)
+    if value.failing_since is None:
+        value = value._replace(failing_since=now)
     next_at = _next(value, now, jitter, ratio)
-    if last_error.code == REFUSED:
+    if last_error.code in (REFUSED, MISSING):
         next_at = max(next_at, now + REFUSED_PAUSE_S)
         if value.held is not None:
             next_at = min(next_at, max(now + 1.0, value.held.not_after))

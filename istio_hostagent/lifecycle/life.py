@@ -180,6 +180,10 @@ def offered(life: Life, offer: Offer, *, is_asked: bool = False) -> Life:
     is_other = life.refusal is not None and life.refusal.texts != texts
     if is_asked or is_other:
         life = life._replace(refusal=None)
+    if is_asked:
+        # Who asks has mended something, and waits for no pause.
+        attempt = life.attempt._replace(retry_at=0.0)
+        life = life._replace(attempt=attempt, disk=life.disk._replace(retry_at=0.0))
     if is_asked or life.offer != offer:
         life = life._replace(rollout=life.rollout._replace(retries=0))
     return life._replace(offer=offer)

@@ -4,7 +4,6 @@ Not here: what is done with the answer (`certificate`). Nothing of a key or a to
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 
-from ..errors import CertificateRefused, CertificateUntrusted
-from ..host import ca, credentials, files, generations, keys, machineid
+from ..errors import CertificateUntrusted, CredentialMissing
+from ..host import access, ca, credentials, files, generations, keys, machineid
 from ..identity import certificates, protocol, token, trust
 
 # Less than this left is too little for a call.
@@ -87,7 +86,7 @@ def ask(
             if isinstance(candidate.credential, ca.Token):
                 reasons.append(_explain(candidate.credential, request))
     if not failures:
-        raise CertificateRefused("nothing to show to the CA: " + "; ".join(reasons))
+        raise CredentialMissing("nothing to show to the CA: " + "; ".join(reasons))
     told = [failure.message for failure in failures]
     raise type(failures[-1])("; ".join(told + reasons), hint=failures[-1].hint)
 
@@ -102,7 +101,7 @@ def trusted_roots(
         texts = [files.read_bounded(request.root_file)]
     except OSError as error:
         texts = []
-        faults.append(f"{request.root_file}: {os.strerror(error.errno or 0)}")
+        faults.append(f"{request.root_file} {access.explain(request.root_file, error)}")
     kept = (snapshot.provided.root, snapshot.visible.root, snapshot.stored.root)
     for text in texts + [each for each in kept if each]:
         try:
@@ -113,7 +112,7 @@ def trusted_roots(
             roots.update((certificates.fingerprint(each), each) for each in found)
     if not roots:
         reason = "; ".join(faults) or f"{request.root_file} holds none"
-        raise CertificateRefused(f"no root certificate to recognise the CA by: {reason}")
+        raise CredentialMissing(f"no root certificate to recognise the CA by: {reason}")
     return tuple(roots.values())
 
 
@@ -171,8 +170,8 @@ def find_token(request: Request) -> Candidate:
     try:
         text = files.read_bounded(request.token_file).decode("ascii").strip()
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        return Candidate("token", None, f"{name} cannot be read ({reason})")
+        why = access.explain(request.token_file, error)
+        return Candidate("token", None, f"{name} {why}")
     except UnicodeDecodeError:
         text = ""
     if len(text) > MAX_TOKEN:

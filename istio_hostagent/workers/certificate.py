@@ -17,7 +17,9 @@ A failure takes nothing away. Nothing printed holds a key or a token.
 """
 
 import contextlib
+import errno
 import json
+import os
 import resource
 import sys
 from dataclasses import replace
@@ -26,7 +28,7 @@ from datetime import UTC, datetime
 from cryptography import x509
 
 from ..errors import CertificateUntrusted, HostAgentError
-from ..host import credentials, generations, keys, machineid
+from ..host import access, credentials, generations, keys, machineid
 from ..identity import certificates, csr, model, protocol, schedule, trust
 from . import ca_request
 
@@ -64,7 +66,9 @@ def perform(request: ca_request.Request) -> dict[str, object]:
 def validate_held(snapshot: credentials.Snapshot, request: ca_request.Request) -> model.Held:
     """Validate what the readers of the output directory see; raises CertificateUntrusted."""
     if snapshot.unreadable:
-        raise CertificateUntrusted(f"{snapshot.unreadable[0]} cannot be read by this user")
+        path = os.path.join(request.output_dir, snapshot.unreadable[0])
+        denied = OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+        raise CertificateUntrusted(f"{path} {access.explain(path, denied)}")
     held = _validate(snapshot.visible, request.output_dir, request.spiffe_id)
     return held._replace(is_copied=ca_request.is_copied(snapshot))
 

@@ -45,6 +45,7 @@ class Ca(enum.Enum):
     GOOD = "good"
     SILENT = "silent"
     REFUSING = "refusing"
+    MISSING = "missing"  # nothing to show to it
     CRASHING = "crashing"  # its worker does
     HANGING = "hanging"  # its worker does
 
@@ -231,6 +232,8 @@ class Machine:
                 return Plan(20.0, lambda: self._no(request, "authority-unavailable"))
             case Ca.REFUSING:
                 return Plan(0.1, lambda: self._no(request, "certificate-refused"))
+            case Ca.MISSING:
+                return Plan(0.1, lambda: self._no(request, "credential-missing"))
             case Ca.CRASHING:
                 return Plan(0.1, lambda: (-11, b""))
             case Ca.HANGING:

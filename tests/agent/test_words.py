@@ -1,5 +1,7 @@
 """What a host says of itself in one line, for what is wrong with each of its parts."""
 
+import pytest
+
 from istio_hostagent.cli import report
 from istio_hostagent.errors import NotPermitted
 from tests.agent import machine
@@ -75,6 +77,46 @@ def test_files_that_are_not_watched_are_said_and_looked_at_every_few_seconds(
     host.until(lambda: "rules" in host.rules_of, 6.0, "what the file says")
     host.watcher.last_error = ""
     assert "some seconds late" not in report.render(host.status)
+
+
+@pytest.mark.parametrize("ca", [machine.Ca.REFUSING, machine.Ca.MISSING])
+def test_an_operators_reload_tries_again_at_once_whatever_the_pause(
+    host: MemoryHost, ca: machine.Ca
+) -> None:
+    host.ca = ca
+    host.start()
+    host.until(lambda: "told c" in host.summary, 10.0, "the CA's no")
+    host.run(60.0)
+    # What has been mended is nowhere to be seen: no file has changed.
+    host.ca = machine.Ca.GOOD
+    assert host.answer("reload")["ok"]
+    host.until(lambda: host.is_in_mesh, 10.0, "in the mesh")
+
+
+def test_an_operators_reload_waits_for_what_the_ca_says(host: MemoryHost) -> None:
+    host.ca = machine.Ca.REFUSING
+    host.start()
+    host.until(lambda: "told c" in host.summary, 10.0, "the CA's no")
+    host.ca = machine.Ca.SILENT
+    assert "told authority-unavailable" in host.answer("reload")["summary"]
+
+
+def test_renewal_that_fails_is_told_apart_while_the_certificate_is_good(host: MemoryHost) -> None:
+    host.join()
+    certificate = host.status["certificate"]
+    assert (certificate["renewal"], certificate["failing_since"]) == ("planned", None)
+    host.ca = machine.Ca.REFUSING
+    host.run(machine.CERTIFICATE_S * 0.7)
+    status = host.status
+    assert status["in_mesh"]
+    assert status["certificate"]["state"] == "held"
+    assert status["certificate"]["renewal"] == "failing"
+    assert host.clock.now() - 1500 < status["certificate"]["failing_since"] < host.clock.now()
+    assert "renewal fails since" in report.render(status)
+    host.ca = machine.Ca.GOOD
+    assert host.answer("renew")["ok"]
+    assert host.status["certificate"]["renewal"] == "planned"
+    assert "fails since" not in report.render(host.status)
 
 
 def test_reload_without_any_configuration_says_so() -> None:

@@ -87,6 +87,15 @@ class Host:
                 path.unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    @property
+    def proxy_name(self) -> str:
+        """The name by which messages call the proxy's user."""
+        uid, _ = proxy_user()
+        try:
+            return pwd.getpwuid(uid).pw_name
+        except KeyError:
+            return str(uid)
+
     # -- its files ------------------------------------------------------------------------------
 
     def write_hostagent(self, **keys: str) -> None:

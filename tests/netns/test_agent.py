@@ -68,6 +68,34 @@ class TestJoining:
         host.write_token(authority.token("system:serviceaccount:default:default"))
         host.verb("wait", "--timeout", "20")
 
+    @pytest.mark.parametrize("closed", ["token", "root", "directory", "directory above"])
+    def test_a_credential_that_istio_proxy_may_not_read_is_noticed_once_it_may(
+        self, make_host: MakeHost, envoy: str, closed: str
+    ) -> None:
+        """The order of Istio's own guides: the files first, then the service, then chown."""
+        host = make_host(envoy=envoy)
+        place = host.directory / "secrets" / "tokens"
+        place.mkdir(parents=True)
+        path = place / "istio-token"
+        path.write_text(host.token.read_text())
+        host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=envoy, ISTIO_HOSTAGENT_TOKEN_FILE=str(path))
+        os.chown(path, *proxy_user())
+        blamed = {"token": path, "root": host.root, "directory": place}.get(closed, place.parent)
+        os.chown(blamed, 0, 0)
+        blamed.chmod(0o700 if blamed.is_dir() else 0o600)
+        configure(host)
+        host.start()
+        mend = f"chmod o+x {blamed}" if blamed.is_dir() else f"chown {host.proxy_name} {blamed}"
+        eventually(lambda: mend in host.log_text(), "who must be able to read what")
+        assert f"by {host.proxy_name}" in host.status()["summary"]
+        assert host.status()["certificate"]["failures"] == 1
+        if blamed.is_dir():
+            blamed.chmod(0o711)
+        else:
+            os.chown(blamed, *proxy_user())
+        # The next attempt by the clock alone would be five minutes later.
+        host.verb("wait", "--timeout", "15")
+
     def test_a_missing_proxy_is_named_and_its_arrival_noticed(
         self, make_host: MakeHost, envoy: str, tmp_path: Path
     ) -> None:

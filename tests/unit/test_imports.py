@@ -39,7 +39,7 @@ OF_OS = {
 OF_HOST = {
     "files": {"MAX_BYTES"},
     "layers": {"Begun", "Found"},
-    "processes": {"STUCK_S", "User", "outcome"},
+    "processes": {"STUCK_S", "User", "ended_badly"},
     "changes": {"Change", "LOST"},
     "rtmonitor": {"Change"},
     "procstate": {"Hold"},

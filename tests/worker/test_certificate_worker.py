@@ -320,7 +320,7 @@ def test_address_and_name_may_be_the_same(host: Host, authority: DemoAuthority) 
 def test_expired_token_is_explained_and_not_sent(host: Host, authority: DemoAuthority) -> None:
     host.give_token(authority.token(SUBJECT, ttl_s=-7200))
     error = error_of(host.run("ensure"))
-    assert error["code"] == "certificate-refused"
+    assert error["code"] == "credential-missing"
     assert f"the token {host.token_file} expired on" in error["message"]
     assert "no certificate is held" in error["message"]
     assert authority.seen == ()
@@ -351,7 +351,7 @@ def test_file_that_holds_no_token_is_never_sent(
 ) -> None:
     host.token_file.write_bytes(content)
     error = error_of(host.run("ensure"))
-    assert error["code"] == "certificate-refused"
+    assert error["code"] == "credential-missing"
     assert "holds no token" in error["message"]
     assert authority.seen == ()
 
@@ -359,13 +359,13 @@ def test_file_that_holds_no_token_is_never_sent(
 def test_missing_token_is_named(host: Host) -> None:
     host.token_file.unlink()
     message = error_of(host.run("ensure"))["message"]
-    assert f"{host.token_file} cannot be read (No such file or directory)" in message
+    assert f"the token {host.token_file} does not exist" in message
 
 
 def test_missing_root_is_named(host: Host, authority: DemoAuthority) -> None:
     (host.output / "root-cert.pem").unlink()
     error = error_of(host.run("ensure"))
-    assert error["code"] == "certificate-refused"
+    assert error["code"] == "credential-missing"
     assert str(host.output / "root-cert.pem") in error["message"]
     assert authority.seen == ()
 
@@ -480,7 +480,7 @@ def test_certificate_refused_without_token_names_both(
         assert held_of(answer)["obtained"] is False
         message = error_of(answer)["message"]
         assert "asked with the held certificate" in message
-        assert f"{host.token_file} cannot be read" in message
+        assert f"{host.token_file} does not exist" in message
     assert host.tree() == before
 
 
@@ -657,7 +657,7 @@ def test_planted_link_is_not_written_through(host: Host) -> None:
 
 def test_request_with_a_broken_header_is_not_sent(host: Host, authority: DemoAuthority) -> None:
     error = error_of(host.run("ensure", headers=[["x-extra", "a\r\nauthorization: b"]]))
-    assert error["code"] == "certificate-refused"
+    assert error["code"] == "credential-missing"
     assert authority.seen == ()
 
 
@@ -706,9 +706,16 @@ def test_runs_as_another_user_and_names_what_that_user_cannot_read(
     host.give_token(authority.token(SUBJECT))
     host.token_file.chmod(0o600)
     error = error_of(host.run("ensure"))
-    assert error["code"] == "certificate-refused"
-    assert f"{host.token_file} cannot be read (Permission denied)" in error["message"]
-    os.chown(host.token_file, NOBODY, NOBODY)
+    assert error["code"] == "credential-missing"
+    token = host.token_file
+    blamed = f"{token} belongs to root with mode 0600 (chown nobody {token})"
+    assert f"the token {token} cannot be read by nobody: {blamed}" in error["message"]
+    closed = open_directory / "closed" / "token"
+    closed.parent.mkdir(mode=0o700)
+    message = error_of(host.run("ensure", token_file=str(closed)))["message"]
+    blamed = f"{closed.parent} belongs to root with mode 0700 (setfacl -m u:nobody:x"
+    assert f"the token {closed} cannot be reached by nobody: {blamed}" in message
+    os.chown(token, NOBODY, NOBODY)
     assert held_of(host.run("ensure"))["via"] == "token"
     assert (host.output / "key.pem").stat().st_uid == NOBODY
     become_db(host)

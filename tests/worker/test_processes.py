@@ -194,3 +194,60 @@ def test_a_program_that_writes_without_end_is_ended_before_it_fills_the_memory()
     run = processes.Run(["/usr/bin/head", "-c", "1G", "/dev/zero"])
     assert run.child.wait(20.0) == -signal.SIGXFSZ
     run.finish()
+
+
+@pytest.mark.parametrize(
+    ("limits", "cause"),
+    [
+        ({"NOFILE": 4}, "Error 24.*LimitNOFILE="),
+        ({"AS": 10_000_000}, "failed to map.*memory ran out"),
+    ],
+)
+def test_a_worker_that_fails_for_want_of_something_says_of_what(
+    limits: dict[str, int], cause: str
+) -> None:
+    # prlimit(1) in place of the interpreter: what it sets is the worker's alone.
+    code = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+from istio_hostagent.host import processes
+from istio_hostagent.errors import ChildFailed
+worker = processes.Worker
+spawn = processes.spawn
+def limited(argv, **options):
+    return spawn(["/usr/bin/prlimit", *sys.argv[2:], *argv], **options)
+processes.spawn = limited
+try:
+    print(processes.Worker("reader", ("/etc/hostname",)).run(20.0))
+except ChildFailed as error:
+    print(error.text)
+"""
+    options = [f"--{name.lower()}={number}" for name, number in limits.items()]
+    root = str(Path(processes.PACKAGE).parent)
+    status, text = output_of([processes.PYTHON, "-c", code, root, *options])
+    assert status == 0
+    assert re.search(cause, text), text
+    assert "worker reader exited with status" in text
+
+
+def test_a_worker_that_the_kernel_kills_is_named_with_where_to_look() -> None:
+    error = processes.ended_badly("worker certificate", -signal.SIGKILL, ["a", "b"])
+    assert error.text == (
+        "worker certificate was ended by SIGKILL: b"
+        " (if nobody killed it, memory ran out: `journalctl -k | grep -i oom`)"
+    )
+
+
+def test_what_a_worker_says_when_it_fails_is_kept_and_bounded(tmp_path: Path) -> None:
+    error = processes.ended_badly("worker x", 1, ["first", "", "x" * 100_000])
+    assert len(error.text) < 400
+
+
+def test_no_descriptor_is_left_behind_by_workers() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for path in ("/etc/hostname", "/nonexistent"):
+        processes.Worker("reader", (path,)).run(20.0)
+    abandoned = processes.Worker("reader", ("/etc/hostname",))
+    abandoned.finish()
+    abandoned.child.wait(10.0)
+    assert len(os.listdir("/proc/self/fd")) == before

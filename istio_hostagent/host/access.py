@@ -1,0 +1,63 @@
+"""Why this process may not read a file, and who has to change what.
+
+For workers that run as istio-proxy: only they can say what is closed to that user. Not here:
+opening the file.
+"""
+
+import errno
+import os
+
+from ..errors import find_remedy
+from . import trust
+
+
+def explain(path: str, error: OSError) -> str:
+    """Say in one clause why `path` cannot be read, and what mends that."""
+    number = error.errno or 0
+    user = trust.user_name(os.geteuid())
+    real = os.path.realpath(path)
+    if number == errno.EACCES:
+        return _explain_denied(path, real, user)
+    if number == errno.ENOENT:
+        return _explain_missing(path, real)
+    remedy = find_remedy(None, os.strerror(number))
+    return f"cannot be read by {user}: {os.strerror(number)}{f' ({remedy})' if remedy else ''}"
+
+
+def _explain_denied(path: str, real: str, user: str) -> str:
+    for directory in _above(real):
+        if not os.access(directory, os.X_OK):
+            owner = _describe(directory)
+            return (
+                f"cannot be reached by {user}: {owner}"
+                f" (setfacl -m u:{user}:x {directory}, or chmod o+x {directory})"
+            )
+    if not os.access(real, os.R_OK):
+        return f"cannot be read by {user}: {_describe(real)} (chown {user} {path})"
+    return (
+        f"cannot be read by {user} although owner and mode allow it"
+        " (journalctl -k tells of AppArmor and SELinux)"
+    )
+
+
+def _explain_missing(path: str, real: str) -> str:
+    if os.path.lexists(path):
+        return f"is a link to {real}, which does not exist"
+    missing = next((each for each in _above(real) if not os.path.lexists(each)), "")
+    return f"does not exist, nor does its directory {missing}" if missing else "does not exist"
+
+
+def _above(path: str) -> list[str]:
+    """Every directory on the way, from the root on."""
+    found: list[str] = []
+    while (path := os.path.dirname(path)) not in found:
+        found.append(path)
+    return found[::-1]
+
+
+def _describe(path: str) -> str:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return f"{path} is closed to it"
+    return trust.describe(path, status.st_uid, status.st_mode)

@@ -6,7 +6,7 @@ When something is validated or started is not decided here (`lifecycle`).
 import collections
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..config import model
@@ -154,7 +154,7 @@ class ProxyPart(part.Part):
     def obstacle(self, _life: Life) -> str:
         """Why it does not run as it should."""
         if self.binary is None:
-            return f"no {self.kind.value} found; searched {', '.join(self.searched)}"
+            return _missing(self.kind, self.searched)
         return f"proxy: {self.last_error}" if self.last_error else ""
 
     def status(self, _life: Life, _now: Now) -> dict[str, Any]:
@@ -220,7 +220,7 @@ class ProxyPart(part.Part):
         if binary is None:
             # Where no proxy is anyway, the operator may want just this: to capture less.
             places = programs.places(config.proxy, kind)
-            missing = HostUnsupported(f"no {kind.value} found; searched {', '.join(places)}")
+            missing = HostUnsupported(_missing(kind, places))
             if not all(map(self._files.is_known, places)):
                 self._undecided(before, missing, done)
                 return
@@ -314,3 +314,14 @@ class ProxyPart(part.Part):
             self._files.remove_others((*self._good, *others))
         except OSError as error:
             logger.warning("files of a proxy not removed", extra=fields.of(DETAIL=str(error)))
+
+
+def _missing(kind: model.ProxyKind, places: Sequence[str]) -> str:
+    """No program: where it was looked for, and how it comes there."""
+    package = "istio-sidecar.deb of your Istio release"
+    if kind is model.ProxyKind.PILOT_AGENT:
+        remedy = f"install {package}, or name its directory with ISTIO_BIN_BASE"
+    else:
+        remedy = f"install Envoy, or {package}, or name it with ISTIO_HOSTAGENT_ENVOY"
+    remedy += " in /etc/istio-hostagent/hostagent.env"
+    return f"no {kind.value} found; searched {', '.join(places)} ({remedy})"

@@ -137,6 +137,7 @@ class RedirectionPart(part.Part):
             "looks": self.looks,
             "repaired": self.repaired,
             "findings": [str(finding) for finding in unkept],
+            "untested": len(_untested(self.findings, self._facts)) if self._facts else 0,
         }
 
     def _ask(self, pending: states.Pending) -> int:
@@ -370,8 +371,16 @@ def _outcome(findings: Sequence[expectations.Finding], facts: config.HostFacts) 
     captures = [finding for finding in findings if finding.expectation.captured_at]
     if captures and not proof.having(captures, expectations.State.MET):
         return states.Proof.NOTHING
+    return states.Proof.PARTLY if _untested(captures, facts) else states.Proof.PROVEN
+
+
+def _untested(
+    findings: Sequence[expectations.Finding], facts: config.HostFacts
+) -> tuple[expectations.Finding, ...]:
+    """What could not be tested although this host has an address of that family."""
     families = {address.version for address in facts.addresses} or {4, 6}
-    untested = proof.having(captures, expectations.State.NOT_TESTABLE)
-    if any((6 if ":" in each.expectation.destination else 4) in families for each in untested):
-        return states.Proof.PARTLY
-    return states.Proof.PROVEN
+    return tuple(
+        each
+        for each in proof.having(findings, expectations.State.NOT_TESTABLE)
+        if (6 if ":" in each.expectation.destination else 4) in families
+    )

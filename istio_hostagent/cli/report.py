@@ -43,7 +43,7 @@ def _with(state: str, last_error: str, said: str) -> str:
 
 def _redirection(part: dict[str, Any]) -> str:
     """The state; what this host cannot test is no error of its own, and `verify` names it."""
-    untested = len(part["findings"]) - len(_differences(part))
+    untested = part.get("untested", len(part["findings"]) - len(_differences(part)))
     if not untested:
         return str(part["state"])
     return f"{part['state']}, {untested} not testable here (istio-hostagent verify names them)"

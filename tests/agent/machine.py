@@ -114,6 +114,7 @@ class Machine:
         self.unreadable: set[str] = set()  # paths of environment files
         self.thief: str | None = None  # somebody translates this network's connections before us
         self.has_route = True
+        self.is_v6_routed = True
         # By directory of OUTPUT_CERTS; the last one of each is visible, if its files are there.
         self.certificates: dict[str, list[Certificate]] = {CERTS: [], OTHER_CERTS: []}
         self.running: list[tuple[FakeChild, specs.ProcessSpec, float]] = []  # ready from when on
@@ -348,7 +349,8 @@ class Machine:
         """Where a packet goes, by what the kernel has: whatever the agent wants it to have."""
         is_outbound = expectation.sender is not expectations.Sender.NEIGHBOUR
         is_local = expectation.destination.startswith("127.")
-        if is_outbound and not is_local and not self.has_route:
+        is_lost = ":" in expectation.destination and not self.is_v6_routed
+        if is_outbound and not is_local and (is_lost or not self.has_route):
             return expectations.Outcome(errno=101)
         if self.thief is not None and expectation.destination.startswith(self.thief):
             return expectations.Outcome(ELSEWHERE, 80)

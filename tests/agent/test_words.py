@@ -41,8 +41,10 @@ def test_a_missing_proxy_is_named_with_the_places_searched(host: MemoryHost) -> 
     host.programs.clear()
     host.start()
     host.settle()
-    expected = "not in the mesh: no envoy found; searched /usr/local/bin/envoy, /usr/bin/envoy"
-    assert host.summary == expected
+    expected = "not in the mesh: no envoy found; searched /usr/local/bin/envoy, /usr/bin/envoy ("
+    assert host.summary.startswith(expected)
+    assert "install Envoy" in host.summary
+    assert "ISTIO_HOSTAGENT_ENVOY" in host.summary
 
 
 def test_what_keeps_the_rules_out_is_named(host: MemoryHost) -> None:
@@ -129,3 +131,30 @@ def test_reload_without_any_configuration_says_so() -> None:
         answer = host.answer("reload")
         assert (answer["ok"], answer["exit_status"]) == (False, 78)
         assert answer["message"] == f"no configuration yet: {CLUSTER} and {SIDECAR} set nothing"
+
+
+def test_a_host_with_addresses_of_one_ip_version_carries_nothing_untested_for_ever(
+    host: MemoryHost,
+) -> None:
+    host.change_facts(has_ipv6=True)  # ::1 and nothing else: no route leads anywhere
+    host.is_v6_routed = False
+    host.join()
+    status = host.status
+    assert status["redirection"]["findings"], "nothing of IPv6 is tested"
+    assert status["redirection"]["state"] == "proven"
+    assert "not testable" not in report.render(status)
+
+
+@pytest.mark.parametrize("ca", [machine.Ca.REFUSING, machine.Ca.MISSING])
+def test_no_row_of_the_table_says_again_what_the_first_one_says(
+    host: MemoryHost, ca: machine.Ca
+) -> None:
+    host.ca = ca
+    host.start()
+    host.until(lambda: "told c" in host.summary, 10.0, "the CA's no")
+    assert report.render(host.status).count("told c") == 1
+    host.write(CLUSTER, TWO_MISTAKES)
+    host.until(lambda: CLUSTER in host.summary, 10.0, "the mistakes")
+    shown = report.render(host.status)
+    for problem in host.status["configuration"]["problems"]:
+        assert shown.count(problem) == 1

@@ -53,6 +53,7 @@ SHORTAGES = frozenset(
     getattr(errno, name)
     for name in ("EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EROFS", "ENOSPC", "EDQUOT", "EIO")
 )
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 _KILLED = "if nobody killed it, memory ran out: `journalctl -k | grep -i oom`"
 
 
@@ -63,6 +64,8 @@ def find_remedy(status: int | None, text: str) -> str:
     """
     if status == -signal.SIGKILL:
         return _KILLED
+    if status is not None and -status in _CRASHES and not any(map(text.__contains__, _REMEDIES)):
+        return "it crashed: `coredumpctl` and `journalctl -k` say more"
     return next((remedy for words, remedy in _REMEDIES.items() if words in text), "")
 
 
@@ -197,12 +200,21 @@ class StillDrifted(HostAgentError):
     code = "still-drifted"
     exit_status = 75
 
-    def __init__(self, drifts: Sequence[str], *, hint: str = "") -> None:
-        """Take at least one line; the message is the first one and the number of the others."""
+    def __init__(
+        self,
+        drifts: Sequence[str],
+        *,
+        how: str = "after apply still different",
+        hint: str = "",
+    ) -> None:
+        """Take at least one line; the message is the first one and the number of the others.
+
+        `how`: what the check was.
+        """
         self.drifts = tuple(drifts)
         others = len(self.drifts) - 1
         more = f" (and {others} more)" if others else ""
-        super().__init__(f"after apply still different: {self.drifts[0]}{more}", hint=hint)
+        super().__init__(f"{how}: {self.drifts[0]}{more}", hint=hint)
 
 
 class ChildFailed(HostAgentError):

@@ -122,7 +122,10 @@ class RedirectionPart(part.Part):
             return self.error.text if self.error is not None else self.value.last_error
         if self._clock.monotonic() >= self.value.fight_until_at:
             return ""
-        return f"{self._culprits} keeps changing the rules; they are put back ever more slowly"
+        return (
+            f"{self._culprits} keeps changing the rules; they are put back ever more slowly"
+            " (stop what runs it, or let it leave the table inet istio_hostagent alone)"
+        )
 
     def obstacle(self, _life: Life) -> str:
         """What is wrong with the rules."""
@@ -229,7 +232,12 @@ class RedirectionPart(part.Part):
             if is_about_these:
                 self.findings = findings
             if broken:
-                raise StillDrifted([str(finding) for finding in broken])
+                raise StillDrifted(
+                    [str(finding) for finding in broken],
+                    how="packets show that the rules do not hold",
+                    hint="rules of somebody else come before ours: `nft list ruleset` and"
+                    " `iptables-legacy-save` show them",
+                )
         except HostAgentError as error:
             self._not_proven(error, now, is_about_these=is_about_these)
             return

@@ -13,7 +13,10 @@ from .situation import Now, Situation
 
 # So long a changed configuration has to work, and so long it waits for the one before to be whole.
 ROLLOUT_TIME_S = 30.0
-NOT_READY = "the proxy was not ready"
+NOT_READY = (
+    "the proxy was not ready in time (`journalctl -u istio-hostagent` has what it says, and what"
+    " the CA and the control plane say to it)"
+)
 
 
 def turn(life: Life, now_is: Situation, now: Now) -> Life:

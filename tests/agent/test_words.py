@@ -158,3 +158,17 @@ def test_no_row_of_the_table_says_again_what_the_first_one_says(
     shown = report.render(host.status)
     for problem in host.status["configuration"]["problems"]:
         assert shown.count(problem) == 1
+
+
+def test_packets_that_disprove_are_said_with_where_to_look(host: MemoryHost) -> None:
+    host.join()
+    host.steal("10.96.")
+    host.until(lambda: "packets show that the rules do not hold" in host.summary, 5.0, "said")
+    assert "nft list ruleset" in host.summary
+
+
+def test_a_read_only_disk_is_told_from_missing_rights(host: MemoryHost) -> None:
+    host.disk.is_full = True
+    host.start()
+    host.until(lambda: "df -h" in host.summary, 10.0, "what to do")
+    assert "chown" not in report.render(host.status)

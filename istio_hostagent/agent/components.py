@@ -1,5 +1,8 @@
 """The components that the composition root made, and what is known of this host from them."""
 
+import logging
+from collections.abc import Sequence
+
 from ..config import model
 from ..host import ports, processes, rtmonitor
 from ..lifecycle import report
@@ -23,6 +26,8 @@ from . import (
     tasks,
 )
 
+logger = logging.getLogger(__name__)
+
 
 class Components:
     """Everything that the loop brings forward. Only the loop and the performer assign `life`."""
@@ -35,7 +40,7 @@ class Components:
         `facts`: what this machine is at the start; the files lie at `sources`.
         """
         inbox, clock = given.inbox, given.clock
-        work = tasks.Tasks(inbox, clock, given.processes)
+        work = tasks.Tasks(inbox, clock, given.processes, _log_last_words)
         packets = prober.Prober(work, clock, given.packets)
         keeper = redirection.RedirectionPart(given.rules, packets, clock)
         state = statedir.StateDirectory(given.state, clock)
@@ -139,3 +144,9 @@ class Components:
             control_plane_away_since=fields.moment(away) if away is not None else "",
         )
         return report.describe(self.life, self.situation(), self.now(), texts)
+
+
+def _log_last_words(name: str, lines: Sequence[str]) -> None:
+    """Write down what is not in the message of a task that has failed, which has the last line."""
+    for line in lines[:-1]:
+        logger.info("%s: %s", name, line)

@@ -5,15 +5,12 @@ takes the result runs in the deciding thread, when the loop sees the process end
 up is killed, and nobody waits for its end: a worker of the same name starts behind it.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import ChildFailed, HostAgentError, describe
 from ..host import ports, processes
 from . import events, part
-
-logger = logging.getLogger(__name__)
 
 Done = Callable[[Any | HostAgentError], None]
 
@@ -43,8 +40,10 @@ class Tasks(part.Part):
         inbox: ports.Inbox[events.Event],
         clock: ports.Clock,
         processes: ports.Processes,
+        tell: Callable[[str, Sequence[str]], None] = lambda _name, _lines: None,
     ) -> None:
-        """Start with none."""
+        """Start with none. `tell` gets the last words of a task that has failed."""
+        self._tell = tell
         self._inbox = inbox
         self._clock = clock
         self._processes = processes
@@ -161,8 +160,7 @@ class Tasks(part.Part):
             result = task.take()
         except HostAgentError as error:
             result = error
-            for line in getattr(error, "tail", ())[:-1]:  # the last one is in its message
-                logger.info("%s: %s", name, line)
+            self._tell(name, getattr(error, "tail", ()))
         self._let_end(name, task.run.child)
         task.done(result)
 

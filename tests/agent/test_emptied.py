@@ -41,7 +41,7 @@ SAID: dict[str, tuple[bytes, bytes | None]] = {
     **{name: (without_outbound(text), PORTS) for name, text in WITHOUT_OUTBOUND.items()},
 }
 for _name, (_cluster, _sidecar) in SAID.items():
-    know(_name, config_of(_cluster, sidecar=_sidecar))
+    know(_name, config_of(_cluster, sidecar=_sidecar).redirection)
 
 
 class TwoFiles(MemoryHost):

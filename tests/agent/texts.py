@@ -93,6 +93,8 @@ def _as_installed(ruleset: redirect.Ruleset) -> tuple[object, object]:
 
 # The configurations whose rules these are, by the rules as a kernel has them.
 KNOWN: dict[object, set[str]] = {}
+
+
 def packet_of(expectation: expectations.Expectation) -> tuple[object, ...]:
     """What is sent, whatever has to become of it."""
     return (*expectation[1:4], expectation.source, expectation.shape)
@@ -102,14 +104,14 @@ def packet_of(expectation: expectations.Expectation) -> tuple[object, ...]:
 EXPECTED: dict[str, dict[tuple[object, ...], expectations.Expectation]] = {}
 
 
-def know(name: str, config: model.Config) -> None:
+def know(name: str, redirection: model.Redirection) -> None:
     """Let a host in memory know which rules and packets a configuration means."""
     for facts in _EVERY_FACT:
-        ruleset = policy.build_ruleset(config.redirection, facts)
+        ruleset = policy.build_ruleset(redirection, facts)
         KNOWN.setdefault(_as_installed(ruleset), set()).add(name)
-        made = expectations.build_expectations(config.redirection, facts)
+        made = expectations.build_expectations(redirection, facts)
         EXPECTED.setdefault(name, {}).update((packet_of(each), each) for each in made)
 
 
-for _name, _config in CONFIGS.items():
-    know(_name, _config)
+for _name, _redirection in _REDIRECTIONS:
+    know(_name, _redirection)

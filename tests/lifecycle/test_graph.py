@@ -89,7 +89,8 @@ def check_waiting(world: World) -> None:
     lived, now_is = world.life, world.situation()
     is_due = lives.deadline(lived, now_is, NOW) is not None
     # What is not answered in time is given up, not waited for.
-    assert not now_is.redirection.is_overdue(NOW.monotonic), world
+    rules = now_is.redirection
+    assert not rules.is_changing or rules.pending_until_at > NOW.monotonic, world
     if lived.phase is Phase.LEAVING:
         assert is_due or not now_is.redirection.is_changing, world
         return

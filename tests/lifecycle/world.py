@@ -222,7 +222,7 @@ def _collapse_redirection(value: Redirection, lived: Life) -> Redirection:
         pending=value.pending,
         pending_until_at=_at(value.pending_until_at) if value.is_changing else 0.0,
         is_pending_overtaken=value.is_pending_overtaken and value.is_changing,
-        is_removed=value.is_removed and lived.may_have_rules,
+        is_removed=value.is_removed,
         is_proving=value.is_proving,
         is_overtaken=value.is_overtaken and value.is_proving,
         is_stale=value.is_stale and is_proven,

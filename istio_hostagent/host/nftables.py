@@ -119,7 +119,13 @@ class NftKernel:
             ),
             self._owner(head),
             bool(head.flags & messages.TABLE_DORMANT),
+            tuple(self._read_timeouts(name)),
         )
+
+    def _read_timeouts(self, table: str) -> list[model.Timeout]:
+        """All objects: those of other kinds are somebody else's."""
+        of_table = framing.pack_text(1, table)
+        return sorted(map(messages.read_timeout, self._dump(messages.GETOBJ, of_table)))
 
     def _read_sets(self, table: str) -> Iterator[model.NamedSet]:
         of_table = framing.pack_text(1, table)

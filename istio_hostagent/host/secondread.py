@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyroute2 import IPRoute
+from pyroute2.netlink import nla
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.nfnetlink import nfgen_msg, nftsocket
 
@@ -18,6 +19,8 @@ from ..errors import KernelBusy, NotPermitted
 from ..redirect import model
 
 _INET = 1
+_SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
+_CT_TIMEOUT = 7  # NFT_OBJECT_CT_TIMEOUT
 _EXPR = nftsocket.nft_contains_expr.nft_expr
 _REGISTERS = {name: number for number, name in nftsocket.nft_regs.regs.ops.items()}
 _VERDICTS = {
@@ -104,11 +107,55 @@ _ATTRIBUTES: dict[str, dict[str, tuple[str, dict[str, int]]]] = {
         "NFTA_REDIR_REG_PROTO_MAX": ("proto_max", _REGISTERS),
         "NFTA_REDIR_FLAGS": ("flags", _bits(nftsocket.nat_flags.nat_range.ops)),
     },
+    "objref": {
+        "NFTA_OBJREF_IMM_NAME": ("name", {}),
+        "NFTA_OBJREF_IMM_TYPE": ("type", {}),
+    },
     "reject": {"NFTA_REJECT_TYPE": ("type", _numbers("nft_reject", "types"))},
     "counter": {},
 }
+_TCP_STATES = {"close": "CLOSE", "syn_sent": "SYN_SENT"}
+# pyroute2 takes the type of an object for the number of a register, and knows none of 7.
+_EXPR.nft_objref.nla_map = tuple(
+    (name, "be32" if name == "NFTA_OBJREF_IMM_TYPE" else form)
+    for name, form in _EXPR.nft_objref.nla_map
+)
 _UNCOUNTED = ("NFTA_COUNTER_BYTES", "NFTA_COUNTER_PACKETS")
 _DEFAULTS = {("lookup", "flags"): 0, ("bitwise", "op"): 0}
+
+
+class _Object(nfgen_msg):  # type: ignore[misc]
+    """A stateful object, which pyroute2 does not know: of all kinds the timeout policy of TCP."""
+
+    prefix = "NFTA_OBJ_"
+    nla_map = (
+        ("NFTA_OBJ_UNSPEC", "none"),
+        ("NFTA_OBJ_TABLE", "asciiz"),
+        ("NFTA_OBJ_NAME", "asciiz"),
+        ("NFTA_OBJ_TYPE", "be32"),
+        ("NFTA_OBJ_DATA", "policy"),
+    )
+
+    class policy(nla):  # type: ignore[misc] # noqa: N801 - the word in the map above
+        """How long an entry stays in each state."""
+
+        nla_map = (
+            ("NFTA_CT_TIMEOUT_UNSPEC", "none"),
+            ("NFTA_CT_TIMEOUT_L3PROTO", "be16"),
+            ("NFTA_CT_TIMEOUT_L4PROTO", "uint8"),
+            ("NFTA_CT_TIMEOUT_DATA", "states"),
+        )
+
+        class states(nla):  # type: ignore[misc] # noqa: N801
+            """By CTA_TIMEOUT_TCP_*."""
+
+            nla_map = (
+                ("UNSPEC", "none"),
+                ("SYN_SENT", "be32"),
+                *((f"STATE_{number}", "be32") for number in range(2, 8)),
+                ("CLOSE", "be32"),
+                *((f"STATE_{number}", "be32") for number in range(9, 12)),
+            )
 
 
 def observe(addresses: Sequence[str]) -> model.Observed:
@@ -116,6 +163,7 @@ def observe(addresses: Sequence[str]) -> model.Observed:
     for _ in range(_MAX_TRIES):
         try:
             with nftsocket.NFTSocket(nfgen_family=_INET) as sock:
+                sock.register_policy({_SUBSYSTEM | nftsocket.NFT_MSG_NEWOBJ: _Object})
                 generation = _generation(sock)
                 tables = _read_tables(sock)
                 is_whole = generation == _generation(sock)
@@ -169,15 +217,29 @@ def _read_tables(sock: Any) -> tuple[model.TableState, ...]:
         table = each.get_attr("NFTA_SET_TABLE")
         if table in model.OUR_TABLES:
             sets.setdefault(table, []).append(_set(sock, table, each))
+    timeouts: dict[str, list[model.Timeout]] = {}
+    for each in _dump(sock, nftsocket.NFT_MSG_GETOBJ, _Object()):
+        timeouts.setdefault(each.get_attr("NFTA_OBJ_TABLE"), []).append(_timeout(each))
     return tuple(
         model.TableState(
             name,
             tuple(sorted(sets.get(name, ()))),
             tuple(sorted(chains.get(name, ()), key=lambda chain: chain.name)),
             is_dormant=_is_dormant(heads[name]),
+            timeouts=tuple(sorted(timeouts.get(name, ()))),
         )
         for name in sorted(heads.keys() & set(model.OUR_TABLES))
     )
+
+
+def _timeout(found: Any) -> model.Timeout:
+    name, kind = found.get_attr("NFTA_OBJ_NAME"), found.get_attr("NFTA_OBJ_TYPE")
+    policy = found.get_attr("NFTA_OBJ_DATA")
+    if kind != _CT_TIMEOUT or policy.get_attr("NFTA_CT_TIMEOUT_L4PROTO") != 6:
+        return model.Timeout(name, (), kind)
+    states = policy.get_attr("NFTA_CT_TIMEOUT_DATA")
+    seconds = ((ours, states.get_attr(theirs)) for ours, theirs in _TCP_STATES.items())
+    return model.Timeout(name, tuple(sorted(seconds)), kind)
 
 
 def _is_dormant(flags: Any) -> bool:

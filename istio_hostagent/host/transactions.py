@@ -24,6 +24,7 @@ def prepare(tables: Sequence[model.TableState], present: Present) -> Iterator[Me
         if there is None:
             yield _new_table(table)
         yield from _new_sets(table, there.sets if there else ())
+        yield from _new_timeouts(table, there)
 
 
 def undo(tables: Sequence[model.TableState], present: Present) -> Iterator[Message]:
@@ -35,6 +36,8 @@ def undo(tables: Sequence[model.TableState], present: Present) -> Iterator[Messa
             continue
         for each in _missing(table.sets, there.sets):
             yield messages.delete_set(table.name, each.name)
+        for timeout in _other_timeouts(table, there):
+            yield messages.delete_timeout(table.name, timeout)
 
 
 def switch(
@@ -53,6 +56,7 @@ def replace(table: model.TableState) -> Iterator[Message]:
     yield messages.delete_table(table.name)
     yield _new_table(table)
     yield from _new_sets(table, ())
+    yield from _new_timeouts(table, None)
     yield from _switch_table(table, None)
 
 
@@ -62,6 +66,9 @@ def is_changeable(table: model.TableState, there: model.TableState) -> bool:
         return False
     chains = {chain.name: chain for chain in there.chains}
     sets = {each.name: each for each in there.sets}
+    timeouts = {each.name: each for each in there.timeouts}
+    if any(timeouts.get(each.name, each) != each for each in table.timeouts):
+        return False
     return all(
         chains[chain.name].hook == chain.hook for chain in table.chains if chain.name in chains
     ) and all(sets[each.name] == each for each in table.sets if each.name in sets)
@@ -75,6 +82,19 @@ def _new_sets(table: model.TableState, there: Sequence[model.NamedSet]) -> Itera
     for number, each in enumerate(_missing(table.sets, there), 1):
         yield messages.new_set(table.name, each, number)
         yield from messages.new_elements(table.name, each, number)
+
+
+def _new_timeouts(table: model.TableState, there: model.TableState | None) -> Iterator[Message]:
+    for each in _other_timeouts(table, there):
+        yield messages.new_timeout(table.name, each)
+
+
+def _other_timeouts(
+    table: model.TableState, than: model.TableState | None
+) -> Iterator[model.Timeout]:
+    """Those of a table whose names another state of it does not have."""
+    names = {each.name for each in than.timeouts} if than else set()
+    return (each for each in table.timeouts if each.name not in names)
 
 
 def _missing(
@@ -106,3 +126,5 @@ def _switch_table(table: model.TableState, there: model.TableState | None) -> It
         # A set without a name of its own goes with the rule that it belongs to.
         if not each.name.startswith("__"):
             yield messages.delete_set(name, each.name)
+    for timeout in _other_timeouts(there, table) if there else ():
+        yield messages.delete_timeout(name, timeout)

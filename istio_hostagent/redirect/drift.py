@@ -42,6 +42,8 @@ def compare_tables(state: model.TableState, present: model.TableState) -> tuple[
         found.append(model.Drift(place, "active", "dormant"))
     if state.sets != present.sets:
         found += _compare_sets(place, state.sets, present.sets)
+    if state.timeouts != present.timeouts:
+        found += _compare_timeouts(place, state.timeouts, present.timeouts)
     if state.chains != present.chains:
         found += _compare_chains(place, state.chains, present.chains)
     return tuple(found)
@@ -69,6 +71,20 @@ def _compare_sets(
                 yield model.Drift(where, "merged ranges", "the same values, cut differently")
     for name in there:
         yield model.Drift(f"{place} set {name}", "", "the set")
+
+
+def _compare_timeouts(
+    place: str, desired: Sequence[model.Timeout], observed: Sequence[model.Timeout]
+) -> Iterator[model.Drift]:
+    there = {each.name: each for each in observed}
+    for one in desired:
+        other = there.pop(one.name, None)
+        if one != other:
+            there_is = nft.render_timeout(other) if other else ""
+            where = f"{place} ct timeout {one.name}"
+            yield model.Drift(where, nft.render_timeout(one), there_is)
+    for name, each in there.items():
+        yield model.Drift(f"{place} ct timeout {name}", "", nft.render_timeout(each))
 
 
 def _summary(kind: str, found: ranges.Ranges) -> str:

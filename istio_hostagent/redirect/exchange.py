@@ -24,6 +24,7 @@ def to_json(observed: model.Observed) -> dict[str, Any]:
                 "chains": [_chain_to_json(chain) for chain in table.chains],
                 "owner": table.owner.value,
                 "is_dormant": table.is_dormant,
+                "timeouts": [[each.name, each.seconds, each.kind] for each in table.timeouts],
             }
             for table in observed.tables
         ],
@@ -76,7 +77,13 @@ def _table(found: dict[str, Any]) -> model.TableState:
         tuple(_chain(each) for each in found["chains"]),
         model.Owner(found["owner"]),
         bool(found["is_dormant"]),
+        tuple(_timeout(*each) for each in found["timeouts"]),
     )
+
+
+def _timeout(name: str, seconds: Iterable[tuple[str, int]], kind: int) -> model.Timeout:
+    values = tuple((_text(state), _number(value)) for state, value in seconds)
+    return model.Timeout(_text(name), values, _number(kind))
 
 
 def _ranges(width: Any, digits: Any) -> PackedRanges:

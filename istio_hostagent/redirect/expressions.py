@@ -121,7 +121,7 @@ def compile_table(table: model.Table, owner: model.Owner) -> model.TableState:
         model.ChainState(chain.name, tuple(map(compile_rule, chain.rules)), chain.hook)
         for chain in table.chains
     )
-    return model.TableState(table.name, table.sets, chains, owner)
+    return model.TableState(table.name, table.sets, chains, owner, timeouts=table.timeouts)
 
 
 def compile_rule(rule: model.Rule) -> model.RuleState:
@@ -140,7 +140,10 @@ def compile_rule(rule: model.Rule) -> model.RuleState:
         if condition not in done:
             done.append(condition)
             expressions += condition
-    return model.RuleState((*expressions, COUNTER, *_verdict(rule.verdict)), rule.comment)
+    expressions.append(COUNTER)
+    if rule.timeout:
+        expressions.append(Expr("objref", (("name", rule.timeout), ("type", model.CT_TIMEOUT))))
+    return model.RuleState((*expressions, *_verdict(rule.verdict)), rule.comment)
 
 
 def _condition(match: model.Match, load: Load) -> Expr:

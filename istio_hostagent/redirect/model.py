@@ -21,6 +21,7 @@ PROBE_TABLE_PREFIX = "istio_hostagent_probe_"
 OUR_TABLES = (MAIN_TABLE, GUARD_TABLE, STAND_IN_TABLE)
 # Between the name of a set and what tells its content.
 STAMP_SEPARATOR = "."
+CT_TIMEOUT = 7  # NFT_OBJECT_CT_TIMEOUT
 # On `lo`: the proxy binds it as the source of what it hands to applications (Istio's choice).
 PASSTHROUGH_ADDRESS = "::6/128"
 
@@ -88,11 +89,15 @@ class Verdict(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """All conditions, then the verdict. The comment says why the rule is there."""
+    """All conditions, then the verdict. The comment says why the rule is there.
+
+    `timeout`: the timeout policy of the same table that the tracking entry gets before.
+    """
 
     matches: tuple[Match, ...]
     verdict: Verdict
     comment: str = ""
+    timeout: str = ""
 
 
 class Hook(NamedTuple):
@@ -141,6 +146,18 @@ def make_set(name: str, kind: SetKind, ranges: Iterable[tuple[int, int]]) -> Nam
     return NamedSet(name, kind.value, pack(WIDTHS[kind.value], ranges))
 
 
+class Timeout(NamedTuple):
+    """A timeout policy: how long the tracking entry of a connection stays in some TCP states.
+
+    `seconds` is by state, in the words of nft; states that are not named keep what the host has.
+    `kind` is a number of NFT_OBJECT_*; another one is of somebody else, and not read.
+    """
+
+    name: str
+    seconds: tuple[tuple[str, int], ...]
+    kind: int = CT_TIMEOUT
+
+
 class Table(NamedTuple):
     """One table of family inet. `may_be_owned`: a socket of ours may keep others' hands off it."""
 
@@ -148,6 +165,7 @@ class Table(NamedTuple):
     sets: tuple[NamedSet, ...]
     chains: tuple[Chain, ...]
     may_be_owned: bool = False
+    timeouts: tuple[Timeout, ...] = ()
 
 
 class Ruleset(NamedTuple):
@@ -200,6 +218,7 @@ class TableState(NamedTuple):
     chains: tuple[ChainState, ...]
     owner: Owner = Owner.NOBODY
     is_dormant: bool = False
+    timeouts: tuple[Timeout, ...] = ()
 
 
 class Observed(NamedTuple):

@@ -58,6 +58,11 @@ def render_table(table: model.TableState) -> Iterator[str]:
         if named_set.ranges:
             yield f"{line} }}"
         yield "\t}"
+    for timeout in table.timeouts:
+        yield f"\tct timeout {timeout.name} {{"
+        yield "\t\tprotocol tcp"
+        yield f"\t\t{render_timeout(timeout)}"
+        yield "\t}"
     for chain in table.chains:
         yield f"\tchain {chain.name} {{"
         if chain.hook:
@@ -66,6 +71,14 @@ def render_table(table: model.TableState) -> Iterator[str]:
             yield f"\t\t{render_rule(rule)}"
         yield "\t}"
     yield "}"
+
+
+def render_timeout(timeout: model.Timeout) -> str:
+    """Give the line that says what a timeout policy is."""
+    if timeout.kind != model.CT_TIMEOUT:
+        return f"[ object of type {timeout.kind} ]"
+    seconds = ", ".join(f"{state} : {value}" for state, value in timeout.seconds)
+    return f"policy = {{ {seconds} }}"
 
 
 def render_hook(hook: model.Hook) -> str:
@@ -128,6 +141,8 @@ def _word(rest: tuple[Expr, ...]) -> tuple[str, int]:
         return f"redirect to :{number}", 2
     if rest[0] == Expr("reject", (("type", expressions.REJECT_TCP_RST),)):
         return "reject with tcp reset", 1
+    if rest[0].name == "objref" and attributes.get("type") == model.CT_TIMEOUT:
+        return f'ct timeout set "{attributes["name"]!s}"', 1
     if rest[0] == expressions.COUNTER:
         return "counter", 1
     return _unknown(rest[0]), 1

@@ -14,6 +14,7 @@ from . import drift, expressions, model, nft, ranges
 _MAX_RANGES = 20
 
 _Item = TypeVar("_Item")
+_Part = model.NamedSet | model.ChainState | model.Timeout
 
 
 def make_plan(desired: model.Ruleset, observed: model.Observed, *, owned: bool) -> model.Plan:
@@ -77,7 +78,13 @@ def _difference(present: model.TableState | None, state: model.TableState | None
         old, new = before.get(key), after.get(key)
         if old == new:
             continue
-        if isinstance(old or new, model.NamedSet):
+        if isinstance(old or new, model.Timeout):
+            changed = [
+                f"{sign}  {nft.render_timeout(each)}"
+                for sign, each in (("-", old), ("+", new))
+                if isinstance(each, model.Timeout)
+            ]
+        elif isinstance(old or new, model.NamedSet):
             changed = list(_set_difference(old, new))
         else:
             changed = list(_chain_difference(_parts_of_chain(old), _parts_of_chain(new)))
@@ -88,17 +95,18 @@ def _difference(present: model.TableState | None, state: model.TableState | None
 
 def _parts(
     table: model.TableState | None,
-) -> dict[str, model.NamedSet | model.ChainState]:
-    """Sets and chains by name, with the word in front by which the kernel keeps them apart."""
-    found: dict[str, model.NamedSet | model.ChainState] = {}
+) -> dict[str, _Part]:
+    """All parts by name, with the word in front by which the kernel keeps them apart."""
+    found: dict[str, _Part] = {}
     if table:
         found.update({f"set {_stem(each.name)}": each for each in table.sets})
         found.update({f"chain {each.name}": each for each in table.chains})
+        found.update({f"ct timeout {each.name}": each for each in table.timeouts})
     return found
 
 
 def _parts_of_chain(
-    chain: model.NamedSet | model.ChainState | None,
+    chain: "_Part | None",
 ) -> list[model.Hook | model.RuleState]:
     if not isinstance(chain, model.ChainState):
         return []
@@ -143,9 +151,7 @@ def _trim(before: Sequence[_Item], after: Sequence[_Item]) -> tuple[Sequence[_It
     return before[start : len(before) - end], after[start : len(after) - end]
 
 
-def _set_difference(
-    old: model.NamedSet | model.ChainState | None, new: model.NamedSet | model.ChainState | None
-) -> Iterator[str]:
+def _set_difference(old: "_Part | None", new: "_Part | None") -> Iterator[str]:
     for sign, one, other in (("-", old, new), ("+", new, old)):
         if not isinstance(one, model.NamedSet):
             continue

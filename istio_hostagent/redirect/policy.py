@@ -36,6 +36,14 @@ SYN, SYN_ACK = 0x02, 0x12
 ROOT = 0
 LOCAL = 2  # RTN_LOCAL
 
+# When the tracking entry of a captured connection, or of one that the proxy makes, is forgotten.
+# Both go from the same address to the same destination: only their port tells them apart, which
+# the kernel gives out again as soon as the socket before is gone. A first packet that meets the
+# entry of the other kind is not translated as it must be: the guard refuses it, or it comes back
+# to the proxy. After a FIN the kernel replaces the entry; after a reset by the other end it would
+# keep it for 10 s, after an attempt that was given up for 120 s.
+_FORGOTTEN = model.Timeout("forgotten", (("close", 0), ("syn_sent", 1)))
+
 _IS_NEW = Match(Field.TCP_FLAGS, Operator.EQ, SYN)
 _IS_ANSWER = Match(Field.TCP_FLAGS, Operator.EQ, SYN_ACK)
 _ON_LOOPBACK = Match(Field.OIFNAME, Operator.EQ, "lo")
@@ -72,7 +80,7 @@ def _build_main(
 ) -> model.Table:
     chains = [
         _redirect_chain("ISTIO_IN_REDIRECT", redirection.inbound_capture_port),
-        _redirect_chain("ISTIO_REDIRECT", redirection.outbound_capture_port),
+        _redirect_chain("ISTIO_REDIRECT", redirection.outbound_capture_port, _FORGOTTEN.name),
         model.Chain("ISTIO_OUTPUT", _output_rules(redirection, facts, sets)),
         _base_chain("output", model.Hook("nat", OUTPUT, PRIORITY), "ISTIO_OUTPUT"),
         *_filter_chains(redirection, facts),
@@ -82,7 +90,13 @@ def _build_main(
             model.Chain("ISTIO_INBOUND", _inbound_rules(redirection)),
             _base_chain("prerouting", model.Hook("nat", PREROUTING, PRIORITY), "ISTIO_INBOUND"),
         ]
-    return tables.build_table(model.MAIN_TABLE, chains, tables.name_sets(sets), may_be_owned=True)
+    return tables.build_table(
+        model.MAIN_TABLE,
+        chains,
+        tables.name_sets(sets),
+        may_be_owned=True,
+        timeouts=(_FORGOTTEN,),
+    )
 
 
 def _build_guard(
@@ -177,9 +191,10 @@ def _private_rules(facts: config.HostFacts) -> tuple[Rule, ...]:
     )
 
 
-def _redirect_chain(name: str, port: int) -> model.Chain:
+def _redirect_chain(name: str, port: int, timeout: str = "") -> model.Chain:
     is_tcp = Match(Field.L4PROTO, Operator.EQ, TCP)
-    return model.Chain(name, (Rule((is_tcp,), Verdict(Action.REDIRECT, port), "to the proxy"),))
+    rule = Rule((is_tcp,), Verdict(Action.REDIRECT, port), "to the proxy", timeout)
+    return model.Chain(name, (rule,))
 
 
 def _base_chain(name: str, hook: model.Hook, target: str) -> model.Chain:
@@ -217,7 +232,7 @@ def _output_rules(
         *_passthrough_rules(facts),
         *_exempt_port_rules(sets, _OF_PACKET),
         *_self_call_rules(redirection, facts),
-        *_proxy_rules(facts),
+        *_proxy_rules(facts, _FORGOTTEN.name),
         *_address_rules(
             "outbound_loopback",
             (sets.v4.named_loopback, sets.v6.named_loopback),
@@ -272,9 +287,9 @@ def _self_call_rules(redirection: config.Redirection, facts: config.HostFacts) -
     )
 
 
-def _proxy_rules(facts: config.HostFacts) -> tuple[Rule, ...]:
+def _proxy_rules(facts: config.HostFacts, timeout: str = "") -> tuple[Rule, ...]:
     comment = "what the proxy sends is final"
-    return tuple(Rule((who,), _RETURN, comment) for who in _proxy_matches(facts))
+    return tuple(Rule((who,), _RETURN, comment, timeout) for who in _proxy_matches(facts))
 
 
 def _proxy_matches(facts: config.HostFacts) -> tuple[Match, Match]:

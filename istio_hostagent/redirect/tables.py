@@ -10,7 +10,12 @@ from .model import Match, Operator
 
 
 def build_table(
-    name: str, chains: list[model.Chain], sets: list[model.NamedSet], *, may_be_owned: bool
+    name: str,
+    chains: list[model.Chain],
+    sets: list[model.NamedSet],
+    *,
+    may_be_owned: bool,
+    timeouts: tuple[model.Timeout, ...] = (),
 ) -> model.Table:
     """Keep only the sets that a rule uses, everything in order of name as in what is observed."""
     stamped = {each.name: each._replace(name=_stamp(each)) for each in sets}
@@ -35,6 +40,7 @@ def build_table(
         tuple(sorted(used.values(), key=lambda each: each.name)),
         tuple(sorted(resolved, key=lambda chain: chain.name)),
         may_be_owned,
+        timeouts,
     )
 
 

@@ -114,6 +114,23 @@ def test_a_large_set_does_not_fill_the_screen() -> None:
             "table inet istio_hostagent set inbound_ports.d289b26e: missing: 8080, 9000-9100",
             id="element",
         ),
+        pytest.param(
+            lambda t: t._replace(timeouts=()),
+            "table inet istio_hostagent ct timeout forgotten: missing:"
+            " policy = { close : 0, syn_sent : 1 }",
+            id="timeout",
+        ),
+        pytest.param(
+            lambda t: t._replace(timeouts=(model.Timeout("forgotten", (("close", 9),)),)),
+            "table inet istio_hostagent ct timeout forgotten: is policy = { close : 9 },"
+            " must be policy = { close : 0, syn_sent : 1 }",
+            id="other-timeout",
+        ),
+        pytest.param(
+            lambda t: t._replace(timeouts=(*t.timeouts, model.Timeout("x", (), 1))),
+            "table inet istio_hostagent ct timeout x: not ours: [ object of type 1 ]",
+            id="foreign-object",
+        ),
     ],
 )
 def test_a_difference_says_what_and_where(change: object, line: str) -> None:

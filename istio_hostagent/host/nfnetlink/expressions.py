@@ -86,6 +86,7 @@ _SCHEMAS: dict[str, tuple[_Attribute, ...]] = {
         _Attribute("bytes", 1, _Kind.IGNORED),
         _Attribute("packets", 2, _Kind.IGNORED),
     ),
+    "objref": (_Attribute("name", 2, _Kind.TEXT), _Attribute("type", 1)),
     "dynset": (
         _Attribute("sreg", 4),
         _Attribute("op", 3),

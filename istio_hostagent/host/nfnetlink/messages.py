@@ -18,7 +18,7 @@ from .framing import be32, pack, pack_be32, pack_nested, pack_text
 NEWTABLE, GETTABLE, DELTABLE, NEWCHAIN, GETCHAIN, DELCHAIN = 0, 1, 2, 3, 4, 5
 NEWRULE, GETRULE, DELRULE, NEWSET, GETSET, DELSET = 6, 7, 8, 9, 10, 11
 NEWSETELEM, GETSETELEM, DELSETELEM, NEWGEN, GETGEN = 12, 13, 14, 15, 16
-NEWOBJ, DELOBJ, DESTROYSET, DESTROYSETELEM, DESTROYOBJ = 18, 20, 29, 30, 31
+NEWOBJ, GETOBJ, DELOBJ, DESTROYSET, DESTROYSETELEM, DESTROYOBJ = 18, 19, 20, 29, 30, 31
 TABLE_DORMANT, TABLE_OWNER = 1, 2  # NFT_TABLE_F_*
 SET_INTERVAL, SET_EVAL = 0x4, 0x20  # NFT_SET_*
 _RECORDS = 4096  # at most, in a recording set
@@ -42,6 +42,11 @@ _ELEMENT_FORMS = {
 # Of a set: table, name, flags, key type, key length, description, user data of nft, handle, and in
 # newer kernels back end name and number of elements. Anything else changes what the set does.
 _PLAIN_SET = frozenset((1, 2, 3, 4, 5, 9, 13, 16, 19, 20))
+
+
+# CTA_TIMEOUT_TCP_*, in the words of nft
+_TCP_STATES = {"syn_sent": 1, "close": 8}
+_TCP = 6
 
 
 class Message(NamedTuple):
@@ -125,6 +130,36 @@ def new_set(table: str, named_set: model.NamedSet, number: int) -> Message:
         + pack_be32(10, number)
     )
     return Message(NEWSET, framing.NLM_F_CREATE, body, f"create set {table} {named_set.name}")
+
+
+def new_timeout(table: str, timeout: model.Timeout) -> Message:
+    """Make a timeout policy for TCP; other states get what the host has now."""
+    values = (pack_be32(_TCP_STATES[state], value) for state, value in timeout.seconds)
+    data = pack(2, bytes((_TCP,))) + pack_nested(3, *values)
+    body = _object_head(table, timeout) + pack_nested(4, data)
+    return Message(NEWOBJ, framing.NLM_F_CREATE, body, f"create ct timeout {timeout.name}")
+
+
+def delete_timeout(table: str, timeout: model.Timeout) -> Message:
+    """Remove a timeout policy, or another object, that no rule names."""
+    body = _object_head(table, timeout)
+    return Message(DELOBJ, 0, body, f"delete ct timeout {timeout.name}")
+
+
+def _object_head(table: str, timeout: model.Timeout) -> bytes:
+    return pack_text(1, table) + pack_text(2, timeout.name) + pack_be32(3, timeout.kind)
+
+
+def read_timeout(body: bytes) -> model.Timeout:
+    """Read the answer to GETOBJ; of what is no timeout policy for TCP nothing but the kind."""
+    found = framing.read(body)
+    name, kind = framing.text(found[2]), be32(found.get(3, b""))
+    policy = framing.read(found.get(4, b""))
+    if kind != model.CT_TIMEOUT or policy.get(2) != bytes((_TCP,)):
+        return model.Timeout(name, (), kind)
+    values = framing.read(policy.get(3, b""))
+    seconds = ((state, be32(values.get(number, b""))) for state, number in _TCP_STATES.items())
+    return model.Timeout(name, tuple(sorted(seconds)), kind)
 
 
 def new_recording_set(table: str, name: str, number: int, length: int) -> Message:

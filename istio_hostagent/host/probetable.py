@@ -7,6 +7,8 @@ that claim to come from an address of a network reserved for documentation.
 """
 
 import ipaddress
+import socket
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -21,9 +23,11 @@ NEIGHBOUR_V6 = ipaddress.IPv6Address("2001:db8::1")
 # All destination NAT happens at -100, whatever the priority of its chains.
 _PRIORITY = -90
 _PREROUTING, _OUTPUT = 0, 3
-_V4, _V6 = "seen_v4", "seen_v6"
+_V4, _V6, _ZONES = "seen_v4", "seen_v6", "zones"
 # Registers of four bytes; number 1 is the first four of them together.
 _FIRST, _SECOND, _THIRD = 1, 9, 10
+# NFT_CT_ZONE of the direction IP_CT_DIR_REPLY: there original destinations are looked for.
+_REPLY_ZONE = Expr("ct", (("dreg", 1), ("key", 17), ("direction", 1)))
 
 
 class Source(NamedTuple):
@@ -79,12 +83,23 @@ class ProbeTable:
                     seen[Source(name == _V6, source)] = (address, port)
         return seen
 
+    def read_zones(self) -> dict[Source, int]:
+        """Give the tracking zone of each source whose answers are not in the default zone."""
+        zones: dict[Source, int] = {}
+        of_set = framing.pack_text(1, self._name) + framing.pack_text(2, _ZONES)
+        for body in self._connection.dump(messages.GETSETELEM, of_set):
+            for key in messages.read_keys(body):
+                source = Source(key[0] == socket.AF_INET6, int.from_bytes(key[4:6], "big"))
+                zones[source] = int.from_bytes(key[8:10], sys.byteorder)
+        return zones
+
     def _build(
         self, local: Sequence[Source], wire: Sequence[Source], answers: Sequence[Source]
     ) -> Iterator[messages.Message]:
         yield messages.new_table(self._name, is_owned=True)
         yield messages.new_recording_set(self._name, _V4, 101, 12)
         yield messages.new_recording_set(self._name, _V6, 102, 24)
+        yield messages.new_recording_set(self._name, _ZONES, 103, 12)
         on_lo = Match(Field.IIFNAME, Operator.EQ, "lo")
         from_v4 = Match(Field.IP_SADDR, Operator.EQ, int(NEIGHBOUR_V4))
         from_v6 = Match(Field.IP6_SADDR, Operator.EQ, int(NEIGHBOUR_V6))
@@ -120,16 +135,19 @@ class ProbeTable:
             yield from messages.new_elements(self._name, ports_set, number)
             is_ours = Match(ours, Operator.IN, name)
             daddr = Field.IP6_DADDR if is_v6 else Field.IP_DADDR
-            yield self._rule(chain, (*matches, is_ours), (ours, other, daddr), seen)
+            yield from self._rules(chain, (*matches, is_ours), (ours, other, daddr), seen)
 
-    def _rule(
+    def _rules(
         self,
         chain: str,
         matches: tuple[Match, ...],
         recorded: tuple[Field, Field, Field],
         seen: str,
-    ) -> messages.Message:
-        """Record our port, the other port and the destination; then drop."""
+    ) -> Iterator[messages.Message]:
+        """Record the zone, if there is one; our port, the other port and the destination; drop.
+
+        What is not tracked meets the second rule alone.
+        """
         ours, other, daddr = recorded
         found = expressions.compile_rule(Rule(matches, Verdict(Action.DROP)))
         *conditions, _, drop = found.expressions
@@ -142,9 +160,17 @@ class ProbeTable:
             _into(load.expressions[0], _THIRD),
             Expr("dynset", (("sreg", _FIRST), ("op", 0), ("set", seen))),
         )
-        return messages.new_rule(
-            self._name, chain, model.RuleState((*family, *conditions, *record, drop), "probe")
+        our_port = _into(expressions.LOADS[ours].expressions[0], _SECOND)
+        zone = (
+            _into(_REPLY_ZONE, _THIRD),
+            Expr("cmp", (("sreg", _THIRD), ("op", expressions.NE), ("data", bytes(2)))),
+            _into(expressions.IS_IPV4[0], _FIRST),
+            our_port,
+            Expr("dynset", (("sreg", _FIRST), ("op", 0), ("set", _ZONES))),
         )
+        for steps in ((*zone,), (*record, drop)):
+            rule = model.RuleState((*family, *conditions, *steps), "probe")
+            yield messages.new_rule(self._name, chain, rule)
 
 
 def _into(load: Expr, register: int) -> Expr:

@@ -18,6 +18,7 @@ from ..errors import HostAgentError
 from ..redirect.expectations import Expectation, Outcome, Sender, Shape
 from . import handover, probetable, synpacket
 from .nfnetlink import connection
+from .zones import find_setters
 
 # So many sockets of one kind are kept; of more packets of that kind some are sent later.
 MAX_SOCKETS = 64
@@ -152,6 +153,8 @@ class Round:
         self.outcomes = [Outcome() for _ in expectations]
         self._expectations = expectations
         self._pool = pool
+        self._link = link
+        self._zoned_by = ""
         self._holders = contextlib.ExitStack()
         self._bound: dict[int, socket.socket] = {}
         try:
@@ -269,9 +272,14 @@ class Round:
         KernelBusy, NotPermitted.
         """
         seen = self._table.read()
+        zones = self._table.read_zones()
+        if zones and not self._zoned_by:
+            self._zoned_by = find_setters(self._link)
         for index, source in self._sources.items():
             if source in seen:
-                self.outcomes[index] = Outcome(*seen[source])
+                zone = zones.get(source, 0)
+                by = self._zoned_by if zone else ""
+                self.outcomes[index] = Outcome(*seen[source], zone=zone, zoned_by=by)
         return self._awaited <= seen.keys()
 
     def close(self) -> None:

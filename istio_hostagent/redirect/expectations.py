@@ -53,12 +53,15 @@ class Expectation(NamedTuple):
 class Outcome(NamedTuple):
     """Where the packet was going once all address translation was done.
 
-    With `errno` it was never sent; with neither address nor errno nobody saw it.
+    With `errno` it was never sent; with neither address nor errno nobody saw it. `zone`: the
+    tracking zone of its answers, and `zoned_by` whose rule put it there.
     """
 
     address: str = ""
     port: int = 0
     errno: int = 0
+    zone: int = 0
+    zoned_by: str = ""
 
 
 class State(enum.Enum):
@@ -114,10 +117,29 @@ def evaluate(expectation: Expectation, outcome: Outcome) -> Finding:
         is_met = outcome.port == expectation.captured_at and _is_local(expectation, outcome)
     else:
         is_met = is_unchanged or outcome.port not in expectation.proxy_ports
+    if is_met and outcome.zone and _needs_default_zone(expectation):
+        return Finding(expectation, State.BROKEN, _in_zone(outcome))
     if is_met:
         return Finding(expectation, State.MET)
     going = "unchanged" if is_unchanged else f"sent to {outcome.address} port {outcome.port}"
     return Finding(expectation, State.BROKEN, f"the connection was {going}")
+
+
+def _needs_default_zone(expectation: Expectation) -> bool:
+    """Of what is captured the proxy asks for the original destination, in the default zone alone.
+
+    What the proxy sends holds its answers to captured connections, which are found only there.
+    """
+    is_proxy = expectation.sender in (Sender.PROXY_USER, Sender.PROXY_GROUP)
+    return bool(expectation.captured_at) or is_proxy
+
+
+def _in_zone(outcome: Outcome) -> str:
+    who = f" by {outcome.zoned_by}" if outcome.zoned_by else ""
+    return (
+        f"it is put into conntrack zone {outcome.zone}{who}, where the proxy cannot find its"
+        " original destination; exclude it there from TCP"
+    )
 
 
 def _is_local(expectation: Expectation, outcome: Outcome) -> bool:

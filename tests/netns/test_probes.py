@@ -462,3 +462,44 @@ def test_the_packets_are_whole(rig: Rig, source: str, destination: str) -> None:
 def mac(space: netns.Namespace) -> bytes:
     (shown,) = json.loads(space.ip("-j", "link", "show", "dev", "eth0"))
     return bytes.fromhex(shown["address"].replace(":", ""))
+
+
+ZONES = {
+    "both": ("prerouting", "output"),
+    "outbound": ("output",),
+    "inbound": ("prerouting",),
+}
+
+
+@pytest.mark.parametrize("hooks", ZONES.values(), ids=ZONES)
+def test_a_tracking_zone_of_somebody_else_is_found_and_named(
+    rig: Rig, hooks: tuple[str, ...]
+) -> None:
+    """The proxy asks for original destinations in the default zone alone, and finds none."""
+    rig.install(STANDARD)
+    rig.nft(text="table inet strange { }\n")
+    for hook in hooks:
+        chain = f"type filter hook {hook} priority raw; ct zone set 5;"
+        rig.nft(text=f"table inet strange {{ chain {hook} {{ {chain} }}; }}\n")
+    findings = broken(prove(rig, STANDARD))
+    assert findings
+    for hook in hooks:
+        assert all(f"table inet strange chain {hook}" in text for text in findings)
+    assert any("is captured" in text for text in findings)
+    assert all("zone 5" in text for text in findings)
+
+
+def test_a_tracking_zone_of_iptables_is_found_and_named(rig: Rig) -> None:
+    rig.install(STANDARD)
+    zone = ["-t", "raw", "-A", "OUTPUT", "-p", "tcp", "-j", "CT", "--zone", "7"]
+    rig.host.run(["iptables-nft", *zone], check=True)
+    findings = broken(prove(rig, STANDARD))
+    assert findings
+    assert all("zone 7 by table ip raw chain OUTPUT" in text for text in findings)
+
+
+def test_a_zone_of_the_first_direction_alone_does_no_harm(rig: Rig) -> None:
+    rig.install(STANDARD)
+    chain = "type filter hook output priority raw; ct original zone set 5;"
+    rig.nft(text=f"table inet strange {{ chain c {{ {chain} }}; }}\n")
+    assert not_kept(prove(rig, STANDARD)) == []

@@ -86,13 +86,15 @@ class Connection:
             return framing.be32(framing.read(body).get(1, b""))
         raise KernelBusy("nf_tables did not tell its generation")
 
-    def dump(self, command: int, body: bytes = b"", *, is_strict: bool = True) -> Iterator[bytes]:
+    def dump(
+        self, command: int, body: bytes = b"", *, family: int = INET, is_strict: bool = True
+    ) -> Iterator[bytes]:
         """Give the attributes of each object; to be read to its end before anything else is asked.
 
         Raises KernelBusy at the end if `is_strict` and anything at all changed meanwhile.
         """
         flags = NLM_F_REQUEST | framing.NLM_F_DUMP
-        return self._request(command, flags, body, family=INET, is_strict=is_strict)
+        return self._request(command, flags, body, family=family, is_strict=is_strict)
 
     def _request(
         self, command: int, flags: int, body: bytes, *, family: int, is_strict: bool = True

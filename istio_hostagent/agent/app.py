@@ -18,6 +18,7 @@ from ..host import (
     files,
     garbage,
     layers,
+    legacyrules,
     mailbox,
     mounts,
     nftables,
@@ -82,6 +83,7 @@ def run(environment: Mapping[str, str]) -> None:
         proxy=proxyfiles.ProxyFiles(host, seen),
         machine=facts,
         jitter=clock.jitter,
+        legacy_rules=legacyrules.observe,
     )
     signals.deliver((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), inbox, events.Signalled)
     interval_s = notify.watchdog_interval_s(environment)

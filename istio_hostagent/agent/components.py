@@ -42,7 +42,7 @@ class Components:
         inbox, clock = given.inbox, given.clock
         work = tasks.Tasks(inbox, clock, given.processes, _log_last_words)
         packets = prober.Prober(work, clock, given.packets)
-        keeper = redirection.RedirectionPart(given.rules, packets, clock)
+        keeper = redirection.RedirectionPart(given.rules, packets, clock, given.legacy_rules)
         state = statedir.StateDirectory(given.state, clock)
         user = processes.User(facts.proxy_uid, facts.proxy_gid)
         supervised = supervisor.Supervisor(inbox, clock, given.processes, given.doors)

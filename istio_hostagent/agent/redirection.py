@@ -38,7 +38,11 @@ class RedirectionPart(part.Part):
     """
 
     def __init__(
-        self, rules: ports.PacketRules, packets: prober.Prober, clock: ports.Clock
+        self,
+        rules: ports.PacketRules,
+        packets: prober.Prober,
+        clock: ports.Clock,
+        legacy_rules: Callable[[], object],
     ) -> None:
         """Start with nothing desired and nothing known."""
         self._rules = rules
@@ -47,6 +51,8 @@ class RedirectionPart(part.Part):
         self._touched: tuple[committed.Change, ...] = ()  # since something was asked
         self._packets = packets
         self._clock = clock
+        self._legacy_rules = legacy_rules
+        self._legacy_seen: object = None  # when packets were last sent
         self._facts: config.HostFacts | None = None
         self._settings: config.Redirection | None = None
         self._expectations: tuple[expectations.Expectation, ...] = ()
@@ -107,6 +113,7 @@ class RedirectionPart(part.Part):
                 self.look_at_addresses()
             case events.Heartbeat():
                 self.look_at_addresses()
+                self._look_at_legacy_rules()
                 if self._clock.monotonic() >= self._read_back_at:
                     self._read_back_at = self._clock.monotonic() + READ_BACK_S
                     self.read_back()
@@ -204,6 +211,7 @@ class RedirectionPart(part.Part):
         assert self._facts is not None
         self.value = states.proof_begun(self.value)
         self._staleness.proved(self._clock.monotonic())
+        self._legacy_seen = self._legacy_rules()
         facts = self._facts
         made = self._build_expectations(facts)
         self._packets.prove(made, facts, lambda found: self._proved(made, facts, found))
@@ -288,6 +296,16 @@ class RedirectionPart(part.Part):
             kind = staleness.Kind.STRUCTURE if self.value.is_shown else staleness.Kind.CURE
             self._staleness.changed(kind, self._clock.monotonic())
             self.value = states.doubted(self.value, self._staleness.due_at)
+
+    def _look_at_legacy_rules(self) -> None:
+        """See whether somebody used iptables-legacy since the last packets: nobody tells."""
+        if self.value.rules is states.Rules.OUT or self._legacy_seen is None:
+            return
+        seen = self._legacy_rules()
+        if seen != self._legacy_seen:
+            self._legacy_seen = seen
+            self._suspects = (*self._suspects, "somebody with iptables-legacy")[-MAX_SUSPECTS:]
+            self.doubt()
 
     def check(self, changes: tuple[committed.Change, ...]) -> None:
         """Look at our part if somebody touched it."""

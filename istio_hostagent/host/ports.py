@@ -489,3 +489,5 @@ class Ports(NamedTuple):
     proxy: ProxyFiles
     machine: Machine
     jitter: Callable[[], float]
+    # A value that differs when rules of legacy tables come or go; takes no time, raises nothing.
+    legacy_rules: Callable[[], object]

@@ -117,6 +117,7 @@ class MemoryHost(Machine):
             proxy=FakeProxyFiles(self.disk, self.programs, self.step),
             machine=self.machine,
             jitter=lambda: 0.0,
+            legacy_rules=lambda: self.legacy_rules,
         )
         self.is_leaving = False
         self._started_at = self.clock.monotonic()

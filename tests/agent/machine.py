@@ -109,6 +109,7 @@ class Machine:
         self.check_s = 0.1  # so long a bootstrap is validated
         self.rules = Rules.TAKEN
         self.is_fork_refused = False
+        self.legacy_rules: tuple[str, ...] = ()
         self.foreign: set[str] = set()  # what others than root can change of those
         self.reader = Reader.GOOD
         self.unreadable: set[str] = set()  # paths of environment files

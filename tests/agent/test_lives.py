@@ -229,3 +229,18 @@ def test_a_host_whose_rules_do_not_go_out_ends_in_time_and_leaves_their_mark(
     host.remove(CLUSTER)
     host.start()
     host.until(lambda: not host.has_rules, 30.0, "taken out by the next start")
+
+
+def test_legacy_rules_that_come_before_ours_are_noticed_although_nobody_tells(
+    host: MemoryHost,
+) -> None:
+    host.join()
+    host.run(120.0)
+    host.thief = "10."
+    host.run(120.0)
+    assert host.is_in_mesh  # nothing tells of it yet
+    host.legacy_rules = ("nat",)
+    host.until(lambda: not host.is_in_mesh, 90.0, "the proof is broken")
+    host.thief = None
+    host.legacy_rules = ()
+    host.until(lambda: host.is_in_mesh, 90.0, "in the mesh again")

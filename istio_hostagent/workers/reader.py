@@ -1,9 +1,9 @@
 """Read environment files as istio-proxy: for files whose path somebody else than root can change.
 
 Arguments: the paths. Out: one object for each, {"data": base64} or {"errno": number}: base64 adds
-a third to a file, whatever is in it. "weak": {"path", "uid", "mode"} beside the data is a component
-of the path that somebody else than root and istio-proxy can change. A symbolic link planted by
-istio-proxy leads nowhere that istio-proxy could not read itself.
+a third to a file, whatever is in it. "weak": {"path", "uid", "mode"} beside the data is a
+component of the path that somebody else than root and istio-proxy can change. A symbolic link
+planted by istio-proxy leads nowhere that istio-proxy could not read itself.
 Nearly every start of ours waits for this one, so it loads next to nothing: the json module would
 double its time, and neither side of this needs it.
 """

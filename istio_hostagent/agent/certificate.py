@@ -68,6 +68,7 @@ class CertificatePart(part.Part):
         settings = config.identity
         if settings != self._settings:
             self._settings = settings
+            self._files.keep_out(settings.output_dir)
             self.value = rotation.configured()
             # What a worker brings for the settings before is not wanted any more.
             self._work.abandon(WORKER)
@@ -125,7 +126,7 @@ class CertificatePart(part.Part):
 
     @property
     def watched(self) -> tuple[str, ...]:
-        """The files to be watched: only where istio-proxy cannot replace what leads to them."""
+        """The files to be watched."""
         if self._settings is None:
             return ()
         return self._files.watched(self._settings.output_dir)

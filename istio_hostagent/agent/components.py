@@ -63,7 +63,14 @@ class Components:
         self.watcher = given.watcher
         self.notifier = given.notifier
         self.host = given.machine
-        self.lookout = lookout.Lookout(inbox, work, given.sights, user)
+        self.lookout = lookout.Lookout(
+            inbox,
+            work,
+            given.sights,
+            user,
+            clock,
+            is_urgent=lambda: self.certificate.value.failures > 0,
+        )
         self.work = work
         self.packets = packets
         self.state = state

@@ -52,7 +52,8 @@ def _heading(text: str) -> str:
 
 def _describe(row: settings.Setting[object]) -> str:
     default = f" Default: ``{row.default}``." if row.default else ""
-    guarded = " Counts only from a file that only root can write." if row.is_guarded else ""
+    writers = "only root and istio-proxy" if row.is_proxys else "only root"
+    guarded = f" Counts only from a file that {writers} can write." if row.is_guarded else ""
     # A lone star would begin emphasis.
     return row.help.replace("*", "\\*") + default + guarded
 

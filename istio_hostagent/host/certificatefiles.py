@@ -16,7 +16,8 @@ _STORES = "certs"
 _OUTPUT = ".output"
 _KEY = "key.pem"
 # The links in the directory of OUTPUT_CERTS, and the one that is swapped below them.
-_NAMES = (_KEY, "cert-chain.pem", "root-cert.pem", "..data")
+_DATA = "..data"
+_NAMES = (_KEY, "cert-chain.pem", "root-cert.pem", _DATA)
 
 
 class CertificateFiles:
@@ -27,19 +28,26 @@ class CertificateFiles:
         self._sights = seen
         self._stores = os.path.join(state_dir, _STORES)
 
+    def keep_out(self, output_dir: str) -> None:
+        """From now on leave what lies in a directory of OUTPUT_CERTS to istio-proxy."""
+        self._sights.keep_out(output_dir)
+
     def fingerprint(self, path: str) -> object:
         """What changes when a file, or a directory on the way, is replaced or opened."""
-        return self._sights.fingerprint(path), tuple(map(self._sights.mode, _above(path)))
+        # In a directory of istio-proxy's it may be a link below one that is swapped.
+        data = os.path.join(os.path.dirname(path), _DATA)
+        swapped = self._sights.fingerprint(data) if self._sights.is_entry(path) else None
+        modes = tuple(map(self._sights.mode, _above(path)))
+        return self._sights.fingerprint(path), swapped, modes
 
     def has_key(self, output_dir: str) -> bool:
-        """Whether a key lies in a directory of OUTPUT_CERTS."""
+        """Whether a key lies in a directory of OUTPUT_CERTS, or may lie there."""
         path = os.path.join(output_dir, _KEY)
-        return self._sights.fingerprint(path, follows_link=False) is not None
+        is_known = self._sights.is_known(path)
+        return not is_known or self._sights.fingerprint(path, follows_link=False) is not None
 
     def watched(self, output_dir: str) -> tuple[str, ...]:
-        """The files to be watched: only where nobody but root can replace what leads to them."""
-        if not self._sights.is_roots(os.path.dirname(output_dir)):
-            return ()
+        """The files to be watched."""
         return tuple(os.path.join(output_dir, name) for name in _NAMES)
 
     def look(self, output_dir: str) -> tuple[object, ...]:

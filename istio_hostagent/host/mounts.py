@@ -2,6 +2,7 @@
 
 Whoever asks for such a file sleeps until its server answers, and may not even be killed while it
 does. So it is found out beforehand, step by step, without a question to that file system.
+A directory in which only istio-proxy is to look (`closed`) is treated in the same way.
 """
 
 import errno
@@ -33,12 +34,16 @@ class Mounts:
         self._changed = select.poll()
         self._changed.register(self._table, select.POLLPRI)
         self._remote = self._read()
+        self.closed: frozenset[str] = (
+            frozenset()
+        )  # without links on the way, as far as they are root's
 
     def may_hang(self, path: str, *, follows_link: bool = True) -> bool:
-        """Whether looking at `path` may take for ever; `follows_link`: also where it leads to."""
+        """Whether looking at `path` is not for this process; `follows_link`: where it leads to."""
         if self._changed.poll(0):
             self._remote = self._read()
-        if not self._remote:
+        barred = self._remote | self.closed
+        if not barred:
             return False
         pending = path.split("/")
         here = "/"
@@ -48,7 +53,7 @@ class Mounts:
             if part in ("", "."):
                 continue
             here = os.path.dirname(here) if part == ".." else os.path.join(here, part)
-            if here in self._remote:
+            if here in barred:
                 return True
             if not pending and not follows_link:
                 return False

@@ -46,6 +46,36 @@ def find_weak(
         resolved = os.path.dirname(resolved) if part == ".." else os.path.join(resolved, part)
 
 
+def resolve(path: str, owners: frozenset[int]) -> str:
+    """Give a path with the links resolved that only owners can change; the rest stays as it is.
+
+    So two names of one place are told to be one, and nobody else's link is followed. What is not
+    there stays as it is, too.
+    """
+    pending = [part for part in os.path.abspath(path).split("/") if part]
+    resolved = "/"
+    links = 0
+    while pending:
+        part = pending.pop(0)
+        if part in ("", "."):
+            continue
+        here = os.path.dirname(resolved) if part == ".." else os.path.join(resolved, part)
+        try:
+            status = os.lstat(here)
+        except OSError:
+            return os.path.join(here, *pending)
+        if _is_weak(status, owners) or links > MAX_SYMLINKS:
+            return os.path.join(here, *pending)
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            target = os.readlink(here)
+            pending = target.split("/") + pending
+            resolved = "/" if target.startswith("/") else os.path.dirname(here)
+        else:
+            resolved = here
+    return resolved
+
+
 def _is_weak(status: os.stat_result, owners: frozenset[int]) -> bool:
     is_shared = bool(status.st_mode & 0o022) and not stat.S_ISLNK(status.st_mode)
     is_sticky_directory = stat.S_ISDIR(status.st_mode) and bool(status.st_mode & stat.S_ISVTX)

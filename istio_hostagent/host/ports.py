@@ -398,14 +398,17 @@ class Sights(Protocol):
 class CertificateFiles(Protocol):
     """What is seen of certificates and credentials without opening them, and where they lie."""
 
+    def keep_out(self, output_dir: str) -> None:
+        """From now on leave what lies in a directory of OUTPUT_CERTS to istio-proxy."""
+
     def fingerprint(self, path: str) -> object:
         """What changes when a file is written, replaced or opened to others."""
 
     def has_key(self, output_dir: str) -> bool:
-        """Whether a key lies in a directory of OUTPUT_CERTS."""
+        """Whether a key lies in a directory of OUTPUT_CERTS, or may lie there."""
 
     def watched(self, output_dir: str) -> tuple[str, ...]:
-        """The files to be watched: only where nobody but root can replace what leads to them."""
+        """The files to be watched."""
 
     def look(self, output_dir: str) -> tuple[object, ...]:
         """What changes when one of those to be watched is replaced."""

@@ -1,7 +1,9 @@
 """What can be seen of a file now, without ever waiting for a file system.
 
 What lies on one that the kernel answers for is looked at when it is asked for. Of what lies on any
-other the answer is what somebody else has seen last: a worker looks, and it is told here.
+other the answer is what somebody else has seen last: a worker looks, and it is told here. So it is
+with what lies in a directory to which istio-proxy writes (`keep_out`): there root looks at the
+entries themselves at most, and only if nobody else can replace the directory.
 """
 
 import os
@@ -21,9 +23,27 @@ class Sights:
         """Know nothing yet."""
         self.mounts = points
         self._seen: dict[str, looker.Sight | None] = {}  # None: nobody has looked yet
+        self._kept_out: frozenset[str] = frozenset()
+
+    def keep_out(self, directory: str) -> None:
+        """From now on leave what lies at or below a directory to istio-proxy."""
+        self._kept_out |= {directory}
+        self.mounts.closed = frozenset(map(trust.resolve, self._kept_out))
+
+    def is_entry(self, path: str) -> bool:
+        """Whether `path` lies in such a directory, to which only root's links lead."""
+        directory = os.path.dirname(path)
+        if directory not in self._kept_out and directory not in self.mounts.closed:
+            return False
+        try:
+            return trust.is_way_roots(directory)
+        except OSError:
+            return False
 
     def fingerprint(self, path: str, *, follows_link: bool = True) -> files.Fingerprint | None:
         """What changes when a file changes; None where there is none, or it is not known."""
+        if self.is_entry(path):
+            return files.fingerprint(path, follows_links=False)
         if not self.mounts.may_hang(path, follows_link=follows_link):
             return files.fingerprint(path, follows_links=follows_link)
         seen = self._recall(path)
@@ -50,14 +70,9 @@ class Sights:
 
     def is_known(self, path: str) -> bool:
         """Whether anybody has looked at it yet."""
-        return self._seen.get(path) is not None or not self.mounts.may_hang(path)
-
-    def is_roots(self, path: str) -> bool:
-        """Whether only root can change what leads there, and looking at it is safe."""
-        try:
-            return not self.mounts.may_hang(path) and trust.probe_trust(path).is_root_only
-        except OSError:
-            return False
+        if self._seen.get(path) is not None or self.is_entry(path):
+            return True
+        return not self.mounts.may_hang(path)
 
     def _recall(self, path: str) -> looker.Sight | None:
         if path not in self._seen:

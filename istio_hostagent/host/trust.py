@@ -3,6 +3,7 @@
 Only a path on which nobody but root can change anything can.
 """
 
+import os
 import stat
 
 from ..config import model
@@ -27,9 +28,17 @@ def probe_trust(path: str) -> model.Trust:
 def is_way_roots(directory: str) -> bool:
     """Whether only root can replace a directory, or what leads there; it may be anybody's itself.
 
-    Raises OSError.
+    One that is not there is root's to make. Raises OSError.
     """
-    return ownership.find_weak(directory, _ROOT, is_end_free=True) is None
+    try:
+        return ownership.find_weak(directory, _ROOT, is_end_free=True) is None
+    except FileNotFoundError:
+        return probe_trust(os.path.dirname(directory)).is_root_only
+
+
+def resolve(path: str) -> str:
+    """Give a path with the links resolved that only root can change; no other is followed."""
+    return ownership.resolve(path, _ROOT)
 
 
 def describe(path: str, uid: int, mode: int) -> str:

@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from . import mailbox, mounts, sights
+from . import mailbox, sights
 
 # A chain of links longer than this is not followed.
 MAX_LINKS = 8
@@ -56,7 +56,7 @@ class FileWatcher:
         """Start with nothing watched."""
         self._inbox = inbox
         self._changed = changed
-        self._mounts = seen.mounts
+        self._seen = seen
         self._fingerprint = seen.fingerprint
         self._library: Any = None
         self._descriptor: int | None = None
@@ -93,7 +93,7 @@ class FileWatcher:
         marks = {}
         for path in paths:
             marks[path] = self._marks.get(path) or self._fingerprint(path)
-            for directory, name in _places(path, self._mounts):
+            for directory, name in _places(path, self._seen):
                 wanted.setdefault(directory, set()).add(name)
         self._marks = marks
         self._has_vanished = False
@@ -195,7 +195,7 @@ def _raise(limit: str) -> str:
     return f"sysctl -w {limit}={larger} (now {value}), and in /etc/sysctl.d to keep it"
 
 
-def _places(path: str, points: mounts.Mounts) -> list[_Place]:
+def _places(path: str, seen: sights.Sights) -> list[_Place]:
     """The directories to watch for one file, each with the name that matters in it.
 
     Besides the one in which it lies, these are the ones in which a symbolic link on the way lies;
@@ -213,8 +213,11 @@ def _places(path: str, points: mounts.Mounts) -> list[_Place]:
             here = os.path.dirname(here)
             continue
         entry = os.path.join(here, name)
-        if points.may_hang(entry, follows_link=False):
-            places.append(_Place(here, name))
+        if seen.mounts.may_hang(entry, follows_link=False):
+            # Of a directory that is left to others only the entries are watched, if at all.
+            is_entry = len(left) == 1 and seen.is_entry(os.path.join(entry, left[0]))
+            is_entry = is_entry and os.path.isdir(entry)
+            places.append(_Place(entry, left[0]) if is_entry else _Place(here, name))
             break
         target = _target(entry) if links < MAX_LINKS else None
         if target is not None:

@@ -163,6 +163,9 @@ class FakeCertificateFiles:
         self._stores = stores
         self._step = step
 
+    def keep_out(self, output_dir: str) -> None:
+        pass
+
     def fingerprint(self, path: str) -> object:
         return self._disk.fingerprint(path)
 

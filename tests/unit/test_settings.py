@@ -83,7 +83,10 @@ def test_manual_names_every_key_once() -> None:
 def test_manual_says_default_and_guard() -> None:
     text = re.sub(r"\s+", " ", manual.render_keys_rst())
     assert "``OUTPUT_CERTS`` The directory" in text
-    assert "Default: ``/etc/certs``. Counts only from a file that only root can write." in text
+    assert (
+        "Default: ``/etc/certs``. Counts only from a file that only root and istio-proxy can write."
+    ) in text
+    assert "``/usr/local/bin``. Counts only from a file that only root can write." in text
     assert "``DRY_RUN`` No effect here, because it steers the istio-iptables program" in text
 
 

@@ -7,6 +7,7 @@ an address written as /32 or /128; `*` and ranges name nothing.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..config import clouds
 from ..config import model as config
 from ..config.packed import PackedRanges, pack
 from . import ranges
@@ -21,17 +22,16 @@ LOCALHOST_V6 = 1
 PASSTHROUGH_V4 = 0x7F000006  # 127.0.0.6
 PASSTHROUGH_V6 = 6  # ::6
 
+# Of the table in `clouds`, those that are probed.
 METADATA_V4 = 0xA9FEA9FE  # 169.254.169.254, on every large cloud
 METADATA_V6 = 0xFD000EC2000000000000000000000254  # fd00:ec2::254, Amazon
-_METADATA_V6_GOOGLE = 0xFD2000CE000000000000000000000254  # fd20:ce::254
-_PLATFORM_V4_AZURE = 0xA83F8110  # 168.63.129.16: DHCP, name service and health of an Azure machine
 
 NEVER_V4 = ranges.merge(
     (
         (0x00000000, 0x00FFFFFF),  # 0.0.0.0/8, this host
         *LOOPBACK_V4,
-        (0xA9FE0000, 0xA9FEFFFF),  # 169.254.0.0/16, link-local: metadata services
-        (_PLATFORM_V4_AZURE, _PLATFORM_V4_AZURE),
+        (0xA9FE0000, 0xA9FEFFFF),  # 169.254.0.0/16, link-local
+        *((int(each), int(each)) for each in clouds.addresses(4)),
         (0xE0000000, 0xEFFFFFFF),  # 224.0.0.0/4, multicast
         (0xFFFFFFFF, 0xFFFFFFFF),  # broadcast
     )
@@ -39,8 +39,7 @@ NEVER_V4 = ranges.merge(
 NEVER_V6 = ranges.merge(
     (
         (0, 1),  # ::, ::1
-        (METADATA_V6, METADATA_V6),
-        (_METADATA_V6_GOOGLE, _METADATA_V6_GOOGLE),
+        *((int(each), int(each)) for each in clouds.addresses(6)),
         (0xFE80 << 112, (0xFEC0 << 112) - 1),  # fe80::/10, link-local
         (0xFF00 << 112, (1 << 128) - 1),  # ff00::/8, multicast
     )

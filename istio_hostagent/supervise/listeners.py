@@ -12,8 +12,9 @@ twice, make Envoy refuse the whole file.
 """
 
 from collections.abc import Iterable
+from ipaddress import ip_network
 
-from ..config import model
+from ..config import clouds, model
 from . import accesslog, clusters, message, readiness, tls
 
 OUTBOUND = "outbound"
@@ -23,7 +24,9 @@ INBOUND = "inbound"
 _INSPECTION_TIMEOUT = "0.100s"
 
 # With `*` as mesh: never other mesh hosts, and among them every cloud's metadata service.
-_OFF_MESH = ("127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10", "fd00:ec2::254/128")
+_LOCAL = ("127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10")
+_METADATA = tuple(map(ip_network, (*clouds.addresses(4), *clouds.addresses(6))))
+_OFF_MESH = (*_LOCAL, *map(str, _METADATA))
 
 _EVERYWHERE = ("0.0.0.0/0", "::/0")
 

@@ -60,7 +60,8 @@ def identity_served(cluster: netns.Network, authority: DemoAuthority, address: s
         made.connect((address, 8080))
         with context.wrap_socket(made) as served:
             shown = served.getpeercert() or {}
-    return next(str(value) for kind, value in shown["subjectAltName"] if kind == "URI")
+    names = dict(map(tuple, shown["subjectAltName"]))
+    return str(names["URI"])
 
 
 def watched_inodes(host: Host) -> set[int]:
@@ -112,14 +113,17 @@ def test_root_follows_nothing_that_istio_proxy_plants_there(
     host.start()
     host.verb("wait", "--timeout", "20")
     eventually(lambda: bool(watched_inodes(host)), "files are watched")
-    for name, plant in {
-        "key.pem": lambda path: os.symlink(closed / "deep" / "key.pem", path),
-        "cert-chain.pem": os.mkfifo,
-        "root-cert.pem": lambda path: os.symlink("/dev/zero", path),
-        "..data": lambda path: os.symlink(closed / "deep", path),
+    for name, target in {
+        "key.pem": str(closed / "deep" / "key.pem"),
+        "cert-chain.pem": "",  # a FIFO
+        "root-cert.pem": "/dev/zero",
+        "..data": str(closed / "deep"),
     }.items():
         (output / name).unlink()
-        plant(output / name)
+        if target:
+            (output / name).symlink_to(target)
+        else:
+            os.mkfifo(output / name)
         host.verb("reload", is_checked=False)
         answer = host.verb("renew", is_checked=False)
         assert answer.returncode in (0, 69, 75, 77), answer

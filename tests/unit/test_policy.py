@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from istio_hostagent.config import clouds
 from istio_hostagent.config.model import CidrSet, PortSet, Redirection
 from istio_hostagent.redirect import expectations, model, policy
 from tests.lab import soak
@@ -28,6 +29,29 @@ from tests.unit.samples import (
 OUT, IN, DIRECT = 15001, 15006, 0
 STANDARD_RULES = policy.build_ruleset(STANDARD, FACTS)
 ALL_RULES = policy.build_ruleset(ALL, FACTS)
+
+
+@pytest.mark.parametrize(
+    "service", clouds.SERVICES, ids=lambda service: f"{service.cloud}-{service.address}"
+)
+def test_metadata_service_is_captured_only_if_it_is_named(service: clouds.Service) -> None:
+    address = ip_network(service.address)
+    source = "10.1.0.2" if address.version == 4 else "fd00:1::2"
+    packet = Packet(service.address, source=source)
+    assert packets.outbound(ALL_RULES, packet) == DIRECT
+    anywhere = "0.0.0.0/0" if address.version == 4 else "::/0"
+    wide = address.supernet(new_prefix=address.max_prefixlen - 1)
+    for networks, port in (((anywhere,), DIRECT), ((str(wide),), DIRECT), ((str(address),), OUT)):
+        rules = policy.build_ruleset(Redirection(outbound=cidrs(*networks)), FACTS)
+        assert packets.outbound(rules, packet) == port
+        assert packets.is_guarded(rules, packet) is (port == OUT)
+
+
+def test_what_is_no_metadata_service_is_captured_beside_one() -> None:
+    for near in ("100.100.100.201", "168.63.129.17", "192.0.0.193", "100.96.0.97"):
+        assert packets.outbound(ALL_RULES, Packet(near)) == OUT
+    for near in ("fd00:42::43", "fd00:ec2::253", "fd00:c1::a9fe:a9ff", "fd20:ce::255"):
+        assert packets.outbound(ALL_RULES, Packet(near, source="fd00:1::2")) == OUT
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,9 @@ def load(
 
 def _load_kept(accepted: Sequence[model.Layer], facts: model.HostFacts) -> Loaded:
     # sshd may have got a port of ours since they were accepted; that takes nothing away.
-    return _build(tuple(accepted), facts._replace(ssh_ports=()), (), has_worked=True)
+    return _build(
+        tuple(accepted), facts._replace(ssh_ports=()), (), has_worked=True, is_accepted=True
+    )
 
 
 def _restore(
@@ -151,8 +153,9 @@ def _build(
     problems: tuple[Problem, ...],
     *,
     has_worked: bool,
+    is_accepted: bool = False,
 ) -> Loaded:
-    outcome = build.build_config(found, facts)
+    outcome = build.build_config(found, facts, is_accepted=is_accepted)
     problems = tuple(sorted({*problems, *outcome.problems}))
     mesh_files = {layer.file for layer in found[1:]}
     is_empty = not problems and not any(value.file in mesh_files for value in outcome.values)

@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from ..errors import Problem
-from . import explain, foreign, model, settings, spelling
+from . import explain, fields, foreign, jsontext, model, settings, spelling
 from . import layers as layering
 from . import reader as reading
 
@@ -40,16 +40,23 @@ class Outcome(NamedTuple):
     values: tuple[explain.Value, ...]
 
 
-def build_config(layers: Sequence[model.Layer], facts: model.HostFacts) -> Outcome:
-    """Combine the layers hostagent.env, cluster.env, sidecar.env; the later wins."""
+def build_config(
+    layers: Sequence[model.Layer], facts: model.HostFacts, *, is_accepted: bool = False
+) -> Outcome:
+    """Combine the layers hostagent.env, cluster.env, sidecar.env; the later wins.
+
+    `is_accepted`: these texts have worked, maybe with an earlier version: what has become an error
+    since takes nothing away, and is a warning.
+    """
     found = layering.collect(layers)
-    reader = reading.Reader(found, layers[0].file)
+    reader = reading.Reader(found, layers[0].file, is_accepted=is_accepted)
     redirection = _build_redirection(reader)
     identity = _build_identity(reader)
     proxy = _build_proxy(reader)
     _check_emptied(reader, redirection)
-    _check_listeners(reader, facts)
+    _check_inbound(reader, _check_listeners(reader, facts))
     _check_foreign(reader)
+    _check_json(reader)
     config = model.Config(redirection, identity, proxy)
     values = explain.explain(reader, server_name=identity.server_name)
     problems = tuple(sorted(set(found.problems)))
@@ -98,9 +105,10 @@ def _check_emptied(reader: reading.Reader, redirection: model.Redirection) -> No
 
 
 def _proxy_ports(reader: reading.Reader) -> tuple[int, ...]:
-    """Istio's fixed ports, and the one that can be moved."""
-    moved = reader.read(settings.STATUS_PORT)
-    return tuple(sorted({*model.Redirection().proxy_ports, moved}))
+    """Istio's fixed ports, and those that were moved."""
+    own = (settings.STATUS_PORT, *settings.METRICS)
+    moved = {reader.read(row) for row in own} - {0}
+    return tuple(sorted(moved.union(model.Redirection().proxy_ports)))
 
 
 def _private_ports(reader: reading.Reader) -> tuple[int, ...]:
@@ -218,12 +226,21 @@ def _build_environment(reader: reading.Reader) -> tuple[tuple[str, str], ...]:
     return tuple(environment)
 
 
-def _check_listeners(reader: reading.Reader, facts: model.HostFacts) -> None:
-    """Refuse ports on which two listeners would meet, or on which sshd listens."""
-    is_envoy = reader.read(settings.PROXY) is model.ProxyKind.ENVOY
-    users = {} if is_envoy else {ADMIN_PORT: "the admin interface below pilot-agent"}
-    for row in settings.LISTENERS:
+def _check_listeners(reader: reading.Reader, facts: model.HostFacts) -> dict[int, str]:
+    """Refuse ports on which two listeners would meet, or on which sshd listens.
+
+    Returns who listens where.
+    """
+    users: dict[int, str] = {}
+    rows: tuple[settings.Setting[int], ...] = settings.LISTENERS
+    if reader.read(settings.PROXY) is not model.ProxyKind.ENVOY:
+        users[ADMIN_PORT] = "the admin interface below pilot-agent"
+        users[settings.AGENT_STATUS_PORT] = "pilot-agent's status"
+        rows += settings.METRICS
+    for row in rows:
         port = reader.read(row)
+        if not port:
+            continue
         key = row.key
         if reader.find(key) is None:
             key = settings.FALLBACKS.get(key, key)
@@ -231,16 +248,54 @@ def _check_listeners(reader: reading.Reader, facts: model.HostFacts) -> None:
             continue  # the port is the default in place of a value that has its problem already
         origin = reader.find(key)
         if port in facts.ssh_ports and origin:
-            reader.refuse(key, origin, f"{port} is the port on which sshd listens")
+            reader.refuse_since(key, origin, f"{port} is the port on which sshd listens")
         if port not in users:
             users[port] = key
             continue
         other = reader.find(users[port])
         if origin:
             where = f" ({other.file}:{other.line})" if other else ""
-            reader.refuse(key, origin, f"{port} is the port of {users[port]}{where} already")
+            reader.refuse_since(key, origin, f"{port} is the port of {users[port]}{where} already")
         elif other:
-            reader.refuse(users[port], other, f"{port} is the port of {row.key} already")
+            reader.refuse_since(users[port], other, f"{port} is the port of {row.key} already")
+    return users
+
+
+def _check_inbound(reader: reading.Reader, users: dict[int, str]) -> None:
+    """Refuse listed ports of the proxy's own; say which are listed and excluded."""
+    key = settings.INBOUND_PORTS.key
+    origin = reader.find(key)
+    if origin is None:
+        return
+    named = reader.read(settings.INBOUND_PORTS).named
+    for port in sorted(named.intersection(users)):
+        where = _describe(reader.find(users[port]))
+        text = f"{port} is the port of {users[port]}{where}, on which the proxy itself listens"
+        reader.refuse_since(key, origin, f"{text}: take it out of the list")
+    for row in (settings.LOCAL_EXCLUDE_PORTS, settings.INBOUND_EXCLUDE_PORTS):
+        both = sorted(named & reader.read(row).named)
+        excluded = reader.find(row.key)
+        if both and excluded is not None:
+            ports = ", ".join(map(str, both))
+            where = _describe(excluded)
+            reader.warn(origin, f"{key}: {ports} is not captured, because {row.key}{where} has it")
+
+
+def _describe(origin: layering.Origin | None) -> str:
+    return f" ({origin.file}:{origin.line})" if origin else ""
+
+
+def _check_json(reader: reading.Reader) -> None:
+    """Say where JSON has lost its quotes: what reads it leaves it out without a word."""
+    for key, sets in reader.history.items():
+        if key not in settings.JSON_KEYS and not key.startswith(settings.JSON_FAMILY):
+            continue
+        origin = sets[-1]
+        if origin.value.strip() and not jsontext.is_plausible(origin.value):
+            spelled = jsontext.repair(origin.value)
+            hint = f"write {key}='{spelled}'" if spelled else "put the value in single quotes"
+            message = f"{key} is no JSON, and is left out for that: {fields.show(origin.value)}"
+            reader.warn(origin, f"{message}; {hint}")
 
 
 def _check_foreign(reader: reading.Reader) -> None:

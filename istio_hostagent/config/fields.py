@@ -88,6 +88,11 @@ def parse_port(text: str) -> int:
     return parse_number(text, lowest=1, highest=65535, what="a port")
 
 
+def parse_port_or_none(text: str) -> int:
+    """One TCP port, or 0 for none."""
+    return parse_number(text, lowest=0, highest=65535, what="a port")
+
+
 def parse_count(text: str) -> int:
     """A small count, 1 to 1024."""
     return parse_number(text, lowest=1, highest=1024, what="a number")

@@ -18,11 +18,15 @@ _NAMED = re.compile("<([A-Z_]+)>")
 class Reader:
     """Reads one set of layers; in place of a value that has a problem it gives the default."""
 
-    def __init__(self, found: layers.Collected, own_file: str = "") -> None:
+    def __init__(
+        self, found: layers.Collected, own_file: str = "", *, is_accepted: bool = False
+    ) -> None:
         """Read what `layers.collect` found, and add to its problems and warnings.
 
         `own_file`: where a key can stand that counts only from a file that only root can write.
+        `is_accepted`: as for `build.build_config`.
         """
+        self.is_accepted = is_accepted
         self._own_file = own_file
         self.history = found.history
         self.problems = found.problems
@@ -74,7 +78,8 @@ class Reader:
             return setting.parse(text)
         except ValueError as error:
             for key, origin in self._sources(setting):
-                self.refuse(key, origin, f"{setting.key} is not set and would be {text}: {error}")
+                message = f"{setting.key} is not set and would be {text}: {error}"
+                self.refuse_since(key, origin, message)
         return setting.parse(self.render_default(setting))
 
     def _sources(self, setting: settings.Setting[object]) -> Iterator[tuple[str, layers.Origin]]:
@@ -90,6 +95,14 @@ class Reader:
         """Record a problem of `key` at the line that set it."""
         self.refused.add(key)
         self.problems.append(Problem(origin.file, origin.line, f"{key}: {message}"))
+
+    def refuse_since(self, key: str, origin: layers.Origin, message: str) -> None:
+        """As `refuse`, for what earlier versions took: what was accepted stays, with a warning."""
+        if self.is_accepted:
+            self.refused.add(key)
+            self.warn(origin, f"{key}: {message}")
+        else:
+            self.refuse(key, origin, message)
 
     def refuse_untrusted(self, key: str, origin: layers.Origin) -> None:
         """Record that `key` may not be set by this file."""

@@ -288,6 +288,24 @@ ENVOY_STATUS_PORT = Setting(
     "15021",
     "Used when ISTIO_HOSTAGENT_STATUS_PORT is not set.",
 )
+PROMETHEUS_PORT = Setting(
+    "ENVOY_PROMETHEUS_PORT",
+    fields.parse_port,
+    "15090",
+    "Where Envoy serves its metrics, below pilot-agent.",
+)
+SECURE_METRICS_PORT = Setting(
+    "ENVOY_SECURE_METRICS_PORT",
+    fields.parse_port_or_none,
+    "0",
+    "Where Envoy's metrics are served with mutual TLS, below pilot-agent; 0: nowhere.",
+)
+MERGED_METRICS_PORT = Setting(
+    "ENVOY_SECURE_MERGED_METRICS_PORT",
+    fields.parse_port_or_none,
+    "0",
+    "Where merged metrics are served with mutual TLS, below pilot-agent; 0: nowhere.",
+)
 CONCURRENCY = Setting(
     "ISTIO_HOSTAGENT_CONCURRENCY",
     fields.parse_count,
@@ -357,7 +375,8 @@ SETTINGS: tuple[Setting[object], ...] = (
     SERVICE_ACCOUNT, CLUSTER_ID, TOKEN_FILE, PROV_CERT, CA_ROOT_CA, OUTPUT_CERTS, CERTS_DIR,
     SECRET_TTL, GRACE_RATIO,
     PROXY, ENVOY, BIN_BASE, MESH_CIDR, MTLS, ACCESS_LOG, LOCAL_PORTS, STATUS_PORT,
-    ENVOY_STATUS_PORT, CONCURRENCY, LOG_LEVEL, AGENT_FLAGS, SVC_IP, POD_NAME, SERVICE,
+    ENVOY_STATUS_PORT, PROMETHEUS_PORT, SECURE_METRICS_PORT, MERGED_METRICS_PORT, CONCURRENCY,
+    LOG_LEVEL, AGENT_FLAGS, SVC_IP, POD_NAME, SERVICE,
     PILOT_PORT, PILOT_ADDRESS, XDS_ROOT_CA,
 )  # fmt: skip
 
@@ -376,6 +395,12 @@ LISTENERS = (
     INBOUND_TUNNEL_PORT,
     STATUS_PORT,
 )
+# Those of pilot-agent and its Envoy, besides; 15020 has no key here.
+METRICS = (PROMETHEUS_PORT, SECURE_METRICS_PORT, MERGED_METRICS_PORT)
+AGENT_STATUS_PORT = 15020
+# What holds JSON; who forgets the quotes loses it without a word.
+JSON_KEYS = ("ISTIO_META_POD_PORTS", "ISTIO_PROMETHEUS_ANNOTATIONS", "ISTIO_KUBE_APP_PROBERS")
+JSON_FAMILY = "ISTIO_METAJSON_"
 
 KEYS = frozenset(row.key for row in SETTINGS)
 

@@ -361,6 +361,9 @@ def test_overridden_value_is_not_judged() -> None:
     assert config.redirection.outbound_capture_port == 1
 
 
+LISTED = "ISTIO_INBOUND_PORTS: {}, on which the proxy itself listens: take it out of the list"
+
+
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
@@ -374,10 +377,107 @@ def test_overridden_value_is_not_judged() -> None:
             f"ENVOY_STATUS_PORT: 5 is the port of ENVOY_PORT ({SIDECAR}:1) already",
         ),
         ("ENVOY_PORT=22", 1, "ENVOY_PORT: 22 is the port on which sshd listens"),
+        # pilot-agent's own, and those of the Envoy below it
+        ("ENVOY_PORT=15020", 1, "ENVOY_PORT: 15020 is the port of pilot-agent's status already"),
+        ("ENVOY_PROMETHEUS_PORT=15021", 1, "ENVOY_PROMETHEUS_PORT: 15021 is the port of ENVOY_STATUS_PORT already"),
+        ("INBOUND_TUNNEL_PORT=15090", 1, "INBOUND_TUNNEL_PORT: 15090 is the port of ENVOY_PROMETHEUS_PORT already"),
+        (
+            "ENVOY_SECURE_METRICS_PORT=9\nENVOY_SECURE_MERGED_METRICS_PORT=9",
+            2,
+            f"ENVOY_SECURE_MERGED_METRICS_PORT: 9 is the port of ENVOY_SECURE_METRICS_PORT ({SIDECAR}:1) already",
+        ),
+        # Captured into itself
+        ("ISTIO_INBOUND_PORTS=8080,15001", 1, LISTED.format("15001 is the port of ENVOY_PORT")),
+        ("ISTIO_INBOUND_PORTS=15006", 1, LISTED.format("15006 is the port of INBOUND_CAPTURE_PORT")),
+        ("ISTIO_INBOUND_PORTS=15008", 1, LISTED.format("15008 is the port of INBOUND_TUNNEL_PORT")),
+        ("ISTIO_INBOUND_PORTS=15000", 1, LISTED.format("15000 is the port of the admin interface below pilot-agent")),
+        ("ISTIO_INBOUND_PORTS=15021", 1, LISTED.format("15021 is the port of ENVOY_STATUS_PORT")),
+        ("ISTIO_INBOUND_PORTS=15020", 1, LISTED.format("15020 is the port of pilot-agent's status")),
+        ("ISTIO_INBOUND_PORTS=15090", 1, LISTED.format("15090 is the port of ENVOY_PROMETHEUS_PORT")),
+        (
+            "ENVOY_PORT=8080\nISTIO_INBOUND_PORTS=8080,9090",
+            2,
+            LISTED.format(f"8080 is the port of ENVOY_PORT ({SIDECAR}:1)"),
+        ),
     ],
 )  # fmt: skip
 def test_listeners_must_not_meet(text: str, line: int, message: str) -> None:
     assert build_config(text).problems == (Problem(SIDECAR, line, message),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ISTIO_INBOUND_PORTS=*", "ISTIO_INBOUND_PORTS=15000:15100", "ENVOY_SECURE_METRICS_PORT=0",
+        "ISTIO_HOSTAGENT_PROXY=envoy\nISTIO_INBOUND_PORTS=15020,15090",
+        "ISTIO_HOSTAGENT_PROXY=envoy\nENVOY_PORT=15020",
+    ],
+)  # fmt: skip
+def test_port_of_nobody_else_is_no_problem(text: str) -> None:
+    assert build_config(text).problems == ()
+
+
+def test_what_has_become_an_error_since_it_was_accepted_takes_nothing_away() -> None:
+    texts = [model.Layer(OWN, None, ROOT), model.Layer(CLUSTER, None, ROOT)]
+    text = b"ISTIO_INBOUND_PORTS=15006,8080\nPILOT_ADDRESS=p:15010\nENVOY_PORT=15020\n"
+    texts.append(model.Layer(SIDECAR, text, ROOT))
+    assert len(build.build_config(texts, FACTS).problems) == 3
+    outcome = build.build_config(texts, FACTS, is_accepted=True)
+    config = config_of(outcome)
+    assert config.redirection.outbound_capture_port == 15020
+    assert config.redirection.inbound.named == {15006, 8080}
+    assert config.proxy.discovery_address == "p:15010"
+    assert (config.identity.ca_host, config.identity.ca_port) == ("istiod.istio-system.svc", 15012)
+    assert [warning.line for warning in outcome.warnings] == [1, 2, 3]
+
+
+def test_port_that_is_listed_and_excluded_is_named() -> None:
+    outcome = build_config(
+        "ISTIO_INBOUND_PORTS=22,8080,9090\n",
+        "ISTIO_LOCAL_EXCLUDE_PORTS=22,15090,8080\nISTIO_INBOUND_EXCLUDE_PORTS=9090\n",
+    )
+    assert outcome.problems == ()
+    assert [warning.message for warning in outcome.warnings if warning.file == SIDECAR] == [
+        f"ISTIO_INBOUND_PORTS: 22, 8080 is not captured, because ISTIO_LOCAL_EXCLUDE_PORTS"
+        f" ({CLUSTER}:1) has it",
+        f"ISTIO_INBOUND_PORTS: 9090 is not captured, because ISTIO_INBOUND_EXCLUDE_PORTS"
+        f" ({CLUSTER}:2) has it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ('ISTIO_METAJSON_LABELS={"app":"x"}', """write ISTIO_METAJSON_LABELS='{"app":"x"}'"""),
+        (
+            'ISTIO_METAJSON_LABELS={"app":"x","service.istio.io/canonical-name":"a:b"}',
+            """write ISTIO_METAJSON_LABELS='{"app":"x","service.istio.io/canonical-name":"a:b"}'""",
+        ),
+        ('ISTIO_METAJSON_X="{"a":1}"', """write ISTIO_METAJSON_X='{"a":"1"}'"""),
+        ("""ISTIO_METAJSON_LABELS="{'app':'x'}\"""", "put the value in single quotes"),
+        ("""ISTIO_METAJSON_LABELS='{"app":"x",}'""", "put the value in single quotes"),
+        ("ISTIO_METAJSON_LABELS=app", "put the value in single quotes"),
+        ('ISTIO_META_POD_PORTS=[{"name":"http"}]', "put the value in single quotes"),
+        ('ISTIO_PROMETHEUS_ANNOTATIONS={"scrape":"true"}', "write ISTIO_PROMETHEUS_ANNOTATIONS="),
+    ],
+)
+def test_json_that_has_lost_its_quotes_is_a_warning_with_the_right_spelling(
+    text: str, hint: str
+) -> None:
+    outcome = build_config(f"\n{text}\n")
+    [warning] = outcome.warnings
+    assert warning.line == 2
+    assert "is no JSON, and is left out for that" in warning.message
+    assert hint in warning.message
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["{}", '{"a": {"b": [1, -2.5e3, true, null]}}', "", '[{"name":"http","containerPort":80}]',
+     '{"a":"b\\"c, }"}', ' {"a" : "ü"} '],
+)  # fmt: skip
+def test_json_is_no_warning(value: str) -> None:
+    assert build_config(f"ISTIO_METAJSON_X='{value}'\n").warnings == ()
 
 
 def test_port_with_a_problem_does_not_meet_another() -> None:

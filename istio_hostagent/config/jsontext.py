@@ -1,0 +1,48 @@
+"""Whether a value looks like JSON, and what it was before a shell took its quotes off.
+
+Not a parser: the module json is a library that the small verbs do without, and what pilot-agent
+makes of a value is its own business. Here is the one mistake that people make.
+"""
+
+import re
+
+_TOKEN = re.compile(
+    r'\s+|[{}\[\],:]|"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|true|false|null'
+)
+_BARE_OBJECT = re.compile(r"\s*\{([^{}\[\]\"']*)\}\s*")
+MAX_REPAIRED = 400
+
+
+def is_plausible(text: str) -> bool:
+    """Whether all of it are tokens of JSON, in an object or a list without a comma too many.
+
+    >>> is_plausible('{"app":"x"}'), is_plausible("{app:x}")
+    (True, False)
+    """
+    body = text.strip()
+    if (body[:1], body[-1:]) not in (("{", "}"), ("[", "]")):
+        return False
+    position = 0
+    before = ""
+    while position < len(body):
+        token = _TOKEN.match(body, position)
+        if token is None or (before == "," and token[0] in "}]"):
+            return False
+        before = token[0] if token[0].strip() else before
+        position = token.end()
+    return True
+
+
+def repair(text: str) -> str:
+    """Give an object of texts its quotes back; empty where that would be a guess.
+
+    >>> repair("{app:x,version:v1}")
+    '{"app":"x","version":"v1"}'
+    """
+    bare = _BARE_OBJECT.fullmatch(text)
+    if bare is None or len(text) > MAX_REPAIRED or not text.isprintable():
+        return ""
+    pairs = [item.partition(":") for item in bare[1].split(",") if item.strip()]
+    if not all(separator and key.strip() for key, separator, _ in pairs):
+        return ""
+    return "{" + ",".join(f'"{key.strip()}":"{value.strip()}"' for key, _, value in pairs) + "}"

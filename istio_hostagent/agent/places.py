@@ -32,6 +32,13 @@ def find_places(environment: Mapping[str, str]) -> Places:
     )
 
 
+def find_session_ports(environment: Mapping[str, str]) -> tuple[int, ...]:
+    """The port at which this session has come in, if sshd says so (SSH_CONNECTION of ssh(1))."""
+    parts = environment.get("SSH_CONNECTION", "").split()
+    port = parts[3] if len(parts) == 4 else ""
+    return (int(port),) if port.isascii() and port.isdigit() and len(port) < 6 else ()
+
+
 class Sources(NamedTuple):
     """Where the files lie, in order of rising precedence."""
 

@@ -6,7 +6,7 @@ Every request is one JSON object with a `verb`; every answer has `ok`, and `erro
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import (
@@ -25,7 +25,7 @@ from ..lifecycle.phase import Phase
 from ..lifecycle.report import Report
 from ..redirect import plan, policy
 from ..supervise import validation
-from . import components, configuration, inspection, reload, status
+from . import components, configuration, inspection, places, reload, status
 
 logger = logging.getLogger(__name__)
 
@@ -116,12 +116,18 @@ class Requests:
             caller.answer(refusal(HostAgentError(str(found))) | {"exit_status": 75})
             return
         accepted = configuration.layers_of(self._parts.life.disk.accepted)
-        loaded = reload.load(found, self._parts.machine.facts, accepted)
+        session = {"SSH_CONNECTION": str(caller.request.get("session", ""))}
+        session_ports = places.find_session_ports(session)
+        facts = self._parts.machine.facts._replace(session_ports=session_ports)
+        loaded = reload.load(found, facts, accepted)
         if loaded.config is None or loaded.problems:
             caller.answer(self._not_usable(loaded))
             return
-        wanted = policy.build_ruleset(loaded.config.redirection, self._parts.machine.facts)
-        self._parts.rules.plan(wanted, functools.partial(_answer_changes, caller))
+        wanted = policy.build_ruleset(loaded.config.redirection, facts)
+        warnings = [str(warning) for warning in loaded.warnings]
+        self._parts.rules.plan(
+            wanted, functools.partial(_answer_changes, caller, warnings=warnings)
+        )
 
     def _verify(self, caller: ports.Caller) -> None:
         told = self._parts.life.told
@@ -234,11 +240,17 @@ def _answer(caller: ports.Caller, action: Callable[[], None]) -> None:
         caller.answer(refusal(error))
 
 
-def _answer_changes(caller: ports.Caller, found: plan.Changes | HostAgentError) -> None:
+def _answer_changes(
+    caller: ports.Caller,
+    found: plan.Changes | HostAgentError,
+    *,
+    warnings: Sequence[str] = (),
+) -> None:
     if isinstance(found, HostAgentError):
         caller.answer(refusal(found))
     else:
-        caller.answer({"ok": True, "lines": list(found.lines)})
+        lines = list(found.lines)
+        caller.answer({"ok": True, "lines": lines, "warnings": list(warnings)})
 
 
 def _is_first_check(value: validation.Validation) -> bool:

@@ -8,7 +8,7 @@ Version 1: {"version", "pid", "in_control", "in_mesh", "joined", "summary",
 "next_attempt", "failures", "renewal": "planned|failing|pending", "failing_since", "last_error"},
 "proxy": {"kind", "binary", "state", "bootstrap", "pid", "starts", "last_error"},
 "control_plane": {"state": "none|unknown|connected|away", "away_since"},
-"watching": {"state": "complete|late", "last_error"}, "stuck": [...],
+"encryption": text, "watching": {"state": "complete|late", "last_error"}, "stuck": [...],
 "longest_turn_s": {event: seconds}}. Instants are unix seconds or null. Fields are added, never
 renamed: where there is "last_error" the same text is there as "trouble", too.
 """
@@ -16,8 +16,8 @@ renamed: where there is "last_error" the same text is there as "trouble", too.
 import os
 from typing import Any
 
-from ..config import model
-from . import components
+from ..config import encryption, model
+from . import components, configuration
 from . import proxy as proxies
 
 VERSION = 1
@@ -36,10 +36,18 @@ def report(parts: components.Components) -> dict[str, Any]:
         "summary": words.summary,
         **{name: _part(each.status(life, now)) for name, each in parts.reporting.items()},
         "control_plane": _control_plane(parts.proxy),
+        "encryption": _encryption(parts),
         "watching": _watching(parts),
         "stuck": [*parts.proxy.child.stuck, *parts.work.stuck],
         "longest_turn_s": {cause: round(spent, 4) for cause, spent in parts.turns.items()},
     }
+
+
+def _encryption(parts: components.Components) -> str:
+    in_force = parts.life.in_force
+    if in_force is None:
+        return ""
+    return encryption.describe(configuration.config_of(in_force), parts.proxy.kind)
 
 
 def _part(status: dict[str, Any]) -> dict[str, Any]:

@@ -22,14 +22,14 @@ class Refused(HostAgentError):
 
 
 def ask(
-    verb: str, *, timeout_s: float = TIMEOUT_S, is_patient: bool = False
+    verb: str, *, timeout_s: float = TIMEOUT_S, is_patient: bool = False, **fields: object
 ) -> dict[str, Any] | None:
     """Return the answer to a verb, None if no agent runs here; raises Refused.
 
-    `is_patient`: wait as long for an agent to appear.
+    `is_patient`: wait as long for an agent to appear. `fields`: what else it is to know.
     """
     asking = control.ask_when_there if is_patient else control.ask
-    answer = asking({"verb": verb}, timeout_s)
+    answer = asking({"verb": verb, **fields}, timeout_s)
     if answer is not None and not answer.get("ok"):
         raise Refused(answer)
     return answer

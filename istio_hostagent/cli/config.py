@@ -8,7 +8,7 @@ import os
 import sys
 
 from ..agent.oneshot import configuration, start
-from ..config import build
+from ..config import build, encryption
 from .options import Option, Values
 
 OPTIONS = (
@@ -21,11 +21,16 @@ def execute(values: Values) -> int:
     """Print values to stdout, problems and warnings to stderr."""
     loaded, facts, sources = configuration.load(os.environ, start.begin(os.environ))
     found = build.build_config(loaded.layers, facts).values
+    config = loaded.config
+    encrypted = encryption.describe(config, config.proxy.kind) if config is not None else ""
     if values["json"]:
-        print(json.dumps(_to_json(found, loaded.problems, loaded.warnings), indent=1))
+        shown = _to_json(found, loaded.problems, loaded.warnings) | {"encryption": encrypted}
+        print(json.dumps(shown, indent=1))
     else:
         for value in found:
             print(_line(value) if values["explain"] else f"{value.key}={value.text}")
+        if encrypted:
+            print(f"# encryption: {encrypted}")
     for problem in loaded.problems:
         print(f"problem: {problem}", file=sys.stderr)
     for warning in loaded.warnings:

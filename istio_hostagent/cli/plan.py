@@ -1,10 +1,12 @@
 """Show what apply would change, as a diff; change nothing.
 
-Lines with + would come, lines with - would go. Nothing is printed when nothing differs.
+Lines with + would come, lines with - would go. Nothing is printed when nothing differs, but for
+warnings about the files.
 """
 
 import json
 import os
+import sys
 
 from . import answer
 from .options import Option, Values
@@ -13,12 +15,15 @@ OPTIONS = (Option("json", "for programs"),)
 
 
 def execute(values: Values) -> int:
-    """Print the lines."""
-    asked = answer.ask("plan")
-    lines = asked["lines"] if asked is not None else answer.alone("plan", os.environ)
+    """Print the lines to stdout, warnings to stderr."""
+    asked = answer.ask("plan", session=os.environ.get("SSH_CONNECTION", ""))
+    found = asked if asked is not None else answer.alone("plan", os.environ)
+    lines, warnings = found["lines"], found.get("warnings", [])
     if values["json"]:
-        print(json.dumps({"version": 1, "lines": list(lines)}, indent=1))
+        print(json.dumps({"version": 1, "lines": lines, "warnings": warnings}, indent=1))
     else:
         for line in lines:
             print(line)
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
     return 0

@@ -23,6 +23,8 @@ def render(status: dict[str, Any]) -> str:
     ]
     if status["control_plane"]["state"] != "none":
         rows.append(("control plane", _control_plane(status["control_plane"])))
+    if status.get("encryption"):
+        rows.append(("encryption", status["encryption"]))
     if redirection["repaired"]:
         rows.append(("repaired", f"{_times(redirection['repaired'])} since the agent started"))
     rows += [("stuck", text) for text in status.get("stuck", ())]

@@ -54,7 +54,7 @@ def build_config(
     identity = _build_identity(reader)
     proxy = _build_proxy(reader)
     _check_emptied(reader, redirection)
-    _check_inbound(reader, _check_listeners(reader, facts))
+    _check_inbound(reader, facts, _check_listeners(reader, facts))
     _check_foreign(reader)
     _check_json(reader)
     config = model.Config(redirection, identity, proxy)
@@ -261,8 +261,8 @@ def _check_listeners(reader: reading.Reader, facts: model.HostFacts) -> dict[int
     return users
 
 
-def _check_inbound(reader: reading.Reader, users: dict[int, str]) -> None:
-    """Refuse listed ports of the proxy's own; say which are listed and excluded."""
+def _check_inbound(reader: reading.Reader, facts: model.HostFacts, users: dict[int, str]) -> None:
+    """Refuse listed ports of the proxy's own; say which are sshd's, and which are excluded."""
     key = settings.INBOUND_PORTS.key
     origin = reader.find(key)
     if origin is None:
@@ -272,12 +272,25 @@ def _check_inbound(reader: reading.Reader, users: dict[int, str]) -> None:
         where = _describe(reader.find(users[port]))
         text = f"{port} is the port of {users[port]}{where}, on which the proxy itself listens"
         reader.refuse_since(key, origin, f"{text}: take it out of the list")
+    excluded = {
+        *reader.read(settings.LOCAL_EXCLUDE_PORTS).named,
+        *reader.read(settings.INBOUND_EXCLUDE_PORTS).named,
+    }
+    for port in sorted(named - excluded - users.keys()):
+        if port in facts.session_ports:
+            who = "this session comes in"
+        elif port in facts.ssh_ports:
+            who = "sshd listens"
+        else:
+            continue
+        message = f"on {port} {who}: naming captures it, so the proxy answers there"
+        reader.warn(origin, f"{key}: {message}, and in strict mode lets in the mesh alone")
     for row in (settings.LOCAL_EXCLUDE_PORTS, settings.INBOUND_EXCLUDE_PORTS):
         both = sorted(named & reader.read(row).named)
-        excluded = reader.find(row.key)
-        if both and excluded is not None:
+        other = reader.find(row.key)
+        if both and other is not None:
             ports = ", ".join(map(str, both))
-            where = _describe(excluded)
+            where = _describe(other)
             reader.warn(origin, f"{key}: {ports} is not captured, because {row.key}{where} has it")
 
 

@@ -201,6 +201,7 @@ class HostFacts(NamedTuple):
     proxy_uid: int
     proxy_gid: int
     ssh_ports: tuple[int, ...] = (22,)  # where sshd listens; 22 where that is unknown
+    session_ports: tuple[int, ...] = ()  # at which the session that asks has come in
     addresses: tuple[
         Address, ...
     ] = ()  # own addresses that are neither loopback nor link-local; IPv4 first, by interface

@@ -21,7 +21,9 @@ HOSTS = "/etc/hosts"
 _SSH_PORT = 22
 
 
-def probe_facts(*, state_dir: str, runtime_dir: str) -> model.HostFacts:
+def probe_facts(
+    *, state_dir: str, runtime_dir: str, session_ports: tuple[int, ...] = ()
+) -> model.HostFacts:
     """Look at the machine; raises HostUnsupported where nothing can work, KernelBusy."""
     uid, gid = users.probe_user()
     addresses = probe_addresses()
@@ -29,6 +31,7 @@ def probe_facts(*, state_dir: str, runtime_dir: str) -> model.HostFacts:
         proxy_uid=uid,
         proxy_gid=gid,
         ssh_ports=probe_ssh_ports(),
+        session_ports=session_ports,
         addresses=addresses,
         primary_address=primary_address(addresses, None, uid=uid),
         has_ipv6=rtnetlink.has_ipv6(),

@@ -431,6 +431,32 @@ def test_what_has_become_an_error_since_it_was_accepted_takes_nothing_away() -> 
     assert [warning.line for warning in outcome.warnings] == [1, 2, 3]
 
 
+def test_named_port_of_sshd_or_of_the_session_is_a_warning() -> None:
+    facts = FACTS._replace(ssh_ports=(22, 2222), session_ports=(8022,))
+    outcome = build_config("\nISTIO_INBOUND_PORTS=22,8022,8080,2222\n", facts=facts)
+    assert config_of(outcome).redirection.inbound.named == {22, 8022, 8080, 2222}
+    said = (
+        "naming captures it, so the proxy answers there, and in strict mode lets in the mesh alone"
+    )
+    assert outcome.warnings == tuple(
+        Problem(SIDECAR, 2, f"ISTIO_INBOUND_PORTS: on {port} {who}: {said}")
+        for port, who in (
+            (22, "sshd listens"), (2222, "sshd listens"), (8022, "this session comes in"),
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("ports", ["*", "1:65535", "8080", ""])
+def test_port_of_sshd_that_is_not_named_is_no_warning(ports: str) -> None:
+    assert build_config(f"ISTIO_INBOUND_PORTS={ports}\n").warnings == ()
+
+
+def test_port_of_sshd_that_is_excluded_as_well_is_not_captured() -> None:
+    text = "ISTIO_INBOUND_PORTS=22\nISTIO_LOCAL_EXCLUDE_PORTS=22\n"
+    [warning] = build_config(text).warnings
+    assert "is not captured" in warning.message
+
+
 def test_port_that_is_listed_and_excluded_is_named() -> None:
     outcome = build_config(
         "ISTIO_INBOUND_PORTS=22,8080,9090\n",

@@ -11,7 +11,7 @@ from .kernel import locked
 
 def perform(environment: Mapping[str, str], reading: layers.Reading) -> Iterator[str]:
     """Install the rules and read them back; returns the lines of the diff that was applied."""
-    config, facts = configuration.require(environment, reading)
+    _, config, facts = configuration.require(environment, reading)
     with locked() as kernel:
         rules = policy.build_ruleset(config.redirection, facts)
         return plan.describe(reconcile.reconcile(rules, kernel))

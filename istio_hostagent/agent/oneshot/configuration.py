@@ -21,12 +21,12 @@ def load(
 
 def require(
     environment: Mapping[str, str], reading: layers.Reading
-) -> tuple[model.Config, model.HostFacts]:
-    """The configuration, or ConfigInvalid with every problem."""
+) -> tuple[reload.Loaded, model.Config, model.HostFacts]:
+    """What was loaded, the configuration and the facts; ConfigInvalid with every problem."""
     loaded, facts, sources = load(environment, reading)
     if loaded.config is None:
         missing = Problem(
             sources.cluster, 0, f"no configuration yet: it and {sources.sidecar} set nothing"
         )
         raise ConfigInvalid(loaded.problems or (missing,))
-    return loaded.config, facts
+    return loaded, loaded.config, facts

@@ -12,7 +12,7 @@ from .kernel import locked
 
 def perform(environment: Mapping[str, str], reading: layers.Reading) -> dict[str, Any]:
     """Read back with two decoders and send packets for every promise; as JSON value."""
-    config, host = configuration.require(environment, reading)
+    _, config, host = configuration.require(environment, reading)
     inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
     time = clock.SystemClock()
     work = tasks.Tasks(inbox, time, children.Processes(inbox, record=""))

@@ -8,6 +8,7 @@ operator has to. No sentence holds the token or its signature.
 import base64
 import binascii
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -15,6 +16,95 @@ from datetime import UTC, datetime, timedelta
 AUDIENCE = "istio-ca"
 # istiod tolerates a start this far ahead (measured: +60 s accepted, +600 s refused).
 START_TOLERANCE = timedelta(seconds=60)
+
+
+_BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+=*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+=*\s*")
+_NOTHING = frozenset(
+    ("null", "undefined", "none", "nil", "<nil>", "<none>", "<no value>", "false")
+)
+# Where what makes tokens puts them in its JSON: TokenRequest of Kubernetes, OAuth, vaults.
+_IN_JSON = (("status", "token"), ("token",), ("access_token",), ("data", "token"), ("id_token",))
+_ASK_AGAIN = "ask for one again: kubectl create token ACCOUNT --audience istio-ca"
+
+
+def find_mistake(data: bytes, path: str) -> str:
+    """Say what a token's file holds instead of a token, and how to mend it; or nothing.
+
+    The text continues a sentence that begins with the name of the token.
+    """
+    if data.startswith(_UTF16):
+        return _mend("is UTF-16 text", _rewrite(f"iconv -f UTF-16 -t ASCII {path}", path))
+    if data.startswith(_BOM):
+        return _mend("begins with a byte order mark", f"sed -i '1s/^\\xef\\xbb\\xbf//' {path}")
+    try:
+        text = data.decode("ascii").strip()
+    except UnicodeDecodeError:
+        return "holds no token, but bytes that are no text"
+    if not text:
+        return "is empty"
+    if text.strip("\"'").lower() in _NOTHING:
+        return f"holds the word {text}: what made it found no token; {_ASK_AGAIN}"
+    return _find_in_text(text, path)
+
+
+def _find_in_text(text: str, path: str) -> str:
+    if text[0] in "{[":
+        return _find_in_json(text, path)
+    if text[0] in "\"'" or text[-1] in "\"'":
+        return _mend("is in quotes", f'sed -i "s/[\\"\']//g" {path}')
+    if re.match(r"(?i)(authorization\s*:\s*)?bearer\b", text):
+        return _mend("begins with the word Bearer", f"sed -i 's/^.*[Bb]earer *//' {path}")
+    if text.startswith("-----BEGIN"):
+        return "is a PEM file, not a token"
+    if text.startswith("<"):
+        return f"is a web page, not a token; {_ASK_AGAIN}"
+    if re.match(r"(?i)error\b", text):
+        return f"holds an error message of what was to make it; {_ASK_AGAIN}"
+    label = re.match(r"[A-Za-z_]+\s*[=:]\s*", text)
+    if label and _JWT.fullmatch(text[label.end() :]):
+        return _mend("has a name in front of it", f"sed -i 's/^[A-Za-z_]*[=: ]*//' {path}")
+    joined = "".join(text.split())
+    if joined != text and _JWT.fullmatch(joined):
+        lines = len(text.splitlines())
+        what = f"is wrapped over {lines} lines" if lines > 1 else "has blanks in it"
+        return _mend(what, _rewrite(f"tr -d '[:space:]' < {path}", path))
+    if _BASE64.fullmatch(text) and _is_encoded(joined):
+        return _mend("is encoded once more", _rewrite(f"base64 -d {path}", path))
+    return "" if text.isprintable() and " " not in text else "holds no token, but other text"
+
+
+def _find_in_json(text: str, path: str) -> str:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return "is no token, but something like JSON that is not whole"
+    for keys in _IN_JSON:
+        value = found
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, str) and value:
+            place = "".join(f".{key}" for key in keys)
+            return _mend("is JSON with the token in it", _rewrite(f"jq -r {place} {path}", path))
+    return f"is JSON without a token in it; {_ASK_AGAIN}"
+
+
+def _is_encoded(text: str) -> bool:
+    try:
+        return bool(_JWT.fullmatch(base64.b64decode(text, validate=True).decode("ascii").strip()))
+    except (binascii.Error, UnicodeDecodeError):
+        return False
+
+
+def _mend(what: str, command: str) -> str:
+    return f"{what}; mend it with: {command}"
+
+
+def _rewrite(command: str, path: str) -> str:
+    """A command that puts its output into the file, which keeps its owner."""
+    return f't=$({command}) && printf %s "$t" > {path}'
 
 
 @dataclass(frozen=True)

@@ -168,16 +168,15 @@ def find_token(request: Request) -> Candidate:
     """Read the bootstrap token, or say what is wrong with it."""
     name = f"the token {request.token_file}"
     try:
-        text = files.read_bounded(request.token_file).decode("ascii").strip()
+        data = files.read_bounded(request.token_file)
     except OSError as error:
         why = access.explain(request.token_file, error)
         return Candidate("token", None, f"{name} {why}")
-    except UnicodeDecodeError:
-        text = ""
-    if len(text) > MAX_TOKEN:
+    if len(data) > MAX_TOKEN:
         return Candidate("token", None, f"{name} is no token: longer than {MAX_TOKEN} characters")
-    if not text or not text.isprintable() or " " in text:
-        return Candidate("token", None, f"{name} holds no token")
+    if mistake := token.find_mistake(data, request.token_file):
+        return Candidate("token", None, f"{name} {mistake}")
+    text = data.decode("ascii").strip()
     if token.is_expired(text, now()):
         return Candidate("token", None, f"{name} {token.explain(text, now())}")
     return Candidate("token", ca.Token(text))

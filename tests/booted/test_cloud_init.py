@@ -8,7 +8,7 @@ import pytest
 from tests.booted import cluster as network
 from tests.booted import machine as machines
 from tests.booted import mesh
-from tests.package import images, repository
+from tests.package import images, overlay, repository
 
 USER_DATA = mesh.SOURCE / "docs/user-data.yaml"
 SEED = "var/lib/cloud/seed/nocloud"
@@ -56,14 +56,34 @@ def seeded(
         yield machine
 
 
+def assert_encrypted_on_the_wire(machine: machines.Machine, peer: machines.Machine) -> None:
+    """Both directions are, and whoever has no certificate of the mesh is refused."""
+    mesh.serve(machine)
+    with mesh.wiretap(machine) as captured:
+        answers = [mesh.ask(machine, peer.address), mesh.ask(peer, machine.address)]
+    seen = captured.read_bytes()
+    for answer in answers:
+        assert answer.status == 0
+        assert f"heard /{answer.secret}" in answer.body
+        assert answer.secret.encode() not in seen
+    assert b"\x16\x03\x01" in seen  # a TLS handshake
+    url = f"http://{machine.address}:{mesh.PORT}/"
+    with pytest.raises(overlay.CommandFailed):
+        machine.cluster.run("curl", "-sS", "--max-time", "3", url)
+    status = machine.run("istio-hostagent", "status").stdout
+    assert f"captured traffic to {mesh.MESH} is encrypted (mutual TLS)" in status
+    assert "plain text is refused on captured ports" in status
+
+
 def test_user_data_alone_puts_a_new_machine_into_the_mesh(
-    seeded: machines.Machine, cluster: network.Cluster
+    seeded: machines.Machine, cluster: network.Cluster, peer: machines.Machine
 ) -> None:
     status = seeded.run("cloud-init", "status", "--wait", "--long", check=False)
     assert "status: done" in status.stdout, seeded.read("/var/log/cloud-init-output.log")
     assert "valid" in seeded.run("cloud-init", "schema", "--system").stdout.lower()
     # runcmd has waited for the mesh already.
     mesh.wait_joined(seeded, 1)
+    assert_encrypted_on_the_wire(seeded, peer)
     assert cluster.ssh(seeded.address, "true").returncode == 0
 
     seeded.reboot()

@@ -1,5 +1,6 @@
 """The certificate worker as a process, against an authority that speaks istiod's protocol."""
 
+import base64
 import json
 import os
 import random
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -345,14 +347,104 @@ def test_refused_token_is_explained(
     assert words in error["message"]
 
 
-@pytest.mark.parametrize("content", [b"", b" \n", b"two words", b"\xff\xfe", b"a\nb: c"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"two words", "holds no token, but other text"),
+        (b"\xff\x00", "holds no token, but bytes that are no text"),
+        (b"a\nb: c", "holds no token, but other text"),
+    ],
+)
 def test_file_that_holds_no_token_is_never_sent(
-    host: Host, authority: DemoAuthority, content: bytes
+    host: Host, authority: DemoAuthority, content: bytes, words: str
 ) -> None:
     host.token_file.write_bytes(content)
     error = error_of(host.run("ensure"))
     assert error["code"] == "credential-missing"
-    assert "holds no token" in error["message"]
+    assert f"the token {host.token_file} {words}" in error["message"]
+    assert authority.seen == ()
+
+
+WRAPPED = [
+    ("double quotes", '"{}"\n', "is in quotes"),
+    ("single quotes", "'{}'", "is in quotes"),
+    ("one quote", '{}"', "is in quotes"),
+    ("Bearer", "Bearer {}", "begins with the word Bearer"),
+    ("header", "Authorization: bearer {}\n", "begins with the word Bearer"),
+    ("TokenRequest", '{{"kind":"TokenRequest","status":{{"token":"{}"}}}}', "is JSON with the token in it"),
+    ("OAuth", '{{"access_token": "{}", "expires_in": 1}}', "is JSON with the token in it"),
+    ("vault", '{{"data": {{"token": "{}"}}}}', "is JSON with the token in it"),
+    ("byte order mark", "\ufeff{}\n", "begins with a byte order mark"),
+    ("name", "token={}\n", "has a name in front of it"),
+    ("YAML", "token: {}\n", "has a name in front of it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [row[1:] for row in WRAPPED], ids=[r[0] for r in WRAPPED]
+)
+def test_token_in_something_else_is_named_and_the_command_mends_it(
+    host: Host, authority: DemoAuthority, text: str, words: str
+) -> None:
+    token = host.token_file.read_text().strip()
+    host.token_file.write_text(text.format(token))
+    assert_mended(host, authority, token, words)
+
+
+@pytest.mark.parametrize("shape", ["wrapped", "blanks", "base64", "wrapped base64", "UTF-16"])
+def test_token_in_another_shape_is_named_and_the_command_mends_it(
+    host: Host, authority: DemoAuthority, shape: str
+) -> None:
+    token = host.token_file.read_text().strip()
+    encoded = base64.b64encode(token.encode())
+    lines = textwrap.wrap(token, 64)
+    content, words = {
+        "wrapped": ("\n".join(lines).encode(), f"is wrapped over {len(lines)} lines"),
+        "blanks": (f"{token[:20]} {token[20:]}".encode(), "has blanks in it"),
+        "base64": (encoded, "is encoded once more"),
+        "wrapped base64": (base64.encodebytes(token.encode()), "is encoded once more"),
+        "UTF-16": (token.encode("utf-16"), "is UTF-16 text"),
+    }[shape]
+    host.token_file.write_bytes(content)
+    assert_mended(host, authority, token, words)
+
+
+def assert_mended(host: Host, authority: DemoAuthority, token: str, words: str) -> None:
+    """The mistake is named, nothing is sent, and the command that is named puts it right."""
+    message = error_of(host.run("ensure"))["message"]
+    assert f"the token {host.token_file} {words}; mend it with: " in message
+    assert token[:16] not in message
+    assert authority.seen == ()
+    if "jq -r" in message and shutil.which("jq") is None:
+        return
+    command = message.split("mend it with: ", 1)[1]
+    subprocess.run(["bash", "-c", command], check=True)
+    assert host.token_file.read_text().strip() == token.strip()
+    assert held_of(host.run("ensure"))["via"] == "token"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("null", "holds the word null: what made it found no token; ask for one again"),
+        ('"null"', 'holds the word "null"'),
+        ("<no value>", "holds the word <no value>"),
+        ("None\n", "holds the word None"),
+        ("{}", "is JSON without a token in it"),
+        ('{"status":{"token":null}}', "is JSON without a token in it"),
+        ('{"status":', "is no token, but something like JSON that is not whole"),
+        ("Error from server (Forbidden): no", "holds an error message"),
+        ("<html><body>", "is a web page"),
+        ("-----BEGIN CERTIFICATE-----\nMII", "is a PEM file"),
+    ],
+)
+def test_what_is_no_token_at_all_is_named(
+    host: Host, authority: DemoAuthority, content: str, words: str
+) -> None:
+    host.token_file.write_text(content)
+    assert f"the token {host.token_file} {words}" in error_of(host.run("ensure"))["message"]
     assert authority.seen == ()
 
 

@@ -42,6 +42,19 @@ _STATEMENTS = (
 _REASONS = {word: reason for names, reason in _STATEMENTS for word in names.split()}
 
 
+# So many problems alike are one; so many make one look at what the file is.
+_MANY = 3
+_KINDS = (
+    (re.compile(r"\[[A-Za-z][^\]\"]*\]\s*$"), "an INI or unit file"),
+    (re.compile(r"\s*[{\[]"), "a JSON file"),
+    (re.compile(r"-----BEGIN "), "a PEM file"),
+    (re.compile(r"\s*<"), "an XML or HTML file"),
+    (re.compile(r"#!"), "a script"),
+    (re.compile(r"#cloud-config"), "a cloud-config file"),
+    (re.compile(r"---|%YAML|\s*(- )?[A-Za-z_][\w.-]*:(\s|$)"), "a YAML file"),
+)
+
+
 class Assignment(NamedTuple):
     """`key` gets `value` on `line` (from 1), which was made from the variables `uses`."""
 
@@ -87,9 +100,38 @@ def parse_envfile(text: str, file: str, earlier: Mapping[str, str]) -> EnvFile:
     """Parse `text`, which may expand `earlier`, the values of the files before this one.
 
     Assignments of lines without a problem are given even if other lines have one. After 50
-    problems, and after a quote that is never closed, the rest is not read.
+    problems, and after a quote that is never closed, the rest is not read. What is wrong with many
+    lines alike is one problem, and a file of another kind is one, too.
     """
-    return _Parser(text, file, earlier).parse()
+    parsed = _Parser(text, file, earlier).parse()
+    if len(parsed.problems) < _MANY:
+        return parsed
+    first = parsed.problems[0]
+    kind = _find_kind(text)
+    if not parsed.assignments and kind:
+        message = f"this is {kind}, not an environment file: lines KEY=value belong here"
+        return parsed._replace(problems=(Problem(file, first.line, message),))
+    return parsed._replace(problems=_join_alike(parsed.problems))
+
+
+def _find_kind(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return next((name for begin, name in _KINDS if begin.match(lines[0])), "")
+
+
+def _join_alike(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+    """Join those of one message: the first, with the lines of the others."""
+    by_message: dict[str, list[Problem]] = {}
+    for problem in problems:
+        by_message.setdefault(problem.message, []).append(problem)
+    joined = []
+    for message, (first, *others) in by_message.items():
+        if len(others) + 1 < _MANY:
+            joined += [first, *others]
+        else:
+            rest = f"{len(others)} more lines up to line {others[-1].line}"
+            joined.append(first._replace(message=f"{message} (and so are {rest})"))
+    return tuple(sorted(joined))
 
 
 class _Parser:

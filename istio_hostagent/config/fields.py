@@ -30,6 +30,7 @@ _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _KUBERNETES_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,253}[a-z0-9])?")
 _PART = re.compile(r"[^,]+")
+_HOLE = re.compile(r"[^,\s]\s*,(?:\s*,)+\s*[^,\s]")
 _PRINTABLE = re.compile(r"[ -~]*")
 # What Envoy's --log-level takes (envoy docs, operations/cli).
 _LOG_LEVELS = ("trace", "debug", "info", "warning", "warn", "error", "critical", "off")
@@ -98,6 +99,23 @@ def parse_count(text: str) -> int:
     return parse_number(text, lowest=1, highest=1024, what="a number")
 
 
+class EmptyItem(ValueError):
+    """A list has a hole, which earlier versions left out without a word."""
+
+
+def fill_holes(text: str) -> str:
+    """The list without its empty items."""
+    return ",".join(_items(text))
+
+
+def _check_holes(text: str) -> None:
+    """Refuse `80,,81`, which may have lost something; a comma too many at an end has not."""
+    if ",," in text.replace(" ", "").replace("\t", "") and _HOLE.search(text):
+        spelled = fill_holes(text)
+        hint = f": write {spelled}" if len(spelled) <= 100 else ""
+        raise EmptyItem(f"between two commas nothing is written{hint}")
+
+
 def _items(text: str) -> Iterator[str]:
     return (item for part in _PART.finditer(text) if (item := part[0].strip()))
 
@@ -105,11 +123,12 @@ def _items(text: str) -> Iterator[str]:
 def parse_port_list(text: str) -> model.PortSet:
     """Ports and ranges (`a:b` or `a-b`) between commas, in ascending order.
 
-    Empty items are dropped, the empty text is no port at all.
+    A comma too many at an end is dropped, the empty text is no port at all.
 
-    >>> parse_port_list("8000-8010, 80,,443:443").ranges
+    >>> parse_port_list("8000-8010, 80,443:443,").ranges
     ((80, 80), (443, 443), (8000, 8010))
     """
+    _check_holes(text)
     ranges = set()
     for item in _items(text):
         if item == "*":
@@ -135,14 +154,15 @@ def parse_port_set(text: str) -> model.PortSet:
 def parse_cidr_list(text: str) -> model.CidrSet:
     """Networks and addresses of both families between commas.
 
-    Host bits are cleared, repetitions and empty items dropped. An address without a prefix length
-    is a /32 or /128. The empty text is no destination at all.
+    Host bits are cleared, repetitions and a comma too many at an end dropped. An address without
+    a prefix length is a /32 or /128. The empty text is no destination at all.
 
     >>> [str(network) for network in parse_cidr_list("10.1.2.3/8, fd00::1").networks]
     ['10.0.0.0/8', 'fd00::1/128']
     """
     if "*" in text and "*" in _items(text):
         raise ValueError("`*` is not possible here: write the networks")
+    _check_holes(text)
     return model.CidrSet.of_ends(map(_read_network, _items(text)))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from ..errors import Problem
-from . import layers, settings
+from . import fields, layers, settings
 
 T = TypeVar("T")
 _NAMED = re.compile("<([A-Z_]+)>")
@@ -63,6 +63,9 @@ class Reader:
             return self._read_default(setting)
         try:
             value = setting.parse(origin.value)
+        except fields.EmptyItem as error:
+            self.refuse_since(key, origin, str(error))
+            return setting.parse(fields.fill_holes(origin.value))
         except ValueError as error:
             self.refuse(key, origin, str(error))
             return self._read_default(setting)

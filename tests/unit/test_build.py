@@ -419,16 +419,16 @@ def test_port_of_nobody_else_is_no_problem(text: str) -> None:
 
 def test_what_has_become_an_error_since_it_was_accepted_takes_nothing_away() -> None:
     texts = [model.Layer(OWN, None, ROOT), model.Layer(CLUSTER, None, ROOT)]
-    text = b"ISTIO_INBOUND_PORTS=15006,8080\nPILOT_ADDRESS=p:15010\nENVOY_PORT=15020\n"
+    text = b"ISTIO_INBOUND_PORTS=15006,,8080\nPILOT_ADDRESS=p:15010\nENVOY_PORT=15020\n"
     texts.append(model.Layer(SIDECAR, text, ROOT))
-    assert len(build.build_config(texts, FACTS).problems) == 3
+    assert len(build.build_config(texts, FACTS).problems) == 4
     outcome = build.build_config(texts, FACTS, is_accepted=True)
     config = config_of(outcome)
     assert config.redirection.outbound_capture_port == 15020
     assert config.redirection.inbound.named == {15006, 8080}
     assert config.proxy.discovery_address == "p:15010"
     assert (config.identity.ca_host, config.identity.ca_port) == ("istiod.istio-system.svc", 15012)
-    assert [warning.line for warning in outcome.warnings] == [1, 2, 3]
+    assert [warning.line for warning in outcome.warnings] == [1, 1, 2, 3]
 
 
 def test_named_port_of_sshd_or_of_the_session_is_a_warning() -> None:

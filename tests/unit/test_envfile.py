@@ -320,8 +320,47 @@ def test_key_with_a_problem_keeps_its_earlier_value() -> None:
 
 def test_problems_of_one_file_are_bounded() -> None:
     found = envfile.parse_envfile("not a setting\n" * 1000, FILE, {})
-    assert len(found.problems) == envfile.MAX_PROBLEMS + 1
-    assert found.problems[-1].message == "too many problems: the rest of the file is not read"
+    alike, last = found.problems
+    assert str(alike) == (
+        f"{FILE}:1: this is not KEY=value: nothing in this file is run (and so are"
+        f" {envfile.MAX_PROBLEMS - 1} more lines up to line {envfile.MAX_PROBLEMS})"
+    )
+    assert last.message == "too many problems: the rest of the file is not read"
+
+
+WRONG_FILES = {
+    "a YAML file": "apiVersion: networking.istio.io/v1\nkind: WorkloadGroup\nmetadata:\n  name: x\n",
+    "a PEM file": "-----BEGIN CERTIFICATE-----\n" + "MIIB\n" * 20 + "-----END CERTIFICATE-----\n",
+    "a JSON file": '\n{\n  "a": 1,\n  "b": 2\n}\n',
+    "an XML or HTML file": "<!DOCTYPE html>\n<html>\n<body>\n404\n",
+    "an INI or unit file": "[Service]\nExec Start /x\nA b\nC d\n",
+    "a script": "#!/bin/sh\nset -e\nif x; then\nfi\n",
+    "a cloud-config file": "#cloud-config\nwrite_files:\n  - path: x\n    content: y\n",
+}
+
+
+@pytest.mark.parametrize(("kind", "text"), WRONG_FILES.items(), ids=WRONG_FILES)
+def test_file_of_another_kind_is_one_problem(kind: str, text: str) -> None:
+    [problem] = envfile.parse_envfile(text, FILE, {}).problems
+    assert (
+        problem.message == f"this is {kind}, not an environment file: lines KEY=value belong here"
+    )
+
+
+def test_mistake_of_many_lines_is_told_once_and_others_keep_their_lines() -> None:
+    lines = ["A=1", *["some words"] * 22, "B=`x`", "C=2"]
+    found = envfile.parse_envfile("\n".join(lines), FILE, {})
+    assert [(problem.line, problem.message[:30]) for problem in found.problems] == [
+        (2, "this is not KEY=value: nothing"),
+        (24, "command substitution with back"),
+    ]
+    assert found.problems[0].message.endswith("(and so are 21 more lines up to line 23)")
+    assert [assignment.key for assignment in found.assignments] == ["A", "C"]
+
+
+def test_two_lines_alike_are_told_one_by_one() -> None:
+    found = envfile.parse_envfile("some words\nA=1\nsome words\n", FILE, {})
+    assert [problem.line for problem in found.problems] == [1, 3]
 
 
 def test_no_message_repeats_what_may_be_a_credential() -> None:

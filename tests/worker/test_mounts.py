@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from istio_hostagent.agent import lookout
-from istio_hostagent.host import files, mounts, processes, sights
+from istio_hostagent.host import clock, files, mounts, processes, sights
 from tests.lab import hanging, layers
 from tests.lab.room import Room
 
@@ -52,7 +52,9 @@ def test_what_lies_behind_a_mount_is_seen_by_a_worker(place: Path) -> None:
     path, absent = str(mount / "envoy"), str(mount / "none")
     room = Room()
     seen = sights.Sights(mounts.Mounts())
-    look = lookout.Lookout(room.inbox, room.work, seen, NOBODY)
+    look = lookout.Lookout(
+        room.inbox, room.work, seen, NOBODY, clock.SystemClock(), is_urgent=lambda: False
+    )
     with hanging.HangingMount(mount, shows=source) as hung:
         assert seen.fingerprint(path) is None
         assert not seen.is_known(path)

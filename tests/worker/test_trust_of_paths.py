@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from istio_hostagent.host import trust
+from istio_hostagent.host import ownership, trust
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
 
@@ -56,6 +56,50 @@ def test_a_relative_link_and_parent_components_are_resolved(place: Path) -> None
     make(place / "a.env")
     (place / "sub" / "link.env").symlink_to("../a.env")
     assert trust.probe_trust(str(place / "sub" / "link.env")).is_root_only
+
+
+def test_a_directory_of_others_may_end_a_way_that_is_roots(place: Path) -> None:
+    (place / "theirs" / "deep").mkdir(parents=True)
+    os.chown(place / "theirs", 1000, 1000)
+    os.chown(place / "theirs" / "deep", 1000, 1000)
+    (place / "link").symlink_to("theirs")
+    assert trust.is_way_roots(str(place / "theirs"))
+    assert trust.is_way_roots(str(place / "link"))
+    assert not trust.is_way_roots(str(place / "theirs" / "deep"))
+    assert trust.is_way_roots(str(place / "nothing there yet"))
+    assert not trust.is_way_roots(str(place / "theirs" / "nothing there yet"))
+    (place / "theirs" / "out").symlink_to("/etc")
+    assert not trust.is_way_roots(str(place / "theirs" / "out"))
+
+
+def test_links_of_root_are_resolved_and_those_of_others_are_not(place: Path) -> None:
+    (place / "run" / "secrets").mkdir(parents=True)
+    (place / "var").symlink_to("run")
+    (place / "up").symlink_to("run/../var")
+    assert trust.resolve(str(place / "var" / "secrets" / "x")) == f"{place}/run/secrets/x"
+    assert trust.resolve(str(place / "up" / "secrets")) == f"{place}/run/secrets"
+    os.chown(place / "run" / "secrets", 1000, 1000)
+    (place / "run" / "secrets" / "istio").symlink_to("/root")
+    assert trust.resolve(str(place / "var/secrets/istio/x")) == f"{place}/run/secrets/istio/x"
+    (place / "loop").symlink_to("loop")
+    assert trust.resolve(str(place / "loop" / "x")) == f"{place}/loop/x"
+
+
+def test_istio_proxys_own_files_are_told_from_those_of_others(place: Path) -> None:
+    (place / "istio").mkdir()
+    os.chown(place / "istio", 1000, 1000)
+    path = str(make(place / "istio" / "a.env", uid=1000))
+    owners = frozenset((0, 1000))
+    assert ownership.find_weak(path, owners) is None
+    os.chmod(path, 0o664)
+    weak = ownership.find_weak(path, owners)
+    assert weak is not None
+    assert weak[0] == path
+    os.chmod(path, 0o644)
+    os.chown(place / "istio", 1001, 1000)
+    weak = ownership.find_weak(path, owners)
+    assert weak is not None
+    assert weak[0] == str(place / "istio")
 
 
 def test_a_loop_of_links_is_an_error_and_not_a_hang(place: Path) -> None:

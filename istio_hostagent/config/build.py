@@ -301,14 +301,18 @@ def _describe(origin: layering.Origin | None) -> str:
 def _check_json(reader: reading.Reader) -> None:
     """Say where JSON has lost its quotes: what reads it leaves it out without a word."""
     for key, sets in reader.history.items():
-        if key not in settings.JSON_KEYS and not key.startswith(settings.JSON_FAMILY):
+        value = sets[-1].value
+        if key == settings.PROXY_CONFIG:
+            is_lost = jsontext.is_bare_flow(value)
+        elif key in settings.JSON_KEYS or key.startswith(settings.JSON_FAMILY):
+            is_lost = bool(value.strip()) and not jsontext.is_plausible(value)
+        else:
             continue
-        origin = sets[-1]
-        if origin.value.strip() and not jsontext.is_plausible(origin.value):
-            spelled = jsontext.repair(origin.value)
+        if is_lost:
+            spelled = jsontext.repair(value)
             hint = f"write {key}='{spelled}'" if spelled else "put the value in single quotes"
-            message = f"{key} is no JSON, and is left out for that: {fields.show(origin.value)}"
-            reader.warn(origin, f"{message}; {hint}")
+            message = f"{key} is no JSON, and is left out for that: {fields.show(value)}"
+            reader.warn(sets[-1], f"{message}; {hint}")
 
 
 def _check_foreign(reader: reading.Reader) -> None:

@@ -10,6 +10,8 @@ _TOKEN = re.compile(
     r'\s+|[{}\[\],:]|"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|true|false|null'
 )
 _BARE_OBJECT = re.compile(r"\s*\{([^{}\[\]\"']*)\}\s*")
+# YAML takes `{a: 1}` and `{"a":1}`, and makes a key without a value of `{a:1}`.
+_BARE_FLOW = re.compile(r"\s*\{\s*[A-Za-z_]\w*:[^\s,}]")
 MAX_REPAIRED = 400
 
 
@@ -31,6 +33,15 @@ def is_plausible(text: str) -> bool:
         before = token[0] if token[0].strip() else before
         position = token.end()
     return True
+
+
+def is_bare_flow(text: str) -> bool:
+    """Whether a mapping of YAML was JSON before a shell took its quotes off.
+
+    >>> is_bare_flow("{concurrency:2}"), is_bare_flow("{concurrency: 2}")
+    (True, False)
+    """
+    return _BARE_FLOW.match(text) is not None
 
 
 def repair(text: str) -> str:

@@ -1,11 +1,12 @@
 """From the three files to a configuration, or to every problem with its file and line."""
 
+import doctest
 import time
 from ipaddress import IPv4Address, ip_network
 
 import pytest
 
-from istio_hostagent.config import build, explain, layers, model
+from istio_hostagent.config import build, explain, jsontext, layers, model
 from istio_hostagent.errors import Problem
 
 OWN = "/etc/istio-hostagent/hostagent.env"
@@ -484,6 +485,14 @@ def test_port_that_is_listed_and_excluded_is_named() -> None:
         ("""ISTIO_METAJSON_LABELS='{"app":"x",}'""", "put the value in single quotes"),
         ("ISTIO_METAJSON_LABELS=app", "put the value in single quotes"),
         ('ISTIO_META_POD_PORTS=[{"name":"http"}]', "put the value in single quotes"),
+        (
+            'PROXY_CONFIG={"discoveryAddress":"istiod.x.svc:1"}',
+            """write PROXY_CONFIG='{"discoveryAddress":"istiod.x.svc:1"}'""",
+        ),
+        (
+            'PROXY_CONFIG={"concurrency":2,"proxyMetadata":{"A":"b"}}',
+            "put the value in single quotes",
+        ),
         ('ISTIO_PROMETHEUS_ANNOTATIONS={"scrape":"true"}', "write ISTIO_PROMETHEUS_ANNOTATIONS="),
     ],
 )
@@ -504,6 +513,21 @@ def test_json_that_has_lost_its_quotes_is_a_warning_with_the_right_spelling(
 )  # fmt: skip
 def test_json_is_no_warning(value: str) -> None:
     assert build_config(f"ISTIO_METAJSON_X='{value}'\n").warnings == ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "concurrency: 2",
+        "{concurrency: 2, }",
+        '{"concurrency":2}',
+        "{}",
+        " concurrency: 2",
+        "a: {b:c}",
+    ],
+)
+def test_proxy_config_in_yaml_is_no_warning(value: str) -> None:
+    assert build_config(f"PROXY_CONFIG='{value}'\n").warnings == ()
 
 
 def test_port_with_a_problem_does_not_meet_another() -> None:

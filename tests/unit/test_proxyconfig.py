@@ -43,6 +43,8 @@ def indented(text: str, by: int) -> str:
         "%YAML 1.1\n---\n" + BLOCK + "...\n",
         "%TAG ! tag:yaml.org,2002:\n---\nconcurrency: !int '2'\n",
         "--- {concurrency: 2}\n",
+        "{concurrency: 2, discoveryAddress: mine:1, }",
+        "    concurrency: 2\n    # discoveryAddress: x\n    proxyMetadata:\n        A: b\n",
         '{"concurrency": 2, "discoveryAddress": "mine:1"}',
         '{\n  "concurrency": 2,\n  "proxyMetadata": {"A": "discoveryAddress"}\n}\n',
         "{}",

@@ -1,12 +1,11 @@
 """From the three files to a configuration, or to every problem with its file and line."""
 
-import doctest
 import time
 from ipaddress import IPv4Address, ip_network
 
 import pytest
 
-from istio_hostagent.config import build, explain, jsontext, layers, model
+from istio_hostagent.config import build, explain, layers, model
 from istio_hostagent.errors import Problem
 
 OWN = "/etc/istio-hostagent/hostagent.env"

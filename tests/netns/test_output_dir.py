@@ -1,5 +1,6 @@
 """OUTPUT_CERTS from istio-proxy's own file: it serves, and root neither looks nor watches there."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -69,8 +70,9 @@ def watched_inodes(host: Host) -> set[int]:
     assert host.agent is not None
     found: set[int] = set()
     for path in Path(f"/proc/{host.agent.pid}/fdinfo").iterdir():
-        lines = re.findall(r"(?m)^inotify wd:\S+ ino:([0-9a-f]+)", path.read_text())
-        found |= {int(inode, 16) for inode in lines}
+        with contextlib.suppress(FileNotFoundError):  # closed at this moment
+            lines = re.findall(r"(?m)^inotify wd:\S+ ino:([0-9a-f]+)", path.read_text())
+            found |= {int(inode, 16) for inode in lines}
     return found
 
 

@@ -19,15 +19,6 @@ def test_without_a_configuration_the_file_is_named_that_is_waited_for() -> None:
     assert host.notifier.said["READY"] == "1"
 
 
-def test_reload_without_a_configuration_says_so() -> None:
-    host = MemoryHost()
-    host.start()
-    host.settle()
-    answer = host.answer("reload")
-    assert (answer["ok"], answer["exit_status"]) == (False, 78)
-    assert answer["message"] == f"no configuration yet: {CLUSTER} is missing or empty"
-
-
 def test_status_says_what_is_encrypted(host: MemoryHost) -> None:
     host.join()
     status = host.status

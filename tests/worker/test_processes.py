@@ -146,7 +146,7 @@ def test_a_worker_of_another_user_finds_the_package_below_a_closed_directory(
 
 
 HOSTILE = {
-    "too-long": ("sys.stdout.write('[' + ' ' * 60_000_000 + ']')", "longer than 4198400 bytes"),
+    "too-long": ("sys.stdout.write('[' + ' ' * 60_000_000 + ']')", r"longer than \d+ bytes"),
     "too-many-parts": (
         "sys.stdout.write('[' + '[],' * 1_000_000 + '[]]')",
         "more than 1000 parts",
@@ -154,7 +154,7 @@ HOSTILE = {
     "too-deep": ("sys.stdout.write('[' * 900 + ']' * 900)", "file is not an object"),
     "no-text": ("sys.stdout.buffer.write(b'\\xff\\xfe')", "no JSON"),
     "another-number": ("sys.stdout.write('[]')", "not a list of 1"),
-    "a-hole": ("import os; os.ftruncate(1, 60 << 20)", "longer than 4198400 bytes"),
+    "a-hole": ("import os; os.ftruncate(1, 60 << 20)", r"longer than \d+ bytes"),
 }
 
 

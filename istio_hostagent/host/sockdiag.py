@@ -19,12 +19,14 @@ from .nfnetlink import framing
 
 _BY_FAMILY = 20  # SOCK_DIAG_BY_FAMILY
 _LISTEN = 10  # TCP_LISTEN
+_BOUND = 13  # TCP_BOUND_INACTIVE: bound and not connected; kernels before 6.8 do not tell of these
 _CGROUP_ID = 21  # INET_DIAG_CGROUP_ID, told unasked
-# struct inet_diag_req_v2: family, protocol, extensions, states; then which socket: any.
-_REQUEST = struct.Struct("=BBBxI48x")
+# struct inet_diag_req_v2: family, protocol, extensions, states; then which socket: any, or those
+# of one local port.
+_REQUEST = struct.Struct("=BBBxIH46x")
 # struct inet_diag_msg: family, state, timer, retransmissions; ports and addresses; interface,
 # cookie; expiry, queues; owner and inode.
-_SOCKET = struct.Struct("=B3xH2x16s16sI8x12xII")
+_SOCKET = struct.Struct("=BB2xH2x16s16sI8x12xII")
 _U64 = struct.Struct("=Q")
 # The same, where the kernel has no module for it and loads none any more.
 _TABLES = ("/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6")
@@ -40,6 +42,7 @@ class Listener(NamedTuple):
     uid: int
     inode: int
     cgroup: int
+    is_listening: bool = True  # False: only bound
 
 
 def probe_listeners() -> list[Listener]:
@@ -54,12 +57,25 @@ def probe_listeners() -> list[Listener]:
         raise HostUnsupported(f"no telling which ports are in use: {error.strerror}") from error
 
 
-def ask_kernel() -> Iterator[Listener]:
-    """Give every listener by sock_diag(7); raises OSError, KernelBusy."""
+def find_on_port(port: int) -> list[Listener]:
+    """Give who listens on one port, or is bound there (from Linux 6.8 on).
+
+    Raises HostUnsupported if the kernel does not tell.
+    """
+    try:
+        return list(ask_kernel(port))
+    except (OSError, KernelBusy):
+        pass
+    return [each for each in probe_listeners() if each.port == port]
+
+
+def ask_kernel(of_port: int = 0) -> Iterator[Listener]:
+    """Give every listener by sock_diag(7), or all of one port; raises OSError, KernelBusy."""
+    states = 1 << _LISTEN | (1 << _BOUND if of_port else 0)
     for family in (socket.AF_INET, socket.AF_INET6):
-        request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 1 << _LISTEN)
+        request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, states, socket.htons(of_port))
         for body in netlink.dump(netlink.NETLINK_SOCK_DIAG, _BY_FAMILY, request):
-            own, port, address, _, interface, uid, inode = _SOCKET.unpack_from(body)
+            own, state, port, address, _, interface, uid, inode = _SOCKET.unpack_from(body)
             cgroup = framing.read(body[_SOCKET.size :]).get(_CGROUP_ID)
             yield Listener(
                 ipaddress.ip_address(address[:4] if own == socket.AF_INET else address),
@@ -68,6 +84,7 @@ def ask_kernel() -> Iterator[Listener]:
                 uid,
                 inode,
                 _U64.unpack(cgroup)[0] if cgroup else 0,
+                is_listening=state == _LISTEN,
             )
 
 

@@ -1,6 +1,9 @@
-"""The user and group that the proxy runs as."""
+"""The user and group that the proxy runs as, and acting as somebody for a moment."""
 
+import contextlib
+import os
 import pwd
+from collections.abc import Iterator
 
 from ..errors import HostUnsupported
 
@@ -21,3 +24,20 @@ def probe_user(name: str = DEFAULT_USER) -> tuple[int, int]:
     if entry.pw_uid == 0 or entry.pw_gid == 0:
         raise HostUnsupported(f"user {name} has uid {entry.pw_uid} and gid {entry.pw_gid}")
     return entry.pw_uid, entry.pw_gid
+
+
+@contextlib.contextmanager
+def acting_as(uid: int, gid: int) -> Iterator[None]:
+    """Act as this user and group; OSError if that is not permitted. For workers that are root's.
+
+    New sockets belong to them, and what only they may see is seen.
+    """
+    os.setegid(gid)
+    try:
+        os.seteuid(uid)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+    finally:
+        os.setegid(0)

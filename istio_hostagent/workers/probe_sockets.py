@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..host import handover
+from ..host import handover, users
 
 _ORDINARY_ID = 65534  # nobody
 
@@ -46,7 +46,7 @@ def _make(group: Mapping[str, Any], proxy: tuple[int, int], made: list[socket.so
     family = socket.AF_INET6 if group["is_v6"] else socket.AF_INET
     is_raw = group["is_raw"]
     kind, protocol = (socket.SOCK_RAW, socket.IPPROTO_RAW) if is_raw else (socket.SOCK_STREAM, 0)
-    acting_as = _owning_as if is_raw else _acting_as
+    acting_as = _owning_as if is_raw else users.acting_as
     sockets: list[socket.socket] = []
     try:
         with acting_as(*_identity(group["sender"], proxy)):
@@ -74,24 +74,11 @@ def _identity(sender: str, proxy: tuple[int, int]) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _acting_as(uid: int, gid: int) -> Iterator[None]:
-    """Make new sockets belong to this user and group; OSError if that is not permitted."""
-    os.setegid(gid)
-    try:
-        os.seteuid(uid)
-        try:
-            yield
-        finally:
-            os.seteuid(0)
-    finally:
-        os.setegid(0)
-
-
-@contextlib.contextmanager
 def _owning_as(uid: int, gid: int) -> Iterator[None]:
-    """The same for raw sockets, which only root may make: of its rights it keeps all but files'.
+    """As `users.acting_as`, but with root's rights, without which there are no raw sockets.
 
-    setfsuid(2) says what was before, and whether it was obeyed only if it is asked once more.
+    Only those to files are lost. setfsuid(2) says what was before, and whether it was obeyed only
+    if it is asked once more.
     """
     library = ctypes.CDLL(None)
     try:

@@ -29,6 +29,7 @@ ERROR = {"code": "certificate-refused", "message": "no such account", "hint": ""
 REQUESTS: dict[str, Any] = {
     "certificate": {},
     "looker": ("/a", "/b"),
+    "port_owner": {"uid": 65534, "inode": 4711},
     "probe_sockets": {"groups": [{}, {}]},
     "reader": ("/a", "/b"),
     "second_reader": {},
@@ -39,6 +40,7 @@ GOOD: dict[str, Any] = {
         {"target": [7, 1_700_000_000_000_000_000, 5], "entry": None, "is_program": True},
         {"target": None, "entry": None, "is_program": False},
     ],
+    "port_owner": {"user": "nobody", "pid": 4711, "program": "nc"},
     "probe_sockets": {"errnos": [0, 97, 1]},
     "reader": [{"data": "S0VZPXZhbHVlCg=="}, {"errno": 13}],
     "second_reader": {"observed": exchange.to_json(model.Observed())},

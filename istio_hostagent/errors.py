@@ -178,6 +178,26 @@ class Overtaken(KernelBusy):
     """Somebody else committed between the look at the rules and the change; nothing changed."""
 
 
+class PortTaken(HostAgentError):
+    """Somebody else has a port that captured connections are to arrive at; `port` is its number.
+
+    `uid`, `inode`: whose socket that is, as far as the kernel tells; None: it does not.
+    """
+
+    code = "port-taken"
+    exit_status = 75
+
+    def __init__(
+        self, message: str, *, port: int, address: str = "", uid: int | None = None, inode: int = 0
+    ) -> None:
+        """Keep beside the sentence what a look at the processes needs."""
+        super().__init__(message, hint="end that program, or give it another port")
+        self.port = port
+        self.address = address
+        self.uid = uid
+        self.inode = inode
+
+
 class ApplyRejected(HostAgentError):
     """The kernel refused a transaction; nothing changed. `step` is the message it refused."""
 

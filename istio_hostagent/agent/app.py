@@ -17,6 +17,7 @@ from ..host import (
     facts,
     files,
     garbage,
+    heldports,
     layers,
     legacyrules,
     mailbox,
@@ -25,6 +26,7 @@ from ..host import (
     notify,
     ports,
     probing,
+    processes,
     proxyfiles,
     rtmonitor,
     sights,
@@ -63,8 +65,10 @@ def run(environment: Mapping[str, str]) -> None:
     inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
 
     seen = sights.Sights(mounts.Mounts())
-    stored = notify.take_stored(environment, performer.STORED_SOCKET)
-    kernel = nftables.NftKernel(stored, is_owner=notify.has_store(environment))
+    stored = notify.take_stored(environment)
+    owning = stored.pop(performer.STORED_SOCKET, None)
+    kernel = nftables.NftKernel(owning, is_owner=notify.has_store(environment))
+    user = processes.User(host.proxy_uid, host.proxy_gid)
     given = ports.Ports(
         clock=clock.SystemClock(),
         inbox=inbox,
@@ -77,6 +81,7 @@ def run(environment: Mapping[str, str]) -> None:
         packets=probing.Packets(),
         processes=children.Processes(inbox, _record(host)),
         doors=doors.Doors(inbox),
+        held=heldports.HeldPorts(stored, user),
         state=statefiles.StateFiles(host.state_dir),
         environment=layers,
         certificates=certificatefiles.CertificateFiles(host.state_dir, seen),
@@ -87,7 +92,7 @@ def run(environment: Mapping[str, str]) -> None:
     )
     signals.deliver((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), inbox, events.Signalled)
     interval_s = notify.watchdog_interval_s(environment)
-    agent = begin(given, sources, host, is_stored=stored is not None, watchdog_s=interval_s)
+    agent = begin(given, sources, host, is_stored=owning is not None, watchdog_s=interval_s)
     server = control.ControlServer(inbox, events.Asked)
     garbage.keep_all()
     try:

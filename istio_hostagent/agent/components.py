@@ -14,6 +14,7 @@ from . import (
     configuration,
     events,
     fields,
+    holding,
     lookout,
     machine,
     part,
@@ -82,6 +83,7 @@ class Components:
             work, clock, given.certificates, given.jitter, facts
         )
         self.redirection = keeper
+        self.holding = holding.HoldingPart(given.held, given.notifier, work, clock)
         self.proxy = proxy.ProxyPart(supervised, work, clock, given.proxy)
         # Who hears of everything, in this order: what is seen of the machine counts first.
         self.all: tuple[part.Part, ...] = (
@@ -90,6 +92,7 @@ class Components:
             self.machine,
             self.configuration,
             self.certificate,
+            self.holding,
             self.redirection,
             supervised,
             self.proxy,
@@ -109,6 +112,7 @@ class Components:
         accepted = self.life.disk.accepted
         return Situation(
             redirection=self.redirection.value,
+            holding=self.holding.value,
             rotation=self.certificate.value,
             child=self.proxy.child.child,
             validation=self.proxy.validation,
@@ -127,6 +131,7 @@ class Components:
         return {
             "configuration": self.configuration,
             "redirection": self.redirection,
+            "capture_ports": self.holding,
             "certificate": self.certificate,
             "proxy": self.proxy,
         }
@@ -138,7 +143,7 @@ class Components:
         attempt = life.attempt.last_error
         # While nothing is known of the files the other parts wait for them, and say nothing.
         is_blank = life.in_force is None and not life.offer.is_read
-        others = (self.redirection, self.state, self.proxy, self.certificate)
+        others = (self.holding, self.redirection, self.state, self.proxy, self.certificate)
         obstacles = (
             *(each.obstacle(life) for each in others),
             f"the last attempt to join failed: {attempt}" if attempt else "",

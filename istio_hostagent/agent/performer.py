@@ -29,6 +29,7 @@ class Performer:
             Step.STORE_SOCKET: self._store_socket,
             Step.SAVE_ACCEPTED: self._save_accepted,
             Step.SAVE_REFUSED: self._save_refused,
+            Step.LET_GO: self._let_go,
         }
         for each in parts.all:
             self._steps |= each.steps
@@ -48,12 +49,16 @@ class Performer:
     def _configure(self) -> str:
         parts = self._parts
         # What the others need to know of the machine depends on where the control plane is.
-        return self._configure_each(parts.machine, parts.proxy, parts.redirection)
+        return self._configure_each(parts.machine, parts.proxy, parts.holding, parts.redirection)
 
     def _configure_each(self, *parts: part.Part) -> str:
         config = configuration.config_of(self._in_force())
         for each in parts:
             each.configure(config, self._parts.machine.facts)
+        return ""
+
+    def _let_go(self) -> str:
+        self._parts.holding.let_go(all_of_them=not self._parts.life.is_joined)
         return ""
 
     def _check_candidate(self) -> str:

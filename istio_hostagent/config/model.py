@@ -116,6 +116,18 @@ class Redirection(NamedTuple):
     # host only root and the proxy's user reach them.
     private_ports: tuple[int, ...] = (15000, 15004, 15020)
 
+    @property
+    def capture_ports(self) -> tuple[int, ...]:
+        """Where captured connections arrive; none if the rules are the operator's own."""
+        both = (self.outbound_capture_port, self.inbound_capture_port)
+        return both if self.is_managed else ()
+
+    @property
+    def captures(self) -> bool:
+        """Whether any connection of an application, or to one, is captured."""
+        is_any = bool(self.outbound or self.outbound_ports or self.inbound)
+        return self.is_managed and is_any
+
 
 class IdentitySettings(NamedTuple):
     """Who this host is, and where and how it gets a certificate that says so."""

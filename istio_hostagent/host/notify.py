@@ -3,6 +3,7 @@
 Outside systemd every call does nothing. Who decides what to say is not here.
 """
 
+import contextlib
 import os
 import socket
 from collections.abc import Mapping
@@ -50,6 +51,15 @@ class Notifier:
             message = f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0"
             socket.send_fds(self._socket, [message.encode()], [descriptor])
 
+    def forget(self, name: str) -> None:
+        """Have the descriptors of a name kept no longer; what is not taken is not sent again.
+
+        One that stays with the manager is handed to the next process, which looks at it.
+        """
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.send(f"FDSTOREREMOVE=1\nFDNAME={name}".encode())
+
     def flush(self) -> None:
         """Send what has not been taken; a manager that is not there any more gets nothing."""
         if self._socket is None or not self._unsent:
@@ -73,13 +83,15 @@ def has_store(environment: Mapping[str, str]) -> bool:
     return bool(environment.get("NOTIFY_SOCKET")) and number.isdigit() and int(number) > 0
 
 
-def take_stored(environment: Mapping[str, str], name: str) -> socket.socket | None:
-    """Return the stored socket of this name; whatever else systemd passed is closed."""
-    found = _inherited(environment)
-    wanted = found.pop(name, None)
-    for descriptor in found.values():
-        os.close(descriptor)
-    return socket.socket(fileno=wanted) if wanted is not None else None
+def take_stored(environment: Mapping[str, str]) -> dict[str, socket.socket]:
+    """Return the stored sockets by name; whatever else systemd passed is closed."""
+    found = {}
+    for name, descriptor in _inherited(environment).items():
+        try:
+            found[name] = socket.socket(fileno=descriptor)
+        except OSError:
+            os.close(descriptor)
+    return found
 
 
 def _inherited(environment: Mapping[str, str]) -> dict[str, int]:

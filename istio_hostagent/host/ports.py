@@ -161,7 +161,10 @@ class Notifier(Protocol):
         """Send assignments such as READY="1"."""
 
     def store(self, name: str, descriptor: int) -> None:
-        """Have a descriptor kept over restarts and crashes."""
+        """Have a descriptor kept over restarts and crashes; raises OSError if it is not taken."""
+
+    def forget(self, name: str) -> None:
+        """Have the descriptor of this name kept no longer."""
 
     @property
     def is_behind(self) -> bool:
@@ -354,6 +357,30 @@ class Doors(Protocol):
         """Drop the round."""
 
 
+class HeldPorts(Protocol):
+    """Keeps TCP ports from everybody but the proxy's user."""
+
+    @property
+    def useless(self) -> Sequence[str]:
+        """Names under which the service manager keeps what is of no use."""
+
+    @property
+    def ports(self) -> frozenset[int]:
+        """Those that nobody else can bind now, at any address."""
+
+    def hold(self, port: int) -> Mapping[str, int]:
+        """Hold one; gives its descriptors by the names under which they are to be kept.
+
+        Raises PortTaken, NotPermitted, KernelBusy with nothing more held than before.
+        """
+
+    def let_go(self, port: int) -> Sequence[str]:
+        """Hold one no longer; gives the names of its descriptors."""
+
+    def find_listening(self, port: int) -> bool | None:
+        """Whether the proxy's user, and nobody else, listens there; None: there is no telling."""
+
+
 class StateFiles(Protocol):
     """The files of the state directory, by name."""
 
@@ -485,6 +512,7 @@ class Ports(NamedTuple):
     packets: Packets
     processes: Processes
     doors: Doors
+    held: HeldPorts
     state: StateFiles
     environment: EnvironmentFiles
     sights: Sights

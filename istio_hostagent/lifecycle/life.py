@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterator
 from typing import NamedTuple, Protocol
 
 from ..identity import rotation
+from ..supervise import child as children
 from ..supervise import validation as validations
 from . import phase as phases
 from .situation import Now, Situation
@@ -205,6 +206,16 @@ def attempt_failed(life: Life, error: str, now: Now) -> Life:
     failures = min(life.attempt.failures + 1, ATTEMPTS_COUNTED)
     pause = min(FIRST_ATTEMPT_PAUSE_S * 2 ** (failures - 1), LONGEST_ATTEMPT_PAUSE_S)
     return life._replace(attempt=Attempt(failures, now.monotonic + pause, error))
+
+
+def may_attempt(life: Life, situation: Situation, now: Now) -> bool:
+    """Whether a host that is out has all that joining needs, but for the ports of its proxy."""
+    # What an earlier attempt left is taken out first, and its proxy may still hold its ports.
+    is_clean = not life.may_have_rules and not life.disk.is_attempting
+    is_free = situation.child.state in (children.State.IDLE, children.State.BACKOFF)
+    is_due = now.monotonic >= max(life.attempt.retry_at, life.disk.retry_at)
+    is_ready = is_clean and is_free and is_due
+    return is_ready and life.is_told and situation.is_complete(now)
 
 
 def deadline(life: Life, situation: Situation, now: Now) -> float | None:

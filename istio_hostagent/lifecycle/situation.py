@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ..identity import rotation as rotations
 from ..supervise import child as children
 from ..supervise import validation as validations
+from . import holding as holdings
 from . import redirection as redirections
 
 
@@ -22,6 +23,7 @@ class Situation(NamedTuple):
     """Each part's own value, and what sets the proxy beside the configuration."""
 
     redirection: redirections.Redirection = redirections.Redirection()
+    holding: holdings.Holding = holdings.Holding()
     rotation: rotations.Rotation = rotations.Rotation()
     child: children.Child = children.Child()
     validation: validations.Validation = validations.Validation()  # of the proxy that is desired
@@ -59,6 +61,7 @@ class Situation(NamedTuple):
         """Whether something is wrong, or waits for a person; else things only take their time."""
         return bool(
             self.redirection.last_error
+            or self.holding.last_error
             or not self.has_program
             or self.proxy_error
             or self.rotation.last_error is not None

@@ -8,6 +8,7 @@ mark on disk comes before the rules that it stands for, and goes after them. Des
 import enum
 
 from ..supervise import child
+from . import life as lives
 from . import redirection
 from .life import Life
 from .phase import Phase
@@ -26,6 +27,7 @@ class Step(enum.Enum):
     VALIDATE = "let the proxy validate its bootstrap"
     OBTAIN = "obtain a certificate"
     MARK_ATTEMPT = "write down that rules may be in"
+    HOLD = "keep the capture ports from everybody but the proxy"
     APPLY = "install the rules"
     PROVE = "prove the rules with packets"
     START = "start the proxy, in place of one that is outdated"
@@ -41,6 +43,7 @@ class Step(enum.Enum):
     ABANDON = "give up a request to the rules that is not answered"
     REMOVE_GUARD = "remove the guard of early boot"
     UNMARK_JOINED = "remove the mark of a joined host"
+    LET_GO = "hold no port any more that nothing is captured into"
     RELEASE = "give the certificate directories of earlier settings back"
 
 
@@ -98,9 +101,16 @@ def _step_prepare(life: Life, now_is: Situation, now: Now) -> Step | None:
     return Step.OBTAIN if now_is.rotation.is_due(now.wall) and is_of_use else None
 
 
-def _step_redirect(now_is: Situation, now: Now) -> Step | None:
+def _step_redirect(life: Life, now_is: Situation, now: Now) -> Step | None:
+    if now_is.holding.is_due(now.monotonic):
+        return Step.HOLD
     rules = now_is.redirection
     if rules.rules is redirection.Rules.OUT:
+        # What somebody else would get is not captured. On a host that has joined what is in force
+        # goes in all the same: without it everything would go around the proxy, while what a
+        # stranger answers at a capture port is refused by the rules themselves.
+        if not now_is.holding.is_held and life.phase not in (Phase.JOINED, Phase.GOING_BACK):
+            return None
         return Step.APPLY if rules.is_apply_due(now.monotonic) else None
     return Step.PROVE if rules.is_proof_due(now.monotonic) else None
 
@@ -131,9 +141,14 @@ def _step_out(life: Life, now_is: Situation, now: Now) -> Step | None:
         return step
     if is_running and not life.may_have_rules:
         return Step.STOP_PROXY
+    may_attempt = lives.may_attempt(life, now_is, now)
+    if now_is.holding.held and not (may_attempt or is_running or life.may_have_rules):
+        return Step.LET_GO
     if life.in_force is None:
         return None
-    return _step_configure(life) or _step_prepare(life, now_is, now)
+    if step := _step_configure(life) or _step_prepare(life, now_is, now):
+        return step
+    return Step.HOLD if may_attempt and now_is.holding.is_due(now.monotonic) else None
 
 
 def _step_joining(life: Life, now_is: Situation, now: Now) -> Step | None:
@@ -141,7 +156,7 @@ def _step_joining(life: Life, now_is: Situation, now: Now) -> Step | None:
     # attempt's mark and takes them out.
     if not life.disk.is_attempting:
         return Step.MARK_ATTEMPT if _is_disk_due(life, now) else None
-    if step := _step_redirect(now_is, now):
+    if step := _step_redirect(life, now_is, now):
         return step
     if now_is.is_whole(now):
         return _step_commit(life, now_is, now)
@@ -171,7 +186,7 @@ def _step_staying(life: Life, now_is: Situation, now: Now) -> Step | None:
         return step
     if life.in_force is not None:
         # Rules first, at every start too.
-        step = _step_redirect(now_is, now) or _step_prepare(life, now_is, now)
+        step = _step_redirect(life, now_is, now) or _step_prepare(life, now_is, now)
         step = step or _step_start(now_is, now)
         if step is not None:
             return step
@@ -197,6 +212,8 @@ def _step_write_down(life: Life, now_is: Situation, now: Now) -> Step | None:
         return step
     if not is_whole or life.is_changing or not life.offer.is_read:
         return None
+    if now_is.holding.others:
+        return Step.LET_GO
     if life.disk.refused is not None and refusal is None:
         return Step.FORGET_REFUSED
     return Step.RELEASE if not life.has_released else None

@@ -38,11 +38,7 @@ def _turn_out(life: Life, now_is: Situation, now: Now) -> Life:
     if life.offer.is_empty:
         return life._replace(in_force=None, told=None, told_identity=None)
     life = _follow_files(life)
-    # What an earlier attempt left is taken out first, and its proxy may still hold its ports.
-    is_clean = not life.may_have_rules and not life.disk.is_attempting
-    is_free = now_is.child.state in (child.State.IDLE, child.State.BACKOFF)
-    is_due = now.monotonic >= max(life.attempt.retry_at, life.disk.retry_at)
-    if is_clean and is_free and is_due and life.is_told and now_is.is_complete(now):
+    if lives.may_attempt(life, now_is, now) and now_is.holding.is_held:
         disk = life.disk._replace(last_error="")  # it counts anew
         return life._replace(phase=next_phase(life.phase, Turn.ATTEMPT), disk=disk)
     return life
@@ -223,7 +219,8 @@ def _passing_error(life: Life, now_is: Situation) -> str:
     certificate = last_error.text if last_error is not None else ""
     if life.rollout.is_identity_first:
         return certificate or "no certificate for it"
-    return now_is.proxy_error or certificate or now_is.redirection.last_error or NOT_READY
+    rules = now_is.holding.last_error or now_is.redirection.last_error
+    return now_is.proxy_error or certificate or rules or NOT_READY
 
 
 def _go_back(life: Life, now: Now) -> Life:

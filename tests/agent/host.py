@@ -28,6 +28,7 @@ from tests.fakes.files import (
     FakeSights,
     FakeStateFiles,
 )
+from tests.fakes.heldports import FakeHeldPorts
 from tests.fakes.inbox import FakeInbox, FakeSource
 from tests.fakes.notifier import FakeNotifier
 from tests.fakes.packets import FakePackets, FakeRound
@@ -110,6 +111,7 @@ class MemoryHost(Machine):
             packets=_Packets(self),
             processes=self.processes,
             doors=self.doors,
+            held=FakeHeldPorts(self.ports, self.stored, self.step),
             state=_StateFiles(self),
             environment=FakeEnvironmentFiles(self.disk, self.unreadable, self.foreign),
             sights=FakeSights(),
@@ -207,6 +209,9 @@ class MemoryHost(Machine):
         self.clock.forget()
         if self.kernel.port not in self.stored.values():
             self.kernel.close()
+        if not self.is_owner:
+            self.stored.clear()
+        self.ports.held = self.kept_ports()
 
     def boot(self) -> None:
         """The machine is switched off and on: what lies on disk stays."""
@@ -214,6 +219,7 @@ class MemoryHost(Machine):
             self.kill()
         self.space.tables, self.space.owners, self.space.addresses = {}, {}, ()
         self.stored.clear()
+        self.ports.held.clear()
         self.shown = None
         for path in [path for path in self.disk.files if path.startswith("/run/")]:
             self.disk.remove(path)
@@ -237,6 +243,7 @@ class MemoryHost(Machine):
             for port in self.stored.values():
                 self.space.end(port)
             self.stored.clear()
+            self.ports.held.clear()
             self.space.end(self.kernel.port)
             self.space.tables, self.space.addresses = {}, ()
             for name in (places.MARKER, places.GUARD):
@@ -330,6 +337,7 @@ class MemoryHost(Machine):
         self.running = [(child, spec, min(at, soon)) for child, spec, at in self.running]
         self.kill_after = None
         self.steal(None)
+        self.ports.taken.clear()
         self.set_route(has_route=True)
         self.install(ENVOY)
         self.write(TOKEN, b"another")
@@ -389,6 +397,13 @@ class MemoryHost(Machine):
         if is_joined and self.has_rules and not self.rules_of & {self.accepted, *self._offered}:
             raise Bug(f"invariant 3: rules of {self.rules_of}, which nobody asks for")
         is_new = self.has_rules and not self._had_rules
+        is_tried = is_joined and self.rules_of and self.accepted not in self.rules_of
+        if is_tried and self.ports.taken & self.capture_ports():
+            raise Bug("invariant 11: a changed configuration captures into a stranger's port")
+        if is_new and not is_joined and self.ports.taken & self.capture_ports():
+            raise Bug("invariant 11: something is captured into a port that a stranger has")
+        if is_new and not is_joined and not self.capture_ports() <= self.ports.held:
+            raise Bug("invariant 11: rules before the ports are held")
         if is_new and not is_joined and not self._is_certified():
             raise Bug("invariant 2: rules before there is a certificate")
 
@@ -454,6 +469,8 @@ class MemoryHost(Machine):
             raise Bug("invariant 9: in the mesh, and the rules are not there")
         if not any(child.status is None for child, _, _ in self.running):
             raise Bug("invariant 9: in the mesh, and no proxy runs")
+        if self.ports.taken & self.capture_ports():
+            raise Bug("invariant 11: in the mesh, and a stranger has a port")
         if not self._is_certified():
             raise Bug("invariant 9: in the mesh, and every certificate has lapsed")
 

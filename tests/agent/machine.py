@@ -18,6 +18,7 @@ from istio_hostagent.supervise.liveness import Answer, Door
 from tests.agent.texts import (
     CERTS,
     CLUSTER,
+    CONFIGS,
     ENVOY,
     EXPECTED,
     FACTS,
@@ -29,6 +30,7 @@ from tests.agent.texts import (
 )
 from tests.fakes.clock import FakeClock
 from tests.fakes.files import Disk, FakeCertificateFiles, read_foreign
+from tests.fakes.heldports import FakePorts
 from tests.fakes.kernel import FakeNamespace
 from tests.fakes.machine import FakeMachine
 from tests.fakes.processes import Ended, FakeChild, Plan, no_memory
@@ -58,6 +60,7 @@ class Proxy(enum.Enum):
     HUNG = "hung"  # runs, accepts connections, answers nothing
     UNREADY = "unready"  # answers no
     DEAF = "deaf"  # serves, and does not listen to SIGTERM
+    DRAINED = "drained"  # says that it is ready, and its listeners are closed
     REFUSING = "refusing"  # does not like its bootstrap
     UNDECIDED = "undecided"  # its check is killed
     MISSING_MEMORY = "no memory"  # cannot be started
@@ -102,6 +105,8 @@ class Machine:
         self.machine = FakeMachine(FACTS)
         self.programs = {ENVOY}
         self.stored: dict[str, int] = {}  # descriptors that the service manager keeps
+        self.ports = FakePorts()
+        self.ports.listening = self.listens
         self.stores: dict[str, str] = {}  # of certificates, with their directory of OUTPUT_CERTS
         self.ca = Ca.GOOD
         self.proxy = Proxy.GOOD
@@ -200,6 +205,24 @@ class Machine:
             if child.status is None and self.clock.monotonic() >= ready_at
         ]
 
+    def listens(self, port: int) -> bool:
+        """Whether a proxy listens there."""
+        return any(
+            port in spec.listens
+            and self._mode(spec.argv, spec.environment) is not Proxy.DRAINED
+            and port not in self.ports.taken
+            for spec in self.ready
+        )
+
+    def capture_ports(self) -> set[int]:
+        """Where the rules that are in lead to."""
+        names = self.rules_of
+        return {port for name in names for port in CONFIGS[name].redirection.capture_ports}
+
+    def kept_ports(self) -> set[int]:
+        """Those whose sockets the service manager keeps."""
+        return {int(name[5:]) for name in self.stored if name.startswith("port-")}
+
     def visible(self, directory: str = CERTS) -> Certificate | None:
         """The certificate that a reader of this directory sees."""
         held = self.certificates[directory]
@@ -215,6 +238,9 @@ class Machine:
         if module == "probe_sockets":
             answer = {"errnos": [0] * (len(request["groups"]) + 1)}
             return Plan(0.05, lambda: (0, json.dumps(answer).encode()))
+        if module == "port_owner":
+            found = {"user": "stranger", "pid": 4711, "program": "nc"}
+            return Plan(0.02, lambda: (0, json.dumps(found).encode()))
         if module == "reader":
             match self.reader:
                 case Reader.CRASHING:
@@ -326,7 +352,12 @@ class Machine:
         if mode is Proxy.MISSING_MEMORY:
             raise no_memory()
         child.hears = mode not in (Proxy.DEAF, Proxy.HUNG)
-        ready_s = {Proxy.SLOW: 5.0, Proxy.GOOD: 0.2, Proxy.DEAF: 0.2}.get(mode, float("inf"))
+        ready_s = {
+            Proxy.SLOW: 5.0,
+            Proxy.GOOD: 0.2,
+            Proxy.DEAF: 0.2,
+            Proxy.DRAINED: 0.2,
+        }.get(mode, float("inf"))
         self.running = [each for each in self.running if each[0].status is None]
         if self.running:
             raise Bug("two proxies at once")

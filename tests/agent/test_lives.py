@@ -75,7 +75,7 @@ def test_a_service_manager_that_is_away_keeps_the_host_out_until_it_is_back() ->
     host.write(CLUSTER, TEXTS["A"])
     host.start()
     host.notifier.is_away = True
-    host.until(lambda: "did not take the socket" in host.summary, 30.0, "what is wrong")
+    host.until(lambda: "did not take" in host.summary, 30.0, "what is wrong")
     assert not host.has("joined")
     host.notifier.is_away = False
     host.until(lambda: host.is_in_mesh, 60.0, "in the mesh")

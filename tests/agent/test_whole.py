@@ -123,6 +123,14 @@ class Life(RuleBasedStateMachine):
         else:
             self.host.uninstall(PILOT_AGENT)
 
+    @rule(port=st.sampled_from([15001, 15006, 15101]))
+    def take_port(self, port: int) -> None:
+        self.host.ports.take(port)
+
+    @rule()
+    def free_ports(self) -> None:
+        self.host.ports.taken.clear()
+
     @rule(rules=st.sampled_from(machine.Rules))
     def change_kernel(self, rules: machine.Rules) -> None:
         self.host.rules = rules

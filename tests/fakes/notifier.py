@@ -33,3 +33,8 @@ class FakeNotifier:
         if self.is_away:
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         self._stored[name] = descriptor
+
+    def forget(self, name: str) -> None:
+        self._step()
+        if not self.is_away:
+            self._stored.pop(name, None)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import netns
+from tests.lab.manager import Manager
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"
@@ -57,6 +58,8 @@ class Host:
         self.agent: subprocess.Popen[str] | None = None
         # Whether the agent has process numbers of its own, like in a container.
         self.has_pid_namespace = False
+        # Who keeps its descriptors; None: nobody.
+        self.manager: Manager | None = None
         # Where the agent's package lies.
         self.checkout = CHECKOUT
         self.cluster_env = self.directory / "cluster.env"
@@ -147,10 +150,18 @@ class Host:
         """Start the agent; it is there at once, ready later."""
         container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
         prefix = container if self.has_pid_namespace else []
+        command = [PYTHON, "-m", "istio_hostagent", "run"]
+        environment = self.environment
+        descriptors: tuple[int, ...] = ()
+        if self.manager is not None:
+            command = self.manager.wrap(command, PYTHON)
+            environment |= self.manager.environment()
+            descriptors = self.manager.descriptors()
         with open(self.log, "a") as log:
             self.agent = subprocess.Popen(
-                self.namespace.argv([*prefix, PYTHON, "-m", "istio_hostagent", "run"]),
-                env=self.environment,
+                self.namespace.argv([*prefix, *command]),
+                env=environment,
+                pass_fds=descriptors,
                 cwd=self.checkout,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -22,7 +22,7 @@ from istio_hostagent.supervise import child as children
 from istio_hostagent.supervise import validation as validations
 
 from .explore import Graph, explore
-from .world import NOW, A, Edge, World
+from .world import NOW, PORTS, A, Edge, World
 
 pytestmark = pytest.mark.soak
 FAULTS = None if os.environ.get("HOSTAGENT_SOAK") else 2
@@ -49,12 +49,17 @@ def check(world: World, edge: Edge) -> None:
         assert lived.is_joined or now_is.is_complete(NOW), edge
         # Invariant 4: the mark stands before the rules.
         assert lived.disk.is_joined or lived.disk.is_attempting, edge
+        # Invariant 11: what a host that has joined keeps goes in whoever has its port.
+        is_kept = lived.phase in (Phase.JOINED, Phase.GOING_BACK)
+        assert is_kept or now_is.holding.is_held, edge
     if step in ("APPLY", "WITHDRAW", "START", "PROVE"):
         # One change of the rules at a time, and nothing is built on one that is under way.
         assert not now_is.redirection.is_changing, edge
     if step == "ABANDON":
         # Only what is late is given up, or what leaving makes useless.
         assert now_is.redirection.is_overdue(NOW.monotonic) or lived.phase is Phase.LEAVING, edge
+    if step == "LET_GO" and world.kernel:
+        assert PORTS[world.kernel] & world.holding.held <= after.holding.held, edge
     if step == "WITHDRAW":
         # Invariant 8: a host that has joined keeps its rules until it is told to leave.
         assert not lived.is_joined, edge
@@ -80,6 +85,9 @@ def check_state(world: World) -> None:
         assert disk.is_joined or disk.is_attempting, world
     if world.life.phase in STAYING:
         assert disk.is_joined, world
+    if world.life.phase is Phase.JOINING and world.kernel:
+        # Invariant 11: nobody else can get what is captured.
+        assert PORTS[world.kernel] <= world.holding.held, world
     if world.life.phase is Phase.TRYING:
         assert disk.accepted is not None, world
 

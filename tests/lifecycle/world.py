@@ -29,8 +29,10 @@ from typing import Any, NamedTuple
 
 from istio_hostagent.identity import rotation as rotations
 from istio_hostagent.lifecycle import decide
+from istio_hostagent.lifecycle import holding as holdings
 from istio_hostagent.lifecycle import life as lives
 from istio_hostagent.lifecycle import redirection as redirections
+from istio_hostagent.lifecycle.holding import Holding
 from istio_hostagent.lifecycle.life import Life, Offer, Revision
 from istio_hostagent.lifecycle.phase import Phase
 from istio_hostagent.lifecycle.redirection import Pending, Proof, Redirection
@@ -56,6 +58,7 @@ class Config(NamedTuple):
 
 A = Revision("a", Config("A", "A", "A"))
 B = Revision("b", Config("B", "B", "B"))
+PORTS = {"A": frozenset({1}), "B": frozenset({2})}  # where what is captured arrives
 EMPTY, BAD = Offer(None, is_empty=True), Offer(None, is_empty=False)
 NO_ATTEMPT, PAUSED = lives.Attempt(), lives.Attempt(1, LATER, ERROR)
 HOLDING = rotations.Rotation(
@@ -72,6 +75,7 @@ class World(NamedTuple):
 
     life: Life
     redirection: Redirection = Redirection()
+    holding: Holding = Holding()
     rotation: rotations.Rotation = rotations.Rotation()
     child: Child = Child()
     validation: Validation = Validation()
@@ -92,6 +96,7 @@ class World(NamedTuple):
         accepted = self.life.disk.accepted
         return Situation(
             redirection=self.redirection,
+            holding=self.holding,
             rotation=self.rotation,
             child=self.child,
             validation=self.validation,
@@ -142,6 +147,7 @@ def collapse(world: World) -> World:
         life=lived,
         redirection=_collapse_redirection(world.redirection, lived),
         asked=world.asked if world.redirection.is_changing else "",
+        holding=_collapse_holding(world.holding),
         rotation=_collapse_rotation(world.rotation),
         child=_collapse_child(world.child, lived.phase),
         validation=_collapse_validation(world.validation),
@@ -191,6 +197,7 @@ def _without_idle_parts(world: World) -> World:
     return World(
         life=kept,
         redirection=change,
+        holding=Holding() if lived.phase is Phase.LEAVING else world.holding,
         files=world.files,
         has_program=world.has_program,
         kernel=world.kernel,
@@ -229,6 +236,15 @@ def _collapse_redirection(value: Redirection, lived: Life) -> Redirection:
         is_disproved=value.is_disproved and lived.phase not in _STEADY,
         apply_at=_at(value.apply_at) if is_out else 0.0,
         prove_at=_at(value.prove_at) if is_open else 0.0,
+        last_error=ERROR if value.last_error else "",
+    )
+
+
+def _collapse_holding(value: Holding) -> Holding:
+    return Holding(
+        desired=value.desired,
+        held=value.held,
+        retry_at=0.0 if value.is_held else _at(value.retry_at),
         last_error=ERROR if value.last_error else "",
     )
 
@@ -302,6 +318,10 @@ def _exchange(world: World) -> World:
         running=swap(world.running),
         asked=swap(world.asked),
         redirection=world.redirection._replace(desired=swap(world.redirection.desired)),
+        holding=world.holding._replace(
+            desired=frozenset(3 - port for port in world.holding.desired),
+            held=frozenset(3 - port for port in world.holding.held),
+        ),
         life=lived._replace(
             disk=disk._replace(
                 guard=swap(disk.guard),
@@ -350,6 +370,16 @@ def _perform(world: World, step: Step) -> Iterator[tuple[str, World, str, bool]]
             yield "", world._replace(validation=validations.begun(world.validation)), "", True
         case Step.OBTAIN:
             yield "", world._replace(rotation=rotations.asked(world.rotation)), "", True
+        case Step.HOLD:
+            hold = world.holding
+            held = holdings.holds(hold, hold.held | hold.desired)
+            yield "", world._replace(holding=held), "", True
+            failed = holdings.failed(hold, hold.held, ERROR, NOW.monotonic)
+            yield "taken", world._replace(holding=failed), "", False
+        case Step.LET_GO:
+            hold = world.holding
+            kept = hold.held & hold.desired if world.life.is_joined else frozenset()
+            yield "", world._replace(holding=holdings.let_go(hold, kept)), "", True
         case Step.APPLY:
             yield from _asked(world, Pending.INSTALLING, str(world.redirection.desired))
         case Step.PROVE:
@@ -410,7 +440,8 @@ def _configure(world: World, whose: str) -> World:
     val = validations.passed() if is_known else Validation()
     if whose == world.desired_proxy:
         val = world.validation
-    return world._replace(redirection=red, desired_proxy=whose, validation=val)
+    hold = holdings.desire(world.holding, PORTS[whose])
+    return world._replace(redirection=red, holding=hold, desired_proxy=whose, validation=val)
 
 
 def _child_outcomes(
@@ -459,8 +490,11 @@ def killings(world: World, name: str) -> Iterator[Edge]:
 
 def killed(world: World) -> World:
     """The agent is gone: what stays is the disk, the kernel's rules, and no proxy."""
+    # A service manager that owns the rules keeps the sockets, too.
+    held = world.holding.held if world.is_owner else frozenset()
     dead = World(
         life=Life(disk=world.life.disk),
+        holding=Holding(held=held),
         files=world.files,
         has_program=world.has_program,
         kernel=world.kernel,
@@ -482,7 +516,7 @@ def start_edges(world: World) -> Iterator[Edge]:
     yield Edge("start", begun, is_kind=True)
     if world.kernel:
         disk = world.life.disk._replace(is_stored=False)
-        booted = begun._replace(kernel="", life=lives.begin(disk))
+        booted = begun._replace(kernel="", life=lives.begin(disk), holding=Holding())
         yield Edge("boot", booted, is_kind=False)
 
 

@@ -4,6 +4,8 @@ import contextlib
 import os
 import select
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,3 +103,38 @@ class TestNotifier:
         with pytest.raises(ConnectionRefusedError):
             notifier.store("nft", 0)
         notifier.close()
+
+    def test_what_is_kept_no_longer_is_named(self, manager: socket.socket) -> None:
+        notifier = notify.Notifier(os.environ)
+        notifier.forget("port-15001-v4")
+        assert manager.recv(4096) == b"FDSTOREREMOVE=1\nFDNAME=port-15001-v4"
+        manager.close()
+        notifier.forget("port-15001-v4")  # a manager that is away keeps nobody
+        notifier.close()
+
+
+TAKING = """
+import os, sys
+from istio_hostagent.host import notify
+os.environ["LISTEN_PID"] = str(os.getpid())
+found = notify.take_stored(os.environ)
+print({name: made.getsockname()[1] for name, made in sorted(found.items())})
+"""
+
+
+def test_every_socket_that_was_kept_comes_back_by_its_name() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as two:
+        ports = [each.getsockname()[1] for each in (one, two)]
+        # Where systemd puts them: from 3 on. What is no socket is closed.
+        moved = f'exec 3<&{one.fileno()} 4<&{two.fileno()} 5</dev/null; exec "$@"'
+        done = subprocess.run(
+            ["/bin/bash", "-c", moved, "sh", sys.executable, "-c", TAKING],
+            env={"LISTEN_FDS": "3", "LISTEN_FDNAMES": "nft:port-15001-v4:other"},
+            pass_fds=(one.fileno(), two.fileno()),
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+    assert done.stdout.strip() == str({"nft": ports[0], "port-15001-v4": ports[1]})

@@ -1,8 +1,11 @@
 """`apply`: the rules of the configuration into the kernel."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 
-from ...host import layers
+from ...config import model
+from ...errors import KernelBusy, NotPermitted, PortTaken
+from ...host import heldports, layers, processes, socketowner
 from ...redirect import plan, policy
 from .. import reconcile
 from . import configuration
@@ -10,8 +13,27 @@ from .kernel import locked
 
 
 def perform(environment: Mapping[str, str], reading: layers.Reading) -> Iterator[str]:
-    """Install the rules and read them back; returns the lines of the diff that was applied."""
+    """Install the rules and read them back; returns the lines of the diff that was applied.
+
+    Nothing is captured into a port that somebody else has; once this process ends nobody holds
+    the ports any more, and until the proxy listens anybody may take them.
+    """
     _, config, facts = configuration.require(environment, reading)
-    with locked() as kernel:
+    user = processes.User(facts.proxy_uid, facts.proxy_gid)
+    with locked() as kernel, contextlib.closing(heldports.HeldPorts({}, user)) as held:
+        _hold(held, config.redirection)
         rules = policy.build_ruleset(config.redirection, facts)
         return plan.describe(reconcile.reconcile(rules, kernel))
+
+
+def _hold(held: heldports.HeldPorts, redirection: model.Redirection) -> None:
+    """Hold the capture ports for now; raises PortTaken naming who has one."""
+    for port in redirection.capture_ports:
+        try:
+            held.hold(port)
+        except PortTaken as error:
+            pid, program = socketowner.find_process(error.inode)
+            who = f": {program} (pid {pid})" if pid else ""
+            raise PortTaken(f"{error.message}{who}", port=port) from error
+        except (KernelBusy, NotPermitted):
+            pass  # who cannot hold it may still be asked for the rules

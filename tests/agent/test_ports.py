@@ -1,0 +1,110 @@
+"""The capture ports of a host in memory: held in time, taken by strangers, listened on."""
+
+from tests.agent import machine
+from tests.agent.host import MemoryHost
+from tests.agent.texts import CLUSTER, TEXTS
+
+PORTS = {15001, 15006}
+
+
+def test_nobody_gets_the_ports_of_a_host_that_has_joined(host: MemoryHost) -> None:
+    host.join()
+    assert host.ports.held == PORTS
+    assert not host.ports.take(15001)
+    host.processes.end_all()
+    assert not host.ports.take(15001)
+    assert host.status["capture_ports"] == {
+        "state": "held",
+        "ports": [15001, 15006],
+        "taken_by": None,
+        "last_error": "",
+        "trouble": "",
+    }
+
+
+def test_sockets_that_the_service_manager_keeps_outlive_a_kill() -> None:
+    host = MemoryHost(is_owner=True)
+    host.write(CLUSTER, TEXTS["A"])
+    host.join()
+    host.kill()
+    assert not host.ports.take(15001)
+    host.start()
+    assert not host.ports.take(15006)
+    host.until(lambda: host.is_in_mesh, 60.0, "in the mesh")
+
+
+def test_a_port_that_somebody_has_keeps_the_rules_out_and_names_him(host: MemoryHost) -> None:
+    assert host.ports.take(15006)
+    host.start()
+    host.until(lambda: "nc (pid 4711) of user stranger (1000)" in host.summary, 30.0, "who it is")
+    assert "0.0.0.0:15006" in host.summary
+    host.run(600.0)
+    assert host.space.transactions == 0
+    found = host.status["capture_ports"]
+    assert found["state"] == "taken"
+    assert found["taken_by"] == {
+        "port": 15006,
+        "address": "0.0.0.0",
+        "uid": 1000,
+        "user": "stranger",
+        "pid": 4711,
+        "program": "nc",
+    }
+    host.ports.taken.clear()
+    host.until(lambda: host.is_in_mesh, 60.0, "in the mesh once it is free")
+
+
+def test_a_taken_port_is_tried_ever_more_seldom(host: MemoryHost) -> None:
+    host.ports.take(15001)
+    host.start()
+    host.run(300.0)
+    before = host.wakeups
+    host.run(600.0)
+    assert host.wakeups - before <= 40
+
+
+def test_a_port_that_is_free_again_is_tried_at_once_when_somebody_asks(host: MemoryHost) -> None:
+    host.ports.take(15001)
+    host.start()
+    host.run(300.0)
+    host.ports.taken.clear()
+    host.ask("reload")
+    host.until(lambda: host.has_rules, 1.0, "the attempt")
+
+
+def test_a_changed_port_is_held_before_its_rules_and_the_one_before_is_given_back(
+    host: MemoryHost,
+) -> None:
+    host.join()
+    host.write(CLUSTER, TEXTS["B"])
+    host.until(lambda: "B" in host.rules_of and host.is_in_mesh, 60.0, "the other port")
+    host.until(lambda: host.ports.held == {15101, 15006}, 60.0, "given back")
+
+
+def test_a_changed_port_that_is_taken_leaves_what_works(host: MemoryHost) -> None:
+    host.join()
+    host.ports.take(15101)
+    host.write(CLUSTER, TEXTS["B"])
+    host.until(lambda: "port 15101" in host.summary, 60.0, "what is wrong")
+    host.until(lambda: "A" in host.rules_of and host.is_in_mesh, 60.0, "what has worked")
+    host.ports.taken.clear()
+    host.until(lambda: "B" in host.rules_of and host.is_in_mesh, 300.0, "tried again by itself")
+
+
+def test_a_host_that_joined_keeps_its_rules_where_a_port_was_taken_while_nobody_held_it(
+    host: MemoryHost,
+) -> None:
+    host.join()
+    host.kill()
+    assert host.ports.take(15001)
+    host.start()
+    host.until(lambda: "nc (pid 4711)" in host.summary, 60.0, "who it is")
+    assert not host.is_in_mesh
+    assert "A" in host.rules_of
+
+
+def test_a_host_that_could_not_join_gives_the_ports_back(host: MemoryHost) -> None:
+    host.proxy = machine.Proxy.EXITING
+    host.start()
+    host.until(lambda: "could not join" in " ".join(host.log.lines), 60.0, "the attempt")
+    host.until(lambda: not host.has_rules and not host.ports.held, 60.0, "given back")

@@ -1,0 +1,197 @@
+"""An ordinary user who wants a capture port, in a loop that never rests.
+
+As soon as he gets one, at any address, he takes what arrives there. While the agent is started,
+restarted, killed and stopped he must never get anything.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab import netns, soak
+from tests.lab.host import PYTHON, Host
+from tests.lab.manager import Manager
+from tests.lab.thief import SCRIPT
+from tests.lab.waiting import eventually
+from tests.netns.conftest import MakeHost, configure, join
+from tests.netns.test_agent import TABLES
+
+NOBODY = 65534
+CAPTURED = "10.96.0.9"
+# A tenth of these are restarts of each kind.
+ROUNDS = soak.times(12, 1000)
+
+CLIENT = """
+import socket, sys, time
+while True:
+    try:
+        with socket.create_connection((sys.argv[1], int(sys.argv[2])), 0.3) as made:
+            made.sendall(b"secret")
+            made.settimeout(0.3)
+            made.recv(100)
+    except OSError:
+        pass
+    time.sleep(0.002)
+"""
+
+
+class Thief:
+    """What he has written down."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+
+    @property
+    def lines(self) -> list[str]:
+        return self._log.read_text().splitlines()
+
+    @property
+    def ports(self) -> list[str]:
+        return [line for line in self.lines if line.startswith("has ")]
+
+    @property
+    def loot(self) -> list[str]:
+        return [line for line in self.lines if line.startswith("got ")]
+
+
+@contextlib.contextmanager
+def running(space: netns.Namespace, script: str, *words: str, log: Path) -> Iterator[None]:
+    with log.open("w") as out:
+        argv = space.argv([PYTHON, "-c", script, *words], NOBODY)
+        process = subprocess.Popen(argv, stdout=out)
+    try:
+        yield
+    finally:
+        assert process.poll() is None, "it has to run all the time"
+        process.kill()
+        process.wait(10)
+
+
+@contextlib.contextmanager
+def thief(host: Host, *ports: int, number: int = 11) -> Iterator[Thief]:
+    log = host.directory / "thief.log"
+    places = f"0.0.0.0,127.0.0.1,10.78.0.{number},::,::1,127.0.0.6"
+    with running(host.namespace, SCRIPT, ",".join(map(str, ports)), places, log=log):
+        found = Thief(log)
+        eventually(lambda: "ready" in found.lines, "the thief runs")
+        yield found
+
+
+@contextlib.contextmanager
+def traffic(host: Host, cluster: netns.Network, number: int = 11) -> Iterator[None]:
+    """Connections of ordinary users in both directions."""
+    nowhere = host.directory / "clients.log"
+    with (
+        running(host.namespace, CLIENT, CAPTURED, "80", log=nowhere),
+        running(cluster, CLIENT, f"10.78.0.{number}", "8080", log=nowhere),
+    ):
+        yield
+
+
+@pytest.fixture
+def manager() -> Iterator[Manager]:
+    with Manager() as made:
+        yield made
+
+
+@pytest.mark.envoy
+@pytest.mark.soak
+def test_he_gets_nothing_while_proxy_and_agent_are_killed_and_restarted(
+    make_host: MakeHost, envoy: str, manager: Manager, cluster: netns.Network
+) -> None:
+    host = make_host(envoy=envoy)
+    host.manager = manager
+    join(host)
+    with thief(host, 15001, 15006) as found, traffic(host, cluster):
+        for number in range(ROUNDS):
+            match number % 4:
+                case 0:
+                    os.kill(host.status()["proxy"]["pid"], signal.SIGKILL)
+                case 1:
+                    host.kill()
+                    host.start()
+                case 2:
+                    host.stop()
+                    host.start()
+                case 3:
+                    host.write_sidecar(f"ISTIO_INBOUND_PORTS=8080,{9000 + number}\n")
+                    host.verb("reload", is_checked=False)
+            host.verb("wait", "--timeout", "40")
+            assert found.ports == [], f"round {number}"
+        host.stop()
+        manager.end()
+        eventually(lambda: found.ports != [], "once the host has left, the port is anybody's")
+        assert "istio_hostagent" not in host.tables()
+        assert found.loot == []
+
+
+@pytest.mark.envoy
+def test_he_who_has_it_before_is_named_and_nothing_is_captured_into_it(
+    make_host: MakeHost, envoy: str, cluster: netns.Network
+) -> None:
+    host = make_host(envoy=envoy)
+    with thief(host, 15001) as found, traffic(host, cluster):
+        eventually(lambda: found.ports != [], "he has the port")
+        configure(host)
+        host.start()
+
+        def taken() -> dict[str, object]:
+            return dict(host.status()["capture_ports"]["taken_by"] or {})
+
+        eventually(lambda: bool(taken().get("pid")), "he is named")
+        assert taken()["port"] == 15001
+        assert taken()["uid"] == NOBODY
+        assert taken()["user"] == "nobody"
+        assert str(taken()["program"]).startswith("python3")
+        summary = host.status()["summary"]
+        assert "port 15001 is taken by python3" in summary
+        assert "user nobody (65534)" in summary
+        # It was tried again meanwhile; nothing ever went in.
+        assert host.tables() == set()
+        assert "redirection installed" not in host.log_text()
+        done = host.verb("apply", is_checked=False)
+        assert done.returncode == 75
+        assert found.loot == []
+    host.verb("wait", "--timeout", "60")
+    assert host.tables() == TABLES
+
+
+@pytest.mark.envoy
+def test_without_the_service_apply_refuses_a_port_that_somebody_has(
+    make_host: MakeHost, envoy: str
+) -> None:
+    host = make_host(envoy=envoy)
+    configure(host)
+    with thief(host, 15006) as found:
+        eventually(lambda: found.ports != [], "he has the port")
+        done = host.verb("apply", is_checked=False)
+        assert done.returncode == 75
+        assert "port 15006 is taken" in done.stderr
+        assert host.tables() == set()
+    host.verb("apply")
+    assert "istio_hostagent" in host.tables()
+    host.verb("clean")
+
+
+@pytest.mark.envoy
+def test_a_port_that_is_given_up_is_held_until_its_rules_are_out(
+    make_host: MakeHost, envoy: str, manager: Manager, cluster: netns.Network
+) -> None:
+    host = make_host(envoy=envoy)
+    host.manager = manager
+    join(host)
+    configure(host, ENVOY_PORT="15101")
+    host.verb("reload")
+    host.verb("wait", "--timeout", "40")
+    eventually(lambda: "port-15001-v4" not in manager.names, "the one before is given back")
+    with thief(host, 15101, 15006) as found, traffic(host, cluster):
+        host.kill()
+        host.start()
+        host.verb("wait", "--timeout", "40")
+        assert found.ports == []
+        assert found.loot == []

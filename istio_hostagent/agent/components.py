@@ -46,7 +46,7 @@ class Components:
         keeper = redirection.RedirectionPart(given.rules, packets, clock, given.legacy_rules)
         state = statedir.StateDirectory(given.state, clock)
         user = processes.User(facts.proxy_uid, facts.proxy_gid)
-        supervised = supervisor.Supervisor(inbox, clock, given.processes, given.doors)
+        supervised = supervisor.Supervisor(inbox, clock, given.processes, given.doors, given.held)
 
         def read_changes() -> events.Event | None:
             found = given.changes.read()

@@ -168,6 +168,7 @@ class ProxyPart(part.Part):
             "state": self.child.state.value,
             "bootstrap": shown.value,
             "pid": self.child.pid,
+            "closed_ports": list(self.child.closed_ports),
             "starts": self.child.starts,
             "last_error": self.last_error,
         }

@@ -6,7 +6,7 @@ is then refused, never let around.
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..errors import ChildFailed, describe
 from ..host import ports, processes, procstate
@@ -23,6 +23,8 @@ _WITHOUT_ROUNDS = (
     child.Action.FORGET,
 )
 DRAIN_S = 0.02
+# One that answers gets its listeners from a control plane a moment later.
+LISTEN_TIME_S = 5.0
 
 
 class Supervisor(part.Part):
@@ -34,8 +36,10 @@ class Supervisor(part.Part):
         clock: ports.Clock,
         processes: ports.Processes,
         doors: ports.Doors,
+        held: ports.HeldPorts,
     ) -> None:
         """Start with nothing wanted."""
+        self._held_ports = held
         self._inbox = inbox
         self._clock = clock
         self._processes = processes
@@ -52,6 +56,7 @@ class Supervisor(part.Part):
         self._was_continued = False
         self._killed_at: float | None = None
         self._held = ""  # who keeps it from running
+        self._unheard: tuple[int, ...] = ()  # ports on which it does not listen and has to
         self.control_plane = controlplane.ControlPlane()
         self.child = child.Child()
         self.starts = 0
@@ -104,7 +109,20 @@ class Supervisor(part.Part):
     def last_error(self) -> str:
         """What is wrong with it, in one line, or nothing."""
         stuck = self.stuck
-        return stuck[0] if stuck else self._held or self.child.last_error
+        return stuck[0] if stuck else self._held or self.child.last_error or self._deafness
+
+    @property
+    def closed_ports(self) -> tuple[int, ...]:
+        """Ports on which it does not listen, and has to."""
+        return self._unheard
+
+    @property
+    def _deafness(self) -> str:
+        """On which ports it does not listen although it says that it is ready, or did before."""
+        is_new = self._clock.monotonic() < self._unready_since + LISTEN_TIME_S
+        if self._spec is None or not self._unheard or (is_new and not self._watch.listened):
+            return ""
+        return f"{self._spec.name} does not listen on {self._ports(self._unheard)}"
 
     @property
     def stuck(self) -> tuple[str, ...]:
@@ -180,12 +198,15 @@ class Supervisor(part.Part):
         else:
             self._watch = liveness.observe(self._watch, answers)
             is_ready = answers[self._spec.doors[0]] is liveness.Answer.READY
+            is_ready = self._look_at_ports(is_ready=is_ready) and is_ready
             self._report(child.Event.READY if is_ready else child.Event.UNREADY)
             self._look_for_control_plane(now)
             self._held = ""
             if self._watch.is_suspicious:
                 self._help_on()
-        if self.state is child.State.READY or self._watch.is_suspicious:
+        if self._watch.closed:
+            self._round_at = now + liveness.SUSPICIOUS_S  # its doors may answer at once
+        elif self.state is child.State.READY or self._watch.is_suspicious:
             self._round_at = now
         elif self._round_at is not None:
             self._round_at = now + liveness.poll_pause_s(now - self._unready_since)
@@ -194,6 +215,32 @@ class Supervisor(part.Part):
             self._watch = liveness.forget_silences(self._watch)
             logger.error("proxy hangs; it is replaced", extra=fields.of(DETAIL=error))
             self._report(child.Event.HUNG, error=error)
+        elif self._watch.lost:
+            text = f"listens no more on {self._ports(self._watch.lost)}: its listeners were closed"
+            error = str(ChildFailed(self._spec.name, text))
+            logger.error(
+                "proxy is of no use any more; it is replaced", extra=fields.of(DETAIL=error)
+            )
+            self._watch = liveness.forget_silences(self._watch)
+            self._report(child.Event.HUNG, error=error)
+
+    def _look_at_ports(self, *, is_ready: bool) -> bool:
+        """Whether it listens wherever it has to, as far as the kernel tells.
+
+        Asked only where it matters: of one that says it is ready, or has listened before.
+        """
+        assert self._spec is not None
+        self._unheard = ()
+        if not (is_ready or self._watch.listened):
+            return False
+        found = {port: self._held_ports.find_listening(port) for port in self._spec.listens}
+        self._watch = liveness.look(self._watch, found)
+        self._unheard = tuple(port for port, is_open in found.items() if is_open is False)
+        return not self._unheard
+
+    @staticmethod
+    def _ports(numbers: Iterable[int]) -> str:
+        return ", ".join(f"port {number}" for number in numbers)
 
     def _look_for_control_plane(self, now: float) -> None:
         assert self._spec is not None
@@ -270,6 +317,7 @@ class Supervisor(part.Part):
         self._doors.close()
         self._is_asked = False
         self._round_at = None
+        self._unheard = ()
         self.control_plane = controlplane.ControlPlane()
 
     @property

@@ -117,6 +117,8 @@ def _captured(name: str, port: int, facts: model.HostFacts) -> message.Json:
         "stat_prefix": name,
         "address": message.any_address(port, facts.has_ipv6),
         "per_connection_buffer_limit_bytes": clusters.BUFFER_BYTES,
+        # Beside the sockets that keep other users from this port, nobody binds it without this.
+        "enable_reuse_port": True,
         "socket_options": [
             {"level": level, "name": option, "int_value": value, "state": "STATE_PREBIND"}
             for level, option, value in numbers

@@ -2,8 +2,10 @@
 
 A door is a loopback port that a process answers by itself. Readiness is not liveness: a process
 that says no, is slow, or answers at one door of several lives. It hangs when every door of it that
-has ever answered stays silent for `SILENCES` rounds in a row. Elapsed time alone never counts:
-after a round that was looked at late, counting starts anew.
+has ever answered stays silent for `SILENCES` rounds in a row. One that has listened on a capture
+port and does not any more for as many rounds is of no use, whatever it answers: its listeners are
+closed for good. Elapsed time alone never counts: after a round that was looked at late, counting
+starts anew.
 
 Not here: sockets (`host.doors`), signals, and what becomes of a process that hangs (`child`).
 """
@@ -50,11 +52,18 @@ class Watch(NamedTuple):
 
     known: frozenset[Door] = frozenset()  # those that have answered since it was started
     silences: tuple[tuple[str, int], ...] = ()  # rounds in a row, by process; only above 0
+    listened: frozenset[int] = frozenset()  # ports on which it has listened since it was started
+    closed: tuple[tuple[int, int], ...] = ()  # rounds in a row without, by port; only above 0
 
     @property
     def is_suspicious(self) -> bool:
-        """Whether some process was silent in the last round."""
-        return bool(self.silences)
+        """Whether some process was silent in the last round, or a port closed that was open."""
+        return bool(self.silences or self.closed)
+
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """The ports that were found closed often enough."""
+        return tuple(port for port, count in self.closed if count >= SILENCES)
 
     @property
     def hung(self) -> tuple[str, ...]:
@@ -73,12 +82,22 @@ def observe(watch: Watch, answers: Mapping[Door, Answer]) -> Watch:
     silent = {door.process for door in known & answers.keys()}
     silent -= {door.process for door in answered}
     counted = tuple((process, before.get(process, 0) + 1) for process in sorted(silent))
-    return Watch(known, counted)
+    return watch._replace(known=known, silences=counted)
+
+
+def look(watch: Watch, listening: Mapping[int, bool | None]) -> Watch:
+    """Take on which of its ports it listens, of the same round; None: there is no telling."""
+    open_now = {port for port, is_open in listening.items() if is_open}
+    before = dict(watch.closed)
+    closed = {port for port, is_open in listening.items() if is_open is False}
+    # One that never was open may come yet: the configuration of a control plane takes its time.
+    counted = ((port, before.get(port, 0) + 1) for port in sorted(closed & watch.listened))
+    return watch._replace(listened=watch.listened | open_now, closed=tuple(counted))
 
 
 def forget_silences(watch: Watch) -> Watch:
     """Count anew: the last round says nothing, or the process was helped on."""
-    return watch._replace(silences=())
+    return watch._replace(silences=(), closed=())
 
 
 def poll_pause_s(waited_s: float) -> float:

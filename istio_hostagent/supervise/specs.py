@@ -29,7 +29,8 @@ class ProcessSpec(NamedTuple):
     relative to `directory`, absolute target); a target need not exist. The parents of both belong
     to root, readable by the process's group. The first of `doors` is ready once the process
     serves; all of them together tell whether the processes live. `control_plane` is the one of
-    them that answers with what `controlplane` reads; None: there is no control plane.
+    them that answers with what `controlplane` reads; None: there is no control plane. It serves
+    only while it listens on the `listens`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ProcessSpec(NamedTuple):
     directory: str = ""
     doors: tuple[liveness.Door, ...] = ()
     control_plane: liveness.Door | None = None
+    listens: tuple[int, ...] = ()
     directories: tuple[str, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
 
@@ -87,6 +89,7 @@ def envoy_spec(
         directory=directory,
         doors=(liveness.Door(ENVOY, config.proxy.status_port, "/healthz/ready"),),
         directories=(ADMIN_DIRECTORY,),
+        listens=_listens(config.redirection),
     )
 
 
@@ -132,9 +135,15 @@ def pilot_agent_spec(
             liveness.Door(PILOT_AGENT, pilot.STATUS_PORT, "/healthz/ready"),
         ),
         control_plane=counters,
+        listens=_listens(config.redirection),
         directories=pilot.DIRECTORIES,
         links=pilot.build_links(config),
     )
+
+
+def _listens(redirection: model.Redirection) -> tuple[int, ...]:
+    """Where it has to listen. A control plane may say: nowhere, where nothing is captured."""
+    return redirection.capture_ports if redirection.captures else ()
 
 
 def _envoy_argv(proxy: model.ProxySettings, envoy: str, bootstrap_file: str) -> tuple[str, ...]:

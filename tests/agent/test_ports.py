@@ -108,3 +108,25 @@ def test_a_host_that_could_not_join_gives_the_ports_back(host: MemoryHost) -> No
     host.start()
     host.until(lambda: "could not join" in " ".join(host.log.lines), 60.0, "the attempt")
     host.until(lambda: not host.has_rules and not host.ports.held, 60.0, "given back")
+
+
+def test_a_proxy_that_does_not_listen_is_not_ready(host: MemoryHost) -> None:
+    host.proxy = machine.Proxy.DRAINED
+    host.start()
+    host.until(lambda: "does not listen on port 15001, port 15006" in host.summary, 30.0, "said")
+    host.until(lambda: not host.has_rules, 60.0, "the way back")
+    assert not host.has("joined")
+
+
+def test_a_proxy_whose_listeners_are_closed_is_replaced_although_it_says_that_it_is_ready(
+    host: MemoryHost,
+) -> None:
+    host.join()
+    host.run(60.0)
+    (child, _, _) = host.running[-1]
+    host.proxy = machine.Proxy.DRAINED
+    host.until(lambda: not host.is_in_mesh, 7.0, "in the mesh is taken back")
+    assert child.status is None
+    host.until(lambda: child.status is not None, 10.0, "it is ended")
+    host.proxy = machine.Proxy.GOOD
+    host.until(lambda: host.is_in_mesh, 30.0, "in the mesh with another one")

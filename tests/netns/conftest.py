@@ -128,6 +128,19 @@ def configure(host: Host, **keys: str) -> None:
     host.write_sidecar("ISTIO_INBOUND_PORTS=8080\n")
 
 
+# For a program in Python that takes the place of a proxy: it listens where one has to.
+CAPTURING = """import socket
+def capture(port):
+    made = socket.socket(socket.AF_INET6)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.bind(("::", port))
+    made.listen()
+    return made
+captured = [capture(port) for port in (15001, 15006)]
+"""
+
+
 def stand_in(host: Host, script: str) -> None:
     """Give it an Envoy that accepts every bootstrap and, when started, runs this shell script."""
     fake = host.directory / "envoy"

@@ -6,11 +6,12 @@ import pytest
 
 from tests.lab.host import Host
 from tests.lab.waiting import eventually
-from tests.netns.conftest import MakeHost, join
+from tests.netns.conftest import CAPTURING, MakeHost, join
 
 # Like pilot-agent: its Envoy is a child of its own, which nobody ends when it is killed itself.
-PILOT_AGENT = """#!/bin/sh
-/usr/bin/python3 -c 'import http.server as h
+PILOT_AGENT = f"""#!/bin/sh
+/usr/bin/python3 -c '{CAPTURING}
+import http.server as h
 class H(h.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.end_headers()

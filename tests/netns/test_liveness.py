@@ -15,7 +15,7 @@ from istio_hostagent.supervise.liveness import Answer, Door
 from tests.lab import netns
 from tests.lab.host import Host
 from tests.lab.waiting import eventually
-from tests.netns.conftest import MakeHost, join, stand_in
+from tests.netns.conftest import CAPTURING, MakeHost, join, stand_in
 from tests.netns.test_trial import is_in_mesh
 
 # The budget of the issue is 15 s on an idle machine; the figure itself is the bench's to show.
@@ -54,7 +54,7 @@ def answer() -> Iterator[Path]:
 
 def answering(host: Host, answer: Path) -> None:
     script = host.directory / "answering.py"
-    script.write_text(ANSWERING)
+    script.write_text(CAPTURING + ANSWERING)
     script.chmod(0o644)
     stand_in(host, f"exec /usr/bin/python3 {script} {answer}")
 

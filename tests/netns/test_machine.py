@@ -7,7 +7,7 @@ import pytest
 
 from tests.lab.host import Host
 from tests.lab.waiting import eventually
-from tests.netns.conftest import CLUSTER, MakeHost, join
+from tests.netns.conftest import CAPTURING, CLUSTER, MakeHost, join
 from tests.netns.test_agent import TABLES
 from tests.netns.test_trial import is_in_mesh, main_rules
 
@@ -111,7 +111,8 @@ def test_a_bridge_with_a_lower_number_is_not_the_address_of_the_host(
     script.write_text(
         "#!/bin/sh\n"
         f'echo "$INSTANCE_IP" >> {host.directory}/seen/address\n'
-        "exec /usr/bin/python3 -c 'import http.server as h\n"
+        f"exec /usr/bin/python3 -c '{CAPTURING}"
+        "import http.server as h\n"
         "class H(h.BaseHTTPRequestHandler):\n"
         "    def do_GET(self):\n"
         "        self.send_response(200); self.end_headers()\n"

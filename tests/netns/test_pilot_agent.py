@@ -9,15 +9,16 @@ import pytest
 
 from tests.lab.host import Host, proxy_user
 from tests.lab.waiting import eventually
-from tests.netns.conftest import MakeHost, configure
+from tests.netns.conftest import CAPTURING, MakeHost, configure
 
 # Writes down what it was given, reads the certificate as pilot-agent would, and says ready.
-STAND_IN = """\
+STAND_IN = f"""\
 #!/usr/bin/python3
+{CAPTURING}
 import http.server, json, os, stat, subprocess, sys
 
-seen = {"argv": sys.argv, "environment": dict(os.environ), "uid": os.getuid(), "gid": os.getgid(),
-        "groups": os.getgroups(), "directory": os.getcwd(), "files": {}}
+seen = {{"argv": sys.argv, "environment": dict(os.environ), "uid": os.getuid(), "gid": os.getgid(),
+        "groups": os.getgroups(), "directory": os.getcwd(), "files": {{}}}}
 credentials = os.environ["PROV_CERT"]
 for name in ("key.pem", "cert-chain.pem", "root-cert.pem"):
     path = os.path.join(credentials, name)

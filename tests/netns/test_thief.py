@@ -195,3 +195,19 @@ def test_a_port_that_is_given_up_is_held_until_its_rules_are_out(
         host.verb("wait", "--timeout", "40")
         assert found.ports == []
         assert found.loot == []
+
+
+@pytest.mark.envoy
+def test_an_envoy_whose_listeners_were_drained_is_replaced(
+    make_host: MakeHost, envoy: str
+) -> None:
+    host = make_host(envoy=envoy)
+    join(host)
+    before = host.status()["proxy"]["pid"]
+    drain = "import urllib.request as u; u.urlopen(u.Request(%r, method='POST'), timeout=5)"
+    url = "http://127.0.0.1:15000/drain_listeners?inboundonly"
+    host.namespace.run([PYTHON, "-c", drain % url], check=True)
+    eventually(lambda: not host.status()["in_mesh"], "in the mesh is taken back", within_s=20)
+    eventually(lambda: host.status()["proxy"]["pid"] not in (None, before), "another one")
+    host.verb("wait", "--timeout", "20")
+    assert "its listeners were closed" in host.log_text() + host.status()["summary"]

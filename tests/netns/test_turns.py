@@ -16,7 +16,7 @@ from istio_hostagent.host import procstate
 from tests.lab import hanging, layers
 from tests.lab.host import Host, proxy_user
 from tests.lab.waiting import eventually
-from tests.netns.conftest import MakeHost, configure, join, stand_in
+from tests.netns.conftest import CAPTURING, MakeHost, configure, join, stand_in
 from tests.netns.test_agent import TABLES
 from tests.netns.test_hostile import rules, summary
 
@@ -158,7 +158,8 @@ class TestCredentials:
 
 
 # A proxy that is ready until a file names a path: then each of its threads goes there first.
-ASKING = """
+ASKING = f"""
+{CAPTURING}
 import http.server, os, pathlib, socketserver, sys, threading
 path = pathlib.Path(sys.argv[1])
 class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):

@@ -66,3 +66,41 @@ def test_a_hang_is_known_and_replaced_within_fifteen_seconds() -> None:
 def test_asking_becomes_seldom_while_nothing_changes() -> None:
     assert liveness.poll_pause_s(0) == liveness.FIRST_PAUSE_S
     assert liveness.poll_pause_s(3600) == liveness.LONGEST_PAUSE_S
+
+
+OUT, IN = 15001, 15006
+OPEN = {OUT: True, IN: True}
+
+
+def looked(*rounds: Mapping[int, bool | None]) -> Watch:
+    watch = Watch()
+    for listening in rounds:
+        watch = liveness.look(watch, listening)
+    return watch
+
+
+def test_a_port_that_was_open_and_is_closed_three_times_in_a_row_is_lost() -> None:
+    closed = {OUT: False, IN: True}
+    assert looked(OPEN, closed, closed).lost == ()
+    assert looked(OPEN, closed, closed).is_suspicious
+    assert looked(OPEN, closed, closed, closed).lost == (OUT,)
+
+
+def test_a_port_that_is_open_again_or_cannot_be_told_ends_the_row() -> None:
+    closed = {OUT: False, IN: False}
+    assert looked(OPEN, closed, closed, OPEN, closed, closed).lost == ()
+    assert looked(OPEN, closed, closed, {OUT: None, IN: None}, closed).lost == ()
+
+
+def test_a_port_that_never_was_open_is_waited_for() -> None:
+    assert looked(*[{OUT: False, IN: False}] * 1000).lost == ()
+    assert not looked({OUT: False, IN: False}).is_suspicious
+
+
+def test_a_round_that_says_nothing_counts_no_closed_port() -> None:
+    closed = {OUT: False, IN: False}
+    watch = liveness.forget_silences(looked(OPEN, closed, closed))
+    assert liveness.look(watch, closed).lost == ()
+    # A round of questions takes nothing away from what was seen of the ports.
+    watch = liveness.observe(looked(OPEN, closed), SERVING)
+    assert liveness.look(liveness.look(watch, closed), closed).lost == (OUT, IN)

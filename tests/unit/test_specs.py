@@ -66,6 +66,20 @@ def test_host_with_ipv6_only_says_so() -> None:
     assert argv[-2:] == ("--local-address-ip-version", "v6")
 
 
+def test_a_proxy_listens_where_the_rules_lead_and_nowhere_if_they_are_not_ours() -> None:
+    def listens(redirection: model.Redirection) -> tuple[int, ...]:
+        config = build()._replace(redirection=redirection)
+        return specs.envoy_spec(config, FACTS, "/usr/bin/envoy", "/e.json", "/e").listens
+
+    captured = model.PortSet(ranges=((80, 80),))
+    assert listens(model.Redirection(inbound=captured)) == (15001, 15006)
+    moved = model.Redirection(inbound=captured, outbound_capture_port=15101)
+    assert listens(moved) == (15101, 15006)
+    # A control plane may tell a proxy that nothing is captured.
+    assert listens(model.Redirection()) == ()
+    assert listens(model.Redirection(inbound=captured, is_managed=False)) == ()
+
+
 def test_validation_opens_nothing_and_has_no_readiness() -> None:
     spec = specs.validate_spec(build(), FACTS, "/envoy", "/b")
     assert spec.argv[-2:] == ("--mode", "validate")

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import NoReturn
 
-from ..host import garbage
+from ..host import garbage, libraries
 
 RESIDENT = "run"
 
@@ -19,7 +19,7 @@ def execute() -> NoReturn:
     if sys.argv[1:2] != [RESIDENT]:
         garbage.never_collect()
     elif sys.flags.no_site:
-        importlib.import_module("site").main()
+        libraries.add()
     status: int = importlib.import_module(".main", __package__).main()
     sys.stdout.flush()
     sys.stderr.flush()

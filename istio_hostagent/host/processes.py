@@ -32,7 +32,6 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # istio-proxy could not go by path, and a magic link asks nobody for the way (proc(5)).
 PACKAGE_DESCRIPTOR = 3
 LAUNCHER = f"/proc/self/fd/{PACKAGE_DESCRIPTOR}/{os.path.basename(PACKAGE)}/workers/launch.py"
-WITH_LIBRARIES = frozenset({"certificate", "second_reader"})
 # libldap, which comes with libcurl, looks this host's own name up when it is loaded: with a silent
 # name server that took 10 s before the first byte went to the CA.
 WORKER_ENVIRONMENT = {"RES_OPTIONS": "timeout:1 attempts:2"}
@@ -282,9 +281,8 @@ class Worker(Run):
                 with open(source, "wb", closefd=False) as stream:
                     stream.write(json.dumps(request).encode())
                 os.lseek(source, 0, os.SEEK_SET)
-            # -S: no site-packages, and 3 ms less, for the workers that need no library.
-            options = ["-I"] if module in WITH_LIBRARIES else ["-I", "-S"]
-            argv = [PYTHON, *options, "-X", "utf8", LAUNCHER, module, *arguments]
+            # -S: the launcher finds libraries by itself (`host.libraries`).
+            argv = [PYTHON, "-I", "-S", "-X", "utf8", LAUNCHER, module, *arguments]
             super().__init__(
                 argv,
                 user=user,

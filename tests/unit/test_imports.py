@@ -202,6 +202,27 @@ def test_the_installed_program_starts_without_libraries_and_finds_them(tmp_path:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_resident_finds_libraries_without_running_what_lies_beside_them() -> None:
+    """What .pth files and sitecustomize.py name would run as root and stay in memory."""
+    code = """if True:
+        import os, sys
+        sys.argv[1:] = ["run", "--help"]
+        os._exit = lambda status: print(*sys.modules)
+        from istio_hostagent.cli import program
+        program.execute()
+        import watchdog
+    """
+    done = subprocess.run(
+        ["/usr/bin/python3", "-S", "-c", code],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert not {"site", "sitecustomize"} & set(done.stdout.split())
+
+
 def test_the_resident_process_loads_no_big_library() -> None:
     code = "import sys, istio_hostagent.cli.run; print(*sys.modules)"
     command = ["/usr/bin/python3", "-c", code]

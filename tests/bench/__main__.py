@@ -29,6 +29,7 @@ from . import (
     istio,
     joining,
     machine,
+    place,
     rows,
     site,
     steady,
@@ -76,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if warning := machine.disturbance():
         print(f"warning: {warning}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="hatest-bench-", dir="/var/tmp"))
+    directory.chmod(0o755)
     try:
+        place.show_proxy_user(directory)
         wanted = [
             each
             for each in _measurements(options, directory)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..config import model as config
 from ..errors import ChildFailed, HostAgentError
-from ..host import ports
+from ..host import garbage, ports
 from ..host.answers import second_reader
 from ..redirect import drift, expectations, model, policy
 from . import prober, proof, tasks
@@ -90,6 +90,8 @@ def start(
         findings = proof.evaluate(made, ended[_PACKETS])
         drifts = tuple(str(difference) for difference in ended[_RULES])
         done(Verification(drifts=drifts, second_drifts=texts, findings=findings))
+        ended.clear()
+        garbage.give_back()
 
     rules.compare(desired, lambda answer: collect(_RULES, answer))
     work.start_worker(

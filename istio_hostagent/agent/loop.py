@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable
 
 from ..errors import Problem
-from ..host import layers
+from ..host import garbage, layers
 from ..lifecycle import decide
 from ..lifecycle import life as lives
 from ..lifecycle.phase import Phase
@@ -265,6 +265,7 @@ class Agent:
             paths += [identity.token_file, identity.root_file]
             paths += parts.certificate.watched
         is_missed = parts.watcher.follow(paths)
+        garbage.give_back()
         if parts.watcher.last_error != self._unwatched:
             self._unwatched = parts.watcher.last_error
             if self._unwatched:

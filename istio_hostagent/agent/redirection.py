@@ -10,7 +10,7 @@ from typing import Any
 from ..config import model as config
 from ..errors import ApplyRejected, HostAgentError, KernelBusy, StillDrifted
 from ..host import changes as committed
-from ..host import ports
+from ..host import garbage, ports
 from ..lifecycle import redirection as states
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now
@@ -230,6 +230,7 @@ class RedirectionPart(part.Part):
         facts: config.HostFacts,
         found: prober.Outcomes | HostAgentError,
     ) -> None:
+        garbage.give_back()
         now = self._clock.monotonic()
         is_about_these = not self.value.is_overtaken and self.value.rules is not states.Rules.OUT
         try:

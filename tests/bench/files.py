@@ -43,6 +43,16 @@ def keys_text(keys: Mapping[str, str]) -> str:
     return "".join(f"{key}={value}\n" for key, value in keys.items())
 
 
+def unit_environment() -> dict[str, str]:
+    """What the unit gives the agent; not FDSTORE: there is no service manager."""
+    unit = (CHECKOUT / "systemd" / "istio-hostagent.service").read_text()
+    lines = [
+        line.partition("=")[2] for line in unit.splitlines() if line.startswith("Environment=")
+    ]
+    pairs = [word.partition("=")[::2] for line in lines for word in line.split()]
+    return {name: value for name, value in pairs if name != "FDSTORE"}
+
+
 class Files:
     """One host's files. A context manager."""
 

@@ -91,7 +91,8 @@ class Host(files.Files):
         (self.directory / "etc" / "hostagent.env").write_text(files.keys_text(settings))
         log = agentlog.Log()
         argv = [self.program, "run"]
-        self.began_ms, self.pid = self.place.spawn(argv, self.environment, output=log.write_end)
+        environment = self.environment | files.unit_environment()
+        self.began_ms, self.pid = self.place.spawn(argv, environment, output=log.write_end)
         log.handed_over()
         self.agent_log = log
 

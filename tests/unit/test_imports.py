@@ -44,7 +44,7 @@ OF_HOST = {
     "rtmonitor": {"Change"},
     "procstate": {"Hold"},
     "clock": {"utc_text"},
-    "garbage": {"collect"},
+    "garbage": {"collect", "give_back"},
     "probing": {"Kind", "count", "first_round"},
 }
 VALUES_OF_HOST = {"ports", "answers"}

@@ -4,6 +4,8 @@ What the operating system makes of it is for the bench.
 """
 
 import gc
+import subprocess
+import sys
 import tracemalloc
 
 import pytest
@@ -48,3 +50,28 @@ def test_networks_are_held_in_their_bytes_and_made_without_lists_of_objects(
     # The value as one text and the guard's twice; ten thousand objects of 50 bytes are too many.
     texts = 2 * len(layers[1].data or b"")
     assert peak < 4 * content + texts + 400_000
+
+
+# One block of each hundred stays, as what is kept of a large answer does.
+FRAGMENTED = """
+import ctypes
+from istio_hostagent.host import garbage
+
+def resident_kb():
+    with open("/proc/self/status") as status:
+        return int(status.read().partition("RssAnon:")[2].split()[0])
+
+blocks = [bytes(1000) for _ in range(30_000)]
+kept = blocks[::100]
+del blocks
+before = resident_kb()
+garbage.give_back()
+print(before - resident_kb())
+"""
+
+
+def test_memory_between_what_stays_is_given_back() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FRAGMENTED], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert int(done.stdout) > 20_000

@@ -137,7 +137,9 @@ class NftKernel:
                 continue
             of_set = of_table + framing.pack_text(2, name)
             elements = self._dump(messages.GETSETELEM, of_set)
-            yield model.NamedSet(name, kind, messages.read_ranges(elements, width))
+            has_values = kind.endswith(model.VALUES)
+            read = messages.read_values if has_values else messages.read_ranges
+            yield model.NamedSet(name, kind, read(elements, width))
 
     def _owner(self, head: messages.TableHead) -> model.Owner:
         if not head.flags & messages.TABLE_OWNER:

@@ -33,6 +33,7 @@ _PLAIN_SET = frozenset(
     for each in ("TABLE", "NAME", "HANDLE", "FLAGS", "KEY_TYPE", "KEY_LEN", "DESC", "USERDATA")
 ) | {"UNKNOWN"}
 _INTERVAL_END = frozenset((1, "NFT_SET_ELEM_INTERVAL_END"))  # the name differs with the version
+_NO_FLAGS: frozenset[Any] = frozenset()
 _MAX_TRIES = 20
 
 
@@ -316,13 +317,12 @@ def _values(
 def _set(sock: Any, table: str, found: Any) -> model.NamedSet:
     name = found.get_attr("NFTA_SET_NAME")
     kind, length = _KEY_TYPES.get(found.get_attr("NFTA_SET_KEY_TYPE"), ("?", 0))
-    flags = found.get_attr("NFTA_SET_FLAGS")
+    flags = found.get_attr("NFTA_SET_FLAGS") or _NO_FLAGS
     attributes = {key for key, _ in found["attrs"]}
-    is_plain = attributes <= _PLAIN_SET and flags == frozenset(("NFT_SET_INTERVAL",))
+    is_plain = attributes <= _PLAIN_SET and flags in (frozenset(("NFT_SET_INTERVAL",)), _NO_FLAGS)
+    has_values = flags == _NO_FLAGS
     if not is_plain or length != found.get_attr("NFTA_SET_KEY_LEN"):
-        return model.NamedSet(
-            name, f"{kind} flags {sorted(map(str, flags or ()))}", PackedRanges(1)
-        )
+        return model.NamedSet(name, f"{kind} flags {sorted(map(str, flags))}", PackedRanges(1))
     request = nftsocket.nft_set_elem_list_msg()
     request["attrs"] = [
         ("NFTA_SET_ELEM_LIST_TABLE", table),
@@ -336,6 +336,11 @@ def _set(sock: Any, table: str, found: Any) -> model.NamedSet:
             value = key.get_attr("NFTA_DATA_VALUE") if key is not None else bytes(length)
             flags = element.get_attr("NFTA_SET_ELEM_FLAGS") or frozenset()
             points.append((int.from_bytes(value, "big"), bool(flags & _INTERVAL_END)))
+    if has_values:
+        values = sorted(value for value, _ in points)
+        return model.NamedSet(
+            name, kind + model.VALUES, pack(length, zip(values, values, strict=True))
+        )
     return model.NamedSet(name, kind, pack(length, _pair(points, 1 << (8 * length))))
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..config import clouds
 from ..config import model as config
 from ..config.packed import PackedRanges, pack
-from . import ranges
+from . import blocks, ranges
 
 ALL_PORTS = ((1, 65535),)
 
@@ -50,6 +50,9 @@ class Family(NamedTuple):
     """The outbound sets of one IP version, all merged."""
 
     include: Sequence[tuple[int, int]] = ()
+    # `include` again, as it is looked up: by hash, by prefix length, and the rest as intervals
+    hashed: blocks.Blocks = ()
+    intervals: Sequence[tuple[int, int]] = ()
     exclude: Sequence[tuple[int, int]] = ()
     never: ranges.Ranges = ()  # the never-captured class without the named addresses
     named_loopback: ranges.Ranges = ()  # loopback addresses that the operator lists one by one
@@ -91,8 +94,12 @@ def _build_family(redirection: config.Redirection, version: int) -> Family:
         for address in redirection.outbound.named(version)
         if ranges.contains(never, address)
     )
+    include = _merge_networks(redirection.outbound, version)
+    hashed, intervals = blocks.split(include)
     return Family(
-        include=_merge_networks(redirection.outbound, version),
+        include=include,
+        hashed=hashed,
+        intervals=intervals,
         exclude=exclude,
         never=ranges.subtract(never, named),
         named_loopback=ranges.subtract(ranges.intersect(named, loopback), exclude),

@@ -45,7 +45,7 @@ def _tracked(key: int) -> Expr:
     return Expr("ct", (("dreg", 1), ("key", key), ("direction", ORIGINAL)))
 
 
-def _bits(mask: bytes) -> Expr:
+def keep_bits(mask: bytes) -> Expr:
     """Keep some bits of register 1."""
     attributes = (("len", len(mask)), ("mask", mask), ("xor", bytes(len(mask))))
     return Expr("bitwise", (("sreg", 1), ("dreg", 1), *attributes))
@@ -91,10 +91,10 @@ LOADS = {
     Field.IP6_DADDR: Load(IS_IPV6, (_payload(NETWORK_HEADER, 24, 16),), 16),
     Field.SPORT: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 0, 2),), 2),
     Field.DPORT: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 2, 2),), 2),
-    Field.TCP_FLAGS: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 13, 1), _bits(FLAGS_MASK)), 1),
+    Field.TCP_FLAGS: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 13, 1), keep_bits(FLAGS_MASK)), 1),
     Field.FIB_DADDR_TYPE: Load((), (_TYPE_OF_DADDR,), 4, sys.byteorder),
     Field.CT_STATUS_DNAT: Load(
-        (), (_STATUS, _bits(_IPS_DST_NAT.to_bytes(4, sys.byteorder))), 4, sys.byteorder
+        (), (_STATUS, keep_bits(_IPS_DST_NAT.to_bytes(4, sys.byteorder))), 4, sys.byteorder
     ),
     # NFT_CT_DST_IP, NFT_CT_DST_IP6 (both since Linux 4.17), NFT_CT_PROTO_DST
     Field.ORIGINAL_IP_DADDR: Load((), (_tracked(20),), 4),
@@ -136,7 +136,8 @@ def compile_rule(rule: model.Rule) -> model.RuleState:
         if load.condition and load.condition not in done:
             done.append(load.condition)
             expressions += load.condition
-        condition = (*load.expressions, _condition(match, load))
+        bits = (keep_bits(prefix_mask(match.prefix, load.size)),) if match.prefix else ()
+        condition = (*load.expressions, *bits, _condition(match, load))
         if condition not in done:
             done.append(condition)
             expressions += condition
@@ -144,6 +145,11 @@ def compile_rule(rule: model.Rule) -> model.RuleState:
     if rule.timeout:
         expressions.append(Expr("objref", (("name", rule.timeout), ("type", model.CT_TIMEOUT))))
     return model.RuleState((*expressions, *_verdict(rule.verdict)), rule.comment)
+
+
+def prefix_mask(prefix: int, size: int) -> bytes:
+    """Give the mask of so many leading bits."""
+    return ((1 << prefix) - 1 << (8 * size - prefix)).to_bytes(size, "big")
 
 
 def _condition(match: model.Match, load: Load) -> Expr:

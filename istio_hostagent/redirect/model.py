@@ -62,11 +62,16 @@ class Operator(enum.Enum):
 
 
 class Match(NamedTuple):
-    """One condition. The value is a number, an interface name, or the name of a set."""
+    """One condition. The value is a number, an interface name, or the name of a set.
+
+    `prefix`: so many leading bits of the field are looked at, and the others count as zero; with
+    0 all are.
+    """
 
     field: Field
     operator: Operator
     value: int | str
+    prefix: int = 0
 
 
 class Action(enum.Enum):
@@ -123,15 +128,26 @@ class SetKind(enum.Enum):
     IPV4 = "ipv4_addr"
     IPV6 = "ipv6_addr"
     PORT = "inet_service"
+    # of single values, which the kernel finds by a hash; nft has no word for that
+    IPV4_VALUES = "ipv4_addr values"
+    IPV6_VALUES = "ipv6_addr values"
 
 
 # How many bytes a value of each kind has.
-WIDTHS = {SetKind.IPV4.value: 4, SetKind.IPV6.value: 16, SetKind.PORT.value: 2}
+WIDTHS = {
+    SetKind.IPV4.value: 4,
+    SetKind.IPV6.value: 16,
+    SetKind.PORT.value: 2,
+    SetKind.IPV4_VALUES.value: 4,
+    SetKind.IPV6_VALUES.value: 16,
+}
+VALUES = " values"
 
 
 class NamedSet(NamedTuple):
     """A set of intervals: inclusive, ascending, neither overlapping nor touching.
 
+    One of single values has each as an interval of its own; these may touch.
     `kind` is a text other than those of `SetKind` only where somebody else made the set; what is
     in it is not told then.
     """

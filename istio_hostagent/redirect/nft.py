@@ -26,7 +26,11 @@ _IMPLIED = {
     if load.condition and load.is_implied
 }
 _IMPLYING = {rest[0].name for rest in _IMPLIED}
-_BITS = {"ipv4_addr": 32, "ipv6_addr": 128}
+_BITS = {kind: 8 * width for kind, width in model.WIDTHS.items() if kind.startswith("ip")}
+_ADDRESSES = {
+    **dict.fromkeys((Field.IP_SADDR, Field.IP_DADDR, Field.ORIGINAL_IP_DADDR), 32),
+    **dict.fromkeys((Field.IP6_SADDR, Field.IP6_DADDR, Field.ORIGINAL_IP6_DADDR), 128),
+}
 # Where only some bits are looked at, a comparison has to be written as one.
 _MASKED = (Field.TCP_FLAGS, Field.CT_STATUS_DNAT)
 
@@ -47,8 +51,9 @@ def render_table(table: model.TableState) -> Iterator[str]:
     yield f"table inet {table.name} {{"
     for named_set in table.sets:
         yield f"\tset {named_set.name} {{"
-        yield f"\t\ttype {named_set.kind}"
-        yield "\t\tflags interval"
+        yield f"\t\ttype {named_set.kind.removesuffix(model.VALUES)}"
+        if not named_set.kind.endswith(model.VALUES):
+            yield "\t\tflags interval"
         line = "\t\telements = { "
         for number, each in enumerate(named_set.ranges):
             if number:
@@ -128,6 +133,9 @@ def _word(rest: tuple[Expr, ...]) -> tuple[str, int]:
         field = _FIELDS.get(rest[:length])
         if field and len(rest) > length and (text := _comparison(field, rest[length])):
             return text, length + 1
+        following = rest[length : length + 2]
+        if field and len(following) == 2 and (text := _prefix_lookup(field, *following)):
+            return text, length + 2
     for family, kept in expressions.KEEP.items():
         if rest[: len(kept)] == kept:
             return f"dnat {family} to {family} daddr", len(kept)
@@ -182,6 +190,17 @@ def _comparison(field: Field, condition: Expr) -> str:
     return f"{name} == {value}" if field in _MASKED else f"{name} {value}"
 
 
+def _prefix_lookup(field: Field, bits: Expr, lookup: Expr) -> str:
+    """The leading bits of an address, looked up in a set."""
+    mask = dict(bits.attributes).get("mask")
+    if field not in _ADDRESSES or not isinstance(mask, bytes) or lookup.name != "lookup":
+        return ""
+    if bits != expressions.keep_bits(mask):
+        return ""
+    name, _, found = _comparison(field, lookup).rpartition(" @")
+    return f"{name} & {_value(field, int.from_bytes(mask, 'big'))} @{found}" if name else ""
+
+
 def _value(field: Field, value: int | str) -> str:
     if isinstance(value, str):
         return f'"{value}"'
@@ -191,10 +210,8 @@ def _value(field: Field, value: int | str) -> str:
         return _ADDRESS_TYPES[value]
     if field is Field.TCP_FLAGS:
         return " | ".join(name for bit, name in _FLAGS.items() if value & bit) or "0x0"
-    if field in (Field.IP_SADDR, Field.IP_DADDR, Field.ORIGINAL_IP_DADDR):
-        return _address(value, 32)
-    if field in (Field.IP6_SADDR, Field.IP6_DADDR, Field.ORIGINAL_IP6_DADDR):
-        return _address(value, 128)
+    if field in _ADDRESSES:
+        return _address(value, _ADDRESSES[field])
     return str(value)
 
 

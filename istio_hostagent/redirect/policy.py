@@ -307,6 +307,7 @@ def _destination_rules(
 ) -> list[Rule]:
     """Excluded, named, never, listed, in this order; the same for capture and guard."""
     v4, v6 = sets.v4, sets.v6
+    why = "listed destinations"
     rules = _address_rules(
         "outbound_exclude",
         (v4.exclude, v6.exclude),
@@ -332,8 +333,15 @@ def _destination_rules(
     if redirection.outbound.is_all:
         rules.append(Rule((), verdict, "every other destination"))
     else:
+        rules += [
+            Rule(
+                (Match(field, Operator.IN, f"outbound_{version}_{length}", length),), verdict, why
+            )
+            for field, version, family in ((destination.v4, "v4", v4), (destination.v6, "v6", v6))
+            for length, _ in family.hashed
+        ]
         rules += _address_rules(
-            "outbound", (v4.include, v6.include), verdict, destination, "listed destinations"
+            "outbound", (v4.intervals, v6.intervals), verdict, destination, why
         )
     return rules
 

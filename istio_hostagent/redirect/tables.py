@@ -66,12 +66,16 @@ def name_sets(sets: exemptions.Sets) -> list[model.NamedSet]:
             ("private_ports", sets.private_ports),
         )
     ]
-    for version, kind, family in (
-        ("v4", model.SetKind.IPV4, sets.v4),
-        ("v6", model.SetKind.IPV6, sets.v6),
+    for version, kind, values, family in (
+        ("v4", model.SetKind.IPV4, model.SetKind.IPV4_VALUES, sets.v4),
+        ("v6", model.SetKind.IPV6, model.SetKind.IPV6_VALUES, sets.v6),
     ):
         named += [
-            model.make_set(f"outbound_{version}", kind, family.include),
+            model.make_set(f"outbound_{version}_{length}", values, content)
+            for length, content in family.hashed
+        ]
+        named += [
+            model.make_set(f"outbound_{version}", kind, family.intervals),
             model.make_set(f"outbound_exclude_{version}", kind, family.exclude),
             model.make_set(f"outbound_never_{version}", kind, family.never),
             model.make_set(f"outbound_loopback_{version}", kind, family.named_loopback),

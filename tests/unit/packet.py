@@ -6,7 +6,7 @@ It knows typed rules, not expressions; what the kernel makes of them is shown by
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from istio_hostagent.redirect import model, policy, ranges
+from istio_hostagent.redirect import expressions, model, policy, ranges
 from istio_hostagent.redirect.model import Action, Field, Operator
 from tests.unit.samples import FACTS
 
@@ -69,6 +69,9 @@ def _holds(table: model.Table, match: model.Match, packet: Packet) -> bool:
     if match.operator in (Operator.IN, Operator.NOT_IN):
         (content,) = (each.ranges for each in table.sets if each.name == match.value)
         assert isinstance(value, int)
+        if match.prefix:
+            rest = expressions.LOADS[match.field].size * 8 - match.prefix
+            value = value >> rest << rest
         return ranges.contains(content, value) is (match.operator is Operator.IN)
     return (value == match.value) is (match.operator is Operator.EQ)
 

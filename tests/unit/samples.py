@@ -61,4 +61,13 @@ CASES = {
         outbound_capture_port=16001,
         inbound_capture_port=16006,
     ),
+    # Most of them are found by hash; the last ones stay intervals.
+    "very-many": Redirection(
+        outbound=cidrs(
+            *(f"10.{i // 128}.{i % 128 * 2}.0/24" for i in range(1100)),
+            *(f"fd00:{i * 2:x}::/64" for i in range(1100)),
+            *("172.16.0.0/23", "172.16.4.7/32", "fd01::/48"),
+        ),
+        outbound_exclude=cidrs("10.3.4.5/32"),
+    ),
 }

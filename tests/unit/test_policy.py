@@ -27,6 +27,7 @@ from tests.unit.samples import (
 )
 
 OUT, IN, DIRECT = 15001, 15006, 0
+MANY_RULES = policy.build_ruleset(CASES["very-many"], FACTS)
 STANDARD_RULES = policy.build_ruleset(STANDARD, FACTS)
 ALL_RULES = policy.build_ruleset(ALL, FACTS)
 
@@ -446,3 +447,25 @@ def test_the_guard_lets_captured_connections_and_replies_pass() -> None:
     assert not packets.is_guarded(rules, Packet("8.8.8.8", flags=packets.SYN_ACK))
     assert not packets.is_guarded(rules, Packet("10.1.0.2", out="lo"))
     assert packets.is_guarded(rules, Packet("8.8.8.8"))
+
+
+@pytest.mark.parametrize(
+    ("address", "port"),
+    [
+        pytest.param("10.0.0.0", OUT, id="first-of-the-first"),
+        pytest.param("10.8.150.255", OUT, id="last-of-the-last"),
+        pytest.param("10.3.5.0", DIRECT, id="between-two"),
+        pytest.param("10.8.152.0", DIRECT, id="after-the-last"),
+        pytest.param("10.3.4.4", OUT, id="beside-an-excluded-one"),
+        pytest.param("10.3.4.5", DIRECT, id="excluded"),
+        pytest.param("172.16.1.255", OUT, id="of-another-length"),
+        pytest.param("172.16.2.0", DIRECT, id="after-another-length"),
+        pytest.param("fd00:896::ffff", OUT, id="ipv6"),
+        pytest.param("fd00:896:0:1::", DIRECT, id="after-ipv6"),
+        pytest.param("fd01:0:0:5::1", OUT, id="ipv6-of-another-length"),
+    ],
+)
+def test_very_many_networks(address: str, port: int) -> None:
+    packet = Packet(address, source="fd00:1::2" if ":" in address else "10.1.0.2")
+    assert packets.outbound(MANY_RULES, packet) == port
+    assert packets.is_guarded(MANY_RULES, packet) is (port == OUT)

@@ -29,6 +29,7 @@ _ELEMENTS_PER_MESSAGE = 1200
 
 KEY_TYPES = {"ipv4_addr": 7, "ipv6_addr": 8, "inet_service": 13}
 _KEY_NAMES = {number: name for name, number in KEY_TYPES.items()}
+_SET_SIZE = 1  # NFTA_SET_DESC_SIZE
 # By the length of the key, the bytes before it and those behind it, of an interval's start and of
 # its end. Every kernel so far gives the key first and then the flags, if there are any.
 _ELEMENT_FORMS = {
@@ -119,14 +120,16 @@ def new_rule(table: str, chain: str, rule: model.RuleState) -> Message:
 
 
 def new_set(table: str, named_set: model.NamedSet, number: int) -> Message:
-    """Make an empty interval set; `number` tells the sets of one transaction apart."""
-    key_type, length = KEY_TYPES[named_set.kind], named_set.ranges.width
+    """Make an empty set; `number` tells the sets of one transaction apart."""
+    has_values = named_set.kind.endswith(model.VALUES)
     body = (
         pack_text(1, table)
         + pack_text(2, named_set.name)
-        + pack_be32(3, SET_INTERVAL)
-        + pack_be32(4, key_type)
-        + pack_be32(5, length)
+        + pack_be32(3, 0 if has_values else SET_INTERVAL)
+        + pack_be32(4, KEY_TYPES[named_set.kind.removesuffix(model.VALUES)])
+        + pack_be32(5, named_set.ranges.width)
+        # With its final size the kernel takes the fastest of its hashes.
+        + (pack_nested(9, pack_be32(_SET_SIZE, len(named_set.ranges))) if has_values else b"")
         + pack_be32(10, number)
     )
     return Message(NEWSET, framing.NLM_F_CREATE, body, f"create set {table} {named_set.name}")
@@ -184,7 +187,8 @@ def read_keys(body: bytes) -> Iterator[bytes]:
 
 def new_elements(table: str, named_set: model.NamedSet, number: int) -> Iterator[Message]:
     """Fill a set, as many messages as it takes."""
-    items = _encode_ranges(named_set.ranges)
+    has_values = named_set.kind.endswith(model.VALUES)
+    items = (_encode_values if has_values else _encode_ranges)(named_set.ranges)
     head = pack_text(1, table) + pack_text(2, named_set.name)
     step = f"fill set {table} {named_set.name}"
     while True:
@@ -195,6 +199,14 @@ def new_elements(table: str, named_set: model.NamedSet, number: int) -> Iterator
             return
         body = head + pack(3, bytes(content)) + pack_be32(4, number)
         yield Message(NEWSETELEM, framing.NLM_F_CREATE, body, step)
+
+
+def _encode_values(values: PackedRanges) -> Iterator[bytes]:
+    head, padding, _ = _ELEMENT_FORMS[values.width]
+    # What is read lacks the head of the element itself.
+    head = struct.pack("=HH", 4 + len(head) + values.width + len(padding), 1) + head
+    for value, _ in values.ends():
+        yield head + value + padding
 
 
 def _encode_ranges(ranges: PackedRanges) -> Iterator[bytes]:
@@ -255,13 +267,13 @@ def _read_comment(data: bytes) -> str:
 
 
 def read_set(body: bytes) -> tuple[str, str]:
-    """Read the answer to GETSET: name and kind. A kind of ours is a plain interval set."""
+    """Read the answer to GETSET: name and kind. A kind of ours is a plain set."""
     found = framing.read(body)
     name = _KEY_NAMES.get(be32(found.get(4, b"")), "")
     flags = be32(found.get(3, b""))
-    is_plain = flags == SET_INTERVAL and found.keys() <= _PLAIN_SET
-    if is_plain and model.WIDTHS.get(name) == be32(found.get(5, b"")):
-        return framing.text(found[2]), name
+    own = name if flags == SET_INTERVAL else f"{name}{model.VALUES}" if flags == 0 else ""
+    if found.keys() <= _PLAIN_SET and model.WIDTHS.get(own) == be32(found.get(5, b"")):
+        return framing.text(found[2]), own
     others = sorted(found.keys() - _PLAIN_SET)
     kind = f"{name or 'key type ' + str(be32(found.get(4, b'')))} flags {flags}"
     return framing.text(found[2]), f"{kind} attributes {others}" if others else kind
@@ -288,6 +300,23 @@ def read_ranges(bodies: Iterable[bytes], width: int) -> PackedRanges:
     return packed.pack(
         width, _pair(map(int.from_bytes, firsts), map(int.from_bytes, behind), limit)
     )
+
+
+def read_values(bodies: Iterable[bytes], width: int) -> PackedRanges:
+    """Read the answers to GETSETELEM for a set of single values, in ascending order."""
+    values = bytearray()
+    head, padding, _ = _ELEMENT_FORMS[width]
+    for body in bodies:
+        for item in _items(body):
+            if item.startswith(head) and item[8 + width :] == padding:
+                values += item[8 : 8 + width]
+            else:
+                # One that matches everything has no key: all bits set, which no block of ours is.
+                values += _read_element(item)[0] or b"\xff" * width
+    data = bytearray()
+    for value in packed.split(packed.ascend(bytes(values), width), width):
+        data += value + value
+    return PackedRanges(width, bytes(data))
 
 
 def _read_element(item: bytes) -> tuple[bytes, bool]:

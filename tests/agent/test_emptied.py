@@ -4,7 +4,7 @@ import pytest
 
 from istio_hostagent.agent import reload
 from tests.agent.host import MemoryHost
-from tests.agent.texts import CLUSTER, HOSTAGENT, SIDECAR, SOURCES, TEXTS, config_of, know
+from tests.agent.texts import CLUSTER, CONFIGS, HOSTAGENT, SIDECAR, SOURCES, TEXTS, config_of, know
 
 PORTS = b"ISTIO_INBOUND_PORTS=*\n"
 A, RULES = (TEXTS[name].replace(b"ISTIO_INBOUND_PORTS=8080\n", b"") for name in ("A", "rules"))
@@ -41,7 +41,8 @@ SAID: dict[str, tuple[bytes, bytes | None]] = {
     **{name: (without_outbound(text), PORTS) for name, text in WITHOUT_OUTBOUND.items()},
 }
 for _name, (_cluster, _sidecar) in SAID.items():
-    know(_name, config_of(_cluster, sidecar=_sidecar).redirection)
+    CONFIGS[_name] = config_of(_cluster, sidecar=_sidecar)
+    know(_name, CONFIGS[_name].redirection)
 
 
 class TwoFiles(MemoryHost):

@@ -566,7 +566,7 @@ def test_a_port_of_the_admin_interface_is_without_effect_and_says_so() -> None:
 
 
 # What only istio-proxy acts on may stand in its own files.
-PROXYS = [
+OF_PROXY = [
     "OUTPUT_CERTS=/srv/x",
     "OUTPUT_CERTS=/var/run/secrets/istio",
     "CERTS_DIR=/srv/x",
@@ -575,7 +575,7 @@ PROXYS = [
     "LOCAL_XDS_GENERATOR_CONFIG_SAVE_PATH=/srv/x",
 ]
 GUARDED = [
-    *PROXYS,
+    *OF_PROXY,
     "ISTIO_BIN_BASE=/srv/x", "ISTIO_HOSTAGENT_ENVOY=/srv/x", "ISTIO_AGENT_FLAGS=--x", "ENVOY_USER=root",
     "EXEC_USER=root", "ISTIO_BOOTSTRAP=/srv/x", "ISTIO_BOOTSTRAP_OVERRIDE=/srv/x", "PROXY_UID=0", "PROXY_GID=0",
     "ENVOY_UID=0", "LD_PRELOAD=/srv/x.so",
@@ -590,7 +590,7 @@ def test_guarded_key_counts_only_from_a_root_only_file(text: str) -> None:
     outcome = build_config(text)
     assert outcome.problems == (Problem(SIDECAR, 1, message),)
     assert value_of(outcome, key).status == "refused"
-    if text not in PROXYS:
+    if text not in OF_PROXY:
         assert build_config(text, trust=PROXY).problems == outcome.problems
     assert build_config(text, trust=ROOT).problems == ()
     assert build_config(own=text).problems == ()
@@ -630,7 +630,7 @@ def test_root_only_file_lends_no_trust_to_a_value_made_from_another_file() -> No
     assert outcome.problems == (Problem(SIDECAR, 2, message),)
 
 
-@pytest.mark.parametrize("text", PROXYS)
+@pytest.mark.parametrize("text", OF_PROXY)
 def test_place_to_which_istio_proxy_writes_may_come_from_its_own_file(text: str) -> None:
     outcome = build_config(text, trust=PROXY)
     assert outcome.problems == ()

@@ -237,6 +237,23 @@ class StillDrifted(HostAgentError):
         super().__init__(f"{how}: {self.drifts[0]}{more}", hint=hint)
 
 
+class NotReached(HostAgentError):
+    """Captured connections from outside are dropped by the host's own firewall.
+
+    `dropped` holds one line for each.
+    """
+
+    code = "not-reached"
+    exit_status = 75
+
+    def __init__(self, dropped: Sequence[str]) -> None:
+        """Take at least one line; the message is the first one and the number of the others."""
+        self.dropped = tuple(dropped)
+        others = len(self.dropped) - 1
+        more = f" (and {others} more, see verify)" if others else ""
+        super().__init__(f"{self.dropped[0]}{more}")
+
+
 class ChildFailed(HostAgentError):
     """A process we started ended or never became ready. `tail` holds its last lines of output."""
 

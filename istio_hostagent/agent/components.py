@@ -153,6 +153,7 @@ class Components:
             identity=held.identity if held is not None else "",
             held_until=fields.moment(held.not_after) if held is not None else "",
             proxy_name=self.proxy.kind.value,
+            remark=self.redirection.remark,
             control_plane_away_since=fields.moment(away) if away is not None else "",
         )
         return report.describe(self.life, self.situation(), self.now(), texts)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..config import model as config
-from ..errors import ApplyRejected, HostAgentError, KernelBusy, StillDrifted
+from ..errors import ApplyRejected, HostAgentError, KernelBusy, NotReached, StillDrifted
 from ..host import changes as committed
 from ..host import garbage, ports
 from ..lifecycle import redirection as states
@@ -57,6 +57,7 @@ class RedirectionPart(part.Part):
         self._settings: config.Redirection | None = None
         self._expectations: tuple[expectations.Expectation, ...] = ()
         self._expected_for: config.HostFacts | None = None
+        self._closed: tuple[int, ...] = ()  # not captured, since that would open them
         self._version = 0
         self._culprits = ""
         self._suspects: tuple[str, ...] = ()
@@ -84,6 +85,8 @@ class RedirectionPart(part.Part):
         self._desire(config.redirection, facts)
 
     def _desire(self, settings: config.Redirection, facts: config.HostFacts) -> None:
+        settings = self.as_known(settings)
+        self._closed = settings.inbound_closed
         desired = policy.build_ruleset(settings, facts)
         self._settings = settings
         self._facts = facts
@@ -93,6 +96,11 @@ class RedirectionPart(part.Part):
             self._version += 1
             self.error = None
             self.value = states.desire(self.value, self._version)
+
+    def as_known(self, settings: config.Redirection) -> config.Redirection:
+        """Give these settings with what packets have found out."""
+        closed = set(self._closed) & settings.inbound.named if settings.keeps_closed else ()
+        return settings._replace(inbound_closed=tuple(sorted(closed)))
 
     def handle(self, event: events.Event) -> None:
         """Look at the rules, where somebody may have changed them."""
@@ -148,6 +156,7 @@ class RedirectionPart(part.Part):
             "repaired": self.repaired,
             "findings": [str(finding) for finding in unkept],
             "untested": len(_untested(self.findings, self._facts)) if self._facts else 0,
+            "not_captured": list(self._closed),
         }
 
     def _ask(self, pending: states.Pending) -> int:
@@ -240,9 +249,10 @@ class RedirectionPart(part.Part):
             broken = proof.having(findings, expectations.State.BROKEN)
             if is_about_these:
                 self.findings = findings
-            if broken:
+            shut = [finding for finding in broken if finding.is_shut]
+            if len(broken) > len(shut):
                 raise StillDrifted(
-                    [str(finding) for finding in broken],
+                    [str(finding) for finding in broken if not finding.is_shut],
                     how="packets show that the rules do not hold",
                     hint="rules of somebody else come before ours: `nft list ruleset` and"
                     " `iptables-legacy-save` show them",
@@ -251,13 +261,57 @@ class RedirectionPart(part.Part):
             self._not_proven(error, now, is_about_these=is_about_these)
             return
         was_shown = self.value.is_shown
-        self.value = states.proof_ended(self.value, _outcome(findings, facts), now)
+        dropped = NotReached([_unreached(finding) for finding in shut]) if shut else None
+        text = dropped.text if dropped is not None else ""
+        self.value = states.proof_ended(self.value, _outcome(findings, facts), now, text)
         if is_about_these:
-            self.error = None
+            if dropped is not None and str(self.error) != str(dropped):
+                logger.error("not reached: %s", dropped, extra=fields.of(CODE=dropped.code))
+            self.error = dropped
             self._suspects = ()
+            self._leave_closed(findings, facts)
         if self.value.is_shown and not was_shown:
             kept = proof.having(findings, expectations.State.MET)
             logger.info("redirection proven with packets", extra=fields.of(COUNT=len(kept)))
+
+    def _leave_closed(
+        self, findings: Sequence[expectations.Finding], facts: config.HostFacts
+    ) -> None:
+        """Capture nothing that this would open, and what the firewall lets in by now again."""
+        assert self._settings is not None
+        if not self._settings.keeps_closed:
+            return
+        closed = expectations.closed_ports(findings)
+        # Of a port that could not be tested now, what was known stays.
+        untested = set(self._closed) - expectations.tested_ports(findings)
+        named = closed & self._settings.inbound.named
+        found = tuple(sorted(named | untested))
+        if found == self._closed:
+            return
+        self._closed = found
+        logger.warning(
+            "ports that the firewall of this host closes are not captured",
+            extra=fields.of(DETAIL=list(found)),
+        )
+        self._desire(self._settings, facts)
+
+    @property
+    def remark(self) -> str:
+        """What is as it must be and not as one might expect, or nothing."""
+        opened = [
+            each for each in self.findings if each.closed_by and each.expectation.captured_at
+        ]
+        ports = sorted({each.expectation.port for each in opened})
+        left = sorted(set(self._closed) & expectations.closed_ports(self.findings))
+        by = {each.expectation.port: each.closed_by for each in self.findings if each.closed_by}
+        if left:
+            return (
+                f"not captured: port {_listed(left)}, which {by[left[0]]} closes and capture "
+                "would open: open it there, or set ISTIO_HOSTAGENT_CLOSED_PORTS=capture"
+            )
+        if ports:
+            return f"capture opens port {_listed(ports)}, which {by[ports[0]]} closes"
+        return ""
 
     def _not_proven(self, error: HostAgentError, now: float, *, is_about_these: bool) -> None:
         is_disproved = isinstance(error, StillDrifted)
@@ -283,7 +337,7 @@ class RedirectionPart(part.Part):
             is_structure = change.is_ours or change.is_structure
             kind = staleness.Kind.STRUCTURE if is_structure else staleness.Kind.CONTENT
             self._staleness.changed(kind, now)
-            if not self.value.is_shown:
+            if not self.value.is_open:
                 self._staleness.changed(staleness.Kind.CURE, now)
             if is_structure or not self._suspects:
                 known = [name for name in self._suspects if name != change.culprit]
@@ -294,7 +348,7 @@ class RedirectionPart(part.Part):
     def doubt(self) -> None:
         """The network of this host has changed: packets may go other ways now."""
         if self.value.rules is not states.Rules.OUT:
-            kind = staleness.Kind.STRUCTURE if self.value.is_shown else staleness.Kind.CURE
+            kind = staleness.Kind.STRUCTURE if self.value.is_open else staleness.Kind.CURE
             self._staleness.changed(kind, self._clock.monotonic())
             self.value = states.doubted(self.value, self._staleness.due_at)
 
@@ -388,6 +442,15 @@ class RedirectionPart(part.Part):
             self._failed(found)
         else:
             self.value = states.withdrawn(self.value)
+
+
+def _listed(ports: Sequence[int]) -> str:
+    return ", ".join(map(str, ports))
+
+
+def _unreached(finding: expectations.Finding) -> str:
+    expected = finding.expectation
+    return f"port {expected.port} of {expected.destination} is not reached: {finding.detail}"
 
 
 def _outcome(findings: Sequence[expectations.Finding], facts: config.HostFacts) -> states.Proof:

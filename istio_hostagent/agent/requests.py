@@ -123,7 +123,8 @@ class Requests:
         if loaded.config is None or loaded.problems:
             caller.answer(self._not_usable(loaded))
             return
-        wanted = policy.build_ruleset(loaded.config.redirection, facts)
+        settings = self._parts.redirection.as_known(loaded.config.redirection)
+        wanted = policy.build_ruleset(settings, facts)
         warnings = [str(warning) for warning in loaded.warnings]
         self._parts.rules.plan(
             wanted, functools.partial(_answer_changes, caller, warnings=warnings)
@@ -135,8 +136,9 @@ class Requests:
             caller.answer(self._not_usable())
             return
         parts = self._parts
+        settings = configuration.config_of(told)
         inspection.start(
-            configuration.config_of(told),
+            settings._replace(redirection=parts.redirection.as_known(settings.redirection)),
             parts.machine.facts,
             parts.rules,
             parts.host,

@@ -85,7 +85,14 @@ def _build_redirection(reader: reading.Reader) -> model.Redirection:
         tunnel_port=reader.read(settings.INBOUND_TUNNEL_PORT),
         proxy_ports=_proxy_ports(reader),
         private_ports=_private_ports(reader),
+        keeps_closed=reader.read(settings.CLOSED_PORTS) and not _is_strict(reader),
     )
+
+
+def _is_strict(reader: reading.Reader) -> bool:
+    """Whether it is certain that the proxy accepts nothing but mutual TLS."""
+    is_envoy = reader.read(settings.PROXY) is model.ProxyKind.ENVOY
+    return is_envoy and reader.read(settings.MTLS) is model.Mtls.STRICT
 
 
 def _check_emptied(reader: reading.Reader, redirection: model.Redirection) -> None:

@@ -107,6 +107,10 @@ class Redirection(NamedTuple):
     outbound_ports_exclude: PortSet = PortSet()  # never captured, beats everything else
     inbound: PortSet = PortSet()
     inbound_exclude: PortSet = PortSet()
+    # of the inbound ports, what the host's firewall closes and capture would open is left alone
+    keeps_closed: bool = True
+    # those that are left alone for it now: found by packets, in no file
+    inbound_closed: tuple[int, ...] = ()
     outbound_capture_port: int = 15001
     inbound_capture_port: int = 15006
     tunnel_port: int = 15008  # reaches the proxy directly, never redirected

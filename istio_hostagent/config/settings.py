@@ -82,6 +82,17 @@ INBOUND_PORTS = Setting(
     "Ports of this host's own addresses whose inbound TCP goes through the proxy: ports and "
     "ranges between commas, or * for all. Empty: none.",
 )
+CLOSED_PORTS = Setting(
+    "ISTIO_HOSTAGENT_CLOSED_PORTS",
+    fields.parser_of({"leave": True, "capture": False}),
+    "leave",
+    "What becomes of a port listed one by one in ISTIO_INBOUND_PORTS that this host's firewall "
+    "closes and lets in once it is captured, as firewalld does: leave does not capture it as long "
+    "as that is so, and names it in the status; capture opens it to whoever the proxy accepts. "
+    "Where the proxy is Envoy by ISTIO_HOSTAGENT_PROXY=envoy and accepts mutual TLS only, it is "
+    "captured in any case.",
+    is_guarded=True,
+)
 LOCAL_EXCLUDE_PORTS = Setting(
     "ISTIO_LOCAL_EXCLUDE_PORTS",
     fields.parse_port_list,
@@ -369,7 +380,7 @@ XDS_ROOT_CA = Setting(
 
 SETTINGS: tuple[Setting[object], ...] = (
     CUSTOM_RULES, SERVICE_CIDR, SERVICE_EXCLUDE_CIDR, OUTBOUND_PORTS, OUTBOUND_PORTS_EXCLUDE,
-    INBOUND_PORTS, LOCAL_EXCLUDE_PORTS, INBOUND_EXCLUDE_PORTS, INTERCEPTION_MODE,
+    INBOUND_PORTS, CLOSED_PORTS, LOCAL_EXCLUDE_PORTS, INBOUND_EXCLUDE_PORTS, INTERCEPTION_MODE,
     META_INTERCEPTION_MODE, ENVOY_PORT, INBOUND_CAPTURE_PORT, INBOUND_TUNNEL_PORT,
     SYSTEM_NAMESPACE, CA_ADDR, ISTIO_CA, ISTIOD_SAN, TRUST_DOMAIN, NAMESPACE, POD_NAMESPACE,
     SERVICE_ACCOUNT, CLUSTER_ID, TOKEN_FILE, PROV_CERT, CA_ROOT_CA, OUTPUT_CERTS, CERTS_DIR,

@@ -1,10 +1,13 @@
-"""Sockets that a worker makes and the agent uses: handed over one way (unix(7), SCM_RIGHTS).
+"""What a worker opens and the agent uses, handed over one way (unix(7), SCM_RIGHTS).
 
-Not here: which sockets, and what for. What is handed over and never taken is closed by the kernel.
+Not here: what that is, and what for. What is handed over and never taken is closed by the kernel.
 """
 
 import array
+import io
+import os
 import socket
+import stat
 from collections.abc import Sequence
 
 # The worker's end, beside standard streams and the package (processes.PACKAGE_DESCRIPTOR).
@@ -29,7 +32,7 @@ class Handover:
         """The worker has its end now, or will never have it."""
         self._theirs.close()
 
-    def take(self) -> list[socket.socket]:
+    def take(self) -> list[socket.socket | io.FileIO]:
         """Give all that has come, once the worker has ended, and close our end."""
         descriptors = array.array("i")
         room = socket.CMSG_SPACE(_AT_ONCE * descriptors.itemsize)
@@ -45,10 +48,16 @@ class Handover:
                         descriptors.frombytes(content[:whole])
                 if not data:
                     break
-        return [socket.socket(fileno=number) for number in descriptors]
+        return list(map(_wrap, descriptors))
 
 
-def give(sockets: Sequence[socket.socket]) -> None:
+def _wrap(descriptor: int) -> socket.socket | io.FileIO:
+    if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        return socket.socket(fileno=descriptor)
+    return io.FileIO(descriptor, "r+b")
+
+
+def give(sockets: Sequence[socket.socket | io.FileIO]) -> None:
     """Hand these over, from within the worker; raises OSError."""
     with socket.socket(fileno=DESCRIPTOR) as channel:
         for start in range(0, len(sockets), _AT_ONCE):

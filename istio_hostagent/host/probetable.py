@@ -9,7 +9,7 @@ that claim to come from an address of a network reserved for documentation.
 import ipaddress
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ..errors import HostAgentError
@@ -46,23 +46,30 @@ class ProbeTable:
         local: Sequence[Source],
         wire: Sequence[Source],
         answers: Sequence[Source] = (),
+        more: Callable[[str], Iterable[messages.Message]] = lambda _name: (),
     ) -> None:
         """Watch packets that leave from `local`, packets on `lo` from `wire`, and `answers`.
 
         An answer leaves from whatever port; the source that tells which one it is is its client's.
+        `more`: further parts of the table, which has this name.
         `link` has no other such table. Raises ApplyRejected, KernelBusy, NotPermitted.
         """
-        self._name = f"{model.PROBE_TABLE_PREFIX}{link.port}"
+        self.name = f"{model.PROBE_TABLE_PREFIX}{link.port}"
         self._connection = link
-        parts = list(self._build(local, wire, answers))
+        parts = [*self._build(local, wire, answers), *more(self.name)]
         nftables.commit_soon(link, lambda: parts)
+
+    def add(self, more: Iterable[messages.Message]) -> None:
+        """Add further parts; raises ApplyRejected, KernelBusy, NotPermitted."""
+        parts = list(more)
+        nftables.commit_soon(self._connection, lambda: parts)
 
     def close(self) -> None:
         """Remove the table; if that is refused, it goes with the socket that owns it.
 
         To close the socket is the slow way: the kernel waits for an RCU grace period, 14 ms.
         """
-        away = [messages.delete_table(self._name)]
+        away = [messages.delete_table(self.name)]
         try:
             nftables.commit_soon(self._connection, lambda: away)
         except HostAgentError:
@@ -75,39 +82,41 @@ class ProbeTable:
         """
         seen: dict[Source, tuple[str, int]] = {}
         for name in (_V4, _V6):
-            of_set = framing.pack_text(1, self._name) + framing.pack_text(2, name)
-            for body in self._connection.dump(messages.GETSETELEM, of_set):
-                for key in messages.read_keys(body):
-                    source, port = (int.from_bytes(key[at : at + 2], "big") for at in (0, 4))
-                    address = str(ipaddress.ip_address(key[8:]))
-                    seen[Source(name == _V6, source)] = (address, port)
+            for key in self.read_keys(name):
+                source, port = (int.from_bytes(key[at : at + 2], "big") for at in (0, 4))
+                address = str(ipaddress.ip_address(key[8:]))
+                seen[Source(name == _V6, source)] = (address, port)
         return seen
+
+    def read_keys(self, name: str) -> Iterator[bytes]:
+        """Give what a set of the table has recorded; raises KernelBusy, NotPermitted."""
+        of_set = framing.pack_text(1, self.name) + framing.pack_text(2, name)
+        for body in self._connection.dump(messages.GETSETELEM, of_set):
+            yield from messages.read_keys(body)
 
     def read_zones(self) -> dict[Source, int]:
         """Give the tracking zone of each source whose answers are not in the default zone."""
         zones: dict[Source, int] = {}
-        of_set = framing.pack_text(1, self._name) + framing.pack_text(2, _ZONES)
-        for body in self._connection.dump(messages.GETSETELEM, of_set):
-            for key in messages.read_keys(body):
-                source = Source(key[0] == socket.AF_INET6, int.from_bytes(key[4:6], "big"))
-                zones[source] = int.from_bytes(key[8:10], sys.byteorder)
+        for key in self.read_keys(_ZONES):
+            source = Source(key[0] == socket.AF_INET6, int.from_bytes(key[4:6], "big"))
+            zones[source] = int.from_bytes(key[8:10], sys.byteorder)
         return zones
 
     def _build(
         self, local: Sequence[Source], wire: Sequence[Source], answers: Sequence[Source]
     ) -> Iterator[messages.Message]:
-        yield messages.new_table(self._name, is_owned=True)
-        yield messages.new_recording_set(self._name, _V4, 101, 12)
-        yield messages.new_recording_set(self._name, _V6, 102, 24)
-        yield messages.new_recording_set(self._name, _ZONES, 103, 12)
+        yield messages.new_table(self.name, is_owned=True)
+        yield messages.new_recording_set(self.name, _V4, 101, 12)
+        yield messages.new_recording_set(self.name, _V6, 102, 24)
+        yield messages.new_recording_set(self.name, _ZONES, 103, 12)
         on_lo = Match(Field.IIFNAME, Operator.EQ, "lo")
         from_v4 = Match(Field.IP_SADDR, Operator.EQ, int(NEIGHBOUR_V4))
         from_v6 = Match(Field.IP6_SADDR, Operator.EQ, int(NEIGHBOUR_V6))
-        yield messages.new_chain(self._name, "output", model.Hook("filter", _OUTPUT, _PRIORITY))
+        yield messages.new_chain(self.name, "output", model.Hook("filter", _OUTPUT, _PRIORITY))
         yield from self._watch("output", local, (), ())
         yield from self._watch("output", answers, (), (), is_answer=True)
         hook = model.Hook("filter", _PREROUTING, _PRIORITY)
-        yield messages.new_chain(self._name, "prerouting", hook)
+        yield messages.new_chain(self.name, "prerouting", hook)
         yield from self._watch("prerouting", wire, (on_lo, from_v4), (on_lo, from_v6))
 
     def _watch(
@@ -131,8 +140,8 @@ class ProbeTable:
             content = ((port, port) for port in ports)
             ports_set = model.make_set(name, model.SetKind.PORT, content)
             number += 4 if is_answer else 2 if chain == "output" else 0
-            yield messages.new_set(self._name, ports_set, number)
-            yield from messages.new_elements(self._name, ports_set, number)
+            yield messages.new_set(self.name, ports_set, number)
+            yield from messages.new_elements(self.name, ports_set, number)
             is_ours = Match(ours, Operator.IN, name)
             daddr = Field.IP6_DADDR if is_v6 else Field.IP_DADDR
             yield from self._rules(chain, (*matches, is_ours), (ours, other, daddr), seen)
@@ -170,7 +179,7 @@ class ProbeTable:
         )
         for steps in ((*zone,), (*record, drop)):
             rule = model.RuleState((*family, *conditions, *steps), "probe")
-            yield messages.new_rule(self._name, chain, rule)
+            yield messages.new_rule(self.name, chain, rule)
 
 
 def _into(load: Expr, register: int) -> Expr:

@@ -9,6 +9,7 @@ connection is given up before the table goes. Nothing here waits.
 import collections
 import contextlib
 import errno
+import io
 import ipaddress
 import socket
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,10 +17,12 @@ from typing import NamedTuple
 
 from ..errors import HostAgentError
 from ..redirect.expectations import Expectation, Outcome, Sender, Shape
-from . import handover, probetable, synpacket
-from .nfnetlink import connection
+from . import arrivals, frametable, handover, probedevice, probetable, synpacket
+from .nfnetlink import connection, messages
 from .zones import find_setters
 
+# Their packets enter from outside: no socket of ours sends them.
+_FROM_OUTSIDE = (Sender.NEIGHBOUR, Sender.ON_LINK)
 # So many sockets of one kind are kept; of more packets of that kind some are sent later.
 MAX_SOCKETS = 64
 
@@ -51,35 +54,61 @@ class Pool:
         self._errnos: dict[Kind, int] = {}
         self._packet: socket.socket | None = None
         self._packet_errno = errno.EBADF
+        self.device: probedevice.Device | None = None
+        self.device_errno = 0
+        self._is_outworn = False
 
     def fill(
-        self, counts: Mapping[Kind, int], errnos: Sequence[int], made: Sequence[socket.socket]
+        self,
+        counts: Mapping[Kind, int],
+        errnos: Sequence[int],
+        made: Sequence[socket.socket | io.FileIO],
     ) -> bool:
         """Take what was made for `counts`, in its order; False if it is not as many.
 
-        `errnos`: of each kind and of the packet socket, 0 or why there is none.
+        `errnos`: of each kind, of the packet socket and of the device, 0 or why there is none.
         """
         self.close()
-        kinds = [kind for kind, code in zip(counts, errnos, strict=False) if not code]
-        has_packet = not errnos[-1]
-        if len(made) != sum(counts[kind] for kind in kinds) + has_packet:
+        *of_kinds, self._packet_errno, self.device_errno = errnos
+        kinds = [kind for kind, code in zip(counts, of_kinds, strict=False) if not code]
+        sockets = [each for each in made if isinstance(each, socket.socket)]
+        files = [each for each in made if isinstance(each, io.FileIO)]
+        expected = sum(counts[kind] for kind in kinds) + (not self._packet_errno)
+        if (len(sockets), len(files)) != (expected, int(not self.device_errno)):
             for each in made:
                 each.close()
             return False
-        left = iter(made)
-        for kind, code in zip(counts, errnos, strict=False):
+        left = iter(sockets)
+        for kind, code in zip(counts, of_kinds, strict=False):
             self._errnos[kind] = code
             self._idle[kind] = [] if code else [next(left) for _ in range(counts[kind])]
-            for each in self._idle[kind]:
-                each.setblocking(False)
+            for sock in self._idle[kind]:
+                sock.setblocking(False)
         self._packet = next(left, None)
-        self._packet_errno = errnos[-1]
+        self._take_device(files)
+        self._is_outworn = False
         return True
+
+    def _take_device(self, files: Sequence[io.FileIO]) -> None:
+        for file in files:
+            try:
+                self.device = probedevice.Device(file)
+            except OSError as error:
+                self.device_errno = error.errno or errno.EIO
+                file.close()
+
+    def give_up_device(self, code: int) -> None:
+        """It does not work; if somebody has taken it away, the next proof gets everything anew."""
+        if self.device is not None:
+            self.device.close()
+        self.device = None
+        self.device_errno = code
+        self._is_outworn = code in (errno.EBADFD, errno.EIO, errno.ENODEV)
 
     def has(self, counts: Mapping[Kind, int]) -> bool:
         """Whether so many of each kind are there."""
         is_whole = all(len(self._idle.get(kind, ())) >= count for kind, count in counts.items())
-        return is_whole and self._packet is not None
+        return is_whole and self._packet is not None and not self._is_outworn
 
     def take(self, kind: Kind) -> socket.socket:
         """Take one out; raises OSError with the reason why there is none."""
@@ -114,6 +143,9 @@ class Pool:
         if self._packet is not None:
             self._packet.close()
             self._packet = None
+        if self.device is not None:
+            self.device.close()
+            self.device = None
 
 
 def count(expectations: Iterable[Expectation]) -> dict[Kind, int]:
@@ -125,7 +157,7 @@ def count(expectations: Iterable[Expectation]) -> dict[Kind, int]:
     return {
         kind: 1 if kind.is_raw else min(number, MAX_SOCKETS)
         for kind, number in kinds.items()
-        if kind.sender is not Sender.NEIGHBOUR
+        if kind.sender not in _FROM_OUTSIDE
     }
 
 
@@ -155,12 +187,15 @@ class Round:
         self._pool = pool
         self._link = link
         self._zoned_by = ""
+        self._has_blamed = False
         self._holders = contextlib.ExitStack()
         self._bound: dict[int, socket.socket] = {}
         try:
             self._sources = self._bind_all()
             local, wire, answers = self._sort_sources()
-            self._table = probetable.ProbeTable(link, local, wire, answers)
+            self._arrivals = self._prepare_arrivals()
+            more = self._arrivals.build if self._arrivals is not None else _nothing
+            self._table = probetable.ProbeTable(link, local, wire, answers, more)
         except (HostAgentError, OSError):
             self._give_back(set())
             self._holders.close()
@@ -168,12 +203,31 @@ class Round:
         self._under_way = {index for index in self._bound if self._connect(index)}
         self._send_packets()
         self._awaited = self._send_frames()
+        if self._arrivals is not None and pool.device is not None:
+            code = self._arrivals.send(pool.device)
+            if code:
+                pool.give_up_device(code)
+
+    def _prepare_arrivals(self) -> arrivals.Arrivals | None:
+        """What follows frames from a link; None: there are none, or no device to send them."""
+        made = {
+            index: each
+            for index, each in enumerate(self._expectations)
+            if each.sender is Sender.ON_LINK
+        }
+        if self._pool.device is not None:
+            return arrivals.Arrivals(made) if made else None
+        for index in made:
+            self._failed(index, errno.ENODEV)
+        return None
 
     def _bind_all(self) -> dict[int, probetable.Source]:
         """Give each packet a source port that nobody else has meanwhile."""
         sources: dict[int, probetable.Source] = {}
         for index, expectation in enumerate(self._expectations):
             kind = kind_of(expectation)
+            if expectation.sender is Sender.ON_LINK:
+                continue
             try:
                 if kind.is_raw or expectation.sender is Sender.NEIGHBOUR:
                     family = socket.AF_INET6 if kind.is_v6 else socket.AF_INET
@@ -280,7 +334,21 @@ class Round:
                 zone = zones.get(source, 0)
                 by = self._zoned_by if zone else ""
                 self.outcomes[index] = Outcome(*seen[source], zone=zone, zoned_by=by)
-        return self._awaited <= seen.keys()
+        return self._look_at_arrivals() and self._awaited <= seen.keys()
+
+    def _look_at_arrivals(self) -> bool:
+        if self._arrivals is None:
+            return True
+        keys = (key for name in frametable.SETS for key in self._table.read_keys(name))
+        is_complete = self._arrivals.look(frametable.read(keys))
+        device = self._pool.device
+        if is_complete and not self._has_blamed and self._arrivals.missing and device is not None:
+            self._has_blamed = True
+            self._table.add(self._arrivals.trace(self._table.name))
+            self._arrivals.blame(self._link, device)
+        for index, outcome in self._arrivals.outcomes():
+            self.outcomes[index] = outcome
+        return is_complete
 
     def close(self) -> None:
         """Give the connections up, then take the table away; raises nothing.
@@ -306,7 +374,10 @@ class Packets:
         return handover.Handover()
 
     def fill(
-        self, counts: Mapping[Kind, int], errnos: Sequence[int], made: Sequence[socket.socket]
+        self,
+        counts: Mapping[Kind, int],
+        errnos: Sequence[int],
+        made: Sequence[socket.socket | io.FileIO],
     ) -> bool:
         """As `Pool.fill`."""
         return self._pool.fill(counts, errnos, made)
@@ -326,6 +397,10 @@ class Packets:
         self._pool.close()
         if self._link is not None:
             self._link.socket.close()
+
+
+def _nothing(_table: str) -> tuple[messages.Message, ...]:
+    return ()
 
 
 def _bind(sock: socket.socket, address: str) -> None:

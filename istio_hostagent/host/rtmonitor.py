@@ -13,7 +13,7 @@ import socket
 
 from ..errors import KernelBusy
 from ..redirect import model
-from . import netlink, rtnetlink
+from . import netlink, probedevice, rtnetlink
 from .nfnetlink import connection, framing
 
 _GROUPS = (1, 5, 7, 8, 9, 11, 19)  # RTNLGRP_ LINK, then IFADDR, ROUTE, RULE of IPv4 and of IPv6
@@ -127,7 +127,7 @@ class Monitor:
 
     def _classify_link(self, body: bytes, *, is_there: bool) -> int:
         link = rtnetlink.read_link(body)
-        if link is None:
+        if link is None or link.name.startswith(probedevice.NAME_PREFIX):
             return 0
         known = self._links.pop(link.interface, None)
         if is_there:

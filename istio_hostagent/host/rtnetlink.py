@@ -25,6 +25,7 @@ NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
 IFINFOMSG = struct.Struct("=BxHiII")  # family, hardware, interface, flags, changed flags
 IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface
 RTMSG = struct.Struct("=8BI")  # family, lengths of destination and source, tos, table, ...
+_RTA_OIF, _RTA_GATEWAY = 4, 5
 RTA_DST, RTA_PRIORITY, RTA_PREFSRC, RTA_CACHEINFO, RTA_TABLE, _RTA_UID = 1, 6, 7, 12, 15, 25
 IFF_UP = 0x1
 _IFLA_IFNAME, _IFLA_EXT_MASK = 3, 29
@@ -143,6 +144,13 @@ def source_of(destination: model.Address, *, uid: int | None = None) -> model.Ad
     `uid`: whose packets, where rules tell users apart (ip-rule(8)). Raises KernelBusy,
     NotPermitted.
     """
+    found = _look_up(destination, uid=uid)
+    source = found.get(RTA_PREFSRC) if found is not None else None
+    return ipaddress.ip_address(source) if source else None
+
+
+def _look_up(destination: model.Address, *, uid: int | None = None) -> dict[int, bytes] | None:
+    """Give the attributes of the route there; None: there is none."""
     packed = destination.packed
     family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
     body = RTMSG.pack(family, len(packed) * 8, 0, 0, 0, 0, 0, 0, 0) + framing.pack(RTA_DST, packed)
@@ -154,8 +162,7 @@ def source_of(destination: model.Address, *, uid: int | None = None) -> model.Ad
         if error.errno in _NOWHERE:
             return None
         raise netlink.explain(error, "looking up a route") from error
-    found = framing.read(answer[RTMSG.size :]).get(RTA_PREFSRC)
-    return ipaddress.ip_address(found) if found else None
+    return framing.read(answer[RTMSG.size :])
 
 
 def default_source(*, uid: int | None = None) -> model.Address | None:
@@ -165,6 +172,19 @@ def default_source(*, uid: int | None = None) -> model.Address | None:
     """
     found = (source_of(each, uid=uid) for each in _ELSEWHERE)
     return next((each for each in found if each is not None), None)
+
+
+def default_way(version: int) -> tuple[int, model.Address | None] | None:
+    """Give the interface of the default route and the router there; None: there is no such route.
+
+    Raises KernelBusy, NotPermitted.
+    """
+    found = _look_up(_ELSEWHERE[0] if version == 4 else _ELSEWHERE[1])
+    if found is None or _RTA_OIF not in found:
+        return None
+    router = found.get(_RTA_GATEWAY)
+    (interface,) = _U32.unpack(found[_RTA_OIF])
+    return int(interface), ipaddress.ip_address(router) if router else None
 
 
 def add_address(wanted: ipaddress.IPv4Interface | ipaddress.IPv6Interface, interface: int) -> None:

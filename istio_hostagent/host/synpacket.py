@@ -19,10 +19,11 @@ def build_frame(
     source_port: int,
     destination: ipaddress.IPv4Address | ipaddress.IPv6Address,
     port: int,
+    sequence: int = 1,
 ) -> bytes:
     """Give an Ethernet frame for `lo`; both addresses are of one family."""
     kind = ETHERTYPE_V4 if source.version == 4 else ETHERTYPE_V6
-    packet = build_packet(source, source_port, destination, port, SYN)
+    packet = build_packet(source, source_port, destination, port, SYN, sequence)
     return _NO_ADDRESSES + struct.pack(">H", kind) + packet
 
 
@@ -32,10 +33,11 @@ def build_packet(
     destination: ipaddress.IPv4Address | ipaddress.IPv6Address,
     port: int,
     flags: int,
+    sequence: int = 1,
 ) -> bytes:
     """Give the packet from its IP header on; both addresses are of one family."""
     ends = source.packed + destination.packed
-    segment = _build_segment(ends, source_port, port, flags)
+    segment = _build_segment(ends, source_port, port, flags, sequence)
     if len(ends) == 8:
         head = struct.pack(
             ">BBHHHBBH8s", 0x45, 0, 20 + len(segment), 0, 0x4000, _TTL, _TCP, 0, ends
@@ -46,9 +48,10 @@ def build_packet(
     return head + segment
 
 
-def _build_segment(ends: bytes, source_port: int, port: int, flags: int) -> bytes:
+def _build_segment(ends: bytes, source_port: int, port: int, flags: int, sequence: int) -> bytes:
     # The second packet acknowledges a number that nobody has sent.
-    segment = struct.pack(">HHIIBBHHH", source_port, port, 1, 1, 5 << 4, flags, _WINDOW, 0, 0)
+    numbers = (source_port, port, sequence, int(flags == SYN_ACK))
+    segment = struct.pack(">HHIIBBHHH", *numbers, 5 << 4, flags, _WINDOW, 0, 0)
     # The sum covers both addresses, the length and the protocol, in whichever layout.
     pseudo = ends + struct.pack(">HH", _TCP, len(segment))
     return segment[:16] + struct.pack(">H", _checksum(pseudo + segment)) + segment[18:]

@@ -88,6 +88,16 @@ class Redirection(NamedTuple):
         """Whether what was asked should have been answered by now."""
         return self.pending is not Pending.NOTHING and now >= self.pending_until_at
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether packets go where they must and the host's firewall drops them there."""
+        return self.is_shown and bool(self.last_error)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether all that packets have shown is as it must be."""
+        return self.is_shown and not self.last_error
+
     def is_apply_due(self, now: float) -> bool:
         """Whether the rules may be changed now."""
         return now >= self.apply_at and not self.is_changing
@@ -173,8 +183,12 @@ def proof_begun(value: Redirection) -> Redirection:
     return value._replace(is_proving=True, is_overtaken=False, is_stale=False)
 
 
-def proof_ended(value: Redirection, proof: Proof, now: float) -> Redirection:
-    """Packets have shown what they could, and nothing was broken."""
+def proof_ended(value: Redirection, proof: Proof, now: float, shut: str = "") -> Redirection:
+    """Packets have shown what they could, and no rule of ours was broken.
+
+    `shut`: the firewall of this host drops what is captured; it may be told to let it in without
+    a word to us, so packets are sent again now and then.
+    """
     value = value._replace(is_proving=False)
     if value.is_overtaken or value.rules is Rules.OUT:
         return value._replace(is_overtaken=False)  # about rules that are not there any more
@@ -184,7 +198,8 @@ def proof_ended(value: Redirection, proof: Proof, now: float) -> Redirection:
         prove_at = now + LONGEST_PAUSE_S
         return value._replace(rules=Rules.IN, prove_at=prove_at, last_error=error)
     rules = Rules.PROVEN if proof is Proof.PROVEN else Rules.PARTLY
-    return value._replace(rules=rules, failures=0, is_disproved=False, last_error="")
+    value = value._replace(rules=rules, failures=0, is_disproved=False, last_error=shut)
+    return value._replace(is_stale=True, prove_at=now + LONGEST_PAUSE_S) if shut else value
 
 
 def proof_failed(value: Redirection, error: str, now: float, *, is_disproved: bool) -> Redirection:
@@ -223,7 +238,7 @@ def doubted(value: Redirection, prove_at: float) -> Redirection:
     """Something that may matter has changed beside our rules: packets are sent again then."""
     if value.rules is Rules.OUT:
         return value
-    if value.is_shown:
+    if value.is_open:
         return value._replace(is_stale=True, prove_at=prove_at)
     # Any change may mend what was disproved, or make testable what was not.
     return value._replace(is_stale=True, prove_at=min(value.prove_at, prove_at))

@@ -24,6 +24,7 @@ class Texts(NamedTuple):
     held_until: str = ""
     proxy_name: str = ""
     control_plane_away_since: str = ""
+    remark: str = ""  # of a host in the mesh: what an operator should know
 
 
 class Report(NamedTuple):
@@ -46,6 +47,8 @@ def describe(life: Life, now_is: Situation, now: Now, texts: Texts) -> Report:
             summary += "; a changed configuration is being tried"
         elif now_is.redirection.rules is redirection.Rules.PARTLY:
             summary += "; some rules could not be tested on this host yet (see verify)"
+        if texts.remark:
+            summary += f"; {texts.remark}"
         summary += _control_plane(texts, ", the proxy goes on with its last configuration")
         return Report(is_in_control=True, is_in_mesh=True, summary=summary)
     waiting = obstacle or _progress(life, now_is, now, texts)

@@ -44,7 +44,7 @@ class Situation(NamedTuple):
     def is_whole(self, now: Now) -> bool:
         """Whether the host does all that being in the mesh promises (design 3.5)."""
         has_certificate = self.rotation.is_held(now.wall)
-        return has_certificate and self.redirection.is_shown and self.is_serving
+        return has_certificate and self.redirection.is_open and self.is_serving
 
     @property
     def proxy_error(self) -> str:

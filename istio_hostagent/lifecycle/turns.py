@@ -75,7 +75,7 @@ def _joining_error(life: Life, now_is: Situation, now: Now) -> str:
     if now_is.is_whole(now):
         return ""
     is_refused = rules.rules is redirection.Rules.OUT and rules.failures > 0
-    if rules.is_disproved or is_refused:
+    if rules.is_disproved or is_refused or rules.is_shut:
         return rules.last_error
     if now_is.child.is_late(now.monotonic) or not now_is.is_complete(now):
         return now_is.proxy_error or rules.last_error or NOT_READY

@@ -129,5 +129,7 @@ def _inbound_exempt(redirection: config.Redirection, facts: config.HostFacts) ->
     own = {redirection.outbound_capture_port, redirection.inbound_capture_port}
     own |= set(redirection.proxy_ports)
     unnamed = (own | set(facts.ssh_ports)) - redirection.inbound.named
-    always = (*_merge_ports(redirection.inbound_exclude), (redirection.tunnel_port,) * 2)
+    closed = ((port, port) for port in redirection.inbound_closed)
+    excluded = _merge_ports(redirection.inbound_exclude)
+    always = (*excluded, *closed, (redirection.tunnel_port,) * 2)
     return ranges.merge((*always, *((port, port) for port in unnamed)))

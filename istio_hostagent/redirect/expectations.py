@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..config import model as config
-from . import exemptions, ranges, targets
+from . import exemptions, firewall, ranges, targets
 
 
 class Sender(enum.Enum):
@@ -22,6 +22,9 @@ class Sender(enum.Enum):
     PROXY_USER = "proxy user"  # the proxy's uid, an ordinary group
     PROXY_GROUP = "proxy group"  # an ordinary user, the proxy's gid
     NEIGHBOUR = "neighbour"  # from outside, to this host or through it
+    ON_LINK = (
+        "neighbour on a link"  # the same by the interface of an own address, up to the last hook
+    )
 
 
 class Shape(enum.Enum):
@@ -50,11 +53,36 @@ class Expectation(NamedTuple):
     is_refused: bool = False
 
 
+class Fate(enum.Enum):
+    """What became of a frame from a neighbour."""
+
+    ARRIVED = "arrived"  # at the last hook before a socket, or before it is forwarded
+    DROPPED = "dropped"
+    LOST = "lost"  # where routes are looked up, which the reverse-path filter is part of
+    UNSEEN = "unseen"
+
+
+class Arrival(NamedTuple):
+    """What became of a frame, and of the same one that our rules leave alone.
+
+    `dropper`: who drops the first of the two that was dropped, if that is known; `is_traced`: it
+    was looked for.
+    """
+
+    captured: Fate
+    direct: Fate
+    source: str
+    interface: str
+    dropper: firewall.Dropper | None = None
+    is_traced: bool = True
+
+
 class Outcome(NamedTuple):
     """Where the packet was going once all address translation was done.
 
     With `errno` it was never sent; with neither address nor errno nobody saw it. `zone`: the
-    tracking zone of its answers, and `zoned_by` whose rule put it there.
+    tracking zone of its answers, and `zoned_by` whose rule put it there. `arrival`: what became
+    of it then, of one that was sent by a neighbour on a link.
     """
 
     address: str = ""
@@ -62,6 +90,7 @@ class Outcome(NamedTuple):
     errno: int = 0
     zone: int = 0
     zoned_by: str = ""
+    arrival: Arrival | None = None
 
 
 class State(enum.Enum):
@@ -73,11 +102,17 @@ class State(enum.Enum):
 
 
 class Finding(NamedTuple):
-    """An expectation and what came of it; the detail is a clause for people, empty when met."""
+    """An expectation and what came of it; the detail is a clause for people.
+
+    `is_shut`: packets go where they must, and the host's firewall drops them there. `closed_by`:
+    what in the host's firewall drops them without capture, and not with it.
+    """
 
     expectation: Expectation
     state: State
     detail: str = ""
+    is_shut: bool = False
+    closed_by: str = ""
 
     def __str__(self) -> str:
         """One line, for example `not testable: outbound 10.0.0.0/8 is captured: no route`."""
@@ -85,6 +120,11 @@ class Finding(NamedTuple):
         return f"{self.state.value}: {self.expectation.text}{detail}"
 
 
+# Of each IP version so many ports are followed up to the proxy at one own address, and one port
+# each at so many further ones.
+MAX_ARRIVALS, MAX_FURTHER = 32, 4
+# Of a range these stand for others: what a host serves.
+_SERVED = (80, 443, 8080, 8443, 3000, 5000, 8000, 9000, 9080, 9090, 3306, 5432)
 # Of the captured inbound ports so many are tried on their way from the proxy to the application.
 MAX_HANDED_ON = 8
 
@@ -94,6 +134,7 @@ _REASONS = {
     errno.EAFNOSUPPORT: "no IPv6",
     errno.EADDRNOTAVAIL: "no source address",
     errno.EPERM: "not permitted",
+    errno.ENODEV: "frames from neighbours need /dev/net/tun and tc-mirred(8)",
 }
 
 
@@ -108,6 +149,8 @@ def evaluate(expectation: Expectation, outcome: Outcome) -> Finding:
         if not outcome.address:
             return Finding(expectation, State.MET)
         return Finding(expectation, State.BROKEN, "it was let through")
+    if expectation.sender is Sender.ON_LINK:
+        return _evaluate_arrival(expectation, outcome)
     if not outcome.address:
         return Finding(expectation, State.NOT_TESTABLE, "dropped before it could be seen")
     is_unchanged = (outcome.address, outcome.port) == (expectation.destination, expectation.port)
@@ -142,6 +185,53 @@ def _in_zone(outcome: Outcome) -> str:
     )
 
 
+def _evaluate_arrival(expectation: Expectation, outcome: Outcome) -> Finding:
+    """Say whether a captured connection arrives where a direct one does."""
+    arrival = outcome.arrival
+    if arrival is None or Fate.UNSEEN in arrival[:2]:
+        return Finding(expectation, State.NOT_TESTABLE, "no frame was seen")
+    came = f"from {arrival.source} by {arrival.interface}"
+    if Fate.LOST in arrival[:2]:
+        reason = f"{came} none gets past the routes of this host (reverse-path filter?)"
+        return Finding(expectation, State.NOT_TESTABLE, reason)
+    unknown = "something that nf_tables does not show (iptables-legacy, eBPF)"
+    unknown = unknown if arrival.is_traced else "the firewall of this host"
+    by = str(arrival.dropper or unknown)
+    is_open = arrival.direct is Fate.ARRIVED
+    if not expectation.captured_at:
+        if is_open:
+            return Finding(expectation, State.MET, f"{came} it is let in now")
+        return Finding(expectation, State.MET, f"{came} {by} drops it", closed_by=by)
+    if arrival.captured is Fate.ARRIVED:
+        if outcome.port != expectation.captured_at:
+            text = f"{came} it arrived at port {outcome.port}"
+            return Finding(expectation, State.BROKEN, text)
+        if is_open:
+            return Finding(expectation, State.MET)
+        opened = f"{came} {by} drops it without capture"
+        return Finding(expectation, State.MET, opened, closed_by=by)
+    if not is_open:
+        return Finding(expectation, State.MET, f"{came} {by} drops it, captured or not")
+    text = f"{came} {by} drops it at port {expectation.captured_at}, and not without capture"
+    if arrival.dropper is not None:
+        text += f"; let it in: {firewall.mend(arrival.dropper, expectation.captured_at)}"
+    return Finding(expectation, State.BROKEN, text, is_shut=True)
+
+
+def closed_ports(findings: Iterable[Finding]) -> set[int]:
+    """Give the ports that the host's firewall closes, and that capture opens or would open."""
+    return {each.expectation.port for each in findings if each.closed_by}
+
+
+def tested_ports(findings: Iterable[Finding]) -> set[int]:
+    """Give the ports of which it is known what the host's firewall does with them."""
+    return {
+        each.expectation.port
+        for each in findings
+        if each.expectation.sender is Sender.ON_LINK and each.state is not State.NOT_TESTABLE
+    }
+
+
 def _is_local(expectation: Expectation, outcome: Outcome) -> bool:
     """An outbound connection is captured on loopback; an inbound one on any own address."""
     if expectation.sender is Sender.NEIGHBOUR:
@@ -166,6 +256,7 @@ def build_expectations(
         found += maker.inbound()
         found += maker.answers()
         found += maker.private()
+        found += maker.arrivals()
     return tuple({expectation[1:]: expectation for expectation in reversed(found)}.values())[::-1]
 
 
@@ -368,6 +459,27 @@ class _Maker:
     ) -> Expectation:
         found = self._out(text, self._localhost, port, 0, sender)
         return found._replace(shape=shape, is_refused=is_refused)
+
+    def arrivals(self) -> Iterator[Expectation]:
+        """Captured connections from outside, followed up to the proxy."""
+        captured = ranges.subtract(self._sets.inbound, self._sets.inbound_exempt)
+        served = [port for port in _SERVED if ranges.contains(captured, port)]
+        ports = list(dict.fromkeys((*self._named(captured), *served, *self._captured_ports)))
+        for address in self._chosen.own[: 1 + MAX_FURTHER]:
+            name = self._chosen.text(address)
+            for port in ports[:MAX_ARRIVALS]:
+                text = f"a connection to {name} port {port} arrives at the proxy"
+                at = self._ports[1]
+                yield Expectation(text, Sender.ON_LINK, name, port, at, self._ports)
+            for port in self._redirection.inbound_closed[:MAX_ARRIVALS]:
+                text = f"port {port} of {name} stays closed, and is not captured"
+                yield Expectation(text, Sender.ON_LINK, name, port, 0, self._ports)
+            del ports[1:]
+
+    def _named(self, captured: ranges.Ranges) -> list[int]:
+        return sorted(
+            port for port in self._redirection.inbound.named if ranges.contains(captured, port)
+        )
 
     def _in(self, text: str, address: int, port: int, captured_at: int) -> Expectation:
         destination = self._chosen.text(address)

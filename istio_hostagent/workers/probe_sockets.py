@@ -1,10 +1,10 @@
 """Make the sockets that probe packets are sent from, each by the user and group it stands for.
 
 In: {"proxy_uid", "proxy_gid", "groups": [{"sender", "is_v6", "is_raw", "count"}, ...]}.
-Out: {"errnos": [...]}, one for each group in order and one for the packet socket: 0, or why it
-could not be made. What was made is handed over through the inherited socket, in the same order
-(unix(7), SCM_RIGHTS): a socket keeps the credentials it was made with, and those are what
-`meta skuid` and `meta skgid` compare (nft_meta_get_eval_skugid()), whoever sends on it.
+Out: {"errnos": [...]}, one for each group in order, one for the packet socket and one for the
+device: 0, or why it could not be made. What was made is handed over through the inherited socket,
+in the same order (unix(7), SCM_RIGHTS): a socket keeps the credentials it was made with, and
+those are what `meta skuid` and `meta skgid` compare (nft_meta_get_eval_skugid()), whoever sends.
 
 Not here: sending (`host.probing`). The sockets are neither bound nor connected. Raw ones are of
 protocol IPPROTO_RAW: they send packets with their IP header, and hear nothing (raw(7)).
@@ -13,6 +13,7 @@ protocol IPPROTO_RAW: they send packets with their IP header, and hear nothing (
 import contextlib
 import ctypes
 import errno
+import io
 import json
 import os
 import socket
@@ -20,7 +21,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..host import handover, users
+from ..errors import HostAgentError
+from ..host import handover, probedevice, users
 
 _ORDINARY_ID = 65534  # nobody
 
@@ -29,7 +31,7 @@ def main() -> None:
     """Answer one request."""
     request = json.load(sys.stdin)
     proxy = request["proxy_uid"], request["proxy_gid"]
-    made: list[socket.socket] = []
+    made: list[socket.socket | io.FileIO] = []
     errnos = [_make(group, proxy, made) for group in request["groups"]]
     try:
         # Bound to no protocol: it hears nothing, and sends where it is told (packet(7)).
@@ -37,11 +39,18 @@ def main() -> None:
         errnos.append(0)
     except OSError as error:
         errnos.append(error.errno or 0)
+    try:
+        made.append(probedevice.make())
+        errnos.append(0)
+    except (OSError, HostAgentError) as error:
+        errnos.append(getattr(error, "errno", 0) or errno.EIO)
     handover.give(made)
     json.dump({"errnos": errnos}, sys.stdout)
 
 
-def _make(group: Mapping[str, Any], proxy: tuple[int, int], made: list[socket.socket]) -> int:
+def _make(
+    group: Mapping[str, Any], proxy: tuple[int, int], made: list[socket.socket | io.FileIO]
+) -> int:
     """Add the sockets of one group, all or none; gives 0, or the number of the error."""
     family = socket.AF_INET6 if group["is_v6"] else socket.AF_INET
     is_raw = group["is_raw"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from istio_hostagent.agent import reload
-from istio_hostagent.redirect import exchange, expectations
+from istio_hostagent.redirect import exchange, expectations, firewall
 from istio_hostagent.redirect import model as redirect
 from istio_hostagent.supervise import specs
 from istio_hostagent.supervise.liveness import Answer, Door
@@ -118,6 +118,7 @@ class Machine:
         self.foreign: set[str] = set()  # what others than root can change of those
         self.reader = Reader.GOOD
         self.unreadable: set[str] = set()  # paths of environment files
+        self.is_firewall_shut = False  # it lets in what applications listen on, not the proxy
         self.thief: str | None = None  # somebody translates this network's connections before us
         self.has_route = True
         self.is_v6_routed = True
@@ -236,7 +237,7 @@ class Machine:
         if module == "certificate":
             return self._certificate_worker(request)
         if module == "probe_sockets":
-            answer = {"errnos": [0] * (len(request["groups"]) + 1)}
+            answer = {"errnos": [0] * (len(request["groups"]) + 2)}
             return Plan(0.05, lambda: (0, json.dumps(answer).encode()))
         if module == "port_owner":
             found = {"user": "stranger", "pid": 4711, "program": "nc"}
@@ -379,7 +380,8 @@ class Machine:
 
     def outcome(self, expectation: expectations.Expectation) -> expectations.Outcome:
         """Where a packet goes, by what the kernel has: whatever the agent wants it to have."""
-        is_outbound = expectation.sender is not expectations.Sender.NEIGHBOUR
+        on_link = expectations.Sender.ON_LINK
+        is_outbound = expectation.sender not in (expectations.Sender.NEIGHBOUR, on_link)
         is_local = expectation.destination.startswith("127.")
         is_lost = ":" in expectation.destination and not self.is_v6_routed
         if is_outbound and not is_local and (is_lost or not self.has_route):
@@ -391,7 +393,19 @@ class Machine:
         if any(each.is_refused for each in found):
             return expectations.Outcome()
         at = max((each.captured_at for each in found), default=0)
+        if expectation.sender is on_link:
+            return self._arrival(expectation, at)
         if not at:
             return expectations.Outcome(expectation.destination, expectation.port)
         address = "127.0.0.1" if is_outbound and not is_local else expectation.destination
         return expectations.Outcome(address, at)
+
+    def _arrival(self, expectation: expectations.Expectation, at: int) -> expectations.Outcome:
+        """The firewall of this host lets in every port, or not those of the proxy."""
+        open_, dropped = expectations.Fate.ARRIVED, expectations.Fate.DROPPED
+        fate = dropped if at and self.is_firewall_shut else open_
+        dropper = firewall.Dropper("inet", "filter", "input", base="input")
+        arrival = expectations.Arrival(fate, open_, "10.1.0.9", "eth0", dropper)
+        return expectations.Outcome(
+            expectation.destination, at or expectation.port, arrival=arrival
+        )

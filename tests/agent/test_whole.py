@@ -149,6 +149,10 @@ class Life(RuleBasedStateMachine):
     def steal(self, network: str | None) -> None:
         self.host.steal(network)
 
+    @rule(is_shut=st.booleans())
+    def shut(self, is_shut: bool) -> None:
+        self.host.shut(is_shut=is_shut)
+
     @rule(is_full=st.booleans())
     def fill_disk(self, is_full: bool) -> None:
         self.host.disk.is_full = is_full

@@ -61,7 +61,7 @@ class _Behaviour:
     """Only the worker that makes sockets."""
 
     def worker(self, module: str, request: Any) -> Plan:
-        errnos = b", ".join(b"0" for _ in range(len(request["groups"]) + 1))
+        errnos = b", ".join(b"0" for _ in range(len(request["groups"]) + 2))
         return Plan(0.01, lambda: (0, b'{"errnos": [' + errnos + b"]}"))
 
     def once(self, argv: Any) -> Plan:

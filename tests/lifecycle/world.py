@@ -561,6 +561,8 @@ def _kernel(world: World) -> Iterator[Edge]:
             yield Edge(
                 f"proof {proof.name}", world._replace(redirection=ended), proof is Proof.PROVEN
             )
+        shut = redirections.proof_ended(red, Proof.PROVEN, NOW.monotonic, ERROR)
+        yield Edge("a firewall drops it", world._replace(redirection=shut), is_kind=False)
         for is_disproved in (False, True):
             failed = redirections.proof_failed(
                 red, ERROR, NOW.monotonic, is_disproved=is_disproved

@@ -41,7 +41,7 @@ GOOD: dict[str, Any] = {
         {"target": None, "entry": None, "is_program": False},
     ],
     "port_owner": {"user": "nobody", "pid": 4711, "program": "nc"},
-    "probe_sockets": {"errnos": [0, 97, 1]},
+    "probe_sockets": {"errnos": [0, 97, 1, 2]},
     "reader": [{"data": "S0VZPXZhbHVlCg=="}, {"errno": 13}],
     "second_reader": {"observed": exchange.to_json(model.Observed())},
 }
@@ -141,7 +141,7 @@ class TestWhatFits:
         use("certificate", certificate(not_before=0, not_after=certificates.LAST_MOMENT))
 
     def test_probe_sockets(self) -> None:
-        assert read("probe_sockets", GOOD["probe_sockets"]).errnos == (0, 97, 1)
+        assert read("probe_sockets", GOOD["probe_sockets"]).errnos == (0, 97, 1, 2)
 
     def test_files(self) -> None:
         assert read("reader", GOOD["reader"]) == (
@@ -220,8 +220,8 @@ class TestWhatDoesNot:
     @pytest.mark.parametrize("wrong", [-1, 5000, "1", None, True, 1.0])
     def test_errors_of_probe_sockets(self, wrong: Any) -> None:
         with pytest.raises(checks.Wrong, match="errnos is not a number"):
-            read("probe_sockets", {"errnos": [0, 0, wrong]})
-        with pytest.raises(checks.Wrong, match="list of 3"):
+            read("probe_sockets", {"errnos": [0, 0, 0, wrong]})
+        with pytest.raises(checks.Wrong, match="list of 4"):
             read("probe_sockets", {"errnos": [0]})
 
     @pytest.mark.parametrize(

@@ -161,6 +161,7 @@ def test_every_key_reaches_its_field() -> None:
         tunnel_port=5,
         proxy_ports=(2, 15000, 15020, 15021, 15090),
         private_ports=(),
+        keeps_closed=False,  # nobody gets in without a certificate
     )
     assert config.identity == model.IdentitySettings(
         ca_host="fd00::1",
@@ -579,7 +580,7 @@ GUARDED = [
     "ISTIO_BIN_BASE=/srv/x", "ISTIO_HOSTAGENT_ENVOY=/srv/x", "ISTIO_AGENT_FLAGS=--x", "ENVOY_USER=root",
     "EXEC_USER=root", "ISTIO_BOOTSTRAP=/srv/x", "ISTIO_BOOTSTRAP_OVERRIDE=/srv/x", "PROXY_UID=0", "PROXY_GID=0",
     "ENVOY_UID=0", "LD_PRELOAD=/srv/x.so",
-    "LD_LIBRARY_PATH=", "PATH=/srv", "BASH_ENV=/srv/x", "PYTHONPATH=/srv", "GLIBC_TUNABLES=x",
+    "ISTIO_HOSTAGENT_CLOSED_PORTS=capture", "LD_LIBRARY_PATH=", "PATH=/srv", "BASH_ENV=/srv/x", "PYTHONPATH=/srv", "GLIBC_TUNABLES=x",
 ]  # fmt: skip
 
 
@@ -810,3 +811,22 @@ def test_ten_thousand_networks_take_no_noticeable_time() -> None:
     outcome = build_config(f"ISTIO_SERVICE_CIDR={cidrs}\n")
     assert time.process_time() - started < 0.5  # 30 ms measured
     assert len(config_of(outcome).redirection.outbound.networks) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("own", "keeps_closed"),
+    [
+        ("", True),
+        ("ISTIO_HOSTAGENT_CLOSED_PORTS=leave\n", True),
+        ("ISTIO_HOSTAGENT_CLOSED_PORTS=capture\n", False),
+        # Only one that is certain to let in nobody without a certificate may open a port.
+        ("ISTIO_HOSTAGENT_MTLS=strict\n", True),
+        ("ISTIO_HOSTAGENT_PROXY=pilot-agent\nISTIO_HOSTAGENT_MTLS=strict\n", True),
+        ("ISTIO_HOSTAGENT_PROXY=envoy\nISTIO_HOSTAGENT_MTLS=strict\n", False),
+        ("ISTIO_HOSTAGENT_PROXY=envoy\n", True),
+    ],
+)
+def test_what_the_firewall_closes_is_kept_closed_unless_it_is_safe_or_said(
+    own: str, keeps_closed: bool
+) -> None:
+    assert config_of(build_config(own=own)).redirection.keeps_closed is keeps_closed

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from istio_hostagent.config import clouds
 from istio_hostagent.config.model import CidrSet, PortSet, Redirection
 from istio_hostagent.redirect import expectations, model, policy
+from istio_hostagent.redirect.expectations import Sender
 from tests.lab import soak
 from tests.unit import packet as packets
 from tests.unit.packet import Packet
@@ -303,10 +304,10 @@ redirections = st.builds(
     st.tuples(port_sets, port_sets, port_sets, port_sets),
 )
 ACTORS = {
-    expectations.Sender.APPLICATION: (1000, 1000),
-    expectations.Sender.ROOT: (0, 0),
-    expectations.Sender.PROXY_USER: (PROXY_UID, 1000),
-    expectations.Sender.PROXY_GROUP: (1000, PROXY_GID),
+    Sender.APPLICATION: (1000, 1000),
+    Sender.ROOT: (0, 0),
+    Sender.PROXY_USER: (PROXY_UID, 1000),
+    Sender.PROXY_GROUP: (1000, PROXY_GID),
 }
 OWN = {str(address) for address in FACTS.addresses}
 THOROUGH = settings(
@@ -323,7 +324,7 @@ def test_rules_keep_every_promise(redirection: Redirection) -> None:
     for expectation in expectations.build_expectations(redirection, FACTS):
         is_v6 = ":" in expectation.destination
         source = expectation.source or ("fd00:1::2" if is_v6 else "10.1.0.2")
-        if expectation.sender is expectations.Sender.NEIGHBOUR:
+        if expectation.sender in (Sender.NEIGHBOUR, Sender.ON_LINK):
             arrived = packets.inbound(
                 rules, Packet(expectation.destination, expectation.port, source)
             )

@@ -6,13 +6,13 @@ from . import checks, formats
 
 
 class ProbeSockets(NamedTuple):
-    """Of each kind of socket 0, or the number of the error that kept it from being made."""
+    """Of each kind of socket and of the device 0, or the error that kept it from being made."""
 
     errnos: tuple[int, ...]
 
 
 def _read(value: Any, request: Any) -> ProbeSockets:
-    length = len(request["groups"]) + 1
+    length = len(request["groups"]) + 2  # and the packet socket, and the device
     found = checks.read_list(checks.read_object(value, "answer").get("errnos"), "errnos", length)
     return ProbeSockets(
         tuple(checks.read_number(each, "errnos", 0, checks.MAX_ERRNO) for each in found)

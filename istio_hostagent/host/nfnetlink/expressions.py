@@ -47,6 +47,7 @@ _SCHEMAS: dict[str, tuple[_Attribute, ...]] = {
         _Attribute("base", 2),
         _Attribute("offset", 3),
         _Attribute("len", 4),
+        _Attribute("sreg", 5),
     ),
     "ct": (
         _Attribute("dreg", 1),

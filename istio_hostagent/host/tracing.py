@@ -1,0 +1,130 @@
+"""What the kernel tells of a packet's way through everybody's rules (nftables trace).
+
+Not here: which packets are traced. Only rules of nf_tables tell, those that iptables-nft and
+firewalld load included; those of iptables-legacy and of eBPF do not.
+Source: include/uapi/linux/netfilter/nf_tables.h, net/netfilter/nf_tables_trace.c.
+"""
+
+import socket
+import struct
+from typing import NamedTuple
+
+from ..redirect import firewall, model, nft
+from .nfnetlink import connection, framing, messages
+
+_GROUP = 9  # NFNLGRP_NFTRACE
+_TRACE = 10 << 8 | 17  # NFNL_SUBSYS_NFTABLES, NFT_MSG_TRACE
+_TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID = 1, 2, 3, 4, 5, 6
+_TRANSPORT, _POLICY = 9, 16
+_BY_POLICY, _BY_RULE = 1, 3
+_DROP, _ACCEPT = 0, 1
+_FAMILIES = {1: "inet", 2: "ip", 10: "ip6", 7: "bridge", 5: "netdev"}
+_NUMBERS = {name: number for number, name in _FAMILIES.items()}
+_PORTS_AND_SEQUENCE = struct.Struct(">HHI")  # the beginning of a TCP header
+_RECEIVE_SIZE = 1 << 16
+_BUFFER = 1 << 20
+# Of a packet that passes more rules than this the rest of its way is not looked at.
+_MAX_EVENTS = 4096
+
+
+class _Event(NamedTuple):
+    family: str
+    table: str
+    chain: str
+    handle: int
+    is_end: bool  # of a base chain: whatever comes next is in another one
+    is_drop: bool
+
+
+class Tracer:
+    """Hears what is told from its making on; to be closed."""
+
+    def __init__(self) -> None:
+        """Start listening; raises NotPermitted."""
+        self._socket = connection.open_socket((_GROUP,))
+        connection.force_receive_buffer(self._socket, _BUFFER)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+
+    def read(self) -> dict[tuple[int, int], firewall.Dropper]:
+        """Give who dropped each packet that was dropped; never blocks.
+
+        A packet is told by its TCP source port and sequence number.
+
+        Tables of probes do not count.
+        """
+        names: dict[bytes, tuple[int, int]] = {}
+        ways: dict[bytes, list[_Event]] = {}
+        for _ in range(_MAX_EVENTS):
+            try:
+                data = self._socket.recv(_RECEIVE_SIZE, socket.MSG_DONTWAIT)
+            except OSError:  # nothing more, or some of it was lost
+                break
+            for message in framing.split_messages(data):
+                if message.kind != _TRACE:
+                    continue
+                found = framing.read(message.body[4:])
+                packet = found.get(_ID, b"")
+                header = found.get(_TRANSPORT, b"")
+                if len(header) >= _PORTS_AND_SEQUENCE.size:
+                    source_port, _, sequence = _PORTS_AND_SEQUENCE.unpack_from(header)
+                    names.setdefault(packet, (source_port, sequence))
+                ways.setdefault(packet, []).append(_read(message.body[0], found))
+        droppers: dict[tuple[int, int], firewall.Dropper] = {}
+        for packet, way in ways.items():
+            dropper = _find_dropper(way)
+            if packet in names and dropper is not None:
+                droppers[names[packet]] = dropper
+        return droppers
+
+
+def _read(family: int, found: dict[int, bytes]) -> _Event:
+    by = framing.be32(found.get(_TYPE, b""))
+    verdict = framing.read(found.get(_VERDICT, b"")).get(1, b"")
+    code = int.from_bytes(verdict, "big", signed=True) & 0xFF if verdict else -1
+    is_drop = by == _BY_RULE and code == _DROP
+    if by == _BY_POLICY:
+        is_drop = framing.be32(found.get(_POLICY, b"\1")) == _DROP
+    return _Event(
+        _FAMILIES.get(family, str(family)),
+        framing.text(found.get(_TABLE, b"")),
+        framing.text(found.get(_CHAIN, b"")),
+        framing.be32(found.get(_HANDLE, b"")) if by == _BY_RULE else 0,
+        is_end=by == _BY_POLICY or (by == _BY_RULE and code in (_DROP, _ACCEPT)),
+        is_drop=is_drop,
+    )
+
+
+def _find_dropper(way: list[_Event]) -> firewall.Dropper | None:
+    for index, event in enumerate(way):
+        if not event.is_drop or event.table.startswith(model.PROBE_TABLE_PREFIX):
+            continue
+        passed = [event.chain]
+        for earlier in reversed(way[:index]):
+            if earlier.is_end or earlier[:2] != event[:2]:
+                break
+            passed.append(earlier.chain)
+        return firewall.Dropper(
+            event.family,
+            event.table,
+            event.chain,
+            event.handle,
+            base=passed[-1],
+            passed=tuple(dict.fromkeys(reversed(passed))),
+        )
+    return None
+
+
+def with_text(link: connection.Connection, dropper: firewall.Dropper) -> firewall.Dropper:
+    """Add the rule's own words, if it has any; raises KernelBusy, NotPermitted."""
+    family = _NUMBERS.get(dropper.family)
+    if not dropper.handle or family is None:
+        return dropper
+    of_chain = framing.pack_text(1, dropper.table) + framing.pack_text(2, dropper.chain)
+    found = ""
+    for body in link.dump(messages.GETRULE, of_chain, is_strict=False, family=family):
+        if framing.be32(framing.read(body).get(3, b"")) == dropper.handle:
+            found = nft.render_rule(messages.read_rule(body)[1])
+    return dropper._replace(text="" if "[" in found else found)

@@ -1,0 +1,135 @@
+"""Joining opens nothing that the firewall of the host has closed, unless the operator says so.
+
+The part of the agent that keeps the rules, on a real kernel, with a real neighbour; firewalld as it
+comes, which lets in every connection that somebody has translated.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from istio_hostagent.agent import prober, reconcile, redirection, tasks
+from istio_hostagent.config.model import Redirection
+from istio_hostagent.host import children, clock, mailbox, probing
+from istio_hostagent.lifecycle.redirection import Rules
+from tests.agent import texts
+from tests.lab import servers
+from tests.netns import rig as rigs
+from tests.netns.rig import FACTS, HOST_V4, HOST_V6, Rig
+from tests.netns.test_arrivals import FIREWALLD, strict
+from tests.unit.samples import ports
+
+KEEPING = Redirection(inbound=ports(8080, 8081), keeps_closed=True)
+OPEN = FIREWALLD.replace("tcp dport 22 accept", "tcp dport { 22, 8080 } accept")
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Rig]:
+    with rigs.make() as rig, rigs.serve(rig):
+        yield rig
+
+
+@pytest.fixture(autouse=True)
+def _clean(site: Rig) -> Iterator[None]:
+    yield
+    site.nft("flush", "ruleset")
+    site.clean()
+
+
+class Keeper:
+    """The part, its packets and its kernel."""
+
+    def __init__(self, rig: Rig, kernel: Any) -> None:
+        self._rig = rig
+        self._inbox: mailbox.Mailbox[Any] = mailbox.Mailbox()
+        self._clock = clock.SystemClock()
+        processes = children.Processes(self._inbox, record="")
+        self._work = tasks.Tasks(self._inbox, self._clock, processes)
+        self._prober = prober.Prober(self._work, self._clock, probing.Packets())
+        rules = reconcile.Reconciler(kernel)
+        self.part = redirection.RedirectionPart(rules, self._prober, self._clock, lambda: None)
+
+    def settle(self, settings: Redirection) -> None:
+        """Install and prove until nothing more is to be done."""
+        self._rig.host.inside(lambda: self._settle(settings))
+
+    def _settle(self, settings: Redirection) -> None:
+        config = texts.CONFIGS["A"]._replace(redirection=settings)
+        self.part.configure(config, FACTS)
+        while True:
+            if not self._is_in():
+                self.part.apply()
+                assert self._is_in(), self.part.last_error
+            self.part.prove()
+            while self.part.value.is_proving:
+                for event in self._inbox.wait(0.01):
+                    self._work.ended(event.name)
+                self._prober.tick()
+            if self._is_in():
+                return
+
+    def _is_in(self) -> bool:
+        return self.part.value.rules is not Rules.OUT
+
+    def close(self) -> None:
+        self._prober.close()
+
+
+@pytest.fixture
+def keeper(site: Rig) -> Iterator[Keeper]:
+    with site.kernel() as kernel, contextlib.closing(Keeper(site, kernel)) as made:
+        yield made
+
+
+def called(rig: Rig, *places: tuple[str, int]) -> list[str]:
+    targets = [servers.Target(*place, payload="", timeout_s=0.5, until=4) for place in places]
+    return list(map(rigs.words, servers.ask_all(rig.neighbour, targets)))
+
+
+PLACES = ((HOST_V4, 8080), (HOST_V6, 8080), (HOST_V4, 8081))
+
+
+def test_what_the_firewall_closes_stays_closed_until_it_is_opened_there(
+    site: Rig, keeper: Keeper
+) -> None:
+    site.nft(text=FIREWALLD)
+    before = called(site, *PLACES)
+    keeper.settle(KEEPING)
+    assert called(site, *PLACES) == before
+    assert not {"host", "inbound"} & set(before)
+    assert keeper.part.value.is_open
+    assert keeper.part.remark.startswith("not captured: port 8080, 8081, which rule handle ")
+    assert "of chain inet firewalld filter_IN_public" in keeper.part.remark
+    # Whoever opens it there has said so.
+    site.nft("delete", "table", "inet", "firewalld")
+    site.nft(text=OPEN)
+    keeper.settle(KEEPING)
+    assert called(site, *PLACES) == ["inbound", "inbound", before[2]]
+    assert keeper.part.remark.startswith("not captured: port 8081, which ")
+    # And whoever closes it again is heard, too.
+    site.nft("delete", "table", "inet", "firewalld")
+    site.nft(text=FIREWALLD)
+    keeper.settle(KEEPING)
+    assert called(site, *PLACES) == before
+
+
+def test_an_operator_may_say_that_it_is_to_be_captured(site: Rig, keeper: Keeper) -> None:
+    site.nft(text=FIREWALLD)
+    keeper.settle(KEEPING._replace(keeps_closed=False))
+    assert called(site, *PLACES) == ["inbound"] * 3
+    assert keeper.part.remark.startswith("capture opens port 8080, 8081, which rule handle ")
+
+
+def test_what_is_closed_with_and_without_capture_needs_no_word(site: Rig, keeper: Keeper) -> None:
+    site.nft(text=strict("tcp dport 22 accept"))
+    keeper.settle(KEEPING)
+    assert keeper.part.remark == ""
+    assert keeper.part.value.is_open
+
+
+def test_a_port_that_is_open_is_captured(site: Rig, keeper: Keeper) -> None:
+    keeper.settle(KEEPING)
+    assert called(site, *PLACES) == ["inbound"] * 3
+    assert keeper.part.remark == ""

@@ -1,5 +1,8 @@
 """A machine joins, and a request goes through: from files that appear to bytes on the cable."""
 
+import json
+import re
+
 from tests.booted import cluster as network
 from tests.booted import machine as machines
 from tests.booted import mesh
@@ -77,6 +80,36 @@ def test_the_admin_interface_of_the_proxy_is_roots(
     shown = machine.run("istio-hostagent", "verify", "--verbose").stdout
     assert "met: an answer of an application on capture port 15006 (IPv4) is refused" in shown
     assert "met: an answer of the proxy on capture port 15006 (IPv4) is left alone" in shown
+
+
+def test_a_firewall_that_drops_what_is_captured_is_named_from_within_the_sandbox(
+    machine: machines.Machine, ca: mesh.Authority
+) -> None:
+    mesh.join(machine, ca)
+    arrives = f"a connection to {machine.address} port {mesh.PORT} arrives at the proxy"
+    verified = json.loads(machine.run("istio-hostagent", "verify", "--json").stdout)
+    assert arrives in verified["kept"]
+    assert not any("arrives at" in each for each in verified["not_testable"])
+
+    machine.run("nft", "add table inet filter")
+    machine.run(
+        "nft", "add chain inet filter input { type filter hook input priority 0; policy drop; }"
+    )
+    port = str(mesh.PORT)
+    accept = ["ct state established,related accept", 'iifname "lo" accept', "tcp dport 22 accept"]
+    for rule in (*accept, f"tcp dport {port} accept"):
+        machine.run("nft", f"add rule inet filter input {rule}")
+
+    def status() -> str:
+        return machine.run("istio-hostagent", "status", check=False).stdout
+
+    network.wait_until(lambda: "let it in: " in status(), "the firewall is named")
+    assert "degraded" in status()
+    assert machine.run("istio-hostagent", "verify", check=False).returncode == 1
+    command = re.search(r"let it in: (nft insert rule .* accept)", status())
+    assert command
+    machine.run(*command[1].split())
+    mesh.wait_joined(machine)
 
 
 def test_an_open_ssh_session_lives_through_joining_and_leaving(

@@ -115,9 +115,9 @@ class TestAsking:
 
         client.token_file.unlink()
         code, message = client.error("renew")
-        assert code == "certificate-refused"
+        assert code == "credential-missing"
         assert "nothing to show to the CA: the held certificate expired on" in message
-        assert f"the token {client.token_file} cannot be read" in message
+        assert f"the token {client.token_file} does not exist" in message
 
         client.token_file.write_text(token)
         held = client.held("renew")
@@ -164,7 +164,7 @@ class TestRefusals:
     def test_an_expired_token_is_not_even_sent(self, client: Client, authority: Authority) -> None:
         client.token_file.write_text(authority.token(TokenKind.EXPIRED))
         code, message = client.error("ensure")
-        assert code == "certificate-refused"
+        assert code == "credential-missing"
         assert "nothing to show to the CA" in message
         assert "expired on" in message
 
@@ -213,7 +213,7 @@ class TestChangesOfIstiod:
         assert (
             "asked with the held certificate: the connection ended after it was shown" in message
         )
-        assert f"the token {client.token_file} cannot be read" in message
+        assert f"the token {client.token_file} does not exist" in message
         assert client.files() == before
 
         client.token_file.write_text(token)

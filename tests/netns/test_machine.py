@@ -86,7 +86,7 @@ def test_an_agent_that_starts_before_the_network_does_not_say_proven(
 ) -> None:
     host = make_host(envoy=envoy)
     join(host, ISTIO_SERVICE_CIDR="10.96.0.0/12")
-    host.write_sidecar("")
+    host.write_sidecar("# nothing here\n")
     host.verb("reload")
     host.kill()
     host.namespace.ip("link", "set", "eth0", "down")

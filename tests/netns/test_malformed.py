@@ -152,10 +152,20 @@ def test_a_file_that_root_may_not_read_without_overriding_rights(host: Host) -> 
     assert ruleset(host) == before
 
 
-def test_an_output_path_from_a_file_that_others_can_change_is_refused(host: Host) -> None:
+@pytest.mark.parametrize(
+    ("line", "owner"),
+    [
+        ("ISTIO_HOSTAGENT_ENVOY=/tmp/envoy", proxy_user()),
+        # What istio-proxy alone acts on may come from its own files, but from nobody else's.
+        ("OUTPUT_CERTS=/etc/elsewhere", (65534, 65534)),
+    ],
+)
+def test_a_path_from_a_file_that_others_can_change_is_refused(
+    host: Host, line: str, owner: tuple[int, int]
+) -> None:
     before = ruleset(host)
-    host.write_sidecar("OUTPUT_CERTS=/etc/elsewhere\n")
-    os.chown(host.sidecar_env, *proxy_user())
+    host.write_sidecar(f"{line}\n")
+    os.chown(host.sidecar_env, *owner)
     done = host.verb("apply", is_checked=False)
     assert_refused(host, done, 1)
     assert str(host.sidecar_env) in done.stderr

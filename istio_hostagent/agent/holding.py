@@ -87,6 +87,10 @@ class HoldingPart(part.Part):
                 extra=fields.of(CODE=error.code, HINT=error.hint),
             )
 
+    def find_listening(self, port: int) -> bool | None:
+        """Whether the proxy's user, and nobody else, listens there now; None: no telling."""
+        return self._ports.find_listening(port)
+
     def _hold(self, port: int) -> None:
         """Hold one port; raises HostAgentError with nothing held."""
         made = self._ports.hold(port)

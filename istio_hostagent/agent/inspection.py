@@ -1,10 +1,12 @@
 """`verify`: our own read back, an independent decoder, and packets for every expectation.
 
-The packets and the worker of the other decoder take their time beside each other; the answer is
+Whether a proxy is there for what is captured is looked at too, by whoever asks: the agent knows
+more of it than a verb alone. The packets and the worker of the other decoder take their time beside each other; the answer is
 complete when both are over. The agent and the one-shot verb use the same code.
 """
 
-from collections.abc import Callable
+import enum
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..config import model as config
@@ -20,18 +22,56 @@ _PACKETS = "packets"
 _RULES = "rules"
 
 
+class ProxyState(enum.Enum):
+    """How far the proxy takes what is captured."""
+
+    SERVING = "serving"
+    LISTENING = "listening"  # and whether it answers is not known: no agent watches it
+    CLOSED = "closed"  # on some capture port it does not listen, or somebody else does
+    NOT_READY = "not ready"
+    UNKNOWN = "unknown"  # the kernel does not tell
+
+
+class Proxy(NamedTuple):
+    """What was seen of the proxy.
+
+    `is_required`: an agent runs here, or this host has joined. Rules of `apply` alone promise
+    nothing of a proxy: which one runs behind them, and when, is the operator's.
+    """
+
+    state: ProxyState
+    is_required: bool
+    closed_ports: tuple[int, ...] = ()
+    last_error: str = ""
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it is required and does not serve."""
+        return self.is_required and self.state in (ProxyState.CLOSED, ProxyState.NOT_READY)
+
+    def to_json(self) -> dict[str, Any]:
+        """Its part of the machine-readable result."""
+        return {
+            "state": self.state.value,
+            "required": self.is_required,
+            "closed_ports": list(self.closed_ports),
+            "last_error": self.last_error,
+        }
+
+
 class Verification(NamedTuple):
     """What was found. `drifts` and broken findings are differences; the rest is as promised."""
 
     drifts: tuple[str, ...]
     second_drifts: tuple[str, ...]
     findings: tuple[expectations.Finding, ...]
+    proxy: Proxy = Proxy(ProxyState.UNKNOWN, is_required=False)
 
     @property
     def is_good(self) -> bool:
         """Whether nothing that was observed differs from what is promised."""
         broken = proof.having(self.findings, expectations.State.BROKEN)
-        return not (self.drifts or self.second_drifts or broken)
+        return not (self.drifts or self.second_drifts or broken or self.proxy.is_missing)
 
     def to_json(self) -> dict[str, Any]:
         """Version 1 of the machine-readable result; fields are only added."""
@@ -43,6 +83,7 @@ class Verification(NamedTuple):
             "kept": self._texts(expectations.State.MET),
             "broken": self._texts(expectations.State.BROKEN),
             "not_testable": self._texts(expectations.State.NOT_TESTABLE),
+            "proxy": self.proxy.to_json(),
         }
 
     def _texts(self, state: expectations.State) -> list[str]:
@@ -52,6 +93,24 @@ class Verification(NamedTuple):
             else finding.expectation.text
             for finding in proof.having(self.findings, state)
         ]
+
+
+def look_at_ports(
+    settings: config.Redirection, find_listening: Callable[[int], bool | None]
+) -> tuple[ProxyState, tuple[int, ...]]:
+    """Whether the proxy's user, and nobody else, listens wherever something is captured to."""
+    captured = settings.capture_ports if settings.captures else ()
+    found = {port: find_listening(port) for port in captured}
+    closed = tuple(port for port, is_open in found.items() if is_open is False)
+    if closed:
+        return ProxyState.CLOSED, closed
+    is_known = None not in found.values()
+    return ProxyState.LISTENING if is_known else ProxyState.UNKNOWN, ()
+
+
+def name_ports(numbers: Sequence[int]) -> str:
+    """The ports in words."""
+    return f"port{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def start(

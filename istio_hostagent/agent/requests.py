@@ -144,9 +144,32 @@ class Requests:
             parts.host,
             parts.work,
             parts.packets,
-            done=lambda result: caller.answer({"ok": True, "verification": result.to_json()}),
+            done=functools.partial(self._verified, caller),
             failed=lambda error: caller.answer(refusal(error)),
         )
+
+    def _verified(self, caller: ports.Caller, found: inspection.Verification) -> None:
+        found = found._replace(proxy=self._look_at_proxy())
+        caller.answer({"ok": True, "verification": found.to_json()})
+
+    def _look_at_proxy(self) -> inspection.Proxy:
+        """What `status` knows of the proxy, and its ports as they are now."""
+        parts, life = self._parts, self._parts.life
+        assert life.told is not None
+        settings = configuration.config_of(life.told).redirection
+        state, closed = inspection.look_at_ports(settings, parts.holding.find_listening)
+        last_error = ""
+        if not parts.situation().is_serving:
+            state = inspection.ProxyState.NOT_READY
+            name, is_at = parts.proxy.kind.value, parts.proxy.child.state.value
+            last_error = parts.proxy.obstacle(life) or f"proxy: {name} is {is_at}"
+        elif state is inspection.ProxyState.LISTENING:
+            state = inspection.ProxyState.SERVING
+        elif closed:
+            last_error = f"proxy: it does not listen on {inspection.name_ports(closed)}"
+        if last_error:
+            last_error += "; captured connections fail until it serves"
+        return inspection.Proxy(state, True, closed, last_error)
 
     def _renew(self, caller: ports.Caller) -> None:
         part = self._parts.certificate

@@ -1,7 +1,8 @@
 """Read the rules back with two independent decoders and prove them with packets.
 
 No packet leaves this host and none reaches an application. Exit status: 0 in place and proven, 1
-if something differs (what and where is printed), higher if it could not be found out.
+if something differs (what and where is printed) or if no proxy takes what is captured although an
+agent runs or this host has joined, higher if it could not be found out.
 """
 
 import json
@@ -30,6 +31,10 @@ def _render(result: dict[str, Any], is_verbose: bool) -> str:
     lines += [f"differs (second reader): {line}" for line in result["second_reader"]]
     lines += [f"broken: {line}" for line in result["broken"]]
     lines += [f"not testable: {line}" for line in result["not_testable"]]
+    proxy = result.get("proxy", {})  # an agent of an earlier version says nothing of it
+    if proxy.get("last_error"):
+        prefix = "no proxy" if proxy["required"] else "note"
+        lines.append(f"{prefix}: {proxy['last_error']}")
     if is_verbose:
         lines += [f"met: {line}" for line in result["kept"]]
     met = len(result["kept"])

@@ -130,3 +130,38 @@ def test_a_proxy_whose_listeners_are_closed_is_replaced_although_it_says_that_it
     host.until(lambda: child.status is not None, 10.0, "it is ended")
     host.proxy = machine.Proxy.GOOD
     host.until(lambda: host.is_in_mesh, 30.0, "in the mesh with another one")
+
+
+def test_verify_says_that_the_proxy_serves(host: MemoryHost) -> None:
+    host.join()
+    found = host.answer("verify")["verification"]
+    assert found["in_place"], found
+    assert found["proxy"] == {
+        "state": "serving",
+        "required": True,
+        "closed_ports": [],
+        "last_error": "",
+    }
+
+
+def test_verify_names_the_ports_that_a_drained_proxy_has_closed(host: MemoryHost) -> None:
+    host.join()
+    host.proxy = machine.Proxy.DRAINED
+    found = host.answer("verify")["verification"]
+    assert not found["in_place"]
+    assert (found["differences"], found["broken"]) == ([], [])
+    assert found["proxy"]["closed_ports"] == [15001, 15006]
+    assert "15001, 15006" in found["proxy"]["last_error"]
+
+
+def test_verify_and_status_agree_on_a_proxy_that_does_not_answer(host: MemoryHost) -> None:
+    host.join()
+    host.proxy = machine.Proxy.HUNG
+    host.until(lambda: not host.is_in_mesh, 10.0, "status says so")
+    found = host.answer("verify")["verification"]
+    assert not found["in_place"]
+    assert found["proxy"]["state"] == "not ready"
+    assert found["proxy"]["last_error"]
+    host.proxy = machine.Proxy.GOOD
+    host.until(lambda: host.is_in_mesh, 60.0, "in the mesh again")
+    assert host.answer("verify")["verification"]["in_place"]

@@ -1,5 +1,6 @@
 """The agent on a host of its own: real rules, real packets, the demo CA and a real Envoy."""
 
+import json
 import os
 import signal
 import ssl
@@ -314,7 +315,9 @@ class TestVerbsWithoutAnAgent:
         assert host.verb("apply").stdout == planned
         assert host.tables() == TABLES
         assert host.verb("plan").stdout == ""
-        assert host.verb("verify").returncode == 0
+        verified = host.verb("verify")
+        assert verified.returncode == 0
+        assert "note: " in verified.stdout and "listens on ports 15001, 15006" in verified.stdout
         assert not (host.state / "joined").exists()
 
         host.namespace.run(
@@ -331,6 +334,22 @@ class TestVerbsWithoutAnAgent:
         host.verb("clean")
         assert host.tables() == set()
         assert host.verb("verify", is_checked=False).returncode == 1
+
+    def test_verify_of_a_host_that_joined_says_that_nobody_listens(
+        self, make_host: MakeHost, envoy: str
+    ) -> None:
+        """Its rules are in and hold, and every captured connection fails."""
+        host = make_host(envoy=envoy)
+        join(host)
+        assert json.loads(host.verb("verify", "--json").stdout)["proxy"]["state"] == "serving"
+        host.kill()
+        done = host.verb("verify", "--json", is_checked=False)
+        found = json.loads(done.stdout)
+        assert (done.returncode, found["in_place"]) == (1, False)
+        assert (found["differences"], found["broken"]) == ([], [])
+        assert found["proxy"]["required"]
+        assert found["proxy"]["closed_ports"] == [15001, 15006]
+        assert "no proxy: " in host.verb("verify", is_checked=False).stdout
 
     def test_verbs_that_need_an_agent_say_so(self, make_host: MakeHost) -> None:
         host = make_host()

@@ -1,11 +1,22 @@
-"""`verify`: what is in the kernel, by two decoders and by packets."""
+"""`verify`: what is in the kernel, by two decoders and by packets, and who listens behind it."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from ...config import model
 from ...errors import HostAgentError
-from ...host import children, clock, facts, layers, mailbox, probing
-from .. import events, inspection, prober, reconcile, tasks
+from ...host import (
+    children,
+    clock,
+    facts,
+    heldports,
+    layers,
+    mailbox,
+    probing,
+    processes,
+    statefiles,
+)
+from .. import events, inspection, places, prober, reconcile, tasks
 from . import configuration
 from .kernel import locked
 
@@ -42,4 +53,24 @@ def perform(environment: Mapping[str, str], reading: layers.Reading) -> dict[str
         packets.close()
     if failures:
         raise failures[0]
-    return found[0].to_json()
+    return found[0]._replace(proxy=_look_at_proxy(config, host)).to_json()
+
+
+def _look_at_proxy(config: model.Config, host: model.HostFacts) -> inspection.Proxy:
+    """Whether anybody listens where what is captured arrives; no agent watches it here."""
+    is_required = statefiles.StateFiles(host.state_dir).has(places.MARKER)
+    user = processes.User(host.proxy_uid, host.proxy_gid)
+    listening = heldports.HeldPorts({}, user).find_listening
+    state, closed = inspection.look_at_ports(config.redirection, listening)
+    last_error = ""
+    if closed:
+        what = (
+            "no agent runs here and this host has not joined: whether a proxy runs is yours to say"
+        )
+        if is_required:
+            what = "this host has joined and no agent runs: systemctl start istio-hostagent"
+        last_error = (
+            f"no proxy of the user {host.proxy_uid} listens on {inspection.name_ports(closed)}, so"
+            f" captured connections fail ({what})"
+        )
+    return inspection.Proxy(state, is_required, closed, last_error)

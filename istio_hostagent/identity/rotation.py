@@ -138,7 +138,7 @@ def failed(
     next_at = _next(value, now, jitter, ratio)
     if last_error.code in (REFUSED, MISSING):
         next_at = max(next_at, now + REFUSED_PAUSE_S)
-        if value.held is not None:
+        if value.held is not None and value.is_held(now):
             next_at = min(next_at, max(now + 1.0, value.held.not_after))
     if value.is_overtaken:
         next_at = now  # the worker may have read the token before it changed

@@ -306,7 +306,7 @@ def _describe(origin: layering.Origin | None) -> str:
 
 
 def _check_json(reader: reading.Reader) -> None:
-    """Say where JSON has lost its quotes: what reads it leaves it out without a word."""
+    """Say where JSON has lost its quotes, or has too many."""
     for key, sets in reader.history.items():
         value = sets[-1].value
         if key == settings.PROXY_CONFIG:
@@ -318,7 +318,9 @@ def _check_json(reader: reading.Reader) -> None:
         if is_lost:
             spelled = jsontext.repair(value)
             hint = f"write {key}='{spelled}'" if spelled else "put the value in single quotes"
-            message = f"{key} is no JSON, and is left out for that: {fields.show(value)}"
+            is_fatal = key in settings.JSON_OR_NO_START
+            outcome = "keeps pilot-agent from starting" if is_fatal else "is left out for that"
+            message = f"{key} is no JSON, and {outcome}: {fields.show(value)}"
             reader.warn(sets[-1], f"{message}; {hint}")
 
 

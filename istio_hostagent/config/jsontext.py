@@ -1,7 +1,8 @@
 """Whether a value looks like JSON, and what it was before a shell took its quotes off.
 
 Not a parser: the module json is a library that the small verbs do without, and what pilot-agent
-makes of a value is its own business. Here is the one mistake that people make.
+makes of a value is its own business. Here are the two mistakes that are made: quotes that a shell
+took off, and JSON that was made a text of JSON once more, as istioctl has done.
 """
 
 import re
@@ -9,6 +10,8 @@ import re
 _TOKEN = re.compile(
     r'\s+|[{}\[\],:]|"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|true|false|null'
 )
+# One text, whole.
+_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
 _BARE_OBJECT = re.compile(r"\s*\{([^{}\[\]\"']*)\}\s*")
 # YAML takes `{a: 1}` and `{"a":1}`, and makes a key without a value of `{a:1}`.
 _BARE_FLOW = re.compile(r"\s*\{\s*[A-Za-z_]\w*:[^\s,}]")
@@ -45,11 +48,16 @@ def is_bare_flow(text: str) -> bool:
 
 
 def repair(text: str) -> str:
-    """Give an object of texts its quotes back; empty where that would be a guess.
+    """Give an object of texts its quotes back, or take those off that are too many.
+
+    Empty where that would be a guess.
 
     >>> repair("{app:x,version:v1}")
     '{"app":"x","version":"v1"}'
     """
+    if _TEXT.fullmatch(text.strip()) and len(text) <= MAX_REPAIRED and text.isprintable():
+        inner = text.strip()[1:-1].replace('\\"', '"')
+        return inner if is_plausible(inner) and not set("\\'") & set(inner) else ""
     bare = _BARE_OBJECT.fullmatch(text)
     if bare is None or len(text) > MAX_REPAIRED or not text.isprintable():
         return ""

@@ -412,6 +412,8 @@ AGENT_STATUS_PORT = 15020
 # What holds JSON; who forgets the quotes loses it without a word.
 JSON_KEYS = ("ISTIO_META_POD_PORTS", "ISTIO_PROMETHEUS_ANNOTATIONS", "ISTIO_KUBE_APP_PROBERS")
 JSON_FAMILY = "ISTIO_METAJSON_"
+# Where anything else keeps pilot-agent from starting (istio/istio#33225).
+JSON_OR_NO_START = ("ISTIO_META_POD_PORTS",)
 PROXY_CONFIG = "PROXY_CONFIG"  # YAML, in which people write JSON
 
 KEYS = frozenset(row.key for row in SETTINGS)

@@ -493,6 +493,11 @@ def test_port_that_is_listed_and_excluded_is_named() -> None:
             'PROXY_CONFIG={"concurrency":2,"proxyMetadata":{"A":"b"}}',
             "put the value in single quotes",
         ),
+        (
+            r"""ISTIO_META_POD_PORTS='"[{\"name\":\"mysql\",\"containerPort\":3306}]"'""",
+            """write ISTIO_META_POD_PORTS='[{"name":"mysql","containerPort":3306}]'""",
+        ),
+        (r"""ISTIO_META_POD_PORTS='"a \"b\""'""", "put the value in single quotes"),
         ('ISTIO_PROMETHEUS_ANNOTATIONS={"scrape":"true"}', "write ISTIO_PROMETHEUS_ANNOTATIONS="),
     ],
 )
@@ -502,7 +507,9 @@ def test_json_that_has_lost_its_quotes_is_a_warning_with_the_right_spelling(
     outcome = build_config(f"\n{text}\n")
     [warning] = outcome.warnings
     assert warning.line == 2
-    assert "is no JSON, and is left out for that" in warning.message
+    is_fatal = text.startswith("ISTIO_META_POD_PORTS")
+    outcome = "keeps pilot-agent from starting" if is_fatal else "is left out for that"
+    assert f"is no JSON, and {outcome}: " in warning.message
     assert hint in warning.message
 
 

@@ -26,8 +26,15 @@ class Problem(NamedTuple):
         return f"{where}: {self.message}"
 
 
-# What the kernel, the C library and Python call a shortage, and what to do about it.
+_INOTIFY = "raise the sysctl fs.inotify.max_user_%s, and in /etc/sysctl.d to keep it: its user has"
+# What the kernel, the C library, Python and Envoy call a shortage, and what to do about it. An
+# ellipsis stands for any words between; what comes first counts.
 _REMEDIES = {
+    "unable to add filesystem watch…No space left on device": _INOTIFY % "watches"
+    + " no inotify watch left",
+    "assert failure: inotify_fd_": _INOTIFY % "instances" + " no inotify instance left",
+    "Address already in use": "`ss -tanp` shows who has that port; the sysctl"
+    " net.ipv4.ip_local_reserved_ports keeps a port from becoming that of a client",
     "Too many open files in system": "raise the sysctl fs.file-max",
     "Too many open files": "raise LimitNOFILE= with `systemctl edit istio-hostagent`",
     "Cannot allocate memory": "memory ran out: see `free -m`, and MemoryMax= of the unit",
@@ -64,9 +71,15 @@ def find_remedy(status: int | None, text: str) -> str:
     """
     if status == -signal.SIGKILL:
         return _KILLED
-    if status is not None and -status in _CRASHES and not any(map(text.__contains__, _REMEDIES)):
+    remedy = next((remedy for words, remedy in _REMEDIES.items() if _says(text, words)), "")
+    if status is not None and -status in _CRASHES and not remedy:
         return "it crashed: `coredumpctl` and `journalctl -k` say more"
-    return next((remedy for words, remedy in _REMEDIES.items() if words in text), "")
+    return remedy
+
+
+def _says(text: str, words: str) -> bool:
+    first, _, rest = words.partition("…")
+    return rest in text.partition(first)[2] if first in text else False
 
 
 def describe(error: OSError) -> str:

@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 VALIDATION = "validation"
 CANDIDATE = "candidate"
 VALIDATE_TIME_S = 20.0
-TAIL_LINES = 20
 # So many bootstraps that have passed are remembered: that in force, and those it may give way to.
 REMEMBERED = 4
 
@@ -283,10 +282,11 @@ class ProxyPart(part.Part):
             self._passed.append(built)
             done(validation.passed())
         else:
-            lines = text.decode(errors="replace").splitlines()[-TAIL_LINES:]
+            lines = text.decode(errors="replace").splitlines()
             program = built.spec.argv[0]
             error = processes.ended_badly(f"{program} --mode validate", status, lines)
-            if validation.is_verdict(status):
+            # A shortage of the machine has a remedy, and says nothing about the bootstrap.
+            if validation.is_verdict(status) and not error.hint:
                 logger.error("proxy refuses its bootstrap", extra=fields.of(DETAIL=str(error)))
                 done(validation.refused(str(error)))
             else:
@@ -303,6 +303,7 @@ class ProxyPart(part.Part):
                 "the proxy's bootstrap could not be validated; trying again",
                 extra=fields.of(
                     DETAIL=str(error),
+                    HINT=error.hint,
                     FAILURES=found.failures,
                     SECONDS=round(found.retry_at - now, 1),
                 ),

@@ -332,14 +332,20 @@ def still_running(pid: int) -> str:
 
 def ended_badly(name: str, status: int | None, tail: Sequence[str]) -> ChildFailed:
     """The error of a process that ended so, with its last words and what to do about them."""
-    said = [line[:MAX_LINE] for line in tail if line.strip()]
+    said = [line for line in tail if line.strip()]
     # The line that says why is not always the last one: frames of a traceback may follow.
     telling = [line for line in said if find_remedy(None, line)]
     telling = telling or [line for line in said if not line[0].isspace()]
     if telling and telling[-1] != said[-1]:
         said.append(telling[-1])
     remedy = find_remedy(status, said[-1] if said else "")
-    return ChildFailed(name, outcome(status), said, hint=remedy)
+    return ChildFailed(name, outcome(status), list(map(_shorten, said)), hint=remedy)
+
+
+def _shorten(line: str) -> str:
+    """Begin and end of a long line: the cause often comes last."""
+    half = MAX_LINE // 2
+    return line if len(line) <= MAX_LINE else f"{line[:half]} … {line[-half:]}"
 
 
 def _opened(opened: contextlib.ExitStack, descriptor: int) -> int:

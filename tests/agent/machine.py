@@ -63,6 +63,7 @@ class Proxy(enum.Enum):
     DRAINED = "drained"  # says that it is ready, and its listeners are closed
     REFUSING = "refusing"  # does not like its bootstrap
     UNDECIDED = "undecided"  # its check is killed
+    UNWATCHED = "unwatched"  # its check finds that its user may watch no more files
     MISSING_MEMORY = "no memory"  # cannot be started
 
 
@@ -341,6 +342,9 @@ class Machine:
                 return Plan(self.check_s, lambda: (1, b"do not like it\n"))
             case Proxy.UNDECIDED:
                 return Plan(self.check_s, lambda: (-9, b""))
+            case Proxy.UNWATCHED:
+                said = b"unable to add filesystem watch for file /run/x: No space left on device\n"
+                return Plan(self.check_s, lambda: (1, said))
         return Plan(self.check_s)
 
     def program(self, child: FakeChild, spec: specs.ProcessSpec) -> Plan:

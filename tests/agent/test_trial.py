@@ -237,6 +237,14 @@ def test_a_validation_that_was_killed_is_no_verdict_on_a_joined_host(host: Memor
     host.until(lambda: host.is_in_mesh, 60.0, "tried again by itself")
 
 
+def test_a_shortage_of_the_machine_is_no_verdict_on_a_bootstrap(host: MemoryHost) -> None:
+    host.proxy = machine.Proxy.UNWATCHED
+    host.start()
+    host.until(lambda: "fs.inotify.max_user_watches" in host.summary, 30.0, "what mends it")
+    host.proxy = machine.Proxy.GOOD
+    host.until(lambda: host.is_in_mesh, 120.0, "tried again by itself")
+
+
 def test_a_validation_that_was_killed_is_no_verdict_on_a_changed_configuration(
     host: MemoryHost,
 ) -> None:

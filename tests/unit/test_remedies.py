@@ -43,6 +43,13 @@ def test_what_is_no_shortage_gets_no_advice() -> None:
         (1, "setpriv: failed to execute: Resource temporarily unavailable", "TasksMax="),
         (2, "/bin/sh: 0: Cannot fork", "TasksMax="),
         (1, "OSError: [Errno 24] Too many open files: '/etc/x'", "LimitNOFILE="),
+        (
+            1,
+            "unable to add filesystem watch for file /run/x: No space left on device",
+            "fs.inotify.max_user_watches",
+        ),
+        (1, "cannot bind '[::]:15021': Address already in use", "ss -tanp"),
+        (-signal.SIGABRT, "assert failure: inotify_fd_ >= 0.", "fs.inotify.max_user_instances"),
     ],
 )
 def test_last_words_of_a_process_lead_to_what_mends_it(status: int, said: str, mend: str) -> None:

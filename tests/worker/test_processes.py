@@ -243,6 +243,14 @@ def test_what_a_worker_says_when_it_fails_is_kept_and_bounded(tmp_path: Path) ->
     assert len(error.text) < 400
 
 
+def test_the_cause_at_the_end_of_a_long_line_is_kept_with_what_mends_it() -> None:
+    cause = "unable to add filesystem watch for file /run/x: No space left on device"
+    said = [f"error initializing configuration {'x' * 300}: {cause}", "#0: [0x7f902e405050]"]
+    text = processes.ended_badly("envoy", 1, said).text
+    assert "No space left on device" in text
+    assert "fs.inotify.max_user_watches" in text
+
+
 def test_no_descriptor_is_left_behind_by_workers() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for path in ("/etc/hostname", "/nonexistent"):

@@ -1,8 +1,9 @@
 """`verify`: our own read back, an independent decoder, and packets for every expectation.
 
 Whether a proxy is there for what is captured is looked at too, by whoever asks: the agent knows
-more of it than a verb alone. The packets and the worker of the other decoder take their time beside each other; the answer is
-complete when both are over. The agent and the one-shot verb use the same code.
+more of it than a verb alone. The packets and the worker of the other decoder take their time
+beside each other; the answer is complete when both are over. The agent and the one-shot verb use
+the same code.
 """
 
 import enum

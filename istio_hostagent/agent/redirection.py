@@ -15,7 +15,7 @@ from ..lifecycle import redirection as states
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now
 from ..lifecycle.steps import Step
-from ..redirect import expectations, model, plan, policy, staleness
+from ..redirect import drift, expectations, model, plan, policy, staleness
 from . import events, fields, part, prober, proof
 
 logger = logging.getLogger(__name__)
@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 MAX_SUSPECTS = 4
 # Our rules are read back this often, whatever the kernel tells: events can be lost.
 READ_BACK_S = 3600.0
+# What packets disprove is believed so much later: whoever changed our rules under them is told of
+# by then, and the rules go in again instead.
+VERDICT_S = 0.02
 
 
 # What was changed, or why nothing was.
@@ -61,6 +64,8 @@ class RedirectionPart(part.Part):
         self._version = 0
         self._culprits = ""
         self._suspects: tuple[str, ...] = ()
+        self._disproof: StillDrifted | None = None  # what packets have shown, and nobody believes
+        self._disproved_at = 0.0
         self._staleness = staleness.Staleness()
         self.value = states.Redirection()
         self.desired = model.Ruleset()
@@ -125,6 +130,14 @@ class RedirectionPart(part.Part):
                 if self._clock.monotonic() >= self._read_back_at:
                     self._read_back_at = self._clock.monotonic() + READ_BACK_S
                     self.read_back()
+            case events.TimePassed():
+                deadline = self.deadline()
+                if deadline is not None and self._clock.monotonic() >= deadline:
+                    self._judge()
+
+    def deadline(self) -> float | None:
+        """When packets that disprove are believed (monotonic seconds)."""
+        return self._disproved_at + VERDICT_S if self._disproof is not None else None
 
     def retry(self) -> None:
         """Something has changed: what failed may be tried at once."""
@@ -139,7 +152,8 @@ class RedirectionPart(part.Part):
             return ""
         return (
             f"{self._culprits} keeps changing the rules; they are put back ever more slowly"
-            " (stop what runs it, or let it leave the table inet istio_hostagent alone)"
+            f" (stop what runs it, or let it leave the tables inet {model.MAIN_TABLE} and"
+            f" {model.GUARD_TABLE} alone)"
         )
 
     def obstacle(self, _life: Life) -> str:
@@ -241,26 +255,24 @@ class RedirectionPart(part.Part):
     ) -> None:
         garbage.give_back()
         now = self._clock.monotonic()
-        is_about_these = not self.value.is_overtaken and self.value.rules is not states.Rules.OUT
-        try:
-            if isinstance(found, HostAgentError):
-                raise found
-            findings = proof.evaluate(made, found)
-            broken = proof.having(findings, expectations.State.BROKEN)
-            if is_about_these:
-                self.findings = findings
-            shut = [finding for finding in broken if finding.is_shut]
-            if len(broken) > len(shut):
-                raise StillDrifted(
-                    [str(finding) for finding in broken if not finding.is_shut],
-                    how="packets show that the rules do not hold",
-                    hint="rules of somebody else come before ours: `nft list ruleset` and"
-                    " `iptables-legacy-save` show them",
-                )
-        except HostAgentError as error:
-            self._not_proven(error, now, is_about_these=is_about_these)
+        if isinstance(found, HostAgentError):
+            self._not_proven(found, now)
             return
-        was_shown = self.value.is_shown
+        findings = proof.evaluate(made, found)
+        broken = proof.having(findings, expectations.State.BROKEN)
+        if self._is_about_these:
+            self.findings = findings
+        shut = [finding for finding in broken if finding.is_shut]
+        if len(broken) > len(shut):
+            self._disproof = StillDrifted(
+                [str(finding) for finding in broken if not finding.is_shut],
+                how="packets show that the rules do not hold",
+                hint="rules of somebody else come before ours: `nft list ruleset` and"
+                " `iptables-legacy-save` show them",
+            )
+            self._disproved_at = now
+            return
+        was_shown, is_about_these = self.value.is_shown, self._is_about_these
         dropped = NotReached([_unreached(finding) for finding in shut]) if shut else None
         text = dropped.text if dropped is not None else ""
         self.value = states.proof_ended(self.value, _outcome(findings, facts), now, text)
@@ -313,7 +325,19 @@ class RedirectionPart(part.Part):
             return f"capture opens port {_listed(ports)}, which {by[ports[0]]} closes"
         return ""
 
-    def _not_proven(self, error: HostAgentError, now: float, *, is_about_these: bool) -> None:
+    @property
+    def _is_about_these(self) -> bool:
+        """Whether packets under way were sent through the rules that are in now."""
+        return not self.value.is_overtaken and self.value.rules is not states.Rules.OUT
+
+    def _judge(self) -> None:
+        """Believe what packets have disproved, unless our rules were changed under them."""
+        assert self._disproof is not None
+        error, self._disproof = self._disproof, None
+        self._not_proven(error, self._clock.monotonic())
+
+    def _not_proven(self, error: HostAgentError, now: float) -> None:
+        is_about_these = self._is_about_these
         is_disproved = isinstance(error, StillDrifted)
         self.value = states.proof_failed(self.value, error.text, now, is_disproved=is_disproved)
         if is_about_these:
@@ -416,7 +440,9 @@ class RedirectionPart(part.Part):
             extra=fields.of(CULPRIT=culprits, DETAIL=str(drifts[0]), COUNT=len(drifts)),
         )
         self.repaired += 1
-        self.value = states.drifted(self.value, self._clock.monotonic())
+        is_of_guard = drift.is_of_guard_alone(drifts)
+        now = self._clock.monotonic()
+        self.value = states.drifted(self.value, now, is_of_guard=is_of_guard)
 
     def look_at_addresses(self) -> None:
         """See whether our addresses are still on `lo`; nobody tells when they are taken off."""

@@ -64,7 +64,7 @@ class Change(NamedTuple):
 
     `is_structure`: others' tables, chains or rules are touched, which may come before ours now;
     if neither holds, only others' sets and objects are. The pid is one of the initial PID
-    namespace.
+    namespace; 0: nobody knows whose it was.
     """
 
     pid: int
@@ -94,6 +94,8 @@ class ChangeMonitor:
         Raises NotPermitted.
         """
         self._own_port = own_port
+        # Ours, as the kernel numbers it: in a container only our own transactions tell.
+        self._own_pid = os.getpid() if _is_pid_namespace_initial() else 0
         self._socket = connection.open_socket((_NFTABLES_GROUP,))
         connection.force_receive_buffer(self._socket, buffer_size)
         self._subjects: set[_Subject] = set()  # of the transaction that is being announced
@@ -130,10 +132,11 @@ class ChangeMonitor:
         return tuple(changes)
 
     def _drain(self) -> None:
-        """Throw away what is left.
+        """Throw away what is left, also if more is lost meanwhile.
 
         From the first loss on the kernel delivers nothing until all is read, and says so once: a
-        look at the rules before that might miss what comes between.
+        look at the rules before that might miss what comes between, and half a transaction of
+        somebody would be taken for the beginning of the next one, whosever that is.
         """
         self._subjects = set()
         while True:
@@ -157,15 +160,20 @@ class ChangeMonitor:
             return None
         found = framing.read(data[_TABLE:])
         self.generation = framing.be32(found.get(_GEN_ID, b""))
+        pid = framing.be32(found.get(_GEN_PID, b""))
         if is_own:
+            self._own_pid = pid
             return None
         subjects = self._subjects or {_Subject.STRUCTURE}  # nothing was named: be careful
         self._subjects = set()
         if subjects == {_Subject.PROBE}:
             return None
+        name = framing.text(found.get(_GEN_NAME, b""))
+        if pid == self._own_pid:
+            pid, name = 0, ""  # our other sockets do no such thing: it is of somebody unknown
         return Change(
-            framing.be32(found.get(_GEN_PID, b"")),
-            framing.text(found.get(_GEN_NAME, b"")),
+            pid,
+            name,
             is_ours=_Subject.OURS in subjects,
             is_structure=_Subject.STRUCTURE in subjects,
         )

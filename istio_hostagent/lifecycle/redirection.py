@@ -61,6 +61,7 @@ class Redirection(NamedTuple):
     is_proving: bool = False  # packets are under way
     is_overtaken: bool = False  # the rules changed while packets were under way
     is_stale: bool = False  # something else changed since the packets were sent
+    is_guard_out: bool = False  # all is in but the guard, to which no captured packet gets
     is_disproved: bool = False
     failures: int = 0
     apply_at: float = 0.0
@@ -98,6 +99,11 @@ class Redirection(NamedTuple):
         """Whether all that packets have shown is as it must be."""
         return self.is_shown and not self.last_error
 
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether something of the rules is to be put in."""
+        return self.rules is Rules.OUT or self.is_guard_out
+
     def is_apply_due(self, now: float) -> bool:
         """Whether the rules may be changed now."""
         return now >= self.apply_at and not self.is_changing
@@ -115,6 +121,7 @@ def desire(value: Redirection, desired: Hashable) -> Redirection:
     return retry(value)._replace(
         desired=desired,
         rules=Rules.OUT,
+        is_guard_out=False,
         is_pending_overtaken=value.pending is not Pending.NOTHING,
         is_overtaken=value.is_proving,
         is_stale=False,
@@ -156,6 +163,10 @@ def applied(value: Redirection, *, has_changed: bool) -> Redirection:
     is_overtaken, value = value.is_pending_overtaken, _answered(value)
     if is_overtaken:
         return value
+    if value.is_guard_out:
+        # What packets have shown, or are showing, still counts; they are sent once more, since
+        # somebody may have changed more than the guard before it was put back.
+        return value._replace(is_guard_out=False, is_stale=True, prove_at=0.0)
     return value._replace(
         rules=Rules.IN,
         is_overtaken=value.is_overtaken or (has_changed and value.is_proving),
@@ -174,7 +185,11 @@ def apply_failed(value: Redirection, error: str, now: float) -> Redirection:
     failures = min(value.failures + 1, COUNTED)
     pause = min(FIRST_APPLY_PAUSE_S * 2**failures, LONGEST_PAUSE_S)
     return value._replace(
-        rules=Rules.OUT, failures=failures, apply_at=now + pause, last_error=error
+        rules=Rules.OUT,
+        is_guard_out=False,
+        failures=failures,
+        apply_at=now + pause,
+        last_error=error,
     )
 
 
@@ -218,19 +233,25 @@ def proof_failed(value: Redirection, error: str, now: float, *, is_disproved: bo
     )
 
 
-def drifted(value: Redirection, now: float) -> Redirection:
-    """Somebody changed our rules: they go in again, ever more slowly if that goes on."""
+def drifted(value: Redirection, now: float, *, is_of_guard: bool = False) -> Redirection:
+    """Somebody changed our rules: they go in again, ever more slowly if that goes on.
+
+    `is_of_guard`: nothing but the guard is concerned. Captured packets never get as far while the
+    main rules are there, so what packets have shown of these, or are showing, stands.
+    """
     repairs = (*(at for at in value.repairs if now - at < REPAIR_WINDOW_S), now)
     excess = len(repairs) - MAX_REPAIRS
     pause = min(FIRST_FIGHT_PAUSE_S * 2 ** min(excess, 9), LONGEST_PAUSE_S) if excess > 0 else 0.0
     fight_until_at = repairs[-MAX_REPAIRS - 1] + REPAIR_WINDOW_S if excess > 0 else 0.0
-    return _answered(value)._replace(
-        rules=Rules.OUT,
-        is_overtaken=value.is_proving,
-        is_stale=False,
+    value = _answered(value)._replace(
         repairs=repairs[-3 * MAX_REPAIRS :],
         fight_until_at=fight_until_at,
         apply_at=now + pause,
+    )
+    if is_of_guard and value.rules is not Rules.OUT:
+        return value._replace(is_guard_out=True)
+    return value._replace(
+        rules=Rules.OUT, is_guard_out=False, is_overtaken=value.is_proving, is_stale=False
     )
 
 
@@ -247,5 +268,9 @@ def doubted(value: Redirection, prove_at: float) -> Redirection:
 def withdrawn(value: Redirection) -> Redirection:
     """Everything of ours is out of the kernel; what was wrong with it is still to be said."""
     return retry(_answered(value))._replace(
-        rules=Rules.OUT, is_removed=True, is_overtaken=value.is_proving, is_stale=False
+        rules=Rules.OUT,
+        is_guard_out=False,
+        is_removed=True,
+        is_overtaken=value.is_proving,
+        is_stale=False,
     )

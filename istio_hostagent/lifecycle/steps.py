@@ -105,13 +105,14 @@ def _step_redirect(life: Life, now_is: Situation, now: Now) -> Step | None:
     if now_is.holding.is_due(now.monotonic):
         return Step.HOLD
     rules = now_is.redirection
+    # What somebody else would get is not captured. On a host that has joined what is in force
+    # goes in all the same: without it everything would go around the proxy, while what a
+    # stranger answers at a capture port is refused by the rules themselves.
+    may_apply = now_is.holding.is_held or life.phase in (Phase.JOINED, Phase.GOING_BACK)
+    if rules.is_incomplete and may_apply and rules.is_apply_due(now.monotonic):
+        return Step.APPLY
     if rules.rules is redirection.Rules.OUT:
-        # What somebody else would get is not captured. On a host that has joined what is in force
-        # goes in all the same: without it everything would go around the proxy, while what a
-        # stranger answers at a capture port is refused by the rules themselves.
-        if not now_is.holding.is_held and life.phase not in (Phase.JOINED, Phase.GOING_BACK):
-            return None
-        return Step.APPLY if rules.is_apply_due(now.monotonic) else None
+        return None
     return Step.PROVE if rules.is_proof_due(now.monotonic) else None
 
 

@@ -34,6 +34,12 @@ def find_drift(desired: model.Ruleset, observed: model.Observed) -> tuple[model.
     return tuple(found)
 
 
+def is_of_guard_alone(drifts: Sequence[model.Drift]) -> bool:
+    """Whether these differences leave everything alone but the guard."""
+    place = f"table inet {model.GUARD_TABLE}"
+    return all(each.place == place or each.place.startswith(f"{place} ") for each in drifts)
+
+
 def compare_tables(state: model.TableState, present: model.TableState) -> tuple[model.Drift, ...]:
     """Give every difference between two tables of one name."""
     place = f"table inet {state.name}"

@@ -299,6 +299,11 @@ class MemoryHost(Machine):
             self.space.remove_rule(redirect.MAIN_TABLE, "ISTIO_OUTPUT", 0)
             self.tell(is_ours=True)
 
+    def lose_guard(self) -> None:
+        """Somebody deletes the guard."""
+        if self.space.tables.pop(redirect.GUARD_TABLE, None) is not None:
+            self.tell(is_ours=True)
+
     def tell(self, *, is_ours: bool) -> None:
         """The kernel tells of somebody's commit."""
         if self.agent is not None:

@@ -157,8 +157,9 @@ class Machine:
         return KNOWN.get(self.installed(), set())
 
     def installed(self) -> tuple[object, object]:
-        tables = tuple(self.space.tables[name] for name in sorted(self.space.tables))
-        return tables, self.space.addresses
+        """What packets meet: nothing is captured or not by the guard."""
+        names = sorted(self.space.tables.keys() - {redirect.GUARD_TABLE})
+        return tuple(self.space.tables[name] for name in names), self.space.addresses
 
     @property
     def written(self) -> str:

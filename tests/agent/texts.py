@@ -87,7 +87,9 @@ _EVERY_FACT = [
 
 
 def _as_installed(ruleset: redirect.Ruleset) -> tuple[object, object]:
-    compiled = (expressions.compile_table(t, redirect.Owner.NOBODY) for t in ruleset.tables)
+    # Captured packets never get as far as the guard.
+    tables = (table for table in ruleset.tables if table.name != redirect.GUARD_TABLE)
+    compiled = (expressions.compile_table(table, redirect.Owner.NOBODY) for table in tables)
     return tuple(sorted(compiled, key=lambda table: table.name)), ruleset.loopback_addresses
 
 

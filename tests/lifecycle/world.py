@@ -217,7 +217,6 @@ _STEADY = (Phase.JOINED, Phase.GOING_BACK)
 
 
 def _collapse_redirection(value: Redirection, lived: Life) -> Redirection:
-    is_out = value.rules is redirections.Rules.OUT
     rules = value.rules
     if rules is redirections.Rules.PARTLY:
         rules = redirections.Rules.PROVEN
@@ -232,9 +231,11 @@ def _collapse_redirection(value: Redirection, lived: Life) -> Redirection:
         is_removed=value.is_removed,
         is_proving=value.is_proving,
         is_overtaken=value.is_overtaken and value.is_proving,
-        is_stale=value.is_stale and is_proven,
+        # What becomes stale while packets are under way is stale when they have shown the rules.
+        is_stale=value.is_stale and (is_proven or value.is_proving),
+        is_guard_out=value.is_guard_out,
         is_disproved=value.is_disproved and lived.phase not in _STEADY,
-        apply_at=_at(value.apply_at) if is_out else 0.0,
+        apply_at=_at(value.apply_at) if value.is_incomplete else 0.0,
         prove_at=_at(value.prove_at) if is_open else 0.0,
         last_error=ERROR if value.last_error else "",
     )
@@ -573,6 +574,8 @@ def _kernel(world: World) -> Iterator[Edge]:
         gone = redirections.drifted(red, NOW.monotonic)
         yield Edge("flushed", world._replace(kernel="", redirection=gone), is_kind=False)
         late = gone._replace(apply_at=LATER)
+        guardless = redirections.drifted(red, NOW.monotonic, is_of_guard=True)
+        yield Edge("guard removed", world._replace(redirection=guardless), is_kind=False)
         yield Edge("fought over", world._replace(kernel="", redirection=late), is_kind=False)
     doubted = redirections.doubted(red, LATER)
     yield Edge(

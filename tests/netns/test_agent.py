@@ -128,6 +128,23 @@ class TestJoining:
 
 @pytest.mark.envoy
 class TestStaying:
+    def test_a_guard_that_is_deleted_or_loaded_again_leaves_the_host_in_the_mesh(
+        self, make_host: MakeHost, envoy: str
+    ) -> None:
+        host = make_host(envoy=envoy)
+        join(host)
+        eventually(lambda: (host.state / "guard.nft").exists(), "the file of early boot")
+        said = len(host.log_text())
+        for times in range(1, 4):
+            host.namespace.run(["nft", "delete", "table", "inet", "istio_guard"], check=True)
+            eventually(lambda: host.tables() == TABLES, "the guard is back")
+            assert host.status()["redirection"]["repaired"] == times
+            host.namespace.run(["nft", "-f", str(host.state / "guard.nft")], check=True)
+        report = host.status()
+        assert (report["in_mesh"], report["redirection"]["state"]) == (True, "proven")
+        assert "degraded" not in host.log_text()[said:]
+        assert "CULPRIT=nft[" in host.log_text()[said:]
+
     def test_flushed_rules_come_back_and_the_culprit_is_named(
         self, make_host: MakeHost, envoy: str
     ) -> None:

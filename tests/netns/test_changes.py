@@ -13,6 +13,7 @@ from tests.netns.rig import FACTS, Rig
 from tests.unit.samples import STANDARD
 
 DESIRED = policy.build_ruleset(STANDARD, FACTS)
+PORTS = model.make_set("foreign_ports", model.SetKind.PORT, ((1, 2),))
 FOREIGN = """
 table ip foreign {
   set addresses { type ipv4_addr; flags interval; }
@@ -199,3 +200,20 @@ def test_the_port_of_a_transaction_is_that_of_its_socket(rig: Rig) -> None:
         nftables.commit_soon(link, lambda: [messages.delete_table("foreign")])
         ports = {framing.HEADER.unpack_from(listener.recv(1 << 16))[4] for _ in range(4)}
         assert ports == {link.port}
+
+
+def test_nobody_takes_us_for_who_changed_our_rules(rig: Rig, ours: None) -> None:
+    """Another socket of ours touches our tables: what is told of it blames nobody."""
+    own = rig.host.inside(connection.Connection)
+    other = rig.host.inside(connection.Connection)
+    with (
+        contextlib.closing(own.socket),
+        contextlib.closing(other.socket),
+        watching(rig, own.port) as monitor,
+    ):
+        own.commit([messages.new_table("ours_too", is_owned=True)])
+        assert monitor.read() == ()
+        other.commit([messages.new_set("istio_hostagent", PORTS, 900)])
+        (change,) = monitor.read()
+        assert change.is_ours
+        assert (change.culprit, change.process_name) == ("unknown", "")

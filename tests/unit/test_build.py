@@ -508,8 +508,8 @@ def test_json_that_has_lost_its_quotes_is_a_warning_with_the_right_spelling(
     [warning] = outcome.warnings
     assert warning.line == 2
     is_fatal = text.startswith("ISTIO_META_POD_PORTS")
-    outcome = "keeps pilot-agent from starting" if is_fatal else "is left out for that"
-    assert f"is no JSON, and {outcome}: " in warning.message
+    effect = "keeps pilot-agent from starting" if is_fatal else "is left out for that"
+    assert f"is no JSON, and {effect}: " in warning.message
     assert hint in warning.message
 
 

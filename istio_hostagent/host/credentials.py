@@ -79,11 +79,19 @@ class Credentials:
                         contextlib.suppress(FileNotFoundError),
                         generations.open_directory(self._store_dir) as store,
                     ):
-                        stored = self._read_stored(output, store)
+                        current = self._current(output)
+                        if current:
+                            stored = generations.read_generation(store, current)
                         provided = self._read_provided(output, store)
-                        kept = self._read_kept(output, store)
+                        kept = _read_kept(store, current)
             except FileNotFoundError:
+                # Gone, as after each boot where it lies in memory; the store is still there.
                 visible, unreadable = generations.Files(), ()
+                with (
+                    contextlib.suppress(FileNotFoundError),
+                    generations.open_directory(self._store_dir) as store,
+                ):
+                    kept = _read_kept(store, None)
         paths = tuple(os.path.join(self._output_dir, name) for name in unreadable)
         return Snapshot(visible, stored, provided, paths, kept)
 
@@ -137,16 +145,6 @@ class Credentials:
             if self._current(output) == before:
                 return seen
         raise KernelBusy(f"{self._output_dir} is changing all the time")
-
-    def _read_stored(self, output: int, store: int) -> generations.Files:
-        current = self._current(output)
-        return generations.read_generation(store, current) if current else generations.Files()
-
-    def _read_kept(self, output: int, store: int) -> tuple[generations.Files, ...]:
-        current = self._current(output)
-        names = [each for each in generations.list_generations(store) if each != current]
-        found = [generations.read_generation(store, name) for name in names]
-        return tuple(files for files in found if files.content())
 
     def _read_provided(self, output: int, store: int) -> generations.Files:
         try:
@@ -262,6 +260,12 @@ class Credentials:
                 hint += " /etc/istio-hostagent/hostagent.env"
             message = f"certificate files in {self._output_dir} and {self._store_dir}: {error}"
             raise kind(message, hint=hint) from error
+
+
+def _read_kept(store: int, current: str | None) -> tuple[generations.Files, ...]:
+    names = [each for each in generations.list_generations(store) if each != current]
+    found = [generations.read_generation(store, name) for name in names]
+    return tuple(files for files in found if files.content())
 
 
 def _read_names(output: int) -> tuple[generations.Files, tuple[str, ...]]:

@@ -191,6 +191,21 @@ def test_renewal_shows_the_certificate_and_needs_no_token(
     assert [call.how for call in authority.seen] == ["token", "certificate"]
 
 
+def test_what_is_held_outlives_a_directory_that_is_gone_after_each_boot(
+    host: Host, authority: DemoAuthority
+) -> None:
+    first = held_of(host.run("ensure"))
+    # Token, root and what was obtained lay below /run.
+    shutil.rmtree(host.output)
+    host.token_file.unlink()
+    assert error_of(host.run("inspect"))["code"] == "certificate-untrusted"
+    held = held_of(host.run("ensure"))
+    assert (held["serial"], held["obtained"]) == (first["serial"], False)
+    assert f"{assert_pair_matches(host.output).serial_number:x}" == first["serial"]
+    assert held_of(host.run("renew"))["via"] == "certificate"
+    assert [call.how for call in authority.seen] == ["token", "certificate"]
+
+
 def test_ensure_renews_past_the_grace_ratio(host: Host, authority: DemoAuthority) -> None:
     host.run("ensure")
     held = held_of(host.run("ensure", grace_ratio=0.9999999))

@@ -77,6 +77,13 @@ _CLOSED_BY_PEER = frozenset(
         _E_HTTP2_STREAM,
     }
 )
+# What to do where libcurl's words leave that open.
+_HINTS = {
+    pycurl.E_COULDNT_RESOLVE_HOST: "add its address and this name to /etc/hosts, as istioctl's"
+    " file hosts has them, or set CA_ADDR to a name that is known",
+    pycurl.E_COULDNT_CONNECT: "if the CA runs, rules of somebody else may take this connection"
+    " elsewhere: `nft list ruleset` and `iptables-legacy-save` show them",
+}
 _UNTRUSTED_SERVER = frozenset({pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CACERT_BADFILE})
 
 
@@ -294,7 +301,7 @@ def _transport_error(
             f"{tried}: the connection ended after it was shown ({words})",
             hint="the CA may not trust this certificate any more",
         )
-    return AuthorityUnavailable(f"{tried}: {words}")
+    return AuthorityUnavailable(f"{tried}: {words}", hint=_HINTS.get(code, ""))
 
 
 def _check_status(tried: str, answer: _Answer, http_status: int, credential: Credential) -> None:

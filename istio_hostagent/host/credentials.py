@@ -253,7 +253,8 @@ class Credentials:
             hint = find_remedy(None, os.strerror(error.errno or 0))
             if error.errno in (errno.EACCES, errno.EPERM):
                 kind = NotPermitted
-                hint = f"they are written by istio-proxy: chown istio-proxy {self._output_dir}"
+                command = "chown" if os.path.isdir(self._output_dir) else "install -d -o"
+                hint = f"they are written by istio-proxy: {command} istio-proxy {self._output_dir}"
             elif error.errno == errno.EROFS:
                 kind = NotPermitted
                 hint += ", or another directory in OUTPUT_CERTS of"

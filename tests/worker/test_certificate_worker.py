@@ -310,6 +310,14 @@ def test_unreachable_ca_is_named_with_its_address(host: Host, authority: DemoAut
     assert error["code"] == "authority-unavailable"
     assert f"127.0.0.1:{authority.port} (as {SERVER_NAME})" in error["message"]
     assert "with the token" in error["message"]
+    assert "iptables-legacy-save" in error["hint"]
+
+
+def test_ca_whose_name_nobody_knows_is_named_with_where_to_write_it(host: Host) -> None:
+    error = error_of(host.run("ensure", ca_host="istiod.invalid"))
+    assert error["code"] == "authority-unavailable"
+    assert "istiod.invalid" in error["message"]
+    assert "/etc/hosts" in error["hint"]
 
 
 def test_ca_of_another_name_gets_no_credential(host: Host, authority: DemoAuthority) -> None:
@@ -835,3 +843,8 @@ def test_runs_as_another_user_and_names_what_that_user_cannot_read(
     assert error["code"] == "not-permitted"
     assert str(host.directory / "store") in error["message"]
     assert host.tree() == before
+    os.chown(host.directory / "store", NOBODY, NOBODY)
+    root = shutil.copy(host.output / "root-cert.pem", host.directory / "root.pem")
+    shutil.rmtree(host.output)
+    hint = error_of(host.run("renew", root_file=str(root)))["hint"]
+    assert hint == f"they are written by istio-proxy: install -d -o istio-proxy {host.output}"

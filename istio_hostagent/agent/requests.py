@@ -22,6 +22,7 @@ from ..errors import (
 from ..host import layers, ports
 from ..identity import rotation
 from ..lifecycle.phase import Phase
+from ..lifecycle.redirection import Rules
 from ..lifecycle.report import Report
 from ..redirect import plan, policy
 from ..supervise import validation
@@ -162,12 +163,12 @@ class Requests:
         if not parts.situation().is_serving:
             state = inspection.ProxyState.NOT_READY
             name, is_at = parts.proxy.kind.value, parts.proxy.child.state.value
-            last_error = parts.proxy.obstacle(life) or f"proxy: {name} is {is_at}"
+            last_error = parts.proxy.obstacle(life).removeprefix("proxy: ") or f"{name} is {is_at}"
         elif state is inspection.ProxyState.LISTENING:
             state = inspection.ProxyState.SERVING
         elif closed:
-            last_error = f"proxy: it does not listen on {inspection.name_ports(closed)}"
-        if last_error:
+            last_error = f"it does not listen on {inspection.name_ports(closed)}"
+        if last_error and parts.redirection.value.rules is not Rules.OUT:
             last_error += "; captured connections fail until it serves"
         return inspection.Proxy(state, True, closed, last_error)
 

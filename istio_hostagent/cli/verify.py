@@ -33,7 +33,7 @@ def _render(result: dict[str, Any], is_verbose: bool) -> str:
     lines += [f"not testable: {line}" for line in result["not_testable"]]
     proxy = result.get("proxy", {})  # an agent of an earlier version says nothing of it
     if proxy.get("last_error"):
-        prefix = "no proxy" if proxy["required"] else "note"
+        prefix = "no proxy" if proxy["required"] else "note: no proxy"
         lines.append(f"{prefix}: {proxy['last_error']}")
     if is_verbose:
         lines += [f"met: {line}" for line in result["kept"]]

@@ -334,7 +334,7 @@ class TestVerbsWithoutAnAgent:
         assert host.verb("plan").stdout == ""
         verified = host.verb("verify")
         assert verified.returncode == 0
-        assert "note: " in verified.stdout and "listens on ports 15001, 15006" in verified.stdout
+        assert "note: no proxy: " in verified.stdout and "ports 15001, 15006" in verified.stdout
         assert not (host.state / "joined").exists()
 
         host.namespace.run(
@@ -366,7 +366,7 @@ class TestVerbsWithoutAnAgent:
         assert (found["differences"], found["broken"]) == ([], [])
         assert found["proxy"]["required"]
         assert found["proxy"]["closed_ports"] == [15001, 15006]
-        assert "no proxy: " in host.verb("verify", is_checked=False).stdout
+        assert "\nno proxy: " in host.verb("verify", is_checked=False).stdout
 
     def test_verbs_that_need_an_agent_say_so(self, make_host: MakeHost) -> None:
         host = make_host()

@@ -64,13 +64,11 @@ def _look_at_proxy(config: model.Config, host: model.HostFacts) -> inspection.Pr
     state, closed = inspection.look_at_ports(config.redirection, listening)
     last_error = ""
     if closed:
-        what = (
-            "no agent runs here and this host has not joined: whether a proxy runs is yours to say"
-        )
+        what = "no agent runs here and this host has not joined: to run a proxy is up to you"
         if is_required:
             what = "this host has joined and no agent runs: systemctl start istio-hostagent"
         last_error = (
-            f"no proxy of the user {host.proxy_uid} listens on {inspection.name_ports(closed)}, so"
+            f"nothing of the user {host.proxy_uid} listens on {inspection.name_ports(closed)}, so"
             f" captured connections fail ({what})"
         )
     return inspection.Proxy(state, is_required, closed, last_error)

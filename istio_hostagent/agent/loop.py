@@ -18,7 +18,18 @@ from ..lifecycle import decide
 from ..lifecycle import life as lives
 from ..lifecycle.phase import Phase
 from ..supervise import liveness
-from . import components, configuration, events, fields, part, performer, reading, requests
+from . import (
+    components,
+    configuration,
+    events,
+    fields,
+    part,
+    performer,
+    places,
+    reading,
+    reload,
+    requests,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +135,26 @@ class Agent:
                 self.is_stopping = True
             case events.Asked(caller):
                 self._requests.take(caller)
+            case events.Heartbeat():
+                self._look_at_disk()
+
+    def _look_at_disk(self) -> None:
+        """See whether somebody has removed what says that this host has joined."""
+        parts, disk = self._parts, self._parts.life.disk
+        before = disk.is_mark_gone, disk.has_guard, disk.is_accepted_gone
+        parts.life = lives.looked_at_disk(
+            parts.life,
+            has_mark=parts.state.has(places.MARKER),
+            has_guard=parts.state.has(places.GUARD),
+            has_accepted=parts.state.has(reload.ACCEPTED),
+        )
+        disk = parts.life.disk
+        if (disk.is_mark_gone, disk.has_guard, disk.is_accepted_gone) != before:
+            logger.warning(
+                "somebody has removed files from the state directory; they are written again"
+                " (to leave the mesh: systemctl stop istio-hostagent)",
+                extra=fields.of(CODE="marks-removed"),
+            )
 
     def _patience_s(self) -> float:
         """How long nothing has to be done unless something happens, in seconds."""

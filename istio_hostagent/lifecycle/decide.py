@@ -71,9 +71,9 @@ def _written(life: Life, step: Step, now_is: Situation, now: Now, error: str) ->
         case Step.UNMARK_ATTEMPT:
             disk = disk._replace(is_attempting=False)
         case Step.MARK_JOINED:
-            disk = disk._replace(is_joined=True)
+            disk = disk._replace(is_joined=True, is_mark_gone=False)
         case Step.UNMARK_JOINED:
-            disk = disk._replace(is_joined=False)
+            disk = disk._replace(is_joined=False, is_mark_gone=False)
         case Step.WRITE_GUARD:
             disk = disk._replace(guard=now_is.redirection.desired, has_guard=True)
         case Step.REMOVE_GUARD:
@@ -81,7 +81,7 @@ def _written(life: Life, step: Step, now_is: Situation, now: Now, error: str) ->
         case Step.STORE_SOCKET:
             disk = disk._replace(is_stored=True)
         case Step.SAVE_ACCEPTED:
-            disk = disk._replace(accepted=life.in_force)
+            disk = disk._replace(accepted=life.in_force, is_accepted_gone=False)
         case Step.SAVE_REFUSED:
             texts = life.refusal.texts if life.refusal is not None else None
             disk = disk._replace(refused=texts)

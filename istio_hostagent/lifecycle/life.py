@@ -76,14 +76,19 @@ class Refusal(NamedTuple):
 
 
 class Disk(NamedTuple):
-    """The state directory and the descriptor store, as last read or written by us."""
+    """The state directory and the descriptor store, as last read or written by us.
+
+    What somebody has removed since is `..._gone`, or not had any more, and is written again.
+    """
 
     is_joined: bool = False
+    is_mark_gone: bool = False  # of a host that has joined
     is_attempting: bool = False  # rules may be in although this host has not joined
     guard: Hashable = None  # which rules the guard of early boot stands for; None: not known
     has_guard: bool = False
     is_stored: bool = False  # the service manager keeps the socket that owns the rules
     accepted: Revision | None = None  # the last configuration that has worked
+    is_accepted_gone: bool = False
     refused: Hashable = None  # texts that stay refused over a restart
     retry_at: float = 0.0
     last_error: str = ""
@@ -162,6 +167,21 @@ def begin(disk: Disk) -> Life:
     """A start, also after a kill: what the disk says. What has worked needs no file to go on."""
     phase = phases.Phase.JOINED if disk.is_joined else phases.Phase.OUT
     return Life(phase, disk, may_have_rules=disk.is_attempting or disk.is_joined)
+
+
+def looked_at_disk(life: Life, *, has_mark: bool, has_guard: bool, has_accepted: bool) -> Life:
+    """The state directory was looked at: a host that has joined keeps there what says so.
+
+    To leave is to be told to (design invariant 8), which whoever removes a file has not done.
+    """
+    if not life.is_joined:
+        return life
+    disk = life.disk._replace(
+        is_mark_gone=not has_mark,
+        has_guard=life.disk.has_guard and has_guard,
+        is_accepted_gone=life.disk.accepted is not None and not has_accepted,
+    )
+    return life._replace(disk=disk)
 
 
 def unreadable(life: Life) -> Life:

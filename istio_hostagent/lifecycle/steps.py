@@ -198,6 +198,8 @@ def _step_staying(life: Life, now_is: Situation, now: Now) -> Step | None:
 
 
 def _step_write_down(life: Life, now_is: Situation, now: Now) -> Step | None:
+    if life.disk.is_mark_gone:
+        return Step.MARK_JOINED
     if life.disk.is_attempting:
         return Step.UNMARK_ATTEMPT
     refusal = life.refusal
@@ -206,7 +208,7 @@ def _step_write_down(life: Life, now_is: Situation, now: Now) -> Step | None:
     if life.in_force is None or now_is.redirection.rules is redirection.Rules.OUT:
         return None
     is_whole = life.is_in_mesh(now_is, now) and now_is.is_complete(now)
-    if is_whole and life.in_force != life.disk.accepted:
+    if is_whole and (life.in_force != life.disk.accepted or life.disk.is_accepted_gone):
         return Step.SAVE_ACCEPTED
     # On trial the guard is that of what a start would come back to.
     if life.phase is not Phase.TRYING and (step := _step_keep(life, now_is)):

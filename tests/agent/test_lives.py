@@ -244,3 +244,38 @@ def test_legacy_rules_that_come_before_ours_are_noticed_although_nobody_tells(
     host.thief = None
     host.legacy_rules = ()
     host.until(lambda: host.is_in_mesh, 90.0, "in the mesh again")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("joined",), ("guard.nft",), ("accepted.json",), ("joined", "guard.nft", "accepted.json")],
+)
+def test_marks_that_somebody_removes_are_there_again_within_a_minute(
+    host: MemoryHost, names: tuple[str, ...]
+) -> None:
+    host.join()
+    host.run(100.0)
+    before = {name: host.disk.files[f"/state/{name}"] for name in ("guard.nft", "accepted.json")}
+    host.lose_marks(*names)
+    host.run(61.0)
+    assert host.has("joined")
+    assert {name: host.disk.files[f"/state/{name}"] for name in before} == before
+    assert host.is_in_mesh
+    assert [line for line in host.log.lines if "removed files from the state directory" in line]
+    host.boot()
+    host.start()
+    assert host.has_rules, "a boot begins closed"
+
+
+def test_marks_that_cannot_be_written_again_are_tried_until_they_are_there(
+    host: MemoryHost,
+) -> None:
+    host.join()
+    host.run(100.0)
+    host.disk.is_full = True
+    host.lose_marks("guard.nft")
+    host.run(120.0)
+    assert not host.has("guard.nft")
+    assert "guard.nft" in host.summary
+    host.disk.is_full = False
+    host.until(lambda: host.has("guard.nft"), 10.0, "written again")

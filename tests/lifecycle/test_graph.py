@@ -102,6 +102,9 @@ def check_waiting(world: World) -> None:
     if lived.phase is Phase.LEAVING:
         assert is_due or not now_is.redirection.is_changing, world
         return
+    if lived.is_joined and lived.disk.is_mark_gone:
+        # Invariant 8: nobody takes a host out by removing its mark.
+        assert lived.disk.retry_at > NOW.monotonic, world
     if lived.phase is Phase.OUT and not lived.may_have_rules and not lived.disk.is_attempting:
         # Invariant 2: a host that could not join has its network back.
         assert not world.kernel, world

@@ -20,6 +20,8 @@ What is collapsed, so that the graph is finite and small enough (`collapse`):
 - The stop deadline of a proxy is always ahead: SIGKILL changes nothing but the time it takes.
 - A look at the rules takes no time: a drift that it finds late is one that comes late. Where rules
   are changed at once (not `is_worker`), a change under way is not a state.
+- A file that somebody removes is noticed at once. One that is gone when the agent is killed is
+  there again: that it was not is the start of a host that has left.
 - A reading of the files takes no time, but for the first one: one that does is a change of files
   that comes later. One that comes to nothing matters only as long as nothing has been read.
 """
@@ -478,7 +480,18 @@ def event_edges(world: World) -> Iterator[Edge]:
     yield from _proxy(world)
     yield from _time(world)
     yield from killings(world, "killed")
+    yield from _disk(world)
     yield Edge("SIGTERM", world._replace(life=decide.leave(world.life, NOW)), is_kind=False)
+
+
+def _disk(world: World) -> Iterator[Edge]:
+    """Somebody has removed files of the state directory, and a look has found that."""
+    names = ("has_mark", "has_guard", "has_accepted")
+    for gone in (*names, "all"):
+        found = {name: gone not in (name, "all") for name in names}
+        looked = lives.looked_at_disk(world.life, **found)
+        if looked != world.life:
+            yield Edge(f"removed: {gone}", world._replace(life=looked), is_kind=False)
 
 
 def killings(world: World, name: str) -> Iterator[Edge]:
@@ -506,7 +519,13 @@ def killed(world: World) -> World:
     )
     return dead._replace(
         life=dead.life._replace(
-            disk=world.life.disk._replace(guard=None, retry_at=0.0, last_error="")
+            disk=world.life.disk._replace(
+                guard=None,
+                retry_at=0.0,
+                last_error="",
+                is_mark_gone=False,
+                is_accepted_gone=False,
+            )
         ),
     )
 

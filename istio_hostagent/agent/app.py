@@ -82,7 +82,7 @@ def run(environment: Mapping[str, str]) -> None:
         processes=children.Processes(inbox, _record(host)),
         doors=doors.Doors(inbox),
         held=heldports.HeldPorts(stored, user),
-        state=statefiles.StateFiles(host.state_dir),
+        state=statefiles.StateFiles(host.state_dir, reserved=(reload.ACCEPTED, places.GUARD)),
         environment=layers,
         certificates=certificatefiles.CertificateFiles(host.state_dir, seen),
         proxy=proxyfiles.ProxyFiles(host, seen),

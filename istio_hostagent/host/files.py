@@ -62,6 +62,49 @@ def write_atomically(
     sync_directory(directory)
 
 
+def reserve(path: str, size: int) -> bool:
+    """Have a file with room for so many bytes, or none; whether it is there."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(descriptor).st_size < size:
+                os.posix_fallocate(descriptor, 0, size)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        _discard(path)
+        return False
+    return True
+
+
+def _discard(path: str) -> None:
+    try:
+        remove(path)
+    except OSError:
+        return
+
+
+def write_reserved(path: str, reserved: str, data: bytes, *, mode: int = 0o600) -> None:
+    """Like `write_atomically` on a full disk, into the room that `reserve` has made.
+
+    Raises OSError with `path` as it was.
+    """
+    descriptor = os.open(reserved, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        if os.fstat(descriptor).st_size < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), reserved)
+        os.fchmod(descriptor, mode)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.ftruncate(descriptor, len(data))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(reserved, path)
+    sync_directory(os.path.dirname(path))
+
+
 def has_content(path: str, data: bytes) -> bool:
     """Whether a file that can be read holds exactly this."""
     try:

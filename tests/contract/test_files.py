@@ -11,6 +11,7 @@ import pytest
 from istio_hostagent.config import model
 from istio_hostagent.host import (
     certificatefiles,
+    files,
     layers,
     mounts,
     ports,
@@ -77,6 +78,30 @@ class TestStateFiles(StateContract):
             (tmp_path / "mark.new").mkdir()  # where the file is written before it is renamed
 
         return State(statefiles.StateFiles(str(tmp_path)), break_disk)
+
+
+class TestRoom:
+    """What is written on a full disk, in room that was kept."""
+
+    def test_room_is_kept_with_each_write_and_used_once(self, tmp_path: Path) -> None:
+        path, room = tmp_path / "texts", tmp_path / "texts.room"
+        state = statefiles.StateFiles(str(tmp_path), reserved=("texts",))
+        state.write("texts", b"one", mode=0o600)
+        assert room.stat().st_size >= 1 << 16
+        files.write_reserved(str(path), str(room), b"another", mode=0o644)
+        assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"another", 0o644)
+        assert not room.exists()
+        with pytest.raises(OSError, match=r"texts\.room"):
+            files.write_reserved(str(path), str(room), b"third")
+        assert path.read_bytes() == b"another"
+
+    def test_what_is_too_large_for_it_takes_nothing_away(self, tmp_path: Path) -> None:
+        path, room = tmp_path / "texts", tmp_path / "room"
+        path.write_bytes(b"kept")
+        assert files.reserve(str(room), 100)
+        with pytest.raises(OSError, match="No space"):
+            files.write_reserved(str(path), str(room), bytes(101))
+        assert path.read_bytes() == b"kept"
 
 
 class TestFakeStateFiles(StateContract):

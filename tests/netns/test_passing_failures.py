@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.lab.killer import WorkerKiller
 from tests.lab.waiting import eventually
-from tests.netns.conftest import MakeHost, configure, join
+from tests.netns.conftest import MESH, MakeHost, configure, join
 from tests.netns.test_trial import is_in_mesh, main_rules
 
 
@@ -74,4 +74,26 @@ def test_a_full_runtime_directory_does_not_keep_a_joined_host_out(
         fill(host.directory / "run")
         host.start()
         host.verb("wait", "--timeout", "30")
+        host.stop()
+
+
+def test_what_has_worked_on_a_full_disk_is_what_a_start_begins_with(
+    make_host: MakeHost, envoy: str
+) -> None:
+    host = make_host(envoy=envoy)
+    with small_file_system(host.state):
+        join(host)
+        eventually(lambda: (host.state / "guard.nft").exists(), "the guard of early boot")
+        fill(host.state)
+        configure(host, ISTIO_SERVICE_CIDR=f"{MESH},10.97.0.0/16")
+        accepted, guard = host.state / "accepted.json", host.state / "guard.nft"
+        eventually(lambda: "10.97.0.0" in accepted.read_text(), "written down")
+        eventually(lambda: "10.97.0.0" in guard.read_text(), "so that a boot knows it")
+        host.kill()
+        said = len(host.log_text())
+        host.start()
+        host.verb("wait", "--timeout", "30")
+        host.verb("verify")
+        assert host.log_text()[said:].count("proxy started") == 1
+        assert "not-saved" not in host.log_text()
         host.stop()

@@ -431,6 +431,10 @@ class RedirectionPart(part.Part):
     def _drifted(
         self, changes: tuple[committed.Change, ...], drifts: tuple[model.Drift, ...]
     ) -> None:
+        is_of_guard = drift.is_of_guard_alone(drifts)
+        if is_of_guard and self.value.is_guard_out:
+            self.value = states.looked(self.value)  # it waits to be put back already
+            return
         # Each run of a tool is another process: who fights us is known by the name.
         names = {change.process_name or "somebody" for change in changes}
         self._culprits = ", ".join(sorted(names))
@@ -440,7 +444,6 @@ class RedirectionPart(part.Part):
             extra=fields.of(CULPRIT=culprits, DETAIL=str(drifts[0]), COUNT=len(drifts)),
         )
         self.repaired += 1
-        is_of_guard = drift.is_of_guard_alone(drifts)
         now = self._clock.monotonic()
         self.value = states.drifted(self.value, now, is_of_guard=is_of_guard)
 

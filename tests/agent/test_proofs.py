@@ -57,3 +57,17 @@ def test_what_packets_disprove_is_said_where_nobody_has_touched_our_rules(
     host.steal("10.96.")
     host.run(1.0)
     assert "packets show" in host.summary
+
+
+def test_who_keeps_deleting_the_guard_is_answered_ever_more_slowly(host: MemoryHost) -> None:
+    host.join()
+    host.run(60.0)
+    for _ in range(500):
+        host.lose_guard()
+        host.tell(is_ours=True)  # and touches our tables all the time
+        host.run(0.02)
+    assert host.status["redirection"]["repaired"] <= 20
+    assert host.is_in_mesh
+    assert "nft keeps changing the rules" in host.summary
+    host.run(60.0)
+    assert model.GUARD_TABLE in host.space.tables

@@ -21,6 +21,13 @@ ADMIN_SOCKET = f"{ADMIN_DIRECTORY}/envoy.sock"
 DRAIN_S = 5
 
 
+class Admin(NamedTuple):
+    """Where Envoy's admin interface is: a unix socket, or else a port of 127.0.0.1."""
+
+    socket: str = ""
+    port: int = pilot.ENVOY_ADMIN_PORT
+
+
 class ProcessSpec(NamedTuple):
     """A process to start, and what must lie in its working directory before.
 
@@ -44,6 +51,7 @@ class ProcessSpec(NamedTuple):
     listens: tuple[int, ...] = ()
     directories: tuple[str, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
+    admin: Admin = Admin()
 
 
 def binary_candidates(proxy: model.ProxySettings, name: str) -> tuple[str, ...]:
@@ -89,6 +97,7 @@ def envoy_spec(
         directory=directory,
         doors=(liveness.Door(ENVOY, config.proxy.status_port, "/healthz/ready"),),
         directories=(ADMIN_DIRECTORY,),
+        admin=Admin(f"{directory}/{ADMIN_SOCKET}"),
         listens=_listens(config.redirection),
     )
 

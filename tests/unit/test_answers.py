@@ -33,6 +33,7 @@ REQUESTS: dict[str, Any] = {
     "probe_sockets": {"groups": [{}, {}]},
     "reader": ("/a", "/b"),
     "second_reader": {},
+    "served": {"socket": "/run/envoy.sock", "port": 15000, "identity": "spiffe://a/b"},
 }
 GOOD: dict[str, Any] = {
     "certificate": {"held": HELD, "error": ERROR},
@@ -44,6 +45,7 @@ GOOD: dict[str, Any] = {
     "probe_sockets": {"errnos": [0, 97, 1, 2]},
     "reader": [{"data": "S0VZPXZhbHVlCg=="}, {"errno": 13}],
     "second_reader": {"observed": exchange.to_json(model.Observed())},
+    "served": {"serials": ["2e26", "1"]},
 }
 anything = st.recursive(
     st.none()
@@ -143,6 +145,11 @@ class TestWhatFits:
     def test_probe_sockets(self) -> None:
         assert read("probe_sockets", GOOD["probe_sockets"]).errnos == (0, 97, 1, 2)
 
+    def test_what_a_proxy_shows(self) -> None:
+        assert read("served", GOOD["served"]).serials == ("2e26", "1")
+        assert read("served", {"serials": []}).serials == ()
+        assert read("served", {"error": ERROR}).error.message == "no such account"
+
     def test_files(self) -> None:
         assert read("reader", GOOD["reader"]) == (
             reader.FileRead(b"KEY=value\n"),
@@ -230,6 +237,26 @@ class TestWhatDoesNot:
     def test_files(self, wrong: Any) -> None:
         with pytest.raises(checks.Wrong, match="file"):
             read("reader", [{"errno": 2}, wrong])
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            None,
+            {},
+            "2e26",
+            ["2E26"],
+            ["0x1"],
+            [""],
+            ["1\n"],
+            [7],
+            [["1"]],
+            ["1" * 300],
+            ["1"] * 33,
+        ],
+    )
+    def test_what_a_proxy_shows(self, wrong: Any) -> None:
+        with pytest.raises(checks.Wrong, match="serials"):
+            read("served", {"serials": wrong})
 
     def test_a_file_that_is_too_long(self) -> None:
         data = base64.b64encode(bytes(files.MAX_BYTES + 1)).decode()

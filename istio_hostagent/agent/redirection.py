@@ -165,6 +165,7 @@ class RedirectionPart(part.Part):
         unkept = (each for each in self.findings if each.state is not expectations.State.MET)
         return {
             "state": self.value.rules.value,
+            "managed": not self._is_left_to_others,
             "last_error": self.last_error,
             "looks": self.looks,
             "repaired": self.repaired,
@@ -310,6 +311,8 @@ class RedirectionPart(part.Part):
     @property
     def remark(self) -> str:
         """What is as it must be and not as one might expect, or nothing."""
+        if self._is_left_to_others:
+            return "redirection: up to rules of your own, not tested (ISTIO_CUSTOM_IP_TABLES)"
         opened = [
             each for each in self.findings if each.closed_by and each.expectation.captured_at
         ]
@@ -324,6 +327,10 @@ class RedirectionPart(part.Part):
         if ports:
             return f"capture opens port {_listed(ports)}, which {by[ports[0]]} closes"
         return ""
+
+    @property
+    def _is_left_to_others(self) -> bool:
+        return self._settings is not None and not self._settings.is_managed
 
     @property
     def _is_about_these(self) -> bool:

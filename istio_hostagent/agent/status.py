@@ -2,8 +2,8 @@
 
 Version 1: {"version", "pid", "in_control", "in_mesh", "joined", "summary",
 "configuration": {"state": "waiting|invalid|kept|accepted", "files", "problems", "warnings"},
-"redirection": {"state": "absent|installed|proven in part|proven", "last_error", "looks",
-"repaired", "findings", "untested", "not_captured"},
+"redirection": {"state": "absent|installed|proven in part|proven", "managed", "last_error",
+"looks", "repaired", "findings", "untested", "not_captured"},
 "capture_ports": {"state": "held|taken|free", "ports", "taken_by", "last_error"},
 "certificate": {"state": "none|held|expired", "identity", "serial", "not_before", "not_after",
 "next_attempt", "failures", "renewal": "planned|failing|pending", "failing_since", "last_error"},

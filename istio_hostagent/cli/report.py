@@ -45,6 +45,8 @@ def _with(state: str, last_error: str, said: str) -> str:
 
 def _redirection(part: dict[str, Any]) -> str:
     """The state; what this host cannot test is no error of its own, and `verify` names it."""
+    if not part.get("managed", True):
+        return "up to rules of your own, not tested (ISTIO_CUSTOM_IP_TABLES)"
     untested = part.get("untested", len(part["findings"]) - len(_differences(part)))
     if not untested:
         return str(part["state"])

@@ -434,3 +434,18 @@ def test_a_host_whose_address_changed_still_keeps_its_promises(
     host.namespace.run(["nft", "flush", "ruleset"], check=True)
     eventually(lambda: host.status()["redirection"]["repaired"] == 1, "repaired")
     host.verb("wait", "--timeout", "20")
+
+
+@pytest.mark.envoy
+def test_rules_of_the_operators_own_are_said_to_be_untested(
+    make_host: MakeHost, envoy: str
+) -> None:
+    host = make_host(envoy=envoy)
+    join(host)
+    assert host.status()["redirection"]["managed"]
+    host.write_sidecar("ISTIO_INBOUND_PORTS=8080\nISTIO_CUSTOM_IP_TABLES=true\n")
+    what = "up to rules of your own, not tested (ISTIO_CUSTOM_IP_TABLES)"
+    assert host.verb("reload").stdout.strip().endswith(f"; redirection: {what}")
+    assert not host.status()["redirection"]["managed"]
+    assert f"redirection    {what}\n" in host.verb("status").stdout
+    assert host.tables() == set()

@@ -32,6 +32,14 @@ VERDICT_S = 0.02
 # What was changed, or why nothing was.
 Changed = Callable[[plan.Changes | HostAgentError], None]
 
+# What istio-iptables leaves is in its chains, all but the redirection of DNS to 15053.
+_OTHERS_COME_BEFORE = (
+    "rules of somebody else come before ours: `nft list ruleset` and `iptables-legacy-save` show"
+    " them; what Istio's scripts have left goes with"
+    " `for i in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy;"
+    " do $i-save | grep -v -e ISTIO_ -e 15053 | $i-restore; done`"
+)
+
 
 class RedirectionPart(part.Part):
     """Keeps the kernel's rules equal to the configuration and knows whether packets agree.
@@ -268,8 +276,7 @@ class RedirectionPart(part.Part):
             self._disproof = StillDrifted(
                 [str(finding) for finding in broken if not finding.is_shut],
                 how="packets show that the rules do not hold",
-                hint="rules of somebody else come before ours: `nft list ruleset` and"
-                " `iptables-legacy-save` show them",
+                hint=_OTHERS_COME_BEFORE,
             )
             self._disproved_at = now
             return

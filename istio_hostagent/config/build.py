@@ -26,6 +26,9 @@ Value = explain.Value
 MAX_ENVIRONMENT_STRING = 131072
 ADMIN_PORT = 15000  # of the Envoy that pilot-agent starts
 _MOVED_PORT = re.compile(r"(?:statusPort|proxyAdminPort)[\"']?\s*:\s*[\"']?([0-9]{1,5})\b")
+_DISCOVERY = re.compile(
+    r"^[^#\n]*?discoveryAddress[\"']?\s*:\s*[\"']?([^\s\"',}]+:[0-9]{1,5})\b", re.MULTILINE
+)
 
 
 class Outcome(NamedTuple):
@@ -57,6 +60,7 @@ def build_config(
     _check_inbound(reader, facts, _check_listeners(reader, facts))
     _check_foreign(reader)
     _check_json(reader)
+    _check_discovery(reader, identity)
     config = model.Config(redirection, identity, proxy)
     values = explain.explain(reader, server_name=identity.server_name)
     problems = tuple(sorted(set(found.problems)))
@@ -322,6 +326,21 @@ def _check_json(reader: reading.Reader) -> None:
             outcome = "keeps pilot-agent from starting" if is_fatal else "is left out for that"
             message = f"{key} is no JSON, and {outcome}: {fields.show(value)}"
             reader.warn(sets[-1], f"{message}; {hint}")
+
+
+def _check_discovery(reader: reading.Reader, identity: model.IdentitySettings) -> None:
+    """Say where PROXY_CONFIG alone names another control plane than the CA is."""
+    origin = reader.find(settings.PROXY_CONFIG)
+    if origin is None or jsontext.is_bare_flow(origin.value):
+        return
+    found = _DISCOVERY.findall(origin.value)
+    keys = (settings.CA_ADDR, settings.ISTIO_CA, settings.PILOT_ADDRESS, settings.PILOT_PORT)
+    is_said = any(_is_set(reader, row.key) for row in keys)
+    asked = f"{identity.ca_host}:{identity.ca_port}"
+    if found and not is_said and found[0] != asked:
+        message = f"PROXY_CONFIG names {found[0]}, which is for the proxy alone"
+        hint = f"to have certificates from there, and not from {asked}, write CA_ADDR={found[0]}"
+        reader.warn(origin, f"{message}; {hint}")
 
 
 def _check_foreign(reader: reading.Reader) -> None:

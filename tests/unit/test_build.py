@@ -515,6 +515,28 @@ def test_json_that_has_lost_its_quotes_is_a_warning_with_the_right_spelling(
 
 @pytest.mark.parametrize(
     "value",
+    [
+        "discoveryAddress: istiod-canary.x.svc:15012",
+        '{"discoveryAddress":"istiod-canary.x.svc:15012"}',
+    ],
+)
+def test_a_control_plane_that_proxy_config_alone_names_is_not_the_ca(value: str) -> None:
+    text = f"PROXY_CONFIG='{value}'\n"
+    [warning] = build_config(text).warnings
+    assert warning.line == 1
+    assert warning.message.endswith("write CA_ADDR=istiod-canary.x.svc:15012")
+    for key in ("CA_ADDR=a.svc:15012", "PILOT_ADDRESS=a.svc:15012", "ISTIO_PILOT_PORT=31012"):
+        assert build_config(f"{text}{key}\n").warnings == ()
+
+
+@pytest.mark.parametrize("value", ["", "# discoveryAddress: a.svc:15012\nconcurrency: 2\n"])
+def test_the_default_control_plane_in_proxy_config_is_no_warning(value: str) -> None:
+    text = f"PROXY_CONFIG='{value}discoveryAddress: istiod.istio-system.svc:15012'\n"
+    assert build_config(text).warnings == ()
+
+
+@pytest.mark.parametrize(
+    "value",
     ["{}", '{"a": {"b": [1, -2.5e3, true, null]}}', "", '[{"name":"http","containerPort":80}]',
      '{"a":"b\\"c, }"}', ' {"a" : "ü"} '],
 )  # fmt: skip

@@ -191,6 +191,12 @@ class Overtaken(KernelBusy):
     """Somebody else committed between the look at the rules and the change; nothing changed."""
 
 
+_CLIENTS_PORT = (
+    "it is free when that connection ends; the sysctl net.ipv4.ip_local_reserved_ports keeps a"
+    " port from clients"
+)
+
+
 class PortTaken(HostAgentError):
     """Somebody else has a port that captured connections are to arrive at; `port` is its number.
 
@@ -201,10 +207,22 @@ class PortTaken(HostAgentError):
     exit_status = 75
 
     def __init__(
-        self, message: str, *, port: int, address: str = "", uid: int | None = None, inode: int = 0
+        self,
+        message: str,
+        *,
+        port: int,
+        address: str = "",
+        uid: int | None = None,
+        inode: int = 0,
+        is_client: bool = False,
     ) -> None:
-        """Keep beside the sentence what a look at the processes needs."""
-        super().__init__(message, hint="end that program, or give it another port")
+        """Keep beside the sentence what a look at the processes needs.
+
+        `is_client`: it is the port of a connection on the client's side.
+        """
+        another = "end that program, or give it another port"
+        super().__init__(message, hint=_CLIENTS_PORT if is_client else another)
+        self.is_client = is_client
         self.port = port
         self.address = address
         self.uid = uid

@@ -157,9 +157,13 @@ class HoldingPart(part.Part):
         place = f"[{taken.address}]" if ":" in taken.address else taken.address
         what = "captured connections fail until it is the proxy's"
         what = what if life.is_joined else "nothing is captured until it is the proxy's"
+        mend = f"end that program (ss -ltnp sport = :{taken.port} shows it)"
+        whose = f"taken by {self._who}"
+        if taken.is_client:
+            mend, whose = taken.hint, f"the client's port of a connection of {self._who}"
         return (
-            f"port {taken.port} is taken by {self._who} at {place}:{taken.port}; {what}: end that "
-            f"program (ss -ltnp sport = :{taken.port} shows it), it is tried again by itself"
+            f"port {taken.port} is {whose} at {place}:{taken.port}; {what}: {mend}, it is tried"
+            " again by itself"
         )
 
     def obstacle(self, life: Life) -> str:

@@ -147,7 +147,7 @@ def _hold(port: int, family: socket.AddressFamily, user: User) -> socket.socket:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        raise _find_stranger(port, user) or _taken_unseen(port) from error
+        raise _find_stranger(port, user) or _find_client(port) or _taken_unseen(port) from error
     # Somebody may have come in between, where all ask for SO_REUSEADDR and nobody listens yet.
     if (taken := _find_stranger(port, user)) is not None:
         made.close()
@@ -190,6 +190,21 @@ def _find_stranger(port: int, user: User) -> PortTaken | None:
         uid=first.uid,
         inode=first.inode,
     )
+
+
+def _find_client(port: int) -> PortTaken | None:
+    """A connection that got this port as its own, which clients can where the range is wide."""
+    for each in sockdiag.find_connections(port):
+        if each.inode:
+            return PortTaken(
+                f"port {port} is the client's port of a connection of user {each.uid}",
+                port=port,
+                address=str(each.address),
+                uid=each.uid,
+                inode=each.inode,
+                is_client=True,
+            )
+    return None
 
 
 def _taken_unseen(port: int) -> PortTaken:

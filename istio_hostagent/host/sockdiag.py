@@ -19,6 +19,7 @@ from .nfnetlink import framing
 
 _BY_FAMILY = 20  # SOCK_DIAG_BY_FAMILY
 _LISTEN = 10  # TCP_LISTEN
+_CONNECTED = sum(1 << state for state in (1, 2, 4, 5, 8, 9))  # established, or on its way
 _BOUND = 13  # TCP_BOUND_INACTIVE: bound and not connected; kernels before 6.8 do not tell of these
 _CGROUP_ID = 21  # INET_DIAG_CGROUP_ID, told unasked
 # struct inet_diag_req_v2: family, protocol, extensions, states; then which socket: any, or those
@@ -69,9 +70,17 @@ def find_on_port(port: int) -> list[Listener]:
     return [each for each in probe_listeners() if each.port == port]
 
 
-def ask_kernel(of_port: int = 0) -> Iterator[Listener]:
+def find_connections(port: int) -> list[Listener]:
+    """Give the connections that have this port as their own; none if the kernel does not tell."""
+    try:
+        return list(ask_kernel(port, _CONNECTED))
+    except (OSError, KernelBusy):
+        return []
+
+
+def ask_kernel(of_port: int = 0, states: int = 0) -> Iterator[Listener]:
     """Give every listener by sock_diag(7), or all of one port; raises OSError, KernelBusy."""
-    states = 1 << _LISTEN | (1 << _BOUND if of_port else 0)
+    states = states or 1 << _LISTEN | (1 << _BOUND if of_port else 0)
     for family in (socket.AF_INET, socket.AF_INET6):
         request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, states, socket.htons(of_port))
         for body in netlink.dump(netlink.NETLINK_SOCK_DIAG, _BY_FAMILY, request):

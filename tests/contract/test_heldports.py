@@ -240,6 +240,20 @@ class TestHeldPorts(HeldPortsContract):
             assert not host.take(PORT)
             host.listen(PORT)
 
+    def test_a_client_that_got_the_port_is_named_with_how_to_keep_it_from_clients(
+        self, host: RealHost, space: netns.Namespace
+    ) -> None:
+        """With net.ipv4.ip_local_port_range = 1024 65535, as many tuning guides have it."""
+        held = host.begin()
+        with space.bind("10.1.0.2", 8080) as server:
+            server.listen()
+            space.sysctl("net.ipv4.ip_local_port_range", f"{PORT} {PORT}")
+            with space.connect("10.1.0.2", 8080) as client:
+                with pytest.raises(PortTaken, match="client's port") as raised:
+                    held.hold(PORT)
+                assert raised.value.inode == os.fstat(client.fileno()).st_ino
+                assert "ip_local_reserved_ports" in raised.value.hint
+
     def test_sockets_of_another_user_or_purpose_are_not_taken_over(
         self, host: RealHost, space: netns.Namespace
     ) -> None:

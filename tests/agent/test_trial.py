@@ -245,6 +245,22 @@ def test_a_shortage_of_the_machine_is_no_verdict_on_a_bootstrap(host: MemoryHost
     host.until(lambda: host.is_in_mesh, 120.0, "tried again by itself")
 
 
+def test_a_configuration_that_a_full_disk_does_not_take_is_not_blamed_on_the_proxy(
+    host: MemoryHost,
+) -> None:
+    host.join()
+    host.disk.is_full = True
+    host.write(CLUSTER, TEXTS["rules"])
+    answer = host.answer("reload")
+    assert answer["exit_status"] == 75
+    assert "No space left on device" in answer["message"]
+    assert "journalctl" not in answer["message"]
+    host.disk.is_full = False
+    host.until(
+        lambda: host.accepted == "rules" and host.is_in_mesh, 120.0, "tried again by itself"
+    )
+
+
 def test_a_validation_that_was_killed_is_no_verdict_on_a_changed_configuration(
     host: MemoryHost,
 ) -> None:

@@ -71,6 +71,34 @@ def test_a_restart_and_a_crash_never_take_the_rules_out(
     assert mesh.ask(joined, peer.address).status == 0
 
 
+def test_a_night_of_upgrades_restarts_it_more_often_than_systemd_takes_of_others(
+    joined: machines.Machine, peer: machines.Machine
+) -> None:
+    """needrestart asks for one restart after each package that unattended-upgrades installs."""
+    handle = _table_handle(joined)
+    for _ in range(8):
+        joined.run("systemctl", "restart", UNIT)
+    mesh.wait_joined(joined)
+    assert _table_handle(joined) == handle, "the table is another one"
+    assert mesh.ask(joined, peer.address).status == 0
+
+
+def test_another_hostname_changes_nothing(
+    joined: machines.Machine, peer: machines.Machine
+) -> None:
+    before = joined.unit(UNIT, "MainPID"), _table_handle(joined)
+    joined.write("/etc/hostname", "another-name\n")
+    joined.run("hostname", "another-name")
+    joined.run("istio-hostagent", "renew")
+    joined.run("istio-hostagent", "reload")
+    mesh.wait_joined(joined)
+    assert mesh.ask(joined, peer.address).status == 0
+    assert (joined.unit(UNIT, "MainPID"), _table_handle(joined)) == before
+    joined.reboot()
+    mesh.wait_joined(joined)
+    assert mesh.ask(joined, peer.address).status == 0
+
+
 def test_a_reboot_stays_in_and_is_closed_from_the_start(
     joined: machines.Machine, peer: machines.Machine
 ) -> None:

@@ -24,6 +24,11 @@ def explain(path: str, error: OSError) -> str:
     return f"cannot be read by {user}: {os.strerror(number)}{f' ({remedy})' if remedy else ''}"
 
 
+def find_closed(path: str) -> str:
+    """The first directory on the way that this process may not pass; empty: there is none."""
+    return next((each for each in _above(path) if not _may_pass(each)), "")
+
+
 def _explain_denied(path: str, real: str, user: str) -> str:
     for directory in _above(real):
         if not os.access(directory, os.X_OK):
@@ -45,6 +50,10 @@ def _explain_missing(path: str, real: str) -> str:
         return f"is a link to {real}, which does not exist"
     missing = next((each for each in _above(real) if not os.path.lexists(each)), "")
     return f"does not exist, nor does its directory {missing}" if missing else "does not exist"
+
+
+def _may_pass(directory: str) -> bool:
+    return os.access(directory, os.X_OK) or not os.path.lexists(directory)
 
 
 def _above(path: str) -> list[str]:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import HostAgentError, HostUnsupported, KernelBusy, NotPermitted, find_remedy
-from . import generations
+from . import access, generations
 
 _DATA = "..data"
 _PROVIDED = "provided"
@@ -255,6 +255,14 @@ class Credentials:
                 kind = NotPermitted
                 command = "chown" if os.path.isdir(self._output_dir) else "install -d -o"
                 hint = f"they are written by istio-proxy: {command} istio-proxy {self._output_dir}"
+                closed = access.find_closed(self._output_dir) or access.find_closed(
+                    self._store_dir
+                )
+                if closed:
+                    hint = (
+                        f"they are written by istio-proxy, to whom {closed} is closed: chmod o+x"
+                    )
+                    hint += f" {closed}"
             elif error.errno == errno.EROFS:
                 kind = NotPermitted
                 hint += ", or another directory in OUTPUT_CERTS of"

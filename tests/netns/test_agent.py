@@ -98,6 +98,19 @@ class TestJoining:
         # The next attempt by the clock alone would be five minutes later.
         host.verb("wait", "--timeout", "15")
 
+    def test_a_state_directory_that_is_closed_to_istio_proxy_is_named(
+        self, make_host: MakeHost, envoy: str
+    ) -> None:
+        """As after `chmod 700 /var/lib/*`, which some guides to hardening have."""
+        host = make_host(envoy=envoy)
+        host.state.mkdir(mode=0o700)
+        configure(host)
+        host.start()
+        eventually(lambda: f"chmod o+x {host.state}" in host.log_text(), "what mends it")
+        host.state.chmod(0o711)
+        host.verb("reload")
+        host.verb("wait", "--timeout", "20")
+
     def test_a_missing_proxy_is_named_and_its_arrival_noticed(
         self, make_host: MakeHost, envoy: str, tmp_path: Path
     ) -> None:

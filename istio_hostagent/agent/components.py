@@ -22,6 +22,7 @@ from . import (
     prober,
     proxy,
     redirection,
+    serving,
     statedir,
     supervisor,
     tasks,
@@ -85,6 +86,14 @@ class Components:
         self.redirection = keeper
         self.holding = holding.HoldingPart(given.held, given.notifier, work, clock)
         self.proxy = proxy.ProxyPart(supervised, work, clock, given.proxy)
+        self.serving = serving.ServingPart(
+            work,
+            clock,
+            self.proxy,
+            lambda: self.certificate.value.held,
+            given.held.find_listening,
+            user,
+        )
         # Who hears of everything, in this order: what is seen of the machine counts first.
         self.all: tuple[part.Part, ...] = (
             self.work,
@@ -96,6 +105,7 @@ class Components:
             self.redirection,
             supervised,
             self.proxy,
+            self.serving,
             self.lookout,
             self.state,
         )
@@ -115,6 +125,7 @@ class Components:
             holding=self.holding.value,
             rotation=self.certificate.value,
             child=self.proxy.child.child,
+            serving=self.serving.value,
             validation=self.proxy.validation,
             has_program=self.proxy.binary is not None,
             is_outdated=self.proxy.is_outdated,
@@ -134,6 +145,7 @@ class Components:
             "capture_ports": self.holding,
             "certificate": self.certificate,
             "proxy": self.proxy,
+            "served_certificate": self.serving,
         }
 
     def report(self) -> report.Report:
@@ -143,7 +155,8 @@ class Components:
         attempt = life.attempt.last_error
         # While nothing is known of the files the other parts wait for them, and say nothing.
         is_blank = life.in_force is None and not life.offer.is_read
-        others = (self.holding, self.redirection, self.state, self.proxy, self.certificate)
+        others: tuple[part.Part, ...] = (self.holding, self.redirection, self.state, self.proxy)
+        others += (self.serving, self.certificate)
         obstacles = (
             *(each.obstacle(life) for each in others),
             f"the last attempt to join failed: {attempt}" if attempt else "",

@@ -192,6 +192,20 @@ class ProxyPart(part.Part):
         self._started = self._desired
         self.child.start(self._desired.spec, functools.partial(self._files.write, self._desired))
 
+    @property
+    def started(self) -> builds.Build | None:
+        """What was started last."""
+        return self._started
+
+    def load_again(self, count: int) -> None:
+        """Make an Envoy that runs read the files of the certificate; `count`: another each time.
+
+        Raises OSError. pilot-agent reads them by itself, and nobody can tell it to.
+        """
+        if self._started is not None and self._config is not None:
+            output = self._config.identity.output_dir
+            self._files.write(builds.respelled(self._started, output, count))
+
     # -- validation -----------------------------------------------------------------------------
 
     def validate(self) -> None:

@@ -10,6 +10,7 @@ Version 1: {"version", "pid", "in_control", "in_mesh", "joined", "summary",
 "proxy": {"kind", "binary", "state", "bootstrap", "pid", "closed_ports", "starts",
 "last_error"},
 "control_plane": {"state": "none|unknown|connected|away", "away_since"},
+"served_certificate": {"state": "unknown|held|other", "serials", "asked", "last_error"},
 "encryption": text, "watching": {"state": "complete|late", "last_error"}, "stuck": [...],
 "longest_turn_s": {event: seconds}}. Instants are unix seconds or null. Fields are added, never
 renamed: where there is "last_error" the same text is there as "trouble", too.

@@ -77,6 +77,11 @@ class Supervisor(part.Part):
         self._prepare = prepare
         self._report(child.Event.START)
 
+    def replace(self) -> None:
+        """Start the process anew, with the same specification."""
+        if self._spec is not None and self.state is child.State.READY:
+            self._report(child.Event.START)
+
     def stop(self) -> None:
         """Want no process; its end arrives later."""
         self._spec = None

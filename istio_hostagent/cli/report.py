@@ -23,6 +23,9 @@ def render(status: dict[str, Any]) -> str:
     ]
     if status["control_plane"]["state"] != "none":
         rows.append(("control plane", _control_plane(status["control_plane"])))
+    served = status.get("served_certificate", {})
+    if served.get("last_error") and served["last_error"] not in said:
+        rows.append(("note", f"which certificate the proxy shows: {served['last_error']}"))
     if status.get("encryption"):
         rows.append(("encryption", status["encryption"]))
     if redirection["repaired"]:

@@ -160,7 +160,8 @@ class Life(NamedTuple):
 
     def is_in_mesh(self, situation: Situation, now: Now) -> bool:
         """What the words `in the mesh` promise."""
-        return self.is_joined and not self.rollout.is_identity_first and situation.is_whole(now)
+        is_changing = self.rollout.is_identity_first or situation.shows_other
+        return self.is_joined and not is_changing and situation.is_whole(now)
 
 
 def begin(disk: Disk) -> Life:

@@ -10,6 +10,7 @@ from ..supervise import child as children
 from ..supervise import validation as validations
 from . import holding as holdings
 from . import redirection as redirections
+from . import serving as servings
 
 
 class Now(NamedTuple):
@@ -26,6 +27,7 @@ class Situation(NamedTuple):
     holding: holdings.Holding = holdings.Holding()
     rotation: rotations.Rotation = rotations.Rotation()
     child: children.Child = children.Child()
+    serving: servings.Serving = servings.Serving()
     validation: validations.Validation = validations.Validation()  # of the proxy that is desired
     has_program: bool = False
     is_outdated: bool = False  # what runs is not the proxy, or not the bootstrap, that is desired
@@ -47,6 +49,11 @@ class Situation(NamedTuple):
         return has_certificate and self.redirection.is_open and self.is_serving
 
     @property
+    def shows_other(self) -> bool:
+        """Whether the proxy is known to show another certificate than the one that is held."""
+        return self.serving.shown is servings.Shown.OTHER
+
+    @property
     def proxy_error(self) -> str:
         """What is wrong with the proxy, or nothing."""
         return self.validation.last_error or self.child.last_error
@@ -65,4 +72,5 @@ class Situation(NamedTuple):
             or not self.has_program
             or self.proxy_error
             or self.rotation.last_error is not None
+            or self.shows_other
         )

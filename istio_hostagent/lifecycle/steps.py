@@ -32,6 +32,9 @@ class Step(enum.Enum):
     PROVE = "prove the rules with packets"
     START = "start the proxy, in place of one that is outdated"
     STOP_PROXY = "stop the proxy"
+    ASK_SERVED = "ask the proxy which certificate it shows"
+    RELOAD_SERVED = "make the proxy load the certificate that is held"
+    REPLACE_PROXY = "replace a proxy that goes on showing another certificate"
     WRITE_GUARD = "write the guard of early boot"
     STORE_SOCKET = "hand the socket that owns the rules to the service manager"
     SAVE_ACCEPTED = "write down the texts that have worked"
@@ -124,6 +127,21 @@ def _step_start(now_is: Situation, now: Now) -> Step | None:
     return Step.START if is_wanted and is_ready else None
 
 
+def _step_serving(now_is: Situation, now: Now) -> Step | None:
+    """The proxy shows what is held."""
+    serving = now_is.serving
+    if serving.is_ask_due(now.monotonic):
+        return Step.ASK_SERVED
+    # What is given up anyway needs no other remedy, and there is none while what is held is not
+    # where the proxy loads it from.
+    is_on_disk = now_is.is_complete(now) and now_is.rotation.has_looked
+    if now_is.is_outdated or not is_on_disk:
+        return None
+    if serving.is_reload_due(now.monotonic):
+        return Step.RELOAD_SERVED
+    return Step.REPLACE_PROXY if serving.is_replacing_due(now.monotonic) else None
+
+
 def _step_withdraw(life: Life, now_is: Situation, now: Now) -> Step | None:
     """Rules out, then what stood for them on disk."""
     if life.may_have_rules:
@@ -161,7 +179,8 @@ def _step_joining(life: Life, now_is: Situation, now: Now) -> Step | None:
         return step
     if now_is.is_whole(now):
         return _step_commit(life, now_is, now)
-    return _step_start(now_is, now) or _step_prepare(life, now_is, now)
+    step = _step_start(now_is, now) or _step_prepare(life, now_is, now)
+    return step or _step_serving(now_is, now)
 
 
 def _step_commit(life: Life, now_is: Situation, now: Now) -> Step | None:
@@ -188,7 +207,7 @@ def _step_staying(life: Life, now_is: Situation, now: Now) -> Step | None:
     if life.in_force is not None:
         # Rules first, at every start too.
         step = _step_redirect(life, now_is, now) or _step_prepare(life, now_is, now)
-        step = step or _step_start(now_is, now)
+        step = step or _step_start(now_is, now) or _step_serving(now_is, now)
         if step is not None:
             return step
     rollout = life.rollout

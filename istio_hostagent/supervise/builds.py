@@ -8,7 +8,7 @@ import binascii
 from typing import NamedTuple
 
 from ..config import model
-from . import bootstrap, specs
+from . import bootstrap, specs, tls
 
 BOOTSTRAP = "envoy.json"
 ENVOY_PREFIX = "envoy-"
@@ -44,6 +44,23 @@ def build(
     texts[BOOTSTRAP] = bootstrap.render_bootstrap(config, facts, own, admin_socket)
     spec = specs.envoy_spec(config, facts, binary, f"{own}/{BOOTSTRAP}", directory)
     return Build(spec, own, texts)
+
+
+def shows_certificate(built: Build) -> bool:
+    """Whether our certificate is shown in any case; pilot-agent's control plane decides that."""
+    return tls.CERTIFICATE in built.texts.get(BOOTSTRAP, "")
+
+
+def respelled(built: Build, output_dir: str, count: int) -> Build:
+    """The same, with the directory of the certificate written so that each `count` differs.
+
+    An Envoy that reads these texts anew opens and watches whatever directory is there then: it
+    watches the directory itself, not its name, and never hears of another one in its place.
+    """
+    if not built.texts:
+        return built
+    texts = bootstrap.render_sds(output_dir + "/." * count)
+    return built._replace(texts=built.texts | texts)
 
 
 def validation(

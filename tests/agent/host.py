@@ -17,7 +17,7 @@ from istio_hostagent.lifecycle import redirection
 from istio_hostagent.redirect import expectations
 from istio_hostagent.redirect import model as redirect
 from istio_hostagent.supervise import specs
-from tests.agent.machine import Bug, Ca, Machine, Proxy, Reader, Rules
+from tests.agent.machine import Bug, Ca, Loads, Machine, Proxy, Reader, Rules
 from tests.agent.texts import ENVOY, HOSTAGENT, OWN, ROOT, SOURCES, TOKEN
 from tests.fakes.caller import FakeCaller
 from tests.fakes.doors import FakeDoors
@@ -350,6 +350,7 @@ class MemoryHost(Machine):
         self.unreadable.clear()
         self.reader = Reader.GOOD
         self.ca, self.proxy, self.rules = Ca.GOOD, Proxy.GOOD, Rules.TAKEN
+        self.loads, self.is_wrong_at_start = Loads.ALWAYS, False
         soon = self.clock.monotonic() + 0.2
         self.running = [(child, spec, min(at, soon)) for child, spec, at in self.running]
         self.kill_after = None

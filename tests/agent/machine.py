@@ -67,6 +67,15 @@ class Proxy(enum.Enum):
     MISSING_MEMORY = "no memory"  # cannot be started
 
 
+class Loads(enum.Enum):
+    """When a proxy loads the certificate, beside its start."""
+
+    ALWAYS = "always"  # whenever it changes
+    ASKED = "asked"  # when its own files are written
+    NEVER = "never"
+    MUTE = "mute"  # it does not say which one it has
+
+
 class Reader(enum.Enum):
     """What becomes of the worker that reads files which others than root can change."""
 
@@ -110,7 +119,12 @@ class Machine:
         self.ports.listening = self.listens
         self.stores: dict[str, str] = {}  # of certificates, with their directory of OUTPUT_CERTS
         self.ca = Ca.GOOD
+        self.life_s = CERTIFICATE_S  # of what the CA gives
         self.proxy = Proxy.GOOD
+        self.loads = Loads.ALWAYS
+        self.is_wrong_at_start = False  # a proxy that is started finds none
+        self._loaded: Certificate | None = None  # by the proxy that runs
+        self._files_loaded: list[int] = []  # the numbers of the writes of its own files then
         self.is_proxy_picky = False  # only the bootstrap of B makes the proxy behave so
         self.check_s = 0.1  # so long a bootstrap is validated
         self.rules = Rules.TAKEN
@@ -211,7 +225,7 @@ class Machine:
     def listens(self, port: int) -> bool:
         """Whether a proxy listens there."""
         return any(
-            port in spec.listens
+            (port in spec.listens or spec.admin == specs.Admin(port=port))
             and self._mode(spec.argv, spec.environment) is not Proxy.DRAINED
             and port not in self.ports.taken
             for spec in self.ready
@@ -251,9 +265,40 @@ class Machine:
                 case Reader.HANGING:
                     return Plan(None)
             return Plan(0.02, lambda: (0, read_foreign(self.disk, self.unreadable, request)))
+        if module == "served":
+            return Plan(0.05, lambda: (0, json.dumps(self._served(request)).encode()))
         assert module == "second_reader"
         observed = exchange.to_json(self.space.kernel().observe())
         return Plan(0.05, lambda: (0, json.dumps({"observed": observed}).encode()))
+
+    def _served(self, request: Any) -> dict[str, Any]:
+        """What the proxy that runs says of its certificate."""
+        directories = {
+            OTHER_CERTS if OTHER_CERTS in json.dumps(each.links) else CERTS
+            for each in self.ready
+            if self._bootstrap(each.argv) is None
+        }
+        directories |= {
+            OTHER_CERTS if "15101" in (self._bootstrap(each.argv) or "") else CERTS
+            for each in self.ready
+        }
+        if not directories or self.loads is Loads.MUTE:
+            error = {"code": "authority-unavailable", "message": "it is mute", "hint": ""}
+            return {"error": error}
+        visible = self.visible(directories.pop())
+        is_told = self.loads is Loads.ASKED and self._files_loaded != self._own_files()
+        if self.loads is Loads.ALWAYS or is_told:
+            self._load(visible)
+        shown = self._loaded
+        is_fitting = shown is not None and shown.identity == request["identity"]
+        return {"serials": [shown.serial] if shown is not None and is_fitting else []}
+
+    def _own_files(self) -> list[int]:
+        is_own = "workload_certificate.json"
+        return [at for path, at in self.disk.written.items() if path.endswith(is_own)]
+
+    def _load(self, found: Certificate | None) -> None:
+        self._loaded, self._files_loaded = found, self._own_files()
 
     def _certificate_worker(self, request: Any) -> Plan:
         op = request["op"]
@@ -278,7 +323,7 @@ class Machine:
 
     def _is_held_for(self, request: Any, op: str) -> bool:
         found = self._good_for(request)
-        left = (found[-1].not_after - self.clock.now()) / CERTIFICATE_S if found else 0.0
+        left = (found[-1].not_after - self.clock.now()) / self.life_s if found else 0.0
         return op == "ensure" and left > 0.5 and not found[-1].is_copied
 
     def _certify(self, request: Any, op: str) -> Ended:
@@ -298,7 +343,7 @@ class Machine:
             self._serial += 1
             now = self.clock.now()
             made = Certificate(
-                request["spiffe_id"], f"{self._serial:x}", now - 60, now + CERTIFICATE_S
+                request["spiffe_id"], f"{self._serial:x}", now - 60, now + self.life_s
             )
         else:
             made = self._good_for(request)[-1]
@@ -367,6 +412,8 @@ class Machine:
         self.running = [each for each in self.running if each[0].status is None]
         if self.running:
             raise Bug("two proxies at once")
+        found = OTHER_CERTS if "15101" in (self._bootstrap(spec.argv) or "") else CERTS
+        self._load(None if self.is_wrong_at_start else self.visible(found))
         self.running.append((child, spec, self.clock.monotonic() + ready_s))
         if mode is Proxy.EXITING:
             return Plan(0.1, lambda: (1, b"cannot go on\n"))

@@ -98,6 +98,10 @@ class Life(RuleBasedStateMachine):
     def change_proxy(self, proxy: machine.Proxy, is_picky: bool) -> None:
         self.host.proxy, self.host.is_proxy_picky = proxy, is_picky
 
+    @rule(loads=st.sampled_from(machine.Loads), is_wrong_at_start=st.booleans())
+    def change_loading(self, loads: machine.Loads, is_wrong_at_start: bool) -> None:
+        self.host.loads, self.host.is_wrong_at_start = loads, is_wrong_at_start
+
     @rule(number=st.sampled_from([signal.SIGKILL, signal.SIGTERM]))
     def end_proxy(self, number: signal.Signals) -> None:
         for child, _, _ in self.host.running:

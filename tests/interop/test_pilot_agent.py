@@ -4,9 +4,10 @@ conftest.py says how the programs are named; without them these tests skip.
 """
 
 import http.client
+import os
 
 from tests.demo import evidence
-from tests.lab.host import Host
+from tests.lab.host import Host, proxy_user
 from tests.lab.waiting import eventually
 
 from . import authority as authorities
@@ -57,3 +58,25 @@ def test_joins_is_ready_takes_a_new_certificate_and_leaves(host: Host) -> None:
     assert host.tables() == set()
     eventually(lambda: host.namespace.pids() == [], "every process has ended")
     assert host.namespace.run(["ip", "address", "show", "dev", "lo"]).stdout == as_before
+
+
+def test_shows_the_certificate_that_is_held_after_its_directory_was_replaced(host: Host) -> None:
+    host.start()
+    host.verb("wait", "--timeout", str(JOIN_LIMIT_S))
+    wait_for_serial(host, host.status()["certificate"]["serial"])
+    eventually(lambda: host.status()["served_certificate"]["state"] == "held", "status says so")
+    other = host.directory / "other"
+    other.mkdir()
+    os.chown(other, *proxy_user())
+    host.certs.rename(host.directory / "before")
+    other.rename(host.certs)
+    eventually((host.certs / "key.pem").exists, "the files are back")
+    host.verb("renew")
+    renewed = int(host.status()["certificate"]["serial"], 16)
+    # It is asked, then replaced, and drains for some seconds.
+    eventually(
+        lambda: host.status()["served_certificate"]["state"] == "other", "it is said", within_s=20
+    )
+    eventually(lambda: host.status()["in_mesh"], "in the mesh again", within_s=60)
+    assert evidence.held_serials(host) == {renewed}
+    assert host.status()["served_certificate"]["serials"] == [f"{renewed:x}"]

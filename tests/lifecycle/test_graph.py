@@ -204,6 +204,8 @@ def test_every_phase_and_every_step_is_reached(graph: Graph) -> None:
     host = graph.states[0]
     # What the service manager owns it also ends, with the mark.
     missing = {"UNMARK_JOINED" if host.is_owner else "STORE_SOCKET"}
+    # Of what the proxy shows nothing else depends (`world`).
+    missing |= {"ASK_SERVED", "RELOAD_SERVED", "REPLACE_PROXY"}
     # What is done at once is never given up.
     assert set(NAMES) - names == missing | (set() if host.is_worker else {"ABANDON"})
     assert redirections.Rules.PROVEN in {world.redirection.rules for world in graph.states}

@@ -22,6 +22,9 @@ What is collapsed, so that the graph is finite and small enough (`collapse`):
   are changed at once (not `is_worker`), a change under way is not a state.
 - A file that somebody removes is noticed at once. One that is gone when the agent is killed is
   there again: that it was not is the start of a host that has left.
+- What the proxy shows is not known. Showing another certificate keeps a host from being in the
+  mesh by its words, like a proxy that is not ready, and what is done about it is the end of a
+  process or nothing; `tests/agent` has it.
 - A reading of the files takes no time, but for the first one: one that does is a change of files
   that comes later. One that comes to nothing matters only as long as nothing has been read.
 """

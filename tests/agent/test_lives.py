@@ -279,3 +279,13 @@ def test_marks_that_cannot_be_written_again_are_tried_until_they_are_there(
     assert "guard.nft" in host.summary
     host.disk.is_full = False
     host.until(lambda: host.has("guard.nft"), 10.0, "written again")
+
+
+@pytest.mark.parametrize("lives_asleep", [0.6, 3.0])
+def test_a_host_that_has_slept_renews_at_once(host: MemoryHost, lives_asleep: float) -> None:
+    """Timers stand still while a machine is suspended; its certificate does not."""
+    host.join()
+    serial = host.status["certificate"]["serial"]
+    host.clock.set_wall(lives_asleep * machine.CERTIFICATE_S)
+    host.until(lambda: host.status["certificate"]["serial"] != serial, 60.0, "another one")
+    host.until(lambda: host.is_in_mesh, 30.0, "in the mesh")

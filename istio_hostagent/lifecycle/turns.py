@@ -221,9 +221,9 @@ def _passing_error(life: Life, now_is: Situation) -> str:
         return certificate or "no certificate for it"
     rules = now_is.holding.last_error or now_is.redirection.last_error
     shown = f"the proxy {now_is.serving.last_error}" if now_is.shows_other else ""
-    last_error = now_is.proxy_error or certificate or rules or shown
+    found = now_is.proxy_error or certificate or rules or shown
     # What has worked and cannot be written down is not accepted: the disk is to blame.
-    return last_error or life.disk.last_error or NOT_READY
+    return found or life.disk.last_error or NOT_READY
 
 
 def _go_back(life: Life, now: Now) -> Life:

@@ -90,11 +90,11 @@ def test_a_directory_that_was_replaced(
     join(host)
     before = host.status()
     replace(host, make)
-    eventually(lambda: is_held_shown(host, cluster), "the files are back", within_s=15)
+    eventually(lambda: is_held_shown(host, cluster), "the files are back", within_s=45)
     assert host.verb("renew").returncode == 0
     assert host.status()["certificate"]["serial"] != before["certificate"]["serial"]
-    eventually(lambda: is_held_shown(host, cluster), "the renewed one is shown", within_s=15)
-    eventually(lambda: is_said(host, "held"), "status says so")
+    eventually(lambda: is_held_shown(host, cluster), "the renewed one is shown", within_s=45)
+    eventually(lambda: is_said(host, "held"), "status says so", within_s=45)
     # No connection was cut for it.
     assert host.status()["proxy"]["pid"] == before["proxy"]["pid"]
 
@@ -108,7 +108,7 @@ def test_a_renewal_while_the_directory_is_replaced(
         replace(host, empty)
         host.verb("renew", is_checked=False)
         shutil.rmtree(host.directory / "before")
-    eventually(lambda: is_held_shown(host, cluster), "the held one is shown", within_s=15)
+    eventually(lambda: is_held_shown(host, cluster), "the held one is shown", within_s=45)
 
 
 def test_files_that_were_removed_and_a_proxy_that_was_killed_then(
@@ -120,7 +120,7 @@ def test_files_that_were_removed_and_a_proxy_that_was_killed_then(
     for path in host.certs.iterdir():
         path.unlink()
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: is_held_shown(host, cluster), "the held one is shown", within_s=15)
+    eventually(lambda: is_held_shown(host, cluster), "the held one is shown", within_s=45)
 
 
 def test_a_proxy_that_has_found_no_certificate_at_its_start(
@@ -136,7 +136,7 @@ def test_a_proxy_that_has_found_no_certificate_at_its_start(
     assert serial_shown(cluster) == ""
     eventually(lambda: is_said(host, "other"), "status says so")
     os.chown(host.certs, *proxy_user())
-    eventually(lambda: is_held_shown(host, cluster), "it shows the held one", within_s=30)
+    eventually(lambda: is_held_shown(host, cluster), "it shows the held one", within_s=45)
     host.verb("renew")
-    eventually(lambda: is_held_shown(host, cluster), "the renewed one is shown", within_s=30)
+    eventually(lambda: is_held_shown(host, cluster), "the renewed one is shown", within_s=45)
     assert host.status()["proxy"]["starts"] == 2

@@ -211,7 +211,7 @@ class TestStateDirectory:
         host.sidecar_env.unlink()
         host.start()
         host.verb("wait", "--timeout", "20")
-        assert "is gone" in summary(host)
+        eventually(lambda: "is gone" in summary(host), "it says so")
         assert "8080" in rules(host)
 
     @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ..config import model as config
 from ..errors import ChildFailed, HostAgentError
 from ..host import garbage, ports
 from ..host.answers import second_reader
-from ..redirect import drift, expectations, model, policy
+from ..redirect import drift, expectations, model, policy, probes
 from . import prober, proof, tasks
 
 SECOND_READER = "second_reader"
@@ -130,7 +130,7 @@ def start(
         failed(HostAgentError("another verification is under way"))
         return
     desired = policy.build_ruleset(settings.redirection, facts)
-    made = expectations.build_expectations(settings.redirection, machine.look_again(facts))
+    made = probes.build_expectations(settings.redirection, machine.look_again(facts))
     ended: dict[str, Any] = {}
 
     def collect(name: str, answer: Any) -> None:

@@ -15,7 +15,7 @@ from ..lifecycle import redirection as states
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now
 from ..lifecycle.steps import Step
-from ..redirect import drift, expectations, model, plan, policy, staleness
+from ..redirect import drift, expectations, model, plan, policy, probes, staleness
 from . import events, fields, part, prober, proof
 
 logger = logging.getLogger(__name__)
@@ -252,7 +252,7 @@ class RedirectionPart(part.Part):
         """Those of before, if nothing has changed: of ten thousand networks they take 75 ms."""
         assert self._settings is not None
         if facts != self._expected_for:
-            self._expectations = expectations.build_expectations(self._settings, facts)
+            self._expectations = probes.build_expectations(self._settings, facts)
             self._expected_for = facts
         return self._expectations
 

@@ -1,6 +1,6 @@
 """By which interface neighbours reach an own address, and what address one of them could have.
 
-Not here: which addresses matter (`redirect.expectations`). A neighbour's address is one of the
+Not here: which addresses matter (`redirect.probes`). A neighbour's address is one of the
 same network: rules that go by source and the reverse-path filter treat it as they treat the
 neighbours. Whether anybody has it does not matter, since nothing is ever answered to it.
 """

@@ -1,6 +1,6 @@
 """Which addresses and ports stand for a configuration when it is tried out.
 
-Not here: what is expected of them (`expectations`). Every listed network and port range has its
+Not here: what is expected of them (`probes`). Every listed network and port range has its
 sample; of very many, a number spread evenly from the first to the last.
 """
 

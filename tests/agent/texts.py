@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 from istio_hostagent.agent import places
 from istio_hostagent.config import build, model
-from istio_hostagent.redirect import expectations, expressions, policy
+from istio_hostagent.redirect import expectations, expressions, policy, probes
 from istio_hostagent.redirect import model as redirect
 
 CLUSTER, SIDECAR, HOSTAGENT = "/etc/cluster.env", "/etc/sidecar.env", "/etc/hostagent.env"
@@ -111,7 +111,7 @@ def know(name: str, redirection: model.Redirection) -> None:
     for facts in _EVERY_FACT:
         ruleset = policy.build_ruleset(redirection, facts)
         KNOWN.setdefault(_as_installed(ruleset), set()).add(name)
-        made = expectations.build_expectations(redirection, facts)
+        made = probes.build_expectations(redirection, facts)
         EXPECTED.setdefault(name, {}).update((packet_of(each), each) for each in made)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from istio_hostagent.agent import events, prober, tasks
-from istio_hostagent.redirect import expectations
+from istio_hostagent.redirect import expectations, probes
 from istio_hostagent.supervise import specs
 from tests.fakes.clock import FakeClock
 from tests.fakes.inbox import FakeInbox
@@ -21,7 +21,7 @@ from tests.unit.samples import STANDARD
 
 Prove = Callable[[tuple[expectations.Expectation, ...]], prober.Outcomes]
 FACTS = rig.FACTS._replace(has_ipv6=False)
-MADE = expectations.build_expectations(STANDARD, FACTS)
+MADE = probes.build_expectations(STANDARD, FACTS)
 
 
 class PacketsContract:

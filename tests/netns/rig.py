@@ -17,7 +17,7 @@ from istio_hostagent.agent import events, prober, tasks
 from istio_hostagent.config import model as config
 from istio_hostagent.errors import HostAgentError
 from istio_hostagent.host import children, clock, mailbox, nftables, probing
-from istio_hostagent.redirect import expectations, model, plan, policy
+from istio_hostagent.redirect import expectations, model, plan, policy, probes
 from tests.lab import netns, servers
 from tests.lab.host import CHECKOUT, PYTHON
 
@@ -99,7 +99,7 @@ class Packets:
     def findings(
         self, redirection: config.Redirection, facts: config.HostFacts = FACTS
     ) -> list[expectations.Finding]:
-        made = expectations.build_expectations(redirection, facts)
+        made = probes.build_expectations(redirection, facts)
         return list(map(expectations.evaluate, made, self.outcomes(made, facts)))
 
     def outcomes(

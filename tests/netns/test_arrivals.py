@@ -19,7 +19,7 @@ import pytest
 
 from istio_hostagent.config.model import PortSet, Redirection
 from istio_hostagent.host import linkpaths, probedevice, rtmonitor
-from istio_hostagent.redirect import expectations
+from istio_hostagent.redirect import probes
 from istio_hostagent.redirect.expectations import Arrival, Fate, Finding, Sender, State
 from tests.lab import capture, netns, servers
 from tests.lab.host import CHECKOUT, PYTHON
@@ -136,7 +136,7 @@ def on_link(findings: Sequence[Finding]) -> list[Finding]:
 
 def arrivals(rig: Rig, redirection: Redirection = CAPTURED) -> dict[tuple[str, int], Arrival]:
     """What became of the frames, by where they were sent."""
-    made = expectations.build_expectations(redirection, FACTS)
+    made = probes.build_expectations(redirection, FACTS)
     with contextlib.closing(rigs.Packets(rig.host)) as packets:
         outcomes = packets.outcomes(made)
     return {

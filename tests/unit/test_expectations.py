@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from istio_hostagent.config.model import CidrSet, PortSet, Redirection
-from istio_hostagent.redirect import expectations, targets
+from istio_hostagent.redirect import expectations, probes, targets
 from istio_hostagent.redirect.expectations import Expectation, Outcome, Sender, State
 from tests.unit.samples import ALL, CASES, FACTS, ONLY_V4, STANDARD, cidrs, ports
 
@@ -56,7 +56,7 @@ def test_a_finding_is_one_line_that_says_why() -> None:
 
 
 def test_every_class_of_the_configuration_has_a_promise() -> None:
-    texts = [each.text for each in expectations.build_expectations(STANDARD, FACTS)]
+    texts = [each.text for each in probes.build_expectations(STANDARD, FACTS)]
     for expected in (
         "outbound 10.96.0.0/12 is captured",
         "outbound fd00:10::/64 is captured",
@@ -89,33 +89,33 @@ def test_every_class_of_the_configuration_has_a_promise() -> None:
 def test_what_passes_through_is_promised_nothing_where_that_cannot_be_shown() -> None:
     here = ONLY_V4._replace(addresses=(ip_address("198.51.100.1"),))
     for redirection, facts in ((STANDARD, here), (Redirection(), FACTS)):
-        made = expectations.build_expectations(redirection, facts)
+        made = probes.build_expectations(redirection, facts)
         assert made
         assert not any("through this host" in each.text for each in made)
 
 
 def test_no_connection_is_promised_two_things() -> None:
     for redirection in CASES.values():
-        made = expectations.build_expectations(redirection, FACTS)
+        made = probes.build_expectations(redirection, FACTS)
         connections = [(p.sender, p.source, p.destination, p.port, p.shape) for p in made]
         assert len(connections) == len(set(connections))
 
 
 def test_a_host_without_ipv6_promises_nothing_about_it() -> None:
-    made = expectations.build_expectations(ALL, ONLY_V4)
+    made = probes.build_expectations(ALL, ONLY_V4)
     assert made
     assert not any(":" in expectation.destination for expectation in made)
 
 
 def test_rules_that_are_not_ours_promise_nothing() -> None:
-    assert expectations.build_expectations(CASES["unmanaged"], FACTS) == ()
+    assert probes.build_expectations(CASES["unmanaged"], FACTS) == ()
 
 
 def test_a_network_wholly_excluded_is_not_promised_to_be_captured() -> None:
     redirection = Redirection(
         outbound=cidrs("10.2.0.0/16", "10.3.0.0/16"), outbound_exclude=cidrs("10.2.0.0/15")
     )
-    texts = [each.text for each in expectations.build_expectations(redirection, FACTS)]
+    texts = [each.text for each in probes.build_expectations(redirection, FACTS)]
     assert not any("is captured" in text for text in texts if text.startswith("outbound 10.2."))
 
 
@@ -125,7 +125,7 @@ def test_an_address_inside_the_network_is_taken_that_nothing_excludes() -> None:
     )
     (expectation,) = (
         each
-        for each in expectations.build_expectations(redirection, FACTS)
+        for each in probes.build_expectations(redirection, FACTS)
         if each.text == "outbound 10.2.0.0/16 is captured"
     )
     assert expectation.destination == "10.2.2.1"
@@ -133,7 +133,7 @@ def test_an_address_inside_the_network_is_taken_that_nothing_excludes() -> None:
 
 def test_of_very_many_networks_first_last_and_some_between_are_tried() -> None:
     many = cidrs(*(f"10.{i // 256}.{i % 256}.0/25" for i in range(5000)))
-    made = expectations.build_expectations(Redirection(outbound=many), ONLY_V4)
+    made = probes.build_expectations(Redirection(outbound=many), ONLY_V4)
     tried = {each.destination for each in made if each.captured_at == 15001}
     assert {"10.0.0.1", "10.19.135.1"} <= tried
     assert targets.MAX_SAMPLES <= len(tried) <= targets.MAX_SAMPLES + 3
@@ -143,14 +143,12 @@ def test_with_every_port_excluded_nothing_outbound_is_promised_to_be_captured() 
     redirection = Redirection(
         outbound=CidrSet(is_all=True), outbound_ports_exclude=PortSet(is_all=True)
     )
-    made = expectations.build_expectations(redirection, FACTS)
+    made = probes.build_expectations(redirection, FACTS)
     assert made
     assert not any(each.captured_at for each in made)
 
 
 def test_a_port_list_is_tried_at_both_ends() -> None:
-    made = expectations.build_expectations(
-        Redirection(outbound_ports=ports((5000, 5100), 25)), FACTS
-    )
+    made = probes.build_expectations(Redirection(outbound_ports=ports((5000, 5100), 25)), FACTS)
     tried = {each.port for each in made if each.captured_at == 15001}
     assert tried == {25, 5000, 5100}

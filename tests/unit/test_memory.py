@@ -11,7 +11,7 @@ import tracemalloc
 import pytest
 
 from istio_hostagent.config import build, model
-from istio_hostagent.redirect import expectations, nft, policy
+from istio_hostagent.redirect import nft, policy, probes
 
 from .samples import FACTS
 
@@ -39,7 +39,7 @@ def test_networks_are_held_in_their_bytes_and_made_without_lists_of_objects(
         config = build.build_config(layers, FACTS).config
         assert config is not None
         ruleset = policy.build_ruleset(config.redirection, FACTS)
-        expectations.build_expectations(config.redirection, FACTS)
+        probes.build_expectations(config.redirection, FACTS)
         nft.render_nft(ruleset.tables[-1])
         held, peak = tracemalloc.get_traced_memory()
     finally:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from istio_hostagent.config import clouds
 from istio_hostagent.config.model import CidrSet, PortSet, Redirection
-from istio_hostagent.redirect import expectations, model, policy
+from istio_hostagent.redirect import expectations, model, policy, probes
 from istio_hostagent.redirect.expectations import Sender
 from tests.lab import soak
 from tests.unit import packet as packets
@@ -321,7 +321,7 @@ THOROUGH = settings(
 def test_rules_keep_every_promise(redirection: Redirection) -> None:
     """Expectations are made from the configuration alone; the rules must agree with each."""
     rules = policy.build_ruleset(redirection, FACTS)
-    for expectation in expectations.build_expectations(redirection, FACTS):
+    for expectation in probes.build_expectations(redirection, FACTS):
         is_v6 = ":" in expectation.destination
         source = expectation.source or ("fd00:1::2" if is_v6 else "10.1.0.2")
         if expectation.sender in (Sender.NEIGHBOUR, Sender.ON_LINK):
@@ -437,7 +437,7 @@ def test_without_private_ports_none_is_refused() -> None:
     for port in (15000, 15004, 15020):
         assert packets.is_refused(STANDARD_RULES, Packet("127.0.0.1", port, out="lo"))
         assert not packets.is_refused(rules, Packet("127.0.0.1", port, out="lo"))
-    made = expectations.build_expectations(STANDARD._replace(private_ports=()), FACTS)
+    made = probes.build_expectations(STANDARD._replace(private_ports=()), FACTS)
     assert not any(each.shape is expectations.Shape.SYN for each in made)
 
 

@@ -1,0 +1,282 @@
+"""Which connections are probed, and what a configuration says of each.
+
+Not here: what an expectation is and whether it was met (`expectations`), sending (`host.probing`).
+They follow from the configuration alone, never from the rules: so a mistake of `policy` shows like
+one of anybody else.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from ..config import model as config
+from . import exemptions, ranges, targets
+from .expectations import Expectation, Sender, Shape
+
+# Of each IP version so many ports are followed up to the proxy at one own address, and one port
+# each at so many further ones.
+MAX_ARRIVALS, MAX_FURTHER = 32, 4
+# Of a range these stand for others: what a host serves.
+_SERVED = (80, 443, 8080, 8443, 3000, 5000, 8000, 9000, 9080, 9090, 3306, 5432)
+# Of the captured inbound ports so many are tried on their way from the proxy to the application.
+MAX_HANDED_ON = 8
+
+
+def build_expectations(
+    redirection: config.Redirection, facts: config.HostFacts
+) -> tuple[Expectation, ...]:
+    """Give every expectation once; none when the rules are not ours to make."""
+    if not redirection.is_managed:
+        return ()
+    sets = exemptions.build_sets(redirection, facts)
+    found: list[Expectation] = []
+    for version in (4, 6) if facts.has_ipv6 else (4,):
+        chosen = targets.Destinations(redirection, facts, sets, version)
+        maker = _Maker(redirection, facts, sets, chosen)
+        found += maker.outbound()
+        found += maker.exempt()
+        found += maker.own()
+        found += maker.inbound()
+        found += maker.answers()
+        found += maker.private()
+        found += maker.arrivals()
+    return tuple({expectation[1:]: expectation for expectation in reversed(found)}.values())[::-1]
+
+
+class _Maker:
+    """Makes the expectations of one IP version."""
+
+    def __init__(
+        self,
+        redirection: config.Redirection,
+        facts: config.HostFacts,
+        sets: exemptions.Sets,
+        chosen: targets.Destinations,
+    ) -> None:
+        self._redirection = redirection
+        self._facts = facts
+        self._sets = sets
+        self._chosen = chosen
+        self._ports = (redirection.outbound_capture_port, redirection.inbound_capture_port)
+        listed = (*sets.named_ports, *sets.ranged_ports)
+        # One that no list mentions, so that the address alone decides.
+        self._port = _first_port(ranges.merge((*sets.exempt_ports, *listed)))
+        named_or_exempt = ranges.merge((*sets.exempt_ports, *sets.named_ports))
+        self._special_port = _first_port(named_or_exempt)
+        self._captured_ports = targets.ends(ranges.subtract(sets.inbound, sets.inbound_exempt))
+
+    def _out(
+        self,
+        text: str,
+        address: int,
+        port: int,
+        captured_at: int,
+        sender: Sender = Sender.APPLICATION,
+        source: str = "",
+    ) -> Expectation:
+        return Expectation(
+            text, sender, self._chosen.text(address), port, captured_at, self._ports, source
+        )
+
+    def outbound(self) -> Iterator[Expectation]:
+        """What lists of destinations and ports say."""
+        at = self._ports[0]
+        version = self._chosen.version
+        if self._port:
+            for first, last in targets.spread(self._redirection.outbound.of_version(version)):
+                address = self._chosen.captured_in(first, last)
+                if address is not None:
+                    network = config.to_network(version, first, last)
+                    yield self._out(f"outbound {network} is captured", address, self._port, at)
+            if self._redirection.outbound.is_all:
+                for address in self._chosen.captured():
+                    name = self._chosen.text(address)
+                    text = f"outbound {name} is captured, as everything is"
+                    yield self._out(text, address, self._port, at)
+            else:
+                for address in self._chosen.unlisted():
+                    text = f"outbound {self._chosen.text(address)}, not listed, is left alone"
+                    yield self._out(text, address, self._port, 0)
+            for first, last in self._chosen.family.named_loopback:
+                for address in sorted({first, last}):
+                    text = f"outbound {self._chosen.text(address)}, listed, is captured"
+                    yield self._out(text, address, self._port, at)
+        for first, last in targets.spread(self._redirection.outbound_exclude.of_version(version)):
+            text = f"outbound {config.to_network(version, first, last)} is excluded"
+            yield self._out(text, min(first + 1, last), self._special_port or 80, 0)
+        yield from self._listed_ports()
+
+    def _listed_ports(self) -> Iterator[Expectation]:
+        """Ports that are captured or exempt whatever the address."""
+        anywhere = [*self._chosen.unlisted(), *self._chosen.captured()][:1]
+        exempt = self._sets.exempt_ports
+        for address in anywhere:
+            listed = ranges.merge((*self._sets.named_ports, *self._sets.ranged_ports))
+            for port in targets.ends(ranges.subtract(listed, exempt)):
+                text = f"outbound port {port} is captured whatever the address"
+                yield self._out(text, address, port, self._ports[0])
+        for address in (self._chosen.captured() or anywhere)[:1]:
+            for port in targets.ends(exempt):
+                yield self._out(f"outbound port {port} is excluded", address, port, 0)
+
+    def exempt(self) -> Iterator[Expectation]:
+        """Who is captured, who is not, and what is captured only if it is named."""
+        for address in self._chosen.captured()[:1] if self._port else []:
+            name = self._chosen.text(address)
+            at = self._ports[0]
+            text = f"outbound {name} is captured for root too"
+            yield self._out(text, address, self._port, at, Sender.ROOT)
+            for sender in (Sender.PROXY_USER, Sender.PROXY_GROUP):
+                text = f"outbound {name} is left alone for the {sender.value}"
+                yield self._out(text, address, self._port, 0, sender)
+        metadata = exemptions.METADATA_V4 if self._chosen.version == 4 else exemptions.METADATA_V6
+        if self._special_port and ranges.contains(self._chosen.family.never, metadata):
+            port = self._port or self._special_port
+            text = f"metadata service {self._chosen.text(metadata)} is left alone"
+            yield self._out(text, metadata, port, 0)
+
+    def own(self) -> Iterator[Expectation]:
+        """Connections of this host to itself."""
+        is_v4 = self._chosen.version == 4
+        localhost = exemptions.LOCALHOST_V4 if is_v4 else exemptions.LOCALHOST_V6
+        passthrough = "127.0.0.6" if is_v4 else "::6"
+        port = self._special_port or 80
+        if not ranges.contains(self._chosen.family.named_loopback, localhost):
+            text = f"an application reaches {self._chosen.text(localhost)} directly"
+            yield self._out(text, localhost, port, 0)
+        text = f"the proxy reaches {self._chosen.text(localhost)} directly"
+        yield self._out(text, localhost, port, 0, Sender.PROXY_USER)
+        for address in self._chosen.own[:1]:
+            name = self._chosen.text(address)
+            text = f"an application reaches own address {name} directly"
+            yield self._out(text, address, port, 0)
+            for handed_on in sorted({port, *self._captured_ports[:MAX_HANDED_ON]}):
+                text = (
+                    f"what the proxy hands on from {passthrough} to port {handed_on} arrives there"
+                )
+                made = self._out(text, address, handed_on, 0, Sender.PROXY_USER, passthrough)
+                yield made._replace(is_final=True)
+            tunnel = self._redirection.tunnel_port
+            text = f"the proxy's tunnel to own address {name} is left alone"
+            yield self._out(text, address, tunnel, 0, Sender.PROXY_USER)
+            if self._special_port:
+                for sender in (Sender.PROXY_USER, Sender.PROXY_GROUP):
+                    text = f"own address {name} is captured for the {sender.value}"
+                    yield self._out(text, address, port, self._ports[1], sender)
+
+    def inbound(self) -> Iterator[Expectation]:
+        """Connections from outside."""
+        is_v4 = self._chosen.version == 4
+        localhost = exemptions.LOCALHOST_V4 if is_v4 else exemptions.LOCALHOST_V6
+        address = (*self._chosen.own, localhost)[0]
+        family = f"IPv{self._chosen.version}"
+        inbound, exempt = self._sets.inbound, self._sets.inbound_exempt
+        captured = ranges.subtract(inbound, exempt)
+        left = ranges.subtract(exemptions.ALL_PORTS, captured)
+        for port in targets.ends(captured):
+            text = f"inbound port {port} is captured ({family})"
+            yield self._in(text, address, port, self._ports[1])
+        unlisted = ranges.subtract(left, exempt)
+        direct = {*targets.ends(exempt), *([_middle(unlisted)] if unlisted else [])}
+        for port in sorted(direct):
+            yield self._in(f"inbound port {port} is left alone ({family})", address, port, 0)
+        through = self._chosen.elsewhere
+        if through not in self._chosen.own:
+            name = self._chosen.text(through)
+            for port in targets.ends(captured)[:1]:
+                text = f"a connection through this host to {name} port {port} is left alone"
+                yield self._in(text, through, port, 0)
+
+    def answers(self) -> Iterator[Expectation]:
+        """Answers to new connections: on a capture port the proxy's alone."""
+        family = f"IPv{self._chosen.version}"
+        for port in self._ports:
+            where = f"capture port {port} ({family})"
+            text = f"an answer of an application on {where} is refused"
+            yield self._raw(text, Sender.APPLICATION, port, Shape.ANSWER, is_refused=True)
+            text = f"an answer of the proxy on {where} is left alone"
+            yield self._raw(text, Sender.PROXY_USER, port, Shape.ANSWER)
+        first = self._ports[0]
+        for sender in (Sender.ROOT, Sender.PROXY_GROUP):
+            text = f"an answer of the {sender.value} on capture port {first} ({family}) is refused"
+            text = text.replace("the root", "root")
+            yield self._raw(text, sender, first, Shape.ANSWER, is_refused=True)
+        elsewhere = _first_port(ranges.singles(sorted(self._ports)))
+        text = f"an answer of an application on port {elsewhere} ({family}) is left alone"
+        yield self._raw(text, Sender.APPLICATION, elsewhere, Shape.ANSWER)
+
+    def private(self) -> Iterator[Expectation]:
+        """The proxy's private ports."""
+        localhost = self._localhost
+        own = (*self._chosen.own, localhost)[0]
+        ports = self._redirection.private_ports
+        for port in ports:
+            text = f"an application is refused at {self._chosen.text(localhost)} port {port}"
+            yield self._private(text, localhost, port, Sender.APPLICATION, is_refused=True)
+            text = f"an application is refused at own address {self._chosen.text(own)} port {port}"
+            yield self._private(text, own, port, Sender.APPLICATION, is_refused=True)
+        senders = [Sender.PROXY_USER]
+        if not ranges.contains(self._chosen.family.named_loopback, localhost):
+            senders.append(Sender.ROOT)
+        for port in ports[:1]:
+            where = f"{self._chosen.text(localhost)} port {port}"
+            text = f"the proxy group is refused at {where}"
+            yield self._private(text, localhost, port, Sender.PROXY_GROUP, is_refused=True)
+            for sender in senders:
+                text = f"the {sender.value} reaches {where}".replace("the root", "root")
+                yield self._private(text, localhost, port, sender)
+
+    @property
+    def _localhost(self) -> int:
+        is_v4 = self._chosen.version == 4
+        return exemptions.LOCALHOST_V4 if is_v4 else exemptions.LOCALHOST_V6
+
+    def _private(
+        self, text: str, address: int, port: int, sender: Sender, *, is_refused: bool = False
+    ) -> Expectation:
+        found = self._out(text, address, port, 0, sender)
+        return found._replace(shape=Shape.SYN, is_refused=is_refused)
+
+    def _raw(
+        self, text: str, sender: Sender, port: int, shape: Shape, *, is_refused: bool = False
+    ) -> Expectation:
+        found = self._out(text, self._localhost, port, 0, sender)
+        return found._replace(shape=shape, is_refused=is_refused)
+
+    def arrivals(self) -> Iterator[Expectation]:
+        """Captured connections from outside, followed up to the proxy."""
+        captured = ranges.subtract(self._sets.inbound, self._sets.inbound_exempt)
+        served = [port for port in _SERVED if ranges.contains(captured, port)]
+        ports = list(dict.fromkeys((*self._named(captured), *served, *self._captured_ports)))
+        for address in self._chosen.own[: 1 + MAX_FURTHER]:
+            name = self._chosen.text(address)
+            for port in ports[:MAX_ARRIVALS]:
+                text = f"a connection to {name} port {port} arrives at the proxy"
+                at = self._ports[1]
+                yield Expectation(text, Sender.ON_LINK, name, port, at, self._ports)
+            for port in self._redirection.inbound_closed[:MAX_ARRIVALS]:
+                text = f"port {port} of {name} stays closed, and is not captured"
+                yield Expectation(text, Sender.ON_LINK, name, port, 0, self._ports)
+            del ports[1:]
+
+    def _named(self, captured: ranges.Ranges) -> list[int]:
+        return sorted(
+            port for port in self._redirection.inbound.named if ranges.contains(captured, port)
+        )
+
+    def _in(self, text: str, address: int, port: int, captured_at: int) -> Expectation:
+        destination = self._chosen.text(address)
+        return Expectation(text, Sender.NEIGHBOUR, destination, port, captured_at, self._ports)
+
+
+def _first_port(taken: Iterable[tuple[int, int]]) -> int:
+    """Give 80, 443 or the first other port that is not taken; 0 if all are."""
+    free = ranges.subtract(((1, 65535),), ranges.merge(taken))
+    for port in (80, 443):
+        if ranges.contains(free, port):
+            return port
+    return free[0][0] if free else 0
+
+
+def _middle(port_ranges: ranges.Ranges) -> int:
+    """Give a port within the widest range."""
+    first, last = max(port_ranges, key=lambda each: each[1] - each[0])
+    return (first + last) // 2

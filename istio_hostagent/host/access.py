@@ -6,6 +6,7 @@ opening the file.
 
 import errno
 import os
+import shlex
 
 from ..errors import find_remedy
 from . import trust
@@ -32,13 +33,13 @@ def find_closed(path: str) -> str:
 def _explain_denied(path: str, real: str, user: str) -> str:
     for directory in _above(real):
         if not os.access(directory, os.X_OK):
-            owner = _describe(directory)
+            owner, quoted = _describe(directory), shlex.quote(directory)
             return (
                 f"cannot be reached by {user}: {owner}"
-                f" (setfacl -m u:{user}:x {directory}, or chmod o+x {directory})"
+                f" (setfacl -m u:{user}:x {quoted}, or chmod o+x {quoted})"
             )
     if not os.access(real, os.R_OK):
-        return f"cannot be read by {user}: {_describe(real)} (chown {user} {path})"
+        return f"cannot be read by {user}: {_describe(real)} (chown {user} {shlex.quote(path)})"
     return (
         f"cannot be read by {user} although owner and mode allow it"
         " (journalctl -k tells of AppArmor and SELinux)"

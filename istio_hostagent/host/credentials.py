@@ -15,6 +15,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -254,15 +255,14 @@ class Credentials:
             if error.errno in (errno.EACCES, errno.EPERM):
                 kind = NotPermitted
                 command = "chown" if os.path.isdir(self._output_dir) else "install -d -o"
-                hint = f"they are written by istio-proxy: {command} istio-proxy {self._output_dir}"
+                place = shlex.quote(self._output_dir)
+                hint = f"they are written by istio-proxy: {command} istio-proxy {place}"
                 closed = access.find_closed(self._output_dir) or access.find_closed(
                     self._store_dir
                 )
                 if closed:
-                    hint = (
-                        f"they are written by istio-proxy, to whom {closed} is closed: chmod o+x"
-                    )
-                    hint += f" {closed}"
+                    hint = f"they are written by istio-proxy, to whom {closed} is closed:"
+                    hint += f" chmod o+x {shlex.quote(closed)}"
             elif error.errno == errno.EROFS:
                 kind = NotPermitted
                 hint += ", or another directory in OUTPUT_CERTS of"

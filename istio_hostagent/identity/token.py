@@ -9,6 +9,7 @@ import base64
 import binascii
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -35,6 +36,7 @@ def find_mistake(data: bytes, path: str) -> str:
 
     The text continues a sentence that begins with the name of the token.
     """
+    path = shlex.quote(path)  # a command is shown with it, for a shell of root's
     if data.startswith(_UTF16):
         return _mend("is UTF-16 text", _rewrite(f"iconv -f UTF-16 -t ASCII {path}", path))
     if data.startswith(_BOM):

@@ -2,7 +2,10 @@
 
 import base64
 import json
+import shutil
+import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -91,3 +94,25 @@ def test_any_text_is_explained_in_one_line(text: str) -> None:
 def test_any_claim_is_explained_in_one_line(value: object) -> None:
     for name in ("exp", "nbf", "aud", "sub"):
         assert token.explain(encode(claims(**{name: value})), NOW).isprintable()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['"{}"', "Bearer {}", "token={}", "\ufeff{}", '{{"token":"{}"}}', " {}\n{}"],
+    ids=["quotes", "Bearer", "name", "byte order mark", "JSON", "wrapped"],
+)
+def test_command_that_is_shown_runs_nothing_that_stands_in_the_path(
+    tmp_path: Path, content: str
+) -> None:
+    """Who may write cluster.env chooses the path, and root runs the command."""
+    half = encode(claims())
+    directory = tmp_path / "a$(touch planted) b;touch planted"
+    directory.mkdir()
+    path = directory / "istio-token"
+    text = content.format(half[:20], half[20:]) if "{}\n{}" in content else content.format(half)
+    path.write_text(text)
+    command = token.find_mistake(path.read_bytes(), str(path)).split("mend it with: ", 1)[1]
+    if "jq " not in command or shutil.which("jq"):
+        subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+        assert path.read_text().strip() == half
+    assert not (tmp_path / "planted").exists()

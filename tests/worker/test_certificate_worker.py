@@ -825,10 +825,11 @@ def test_runs_as_another_user_and_names_what_that_user_cannot_read(
     token = host.token_file
     blamed = f"{token} belongs to root with mode 0600 (chown nobody {token})"
     assert f"the token {token} cannot be read by nobody: {blamed}" in error["message"]
-    closed = open_directory / "closed" / "token"
+    closed = open_directory / "closed $(id)" / "token"
     closed.parent.mkdir(mode=0o700)
     message = error_of(host.run("ensure", token_file=str(closed)))["message"]
-    blamed = f"{closed.parent} belongs to root with mode 0700 (setfacl -m u:nobody:x"
+    mend = f"setfacl -m u:nobody:x '{closed.parent}', or chmod o+x '{closed.parent}'"
+    blamed = f"{closed.parent} belongs to root with mode 0700 ({mend})"
     assert f"the token {closed} cannot be reached by nobody: {blamed}" in message
     os.chown(token, NOBODY, NOBODY)
     assert held_of(host.run("ensure"))["via"] == "token"

@@ -27,6 +27,13 @@ class Problem(NamedTuple):
 
 
 _INOTIFY = "raise the sysctl fs.inotify.max_user_%s, and in /etc/sysctl.d to keep it: its user has"
+_MEMORY = "memory ran out: see `free -m`, and MemoryMax= of the unit"
+_DESCRIPTORS = "raise LimitNOFILE= with `systemctl edit istio-hostagent`"
+_ALL_DESCRIPTORS = "raise the sysctl fs.file-max"
+_PROCESSES = (
+    "no more processes are allowed: see TasksMax= of the unit, the sysctl kernel.pid_max and"
+    " `ps -eLf | wc -l`"
+)
 # What the kernel, the C library, Python and Envoy call a shortage, and what to do about it. An
 # ellipsis stands for any words between; what comes first counts.
 _REMEDIES = {
@@ -35,21 +42,19 @@ _REMEDIES = {
     "assert failure: inotify_fd_": _INOTIFY % "instances" + " no inotify instance left",
     "Address already in use": "`ss -tanp` shows who has that port; the sysctl"
     " net.ipv4.ip_local_reserved_ports keeps a port from becoming that of a client",
-    "Too many open files in system": "raise the sysctl fs.file-max",
-    "Too many open files": "raise LimitNOFILE= with `systemctl edit istio-hostagent`",
-    "Cannot allocate memory": "memory ran out: see `free -m`, and MemoryMax= of the unit",
+    "Too many open files in system": _ALL_DESCRIPTORS,
+    "Too many open files": _DESCRIPTORS,
+    "Cannot allocate memory": _MEMORY,
     # The dynamic linker names only the number.
-    "Error 24": "raise LimitNOFILE= with `systemctl edit istio-hostagent`",
-    "Error 23": "raise the sysctl fs.file-max",
-    "Error 12": "memory ran out: see `free -m`, and MemoryMax= of the unit",
-    "memory allocation": "memory ran out: see `free -m`, and MemoryMax= of the unit",
-    "out of memory": "memory ran out: see `free -m`, and MemoryMax= of the unit",
-    "MemoryError": "memory ran out: see `free -m`, and MemoryMax= of the unit",
-    "failed to map segment": "memory ran out: see `free -m`, and MemoryMax= of the unit",
-    "Resource temporarily unavailable": "no more processes are allowed: see TasksMax= of the unit,"
-    " the sysctl kernel.pid_max and `ps -eLf | wc -l`",
-    "Cannot fork": "no more processes are allowed: see TasksMax= of the unit, the sysctl"
-    " kernel.pid_max and `ps -eLf | wc -l`",
+    "loading shared libraries…Error 24": _DESCRIPTORS,
+    "loading shared libraries…Error 23": _ALL_DESCRIPTORS,
+    "loading shared libraries…Error 12": _MEMORY,
+    "memory allocation": _MEMORY,
+    "out of memory": _MEMORY,
+    "MemoryError": _MEMORY,
+    "failed to map segment": _MEMORY,
+    "Resource temporarily unavailable": _PROCESSES,
+    "Cannot fork": _PROCESSES,
     "Read-only file system": "it is mounted read-only: `dmesg` says why; `mount -o remount,rw`",
     "No space left on device": "it is full: see `df -h` and `df -i`",
     "Disk quota exceeded": "the quota of its owner is used up: see `quota`",

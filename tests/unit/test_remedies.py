@@ -31,6 +31,7 @@ def test_a_shortage_is_named_with_what_mends_it(number: int, mend: str) -> None:
 def test_what_is_no_shortage_gets_no_advice() -> None:
     assert errors.describe(FileNotFoundError(errno.ENOENT, "gone")) == os.strerror(errno.ENOENT)
     assert errors.find_remedy(1, "KeyError: 'x'") == ""
+    assert errors.find_remedy(1, "Didn't find a registered extension: Error 1234") == ""
     assert errors.find_remedy(-signal.SIGTERM, "") == ""
 
 

@@ -1,19 +1,7 @@
 """The report behind `istio-hostagent status`: a documented, versioned JSON shape.
 
-Version 1: {"version", "pid", "in_control", "in_mesh", "joined", "summary",
-"configuration": {"state": "waiting|invalid|kept|accepted", "files", "problems", "warnings"},
-"redirection": {"state": "absent|installed|proven in part|proven", "managed", "last_error",
-"looks", "repaired", "findings", "untested", "not_captured"},
-"capture_ports": {"state": "held|taken|free", "ports", "taken_by", "last_error"},
-"certificate": {"state": "none|held|expired", "identity", "serial", "not_before", "not_after",
-"next_attempt", "failures", "renewal": "planned|failing|pending", "failing_since", "last_error"},
-"proxy": {"kind", "binary", "state", "bootstrap", "pid", "closed_ports", "starts",
-"last_error"},
-"control_plane": {"state": "none|unknown|connected|away", "away_since"},
-"served_certificate": {"state": "unknown|held|other", "serials", "asked", "last_error"},
-"encryption": text, "watching": {"state": "complete|late", "last_error"}, "stuck": [...],
-"longest_turn_s": {event: seconds}}. Instants are unix seconds or null. Fields are added, never
-renamed: where there is "last_error" the same text is there as "trouble", too.
+What is in it: docs/json.md. Fields are added, never renamed; what was called "trouble" before is
+there by both names.
 """
 
 import os

@@ -24,7 +24,6 @@ Value = explain.Value
 # execve(2): no string of arguments or environment may be longer (MAX_ARG_STRLEN, 32 pages of 4
 # KiB).
 MAX_ENVIRONMENT_STRING = 131072
-ADMIN_PORT = 15000  # of the Envoy that pilot-agent starts
 _MOVED_PORT = re.compile(r"(?:statusPort|proxyAdminPort)[\"']?\s*:\s*[\"']?([0-9]{1,5})\b")
 _DISCOVERY = re.compile(
     r"^[^#\n]*?discoveryAddress[\"']?\s*:\s*[\"']?([^\s\"',}]+:[0-9]{1,5})\b", re.MULTILINE
@@ -129,7 +128,7 @@ def _private_ports(reader: reading.Reader) -> tuple[int, ...]:
     """
     if reader.read(settings.PROXY) is model.ProxyKind.ENVOY:
         return ()
-    origin = reader.find("PROXY_CONFIG")
+    origin = reader.find(settings.PROXY_CONFIG)
     moved = _MOVED_PORT.findall(origin.value) if origin else []
     ports = {*model.Redirection().private_ports, *map(int, moved)}
     opened = reader.read(settings.LOCAL_PORTS).ranges
@@ -245,8 +244,8 @@ def _check_listeners(reader: reading.Reader, facts: model.HostFacts) -> dict[int
     users: dict[int, str] = {}
     rows: tuple[settings.Setting[int], ...] = settings.LISTENERS
     if reader.read(settings.PROXY) is not model.ProxyKind.ENVOY:
-        users[ADMIN_PORT] = "the admin interface below pilot-agent"
-        users[settings.AGENT_STATUS_PORT] = "pilot-agent's status"
+        users[model.AGENT_ADMIN_PORT] = "the admin interface below pilot-agent"
+        users[model.AGENT_STATUS_PORT] = "pilot-agent's status"
         rows += settings.METRICS
     for row in rows:
         port = reader.read(row)

@@ -18,6 +18,9 @@ Network = IPv4Network | IPv6Network
 
 # The store of the operating system, where Debian keeps it.
 SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
+# The defaults of statusPort and proxyAdminPort in Istio's ProxyConfig: of pilot-agent, and of the
+# Envoy below it.
+AGENT_STATUS_PORT, AGENT_ADMIN_PORT = 15020, 15000
 
 _WIDTHS = {4: 4, 6: 16}  # of the addresses of each IP version, in bytes
 _NO_V4, _NO_V6 = PackedRanges(_WIDTHS[4]), PackedRanges(_WIDTHS[6])

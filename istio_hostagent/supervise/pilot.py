@@ -16,9 +16,6 @@ CREDENTIALS = "./var/run/secrets/workload-spiffe-credentials"
 # lie in them.
 DIRECTORIES = ("etc/istio/proxy", "var/run/secrets/workload-spiffe-uds")
 
-# The defaults of statusPort and proxyAdminPort in Istio's ProxyConfig.
-STATUS_PORT, ENVOY_ADMIN_PORT = 15020, 15000
-
 # Ours alone, or with a meaning for the one who starts it only.
 _NOT_PASSED_ON = ("ISTIO_HOSTAGENT_", "LD_")
 

@@ -25,7 +25,7 @@ class Admin(NamedTuple):
     """Where Envoy's admin interface is: a unix socket, or else a port of 127.0.0.1."""
 
     socket: str = ""
-    port: int = pilot.ENVOY_ADMIN_PORT
+    port: int = model.AGENT_ADMIN_PORT
 
 
 class ProcessSpec(NamedTuple):
@@ -127,7 +127,7 @@ def pilot_agent_spec(
     named relative to its working directory.
     """
     counters = liveness.Door(
-        ENVOY, pilot.ENVOY_ADMIN_PORT, controlplane.PATH, controlplane.MAX_ANSWER
+        ENVOY, model.AGENT_ADMIN_PORT, controlplane.PATH, controlplane.MAX_ANSWER
     )
     return ProcessSpec(
         name=PILOT_AGENT,
@@ -141,7 +141,7 @@ def pilot_agent_spec(
         doors=(
             liveness.Door(ENVOY, config.proxy.status_port, "/healthz/ready"),
             counters,
-            liveness.Door(PILOT_AGENT, pilot.STATUS_PORT, "/healthz/ready"),
+            liveness.Door(PILOT_AGENT, model.AGENT_STATUS_PORT, "/healthz/ready"),
         ),
         control_plane=counters,
         listens=_listens(config.redirection),

@@ -322,8 +322,9 @@ def _check_json(reader: reading.Reader) -> None:
             spelled = jsontext.repair(value)
             hint = f"write {key}='{spelled}'" if spelled else "put the value in single quotes"
             is_fatal = key in settings.JSON_OR_NO_START
-            outcome = "keeps pilot-agent from starting" if is_fatal else "is left out for that"
-            message = f"{key} is no JSON, and {outcome}: {fields.show(value)}"
+            left_out = "so pilot-agent leaves it out"
+            outcome = "which keeps pilot-agent from starting" if is_fatal else left_out
+            message = f"{key} is no JSON, {outcome}: {fields.show(value)}"
             reader.warn(sets[-1], f"{message}; {hint}")
 
 

@@ -508,8 +508,10 @@ def test_json_that_has_lost_its_quotes_is_a_warning_with_the_right_spelling(
     [warning] = outcome.warnings
     assert warning.line == 2
     is_fatal = text.startswith("ISTIO_META_POD_PORTS")
-    effect = "keeps pilot-agent from starting" if is_fatal else "is left out for that"
-    assert f"is no JSON, and {effect}: " in warning.message
+    effect = (
+        "which keeps pilot-agent from starting" if is_fatal else "so pilot-agent leaves it out"
+    )
+    assert f"is no JSON, {effect}: " in warning.message
     assert hint in warning.message
 
 

@@ -20,9 +20,8 @@ class Sender(enum.Enum):
     PROXY_USER = "proxy user"  # the proxy's uid, an ordinary group
     PROXY_GROUP = "proxy group"  # an ordinary user, the proxy's gid
     NEIGHBOUR = "neighbour"  # from outside, to this host or through it
-    ON_LINK = (
-        "neighbour on a link"  # the same by the interface of an own address, up to the last hook
-    )
+    # the same by the interface of an own address, up to the last hook
+    ON_LINK = "neighbour on a link"
 
 
 class Shape(enum.Enum):

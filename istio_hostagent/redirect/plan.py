@@ -93,9 +93,7 @@ def _difference(present: model.TableState | None, state: model.TableState | None
             yield from changed
 
 
-def _parts(
-    table: model.TableState | None,
-) -> dict[str, _Part]:
+def _parts(table: model.TableState | None) -> dict[str, _Part]:
     """All parts by name, with the word in front by which the kernel keeps them apart."""
     found: dict[str, _Part] = {}
     if table:
@@ -105,9 +103,7 @@ def _parts(
     return found
 
 
-def _parts_of_chain(
-    chain: "_Part | None",
-) -> list[model.Hook | model.RuleState]:
+def _parts_of_chain(chain: _Part | None) -> list[model.Hook | model.RuleState]:
     if not isinstance(chain, model.ChainState):
         return []
     return [*([chain.hook] if chain.hook else []), *chain.rules]
@@ -151,7 +147,7 @@ def _trim(before: Sequence[_Item], after: Sequence[_Item]) -> tuple[Sequence[_It
     return before[start : len(before) - end], after[start : len(after) - end]
 
 
-def _set_difference(old: "_Part | None", new: "_Part | None") -> Iterator[str]:
+def _set_difference(old: _Part | None, new: _Part | None) -> Iterator[str]:
     for sign, one, other in (("-", old, new), ("+", new, old)):
         if not isinstance(one, model.NamedSet):
             continue

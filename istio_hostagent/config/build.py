@@ -60,6 +60,7 @@ def build_config(
     _check_foreign(reader)
     _check_json(reader)
     _check_discovery(reader, identity)
+    _check_auth_policy(reader)
     config = model.Config(redirection, identity, proxy)
     values = explain.explain(reader, server_name=identity.server_name)
     problems = tuple(sorted(set(found.problems)))
@@ -341,6 +342,19 @@ def _check_discovery(reader: reading.Reader, identity: model.IdentitySettings) -
         message = f"PROXY_CONFIG names {found[0]}, which is for the proxy alone"
         hint = f"to have certificates from there, and not from {asked}, write CA_ADDR={found[0]}"
         reader.warn(origin, f"{message}; {hint}")
+
+
+def _check_auth_policy(reader: reading.Reader) -> None:
+    """Say where pilot-agent would not check whom it takes its configuration from."""
+    if reader.read(settings.PROXY) is model.ProxyKind.ENVOY:
+        return
+    others = (settings.PROXY_CONFIG, settings.PILOT_ADDRESS.key, settings.PILOT_PORT.key)
+    key = next((key for key in settings.AUTH_POLICY if _is_set(reader, key)), "")
+    origin = reader.find(key)
+    if origin is None or origin.value != "NONE" or any(_is_set(reader, other) for other in others):
+        return
+    message = f"{key}=NONE makes pilot-agent speak plain text to the control plane"
+    reader.warn(origin, f"{message}, and take its configuration from whoever answers")
 
 
 def _check_foreign(reader: reading.Reader) -> None:

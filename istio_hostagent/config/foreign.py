@@ -26,6 +26,7 @@ PASSED = {
     "CANONICAL_SERVICE": "Name of the workload, for telemetry.",
     "CLOUD_PLATFORM": "aws, gcp, azure or none; saves looking for it.",
     "COMPLIANCE_POLICY": "Restricts TLS, for example to FIPS 140-2.",
+    "CONTROL_PLANE_AUTH_POLICY": "Used when ISTIO_CP_AUTH is not set (Istio 0.5 to 0.7).",
     "DISABLE_ENVOY": "Runs pilot-agent without Envoy.",
     "DNS_FORWARD_PARALLEL": "Asks all upstream name servers at once.",
     "DNS_FORWARD_TIMEOUT": "How long an upstream name server may take.",
@@ -43,6 +44,7 @@ PASSED = {
     "HTTP_STRIP_FRAGMENT_FROM_PATH_UNSAFE_IF_DISABLED": "Keeps fragments in paths, if false.",
     "ISTIO_BOOTSTRAP": "A bootstrap template of your own.",
     "ISTIO_BOOTSTRAP_OVERRIDE": "A file merged over the bootstrap.",
+    "ISTIO_CP_AUTH": "MUTUAL_TLS, or NONE: plain text. Not beside PROXY_CONFIG or PILOT_ADDRESS.",
     "ISTIO_CPU_LIMIT": "Number of processors, where concurrency is 0.",
     "ISTIO_DELTA_XDS": "Incremental discovery.",
     "ISTIO_ENABLE_HTTP2_PROBING": "Lets health probes over TLS use HTTP/2.",
@@ -87,7 +89,6 @@ _TOOL = (
 )
 _NATIVE = "rules are native nf_tables"
 _IPV6 = "IPv4 and IPv6 are always redirected together"
-_CONTROL = "the control plane is always spoken to with mutual TLS"
 _CREDENTIAL = "the only credential for a first certificate is the token file so far"
 _CLASSIC = "the classic certificate protocol is not supported yet; CA_ADDR names istiod"
 _UNSUPPORTED = "this choice of traffic is not supported yet"
@@ -107,7 +108,6 @@ INERT = {
     "CLEAN": _TOOL,
     "CLEANUP_ONLY": _TOOL,
     "CNI_MODE": _TOOL,
-    "CONTROL_PLANE_AUTH_POLICY": _CONTROL,
     "CREDENTIAL_FETCHER_TYPE": _CREDENTIAL,
     "CREDENTIAL_IDENTITY_PROVIDER": _CREDENTIAL,
     "DNS_ADDR": _DNS,
@@ -144,7 +144,6 @@ INERT = {
     "ISTIO_CERT_DIR": "OUTPUT_CERTS names the directory",
     "ISTIO_CFG": "nothing is looked for there",
     "ISTIO_CLUSTER_CONFIG": "it is read from the agent's environment, before any file is",
-    "ISTIO_CP_AUTH": _CONTROL,
     "ISTIO_DEBUG": "ISTIO_HOSTAGENT_LOG_LEVEL is the log level of the proxy",
     "ISTIO_DUAL_STACK": _IPV6,
     "ISTIO_EXCLUDE_INTERFACES": _UNSUPPORTED,
@@ -197,14 +196,12 @@ AGREES: dict[str, tuple[str, ...]] = {
     "CALL_CREDENTIALS": ("false",),
     "CA_PROVIDER": ("Citadel",),
     "CITADEL_ENV": ("onprem",),
-    "CONTROL_PLANE_AUTH_POLICY": ("MUTUAL_TLS",),
     "DNS_CAPTURE": ("false",),
     "DUAL_STACK": ("true",),
     "ENVOY_USER": ("istio-proxy",),
     "EXEC_USER": ("istio-proxy",),
     "FILE_MOUNTED_CERTS": ("false",),
     "ISTIO_AGENT_DUAL_STACK": ("true",),
-    "ISTIO_CP_AUTH": ("MUTUAL_TLS",),
     "ISTIO_DUAL_STACK": ("true",),
     "ISTIO_META_DNS_CAPTURE": ("false",),
     "ISTIO_META_ENABLE_DNS_SERVER": ("false",),

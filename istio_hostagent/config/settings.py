@@ -413,6 +413,8 @@ JSON_KEYS = ("ISTIO_META_POD_PORTS", "ISTIO_PROMETHEUS_ANNOTATIONS", "ISTIO_KUBE
 JSON_FAMILY = "ISTIO_METAJSON_"
 # Where anything else keeps pilot-agent from starting (istio/istio#33225).
 JSON_OR_NO_START = ("ISTIO_META_POD_PORTS",)
+# How pilot-agent speaks to the control plane; the first that is set counts.
+AUTH_POLICY = ("ISTIO_CP_AUTH", "CONTROL_PLANE_AUTH_POLICY")  # Istio 0.8 and later; before
 PROXY_CONFIG = "PROXY_CONFIG"  # YAML, in which people write JSON
 
 KEYS = frozenset(row.key for row in SETTINGS)

@@ -6,7 +6,7 @@ learns this by finding three files below its working directory, plus PROV_CERT n
 directory and an empty OUTPUT_CERTS (with a directory there it would write certificates itself).
 """
 
-from ..config import model
+from ..config import model, settings
 from . import proxyconfig
 
 # Where it looks for certificates made by others; the path is fixed in its source.
@@ -82,9 +82,8 @@ def _proxy_config(written: dict[str, str], proxy: model.ProxySettings) -> str:
         added["discoveryAddress"] = proxy.discovery_address
     elif not text:
         added["serviceCluster"] = proxy.service_cluster
-        # The first name is that of Istio 0.8 and later, the second that of releases before.
-        policy = written.get("ISTIO_CP_AUTH") or written.get("CONTROL_PLANE_AUTH_POLICY")
-        added["controlPlaneAuthPolicy"] = policy or "MUTUAL_TLS"
+        policies = filter(None, map(written.get, settings.AUTH_POLICY))
+        added["controlPlaneAuthPolicy"] = next(policies, "MUTUAL_TLS")
     if proxy.envoy is not None:
         added["binaryPath"] = proxy.envoy
     return proxyconfig.add(text, added)

@@ -788,8 +788,29 @@ def test_known_key_without_effect_is_a_warning_with_the_reason() -> None:
 
 
 def test_key_without_effect_that_asks_for_nothing_else_is_no_warning() -> None:
-    text = "ISTIO_CP_AUTH=MUTUAL_TLS\nISTIO_META_DNS_CAPTURE=false\nISTIO_EXCLUDE_INTERFACES=\n"
+    text = "ISTIO_META_DNS_CAPTURE=false\nISTIO_EXCLUDE_INTERFACES=\n"
     assert build_config(text).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("ISTIO_CP_AUTH=NONE", 1),
+        ("ISTIO_CP_AUTH=\nCONTROL_PLANE_AUTH_POLICY=NONE", 2),
+        ("ISTIO_CP_AUTH=MUTUAL_TLS\nCONTROL_PLANE_AUTH_POLICY=NONE", 0),
+        ("ISTIO_CP_AUTH=NONE\nPILOT_ADDRESS=p:1", 0),
+        ("ISTIO_CP_AUTH=NONE\nPROXY_CONFIG=concurrency:", 0),
+    ],
+)
+def test_plain_text_to_the_control_plane_is_a_warning_where_pilot_agent_is_told_of_it(
+    text: str, line: int
+) -> None:
+    outcome = build_config(text)
+    said = [each for each in outcome.warnings if "plain text to the control plane" in each.message]
+    assert [each.line for each in said] == ([line] if line else [])
+    assert not any("has no effect here" in each.message for each in outcome.warnings)
+    key = text.partition("=")[0]
+    assert value_of(outcome, key).status == "handed on to pilot-agent"
 
 
 def test_families_are_known() -> None:

@@ -37,7 +37,7 @@ class ProcessSpec(NamedTuple):
     to root, readable by the process's group. The first of `doors` is ready once the process
     serves; all of them together tell whether the processes live. `control_plane` is the one of
     them that answers with what `controlplane` reads; None: there is no control plane. It serves
-    only while it listens on the `listens`.
+    only while it listens on the ports `listens`.
     """
 
     name: str

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..config import model as config
-from ..errors import ApplyRejected, HostAgentError, KernelBusy, NotReached, StillDrifted
+from ..errors import ApplyRejected, HostAgentError, KernelBusy, StillDrifted
 from ..host import changes as committed
 from ..host import garbage, ports
 from ..lifecycle import redirection as states
@@ -16,7 +16,7 @@ from ..lifecycle.life import Life
 from ..lifecycle.situation import Now
 from ..lifecycle.steps import Step
 from ..redirect import drift, expectations, model, plan, policy, probes, staleness
-from . import events, fields, part, prober, proof
+from . import events, fields, part, prober, proof, verdict
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +31,6 @@ VERDICT_S = 0.02
 
 # What was changed, or why nothing was.
 Changed = Callable[[plan.Changes | HostAgentError], None]
-
-# What istio-iptables leaves is in its chains, all but the redirection of DNS to 15053.
-_OTHERS_COME_BEFORE = (
-    "rules of somebody else come before ours: `nft list ruleset` and `iptables-legacy-save` show"
-    " them; what Istio's scripts have left goes with"
-    " `for i in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy;"
-    " do $i-save | grep -v -e ISTIO_ -e 15053 | $i-restore; done`"
-)
 
 
 class RedirectionPart(part.Part):
@@ -171,6 +163,7 @@ class RedirectionPart(part.Part):
     def status(self, _life: Life, _now: Now) -> dict[str, Any]:
         """Its part of the report of `status`."""
         unkept = (each for each in self.findings if each.state is not expectations.State.MET)
+        untested = verdict.find_untested(self.findings, self._facts) if self._facts else ()
         return {
             "state": self.value.rules.value,
             "managed": not self._is_left_to_others,
@@ -178,7 +171,7 @@ class RedirectionPart(part.Part):
             "looks": self.looks,
             "repaired": self.repaired,
             "findings": [str(finding) for finding in unkept],
-            "untested": len(_untested(self.findings, self._facts)) if self._facts else 0,
+            "untested": len(untested),
             "not_captured": list(self._closed),
         }
 
@@ -268,22 +261,15 @@ class RedirectionPart(part.Part):
             self._not_proven(found, now)
             return
         findings = proof.evaluate(made, found)
-        broken = proof.having(findings, expectations.State.BROKEN)
         if self._is_about_these:
             self.findings = findings
-        shut = [finding for finding in broken if finding.is_shut]
-        if len(broken) > len(shut):
-            self._disproof = StillDrifted(
-                [str(finding) for finding in broken if not finding.is_shut],
-                how="packets show that the rules do not hold",
-                hint=_OTHERS_COME_BEFORE,
-            )
-            self._disproved_at = now
+        if (disproof := verdict.find_disproof(findings)) is not None:
+            self._disproof, self._disproved_at = disproof, now
             return
         was_shown, is_about_these = self.value.is_shown, self._is_about_these
-        dropped = NotReached([_unreached(finding) for finding in shut]) if shut else None
+        dropped = verdict.find_not_reached(findings)
         text = dropped.text if dropped is not None else ""
-        self.value = states.proof_ended(self.value, _outcome(findings, facts), now, text)
+        self.value = states.proof_ended(self.value, verdict.sum_up(findings, facts), now, text)
         if is_about_these:
             if dropped is not None and str(self.error) != str(dropped):
                 logger.error("not reached: %s", dropped, extra=fields.of(CODE=dropped.code))
@@ -301,11 +287,7 @@ class RedirectionPart(part.Part):
         assert self._settings is not None
         if not self._settings.keeps_closed:
             return
-        closed = expectations.closed_ports(findings)
-        # Of a port that could not be tested now, what was known stays.
-        untested = set(self._closed) - expectations.tested_ports(findings)
-        named = closed & self._settings.inbound.named
-        found = tuple(sorted(named | untested))
+        found = verdict.find_closed(findings, self._closed, self._settings)
         if found == self._closed:
             return
         self._closed = found
@@ -320,20 +302,7 @@ class RedirectionPart(part.Part):
         """What is as it must be and not as one might expect, or nothing."""
         if self._is_left_to_others:
             return "redirection: up to rules of your own, not tested (ISTIO_CUSTOM_IP_TABLES)"
-        opened = [
-            each for each in self.findings if each.closed_by and each.expectation.captured_at
-        ]
-        ports = sorted({each.expectation.port for each in opened})
-        left = sorted(set(self._closed) & expectations.closed_ports(self.findings))
-        by = {each.expectation.port: each.closed_by for each in self.findings if each.closed_by}
-        if left:
-            return (
-                f"not captured: port {_listed(left)}, which {by[left[0]]} closes and capture "
-                "would open: open it there, or set ISTIO_HOSTAGENT_CLOSED_PORTS=capture"
-            )
-        if ports:
-            return f"capture opens port {_listed(ports)}, which {by[ports[0]]} closes"
-        return ""
+        return verdict.describe_closed(self.findings, self._closed)
 
     @property
     def _is_left_to_others(self) -> bool:
@@ -485,35 +454,3 @@ class RedirectionPart(part.Part):
             self._failed(found)
         else:
             self.value = states.withdrawn(self.value)
-
-
-def _listed(ports: Sequence[int]) -> str:
-    return ", ".join(map(str, ports))
-
-
-def _unreached(finding: expectations.Finding) -> str:
-    expected = finding.expectation
-    return f"port {expected.port} of {expected.destination} is not reached: {finding.detail}"
-
-
-def _outcome(findings: Sequence[expectations.Finding], facts: config.HostFacts) -> states.Proof:
-    """What findings of which none is broken come to; a host that captures nothing is proven.
-
-    What could not be tested counts only in a family of which this host has an address.
-    """
-    captures = [finding for finding in findings if finding.expectation.captured_at]
-    if captures and not proof.having(captures, expectations.State.MET):
-        return states.Proof.NOTHING
-    return states.Proof.PARTLY if _untested(captures, facts) else states.Proof.PROVEN
-
-
-def _untested(
-    findings: Sequence[expectations.Finding], facts: config.HostFacts
-) -> tuple[expectations.Finding, ...]:
-    """What could not be tested although this host has an address of that family."""
-    families = {address.version for address in facts.addresses} or {4, 6}
-    return tuple(
-        each
-        for each in proof.having(findings, expectations.State.NOT_TESTABLE)
-        if (6 if ":" in each.expectation.destination else 4) in families
-    )

@@ -1,0 +1,97 @@
+"""What the findings of one proof come to for the rules that are in.
+
+Not here: what becomes of the rules (`redirection`), and what an outcome says of one expectation
+(`proof`).
+"""
+
+from collections.abc import Collection, Sequence
+
+from ..config import model as config
+from ..errors import NotReached, StillDrifted
+from ..lifecycle import redirection as states
+from ..redirect import expectations
+from . import proof
+
+# What istio-iptables leaves is in its chains, all but the redirection of DNS to 15053.
+_OTHERS_COME_BEFORE = (
+    "rules of somebody else come before ours: `nft list ruleset` and `iptables-legacy-save` show"
+    " them; what Istio's scripts have left goes with"
+    " `for i in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy;"
+    " do $i-save | grep -v -e ISTIO_ -e 15053 | $i-restore; done`"
+)
+
+
+def find_disproof(findings: Sequence[expectations.Finding]) -> StillDrifted | None:
+    """Which rules packets have shown not to hold."""
+    broken = proof.having(findings, expectations.State.BROKEN)
+    wrong = [str(finding) for finding in broken if not finding.is_shut]
+    if not wrong:
+        return None
+    how = "packets show that the rules do not hold"
+    return StillDrifted(wrong, how=how, hint=_OTHERS_COME_BEFORE)
+
+
+def find_not_reached(findings: Sequence[expectations.Finding]) -> NotReached | None:
+    """What the firewall of this host drops at the capture port."""
+    shut = [finding for finding in findings if finding.is_shut]
+    return NotReached([_unreached(finding) for finding in shut]) if shut else None
+
+
+def _unreached(finding: expectations.Finding) -> str:
+    expected = finding.expectation
+    return f"port {expected.port} of {expected.destination} is not reached: {finding.detail}"
+
+
+def sum_up(findings: Sequence[expectations.Finding], facts: config.HostFacts) -> states.Proof:
+    """What findings of which none is broken come to; a host that captures nothing is proven.
+
+    What could not be tested counts only in a family of which this host has an address.
+    """
+    captures = [finding for finding in findings if finding.expectation.captured_at]
+    if captures and not proof.having(captures, expectations.State.MET):
+        return states.Proof.NOTHING
+    return states.Proof.PARTLY if find_untested(captures, facts) else states.Proof.PROVEN
+
+
+def find_untested(
+    findings: Sequence[expectations.Finding], facts: config.HostFacts
+) -> tuple[expectations.Finding, ...]:
+    """What could not be tested although this host has an address of that family."""
+    families = {address.version for address in facts.addresses} or {4, 6}
+    return tuple(
+        each
+        for each in proof.having(findings, expectations.State.NOT_TESTABLE)
+        if (6 if ":" in each.expectation.destination else 4) in families
+    )
+
+
+def find_closed(
+    findings: Sequence[expectations.Finding],
+    before: Collection[int],
+    settings: config.Redirection,
+) -> tuple[int, ...]:
+    """The ports that capture would open; `before`: those that were known to be."""
+    closed = expectations.closed_ports(findings)
+    # Of a port that could not be tested now, what was known stays.
+    untested = set(before) - expectations.tested_ports(findings)
+    return tuple(sorted((closed & settings.inbound.named) | untested))
+
+
+def describe_closed(findings: Sequence[expectations.Finding], left: Collection[int]) -> str:
+    """What capture opens, or would open of what is `left` alone for it, or nothing."""
+    opened = [each for each in findings if each.closed_by and each.expectation.captured_at]
+    ports = sorted({each.expectation.port for each in opened})
+    still_closed = sorted(set(left) & expectations.closed_ports(findings))
+    by = {each.expectation.port: each.closed_by for each in findings if each.closed_by}
+    if still_closed:
+        return (
+            f"not captured: port {_listed(still_closed)}, which {by[still_closed[0]]} closes and"
+            " capture would open: open it there, or set ISTIO_HOSTAGENT_CLOSED_PORTS=capture"
+        )
+    if ports:
+        return f"capture opens port {_listed(ports)}, which {by[ports[0]]} closes"
+    return ""
+
+
+def _listed(ports: Sequence[int]) -> str:
+    return ", ".join(map(str, ports))

@@ -52,6 +52,7 @@ class ServingPart(part.Part):
         self._serials: tuple[str, ...] | None = None
         self._asked: float | None = None  # unix seconds
         self._loads = 0
+        self._obstruction = ""  # why it could not be made to load the files, the last time
         self.value = serving.Serving()
 
     @property
@@ -128,16 +129,22 @@ class ServingPart(part.Part):
             logger.info("proxy shows the certificate that is held again")
 
     def _load_again(self) -> None:
+        now = self._clock.monotonic()
         # One or two: what Envoy was started with has none of these.
         self._loads += 1
         try:
             self._proxy.load_again(1 + self._loads % 2)
         except OSError as error:
-            detail = f"its files cannot be written: {describe(error)}"
-            logger.warning(
-                "the proxy is not made to load its certificate", extra=fields.of(DETAIL=detail)
-            )
-        self.value = serving.mended(self.value, self._clock.monotonic())
+            self.value = serving.put_off(self.value, now)
+            found = f"it cannot be made to load that one: {describe(error)}"
+            if found != self._obstruction:
+                logger.warning(
+                    "proxy %s; %s", self.value.last_error, found, extra=fields.of(CODE="not-told")
+                )
+            self._obstruction = found
+            return
+        self._obstruction = ""
+        self.value = serving.mended(self.value, now)
 
     def _replace(self) -> None:
         logger.error(
@@ -152,6 +159,8 @@ class ServingPart(part.Part):
         value = self.value
         if value.shown is not serving.Shown.OTHER:
             return value.last_error if value.shown is serving.Shown.UNKNOWN else ""
+        if self._obstruction:
+            return f"{value.last_error}; {self._obstruction}"
         if value.tries <= serving.RELOADS:
             return f"{value.last_error}; it is made to load that one"
         if value.tries == serving.RELOADS + 1 and value.mend_at is None:

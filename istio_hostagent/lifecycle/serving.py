@@ -12,6 +12,8 @@ from typing import NamedTuple
 READY_PAUSE_S, CHANGED_PAUSE_S = 0.3, 1.0
 # After it was made to load the files again, or replaced: what follows costs connections.
 MENDED_PAUSE_S = 5.0
+# When it could not be told to load them it is tried again so much later.
+PUT_OFF_S = 10.0
 AGAIN_S = 3600.0
 # One that could not be asked is asked again so often before that.
 UNKNOWN_TRIES = 3
@@ -132,6 +134,14 @@ def answered(
     if replaced > 0:
         pause = min(FIRST_REPLACE_S * 2.0 ** (replaced - 1), LONGEST_REPLACE_S)
     return value._replace(mend_at=now + pause)
+
+
+def put_off(value: Serving, now: float) -> Serving:
+    """It could not be told to load the files, so nobody knows whether that would help.
+
+    It is not replaced for this: the next one may find its files as little.
+    """
+    return value._replace(mend_at=now + PUT_OFF_S)
 
 
 def mended(value: Serving, now: float) -> Serving:

@@ -138,3 +138,20 @@ def test_a_stranger_at_the_port_of_the_admin_interface_is_no_witness(host: Memor
     assert host.is_in_mesh
     assert host.status["proxy"]["starts"] == 1
     assert "not at 127.0.0.1:15000" in host.status["served_certificate"]["last_error"]
+
+
+def test_one_that_cannot_be_told_is_not_replaced(host: MemoryHost) -> None:
+    """What could not be written for it could not be written for the next one either."""
+    host.join()
+    host.until(lambda: state(host) == "held", 3.0, "what it shows after its start")
+    host.loads = Loads.ASKED
+    assert host.answer("renew")["ok"]
+    host.disk.is_full = True
+    host.until(lambda: state(host) == "other", 5.0, "it is seen")
+    host.run(300.0)
+    assert host.status["proxy"]["starts"] == 1
+    assert len(host.ready) == 1
+    assert "instead of 2, which is held; it cannot be made to load that one: " in host.summary
+    host.disk.is_full = False
+    host.until(lambda: state(host) == "held", 2 * serving.PUT_OFF_S, "the renewed one")
+    assert host.status["proxy"]["starts"] == 1

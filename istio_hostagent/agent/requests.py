@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..config import model
 from ..errors import (
     AuthorityUnavailable,
     CertificateRefused,
@@ -145,19 +146,22 @@ class Requests:
             parts.host,
             parts.work,
             parts.packets,
-            done=functools.partial(self._verified, caller),
+            done=functools.partial(self._verified, caller, settings.redirection),
             failed=lambda error: caller.answer(refusal(error)),
         )
 
-    def _verified(self, caller: ports.Caller, found: inspection.Verification) -> None:
-        found = found._replace(proxy=self._look_at_proxy())
+    def _verified(
+        self,
+        caller: ports.Caller,
+        settings: model.Redirection,
+        found: inspection.Verification,
+    ) -> None:
+        found = found._replace(proxy=self._look_at_proxy(settings))
         caller.answer({"ok": True, "verification": found.to_json()})
 
-    def _look_at_proxy(self) -> inspection.Proxy:
+    def _look_at_proxy(self, settings: model.Redirection) -> inspection.Proxy:
         """What `status` knows of the proxy, and its ports as they are now."""
         parts, life = self._parts, self._parts.life
-        assert life.told is not None
-        settings = configuration.config_of(life.told).redirection
         state, closed = inspection.look_at_ports(settings, parts.holding.find_listening)
         last_error = ""
         if not parts.situation().is_serving:

@@ -1,8 +1,10 @@
 """The capture ports of a host in memory: held in time, taken by strangers, listened on."""
 
+from istio_hostagent.agent import events
 from tests.agent import machine
 from tests.agent.host import MemoryHost
 from tests.agent.texts import CLUSTER, TEXTS
+from tests.fakes.caller import FakeCaller
 
 PORTS = {15001, 15006}
 
@@ -165,3 +167,15 @@ def test_verify_and_status_agree_on_a_proxy_that_does_not_answer(host: MemoryHos
     host.proxy = machine.Proxy.GOOD
     host.until(lambda: host.is_in_mesh, 60.0, "in the mesh again")
     assert host.answer("verify")["verification"]["in_place"]
+
+
+def test_verify_is_answered_although_the_files_go_meanwhile(host: MemoryHost) -> None:
+    host.ca = machine.Ca.REFUSING
+    host.start()
+    host.run(1.0)
+    caller = FakeCaller("verify")
+    host.callers.append(caller)
+    host.inbox.post(events.Asked(caller))
+    host.remove(CLUSTER)
+    host.until(lambda: not caller.is_open, 10.0, "the answer")
+    assert caller.answers[0]["verification"]["proxy"]["state"] == "not ready"

@@ -275,16 +275,14 @@ class RedirectionPart(part.Part):
                 logger.error("not reached: %s", dropped, extra=fields.of(CODE=dropped.code))
             self.error = dropped
             self._suspects = ()
-            self._leave_closed(findings, facts)
+            self._leave_closed(findings)
         if self.value.is_shown and not was_shown:
             kept = proof.having(findings, expectations.State.MET)
             logger.info("redirection proven with packets", extra=fields.of(COUNT=len(kept)))
 
-    def _leave_closed(
-        self, findings: Sequence[expectations.Finding], facts: config.HostFacts
-    ) -> None:
+    def _leave_closed(self, findings: Sequence[expectations.Finding]) -> None:
         """Capture nothing that this would open, and what the firewall lets in by now again."""
-        assert self._settings is not None
+        assert self._settings is not None and self._facts is not None
         if not self._settings.keeps_closed:
             return
         found = verdict.find_closed(findings, self._closed, self._settings)
@@ -295,7 +293,8 @@ class RedirectionPart(part.Part):
             "ports that the firewall of this host closes are not captured",
             extra=fields.of(DETAIL=list(found)),
         )
-        self._desire(self._settings, facts)
+        # The machine may have changed since the packets were sent.
+        self._desire(self._settings, self._facts)
 
     @property
     def remark(self) -> str:

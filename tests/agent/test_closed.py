@@ -1,0 +1,73 @@
+"""The redirection part by itself: what packets say of ports that the host's firewall closes."""
+
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import Any, cast
+
+import pytest
+
+from istio_hostagent.agent import events, prober, reconcile, redirection
+from istio_hostagent.config import model
+from istio_hostagent.redirect import expectations
+from tests.agent.texts import CONFIGS, FACTS
+from tests.fakes.clock import FakeClock
+from tests.fakes.kernel import FakeKernel
+
+
+class Prober:
+    """Packets whose outcomes the test tells when it wants to."""
+
+    def __init__(self) -> None:
+        self.made: Sequence[expectations.Expectation] = ()
+
+    def prove(
+        self,
+        made: Sequence[expectations.Expectation],
+        _facts: model.HostFacts,
+        done: prober.Done,
+    ) -> None:
+        self.made, self._done = made, done
+
+    def answer(self, *, is_closed: bool) -> None:
+        self._done(tuple(self._outcome(each, is_closed=is_closed) for each in self.made))
+
+    def _outcome(self, made: expectations.Expectation, *, is_closed: bool) -> expectations.Outcome:
+        if made.sender is not expectations.Sender.ON_LINK:
+            return expectations.Outcome(errno=101)
+        arrived, dropped = expectations.Fate.ARRIVED, expectations.Fate.DROPPED
+        direct = dropped if is_closed else arrived
+        arrival = expectations.Arrival(arrived, direct, "10.1.0.9", "eth0")
+        return expectations.Outcome(
+            made.destination, made.captured_at or made.port, arrival=arrival
+        )
+
+
+class Keeper:
+    """A redirection part with rules in, and packets under way."""
+
+    def __init__(self) -> None:
+        self.packets = Prober()
+        rules = reconcile.Reconciler(FakeKernel())
+        packets = cast("Any", self.packets)
+        self.part = redirection.RedirectionPart(rules, packets, FakeClock(), lambda: None)
+        self.part.configure(CONFIGS["A"], FACTS)
+        self.prove()
+
+    def prove(self) -> None:
+        self.part.apply()
+        self.part.prove()
+
+
+@pytest.fixture
+def keeper() -> Keeper:
+    return Keeper()
+
+
+def test_an_address_that_comes_while_packets_are_under_way_is_not_forgotten(
+    keeper: Keeper,
+) -> None:
+    both = FACTS._replace(addresses=(*FACTS.addresses, ip_address("192.0.2.77")))
+    keeper.part.handle(events.MachineSeen(both, moves_packets=False))
+    keeper.packets.answer(is_closed=True)
+    keeper.prove()
+    assert "192.0.2.77" in {each.destination for each in keeper.packets.made}

@@ -289,10 +289,13 @@ class RedirectionPart(part.Part):
         if found == self._closed:
             return
         self._closed = found
-        logger.warning(
-            "ports that the firewall of this host closes are not captured",
-            extra=fields.of(DETAIL=list(found)),
-        )
+        if found:
+            logger.warning(
+                "ports that the firewall of this host closes are not captured",
+                extra=fields.of(DETAIL=list(found)),
+            )
+        else:
+            logger.info("the firewall of this host closes none of the ports; all are captured")
         # The machine may have changed since the packets were sent.
         self._desire(self._settings, self._facts)
 

@@ -1,5 +1,6 @@
 """The redirection part by itself: what packets say of ports that the host's firewall closes."""
 
+import logging
 from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any, cast
@@ -71,3 +72,18 @@ def test_an_address_that_comes_while_packets_are_under_way_is_not_forgotten(
     keeper.packets.answer(is_closed=True)
     keeper.prove()
     assert "192.0.2.77" in {each.destination for each in keeper.packets.made}
+
+
+def test_a_port_that_the_firewall_opens_is_not_called_closed(
+    keeper: Keeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    keeper.packets.answer(is_closed=True)
+    assert "ports that the firewall of this host closes are not captured" in caplog.messages
+    keeper.prove()
+    caplog.clear()
+    keeper.packets.answer(is_closed=False)
+    assert "ports that the firewall of this host closes are not captured" not in caplog.messages
+    assert (
+        "the firewall of this host closes none of the ports; all are captured" in caplog.messages
+    )

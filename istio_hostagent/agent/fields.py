@@ -1,5 +1,6 @@
-"""Names and forms of what is logged beside a message, in one place to be searched for."""
+"""Names and forms of what is logged, in one place to be searched for."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..host import clock
@@ -36,3 +37,8 @@ def of(**values: Any) -> dict[str, dict[str, Any]]:
 def moment(unix_s: float) -> str:
     """An instant as people and programs read it: UTC, ISO 8601, whole seconds."""
     return clock.utc_text(unix_s, "%Y-%m-%dT%H:%M:%SZ")
+
+
+def name_ports(numbers: Sequence[int]) -> str:
+    """One port or several in a sentence."""
+    return f"port{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"

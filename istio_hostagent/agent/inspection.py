@@ -7,7 +7,7 @@ the same code.
 """
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..config import model as config
@@ -107,11 +107,6 @@ def look_at_ports(
         return ProxyState.CLOSED, closed
     is_known = None not in found.values()
     return ProxyState.LISTENING if is_known else ProxyState.UNKNOWN, ()
-
-
-def name_ports(numbers: Sequence[int]) -> str:
-    """The ports in words."""
-    return f"port{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def start(

@@ -27,7 +27,7 @@ from ..lifecycle.redirection import Rules
 from ..lifecycle.report import Report
 from ..redirect import plan, policy
 from ..supervise import validation
-from . import components, configuration, inspection, places, reload, status
+from . import components, configuration, fields, inspection, places, reload, status
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class Requests:
         elif state is inspection.ProxyState.LISTENING:
             state = inspection.ProxyState.SERVING
         elif closed:
-            last_error = f"it does not listen on {inspection.name_ports(closed)}"
+            last_error = f"it does not listen on {fields.name_ports(closed)}"
         if last_error and parts.redirection.value.rules is not Rules.OUT:
             last_error += "; captured connections fail until it serves"
         return inspection.Proxy(state, True, closed, last_error)

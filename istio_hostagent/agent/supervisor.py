@@ -6,7 +6,7 @@ is then refused, never let around.
 
 import logging
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from ..errors import ChildFailed, describe
 from ..host import ports, processes, procstate
@@ -56,7 +56,7 @@ class Supervisor(part.Part):
         self._was_continued = False
         self._killed_at: float | None = None
         self._held = ""  # who keeps it from running
-        self._unheard: tuple[int, ...] = ()  # ports on which it does not listen and has to
+        self.closed_ports: tuple[int, ...] = ()  # on which it does not listen, and has to
         self.control_plane = controlplane.ControlPlane()
         self.child = child.Child()
         self.starts = 0
@@ -114,20 +114,15 @@ class Supervisor(part.Part):
     def last_error(self) -> str:
         """What is wrong with it, in one line, or nothing."""
         stuck = self.stuck
-        return stuck[0] if stuck else self._held or self.child.last_error or self._deafness
+        return stuck[0] if stuck else self._held or self.child.last_error or self._closed_error
 
     @property
-    def closed_ports(self) -> tuple[int, ...]:
-        """Ports on which it does not listen, and has to."""
-        return self._unheard
-
-    @property
-    def _deafness(self) -> str:
+    def _closed_error(self) -> str:
         """On which ports it does not listen although it says that it is ready, or did before."""
         is_new = self._clock.monotonic() < self._unready_since + LISTEN_TIME_S
-        if self._spec is None or not self._unheard or (is_new and not self._watch.listened):
+        if self._spec is None or not self.closed_ports or (is_new and not self._watch.listened):
             return ""
-        return f"{self._spec.name} does not listen on {self._ports(self._unheard)}"
+        return f"{self._spec.name} does not listen on {fields.name_ports(self.closed_ports)}"
 
     @property
     def stuck(self) -> tuple[str, ...]:
@@ -221,7 +216,8 @@ class Supervisor(part.Part):
             logger.error("proxy hangs; it is replaced", extra=fields.of(DETAIL=error))
             self._report(child.Event.HUNG, error=error)
         elif self._watch.lost:
-            text = f"listens no more on {self._ports(self._watch.lost)}: its listeners were closed"
+            where = fields.name_ports(self._watch.lost)
+            text = f"listens no more on {where}: its listeners were closed"
             error = str(ChildFailed(self._spec.name, text))
             logger.error(
                 "proxy is of no use any more; it is replaced", extra=fields.of(DETAIL=error)
@@ -235,17 +231,13 @@ class Supervisor(part.Part):
         Asked only where it matters: of one that says it is ready, or has listened before.
         """
         assert self._spec is not None
-        self._unheard = ()
+        self.closed_ports = ()
         if not (is_ready or self._watch.listened):
             return False
         found = {port: self._held_ports.find_listening(port) for port in self._spec.listens}
         self._watch = liveness.look(self._watch, found)
-        self._unheard = tuple(port for port, is_open in found.items() if is_open is False)
-        return not self._unheard
-
-    @staticmethod
-    def _ports(numbers: Iterable[int]) -> str:
-        return ", ".join(f"port {number}" for number in numbers)
+        self.closed_ports = tuple(port for port, is_open in found.items() if is_open is False)
+        return not self.closed_ports
 
     def _look_for_control_plane(self, now: float) -> None:
         assert self._spec is not None
@@ -258,8 +250,8 @@ class Supervisor(part.Part):
 
     def _hang(self, process: str) -> str:
         assert self._spec is not None
-        ports = [f"port {door.port}" for door in self._spec.doors if door.process == process]
-        return str(ChildFailed(process, f"hangs: {', '.join(ports)} gave no answer"))
+        ports = [door.port for door in self._spec.doors if door.process == process]
+        return str(ChildFailed(process, f"hangs: {fields.name_ports(ports)} gave no answer"))
 
     def _help_on(self) -> None:
         """A process that somebody keeps from running does not hang."""
@@ -322,7 +314,7 @@ class Supervisor(part.Part):
         self._doors.close()
         self._is_asked = False
         self._round_at = None
-        self._unheard = ()
+        self.closed_ports = ()
         self.control_plane = controlplane.ControlPlane()
 
     @property

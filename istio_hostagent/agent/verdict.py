@@ -10,7 +10,7 @@ from ..config import model as config
 from ..errors import NotReached, StillDrifted
 from ..lifecycle import redirection as states
 from ..redirect import expectations
-from . import proof
+from . import fields, proof
 
 # What istio-iptables leaves is in its chains, all but the redirection of DNS to 15053.
 _OTHERS_COME_BEFORE = (
@@ -85,13 +85,9 @@ def describe_closed(findings: Sequence[expectations.Finding], left: Collection[i
     by = {each.expectation.port: each.closed_by for each in findings if each.closed_by}
     if still_closed:
         return (
-            f"not captured: port {_listed(still_closed)}, which {by[still_closed[0]]} closes and"
-            " capture would open: open it there, or set ISTIO_HOSTAGENT_CLOSED_PORTS=capture"
+            f"not captured: {fields.name_ports(still_closed)}, which {by[still_closed[0]]} closes"
+            " and capture would open: open it there, or set ISTIO_HOSTAGENT_CLOSED_PORTS=capture"
         )
     if ports:
-        return f"capture opens port {_listed(ports)}, which {by[ports[0]]} closes"
+        return f"capture opens {fields.name_ports(ports)}, which {by[ports[0]]} closes"
     return ""
-
-
-def _listed(ports: Sequence[int]) -> str:
-    return ", ".join(map(str, ports))

@@ -115,7 +115,7 @@ def test_a_host_that_could_not_join_gives_the_ports_back(host: MemoryHost) -> No
 def test_a_proxy_that_does_not_listen_is_not_ready(host: MemoryHost) -> None:
     host.proxy = machine.Proxy.DRAINED
     host.start()
-    host.until(lambda: "does not listen on port 15001, port 15006" in host.summary, 30.0, "said")
+    host.until(lambda: "does not listen on ports 15001, 15006" in host.summary, 30.0, "said")
     host.until(lambda: not host.has_rules, 60.0, "the way back")
     assert not host.has("joined")
 

@@ -41,7 +41,7 @@ def wait_until_replaced(host: Host, istiod: Istiod, envoy: int) -> None:
     print(f"said after {said_s:.1f} s, answered after {time.monotonic() - begin:.1f} s")
     assert envoy_of(host) not in (0, envoy)
     assert host.status()["proxy"]["starts"] == 2
-    assert "envoy hangs: port 15021, port 15000 gave no answer" in host.log_text()
+    assert "envoy hangs: ports 15021, 15000 gave no answer" in host.log_text()
     assert "pilot-agent hangs" not in host.log_text()
 
 

@@ -100,7 +100,7 @@ def test_what_the_firewall_closes_stays_closed_until_it_is_opened_there(
     assert called(site, *PLACES) == before
     assert not {"host", "inbound"} & set(before)
     assert keeper.part.value.is_open
-    assert keeper.part.remark.startswith("not captured: port 8080, 8081, which rule handle ")
+    assert keeper.part.remark.startswith("not captured: ports 8080, 8081, which rule handle ")
     assert "of chain inet firewalld filter_IN_public" in keeper.part.remark
     # Whoever opens it there has said so.
     site.nft("delete", "table", "inet", "firewalld")
@@ -119,7 +119,7 @@ def test_an_operator_may_say_that_it_is_to_be_captured(site: Rig, keeper: Keeper
     site.nft(text=FIREWALLD)
     keeper.settle(KEEPING._replace(keeps_closed=False))
     assert called(site, *PLACES) == ["inbound"] * 3
-    assert keeper.part.remark.startswith("capture opens port 8080, 8081, which rule handle ")
+    assert keeper.part.remark.startswith("capture opens ports 8080, 8081, which rule handle ")
 
 
 def test_what_is_closed_with_and_without_capture_needs_no_word(site: Rig, keeper: Keeper) -> None:

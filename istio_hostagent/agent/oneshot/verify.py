@@ -16,7 +16,7 @@ from ...host import (
     processes,
     statefiles,
 )
-from .. import events, inspection, places, prober, reconcile, tasks
+from .. import events, fields, inspection, places, prober, reconcile, tasks
 from . import configuration
 from .kernel import locked
 
@@ -68,7 +68,7 @@ def _look_at_proxy(config: model.Config, host: model.HostFacts) -> inspection.Pr
         if is_required:
             what = "this host has joined and no agent runs: systemctl start istio-hostagent"
         last_error = (
-            f"nothing of the user {host.proxy_uid} listens on {inspection.name_ports(closed)}, so"
+            f"nothing of the user {host.proxy_uid} listens on {fields.name_ports(closed)}, so"
             f" captured connections fail ({what})"
         )
     return inspection.Proxy(state, is_required, closed, last_error)

@@ -283,11 +283,10 @@ class Supervisor(part.Part):
         self._process = None
         self._killed_at = None
         name = self._spec.name if self._spec is not None else "proxy"
-        self._report(
-            child.Event.EXITED,
-            error=processes.ended_badly(name, status, lines).text,
-            has_exited=status is not None and status >= 0,
-        )
+        error = processes.ended_badly(name, status, lines)
+        # A shortage of the machine has a remedy, and says nothing about the configuration.
+        has_exited = status is not None and status >= 0 and not error.hint
+        self._report(child.Event.EXITED, error=error.text, has_exited=has_exited)
 
     def _report(self, event: child.Event, *, error: str = "", has_exited: bool = False) -> None:
         now = self._clock.monotonic()

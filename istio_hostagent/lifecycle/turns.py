@@ -197,7 +197,7 @@ def _verdict(life: Life, now_is: Situation) -> str:
         return now_is.redirection.last_error
     if now_is.validation.check is validation.Check.BAD and now_is.is_new_build:
         return now_is.validation.last_error
-    # One that a signal ended, from a kernel short of memory for example, said nothing.
+    # One that a signal or a shortage of the machine ended said nothing of its configuration.
     has_exited = now_is.child.is_given_up and now_is.child.has_exited
     if life.rollout.had_served and has_exited and not now_is.is_outdated:
         return now_is.child.last_error

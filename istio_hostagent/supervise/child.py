@@ -110,7 +110,7 @@ class Child(NamedTuple):
     patience_at: float | None = None  # wanted: while it is not ready, waited for until then
     ready_at: float | None = None  # since when it is, or was, ready; None: not since its start
     failures: int = 0  # ends in a row that nobody asked for
-    has_exited: bool = False  # its last end was its own, not by a signal
+    has_exited: bool = False  # its last end was its own: no signal, no shortage
     last_error: str = ""
 
     @property
@@ -139,7 +139,8 @@ def take(
 ) -> tuple[Child, Action]:
     """Take an event: the child afterwards, and what to do.
 
-    `error` says what is wrong, with EXITED or HUNG; `has_exited`: EXITED by itself, no signal.
+    `error` says what is wrong, with EXITED or HUNG; `has_exited`: EXITED by itself: no signal, and
+    no shortage of the machine.
     """
     step = next_step(child.state, event)
     was_asked = child.state in (State.STOPPING, State.REPLACING)

@@ -64,7 +64,11 @@ class Proxy(enum.Enum):
     REFUSING = "refusing"  # does not like its bootstrap
     UNDECIDED = "undecided"  # its check is killed
     UNWATCHED = "unwatched"  # its check finds that its user may watch no more files
+    EXITING_UNWATCHED = "exiting unwatched"  # it finds that once it is started
     MISSING_MEMORY = "no memory"  # cannot be started
+
+
+UNWATCHED = b"unable to add filesystem watch for file /run/x: No space left on device\n"
 
 
 class Loads(enum.Enum):
@@ -389,8 +393,7 @@ class Machine:
             case Proxy.UNDECIDED:
                 return Plan(self.check_s, lambda: (-9, b""))
             case Proxy.UNWATCHED:
-                said = b"unable to add filesystem watch for file /run/x: No space left on device\n"
-                return Plan(self.check_s, lambda: (1, said))
+                return Plan(self.check_s, lambda: (1, UNWATCHED))
         return Plan(self.check_s)
 
     def program(self, child: FakeChild, spec: specs.ProcessSpec) -> Plan:
@@ -417,6 +420,8 @@ class Machine:
         self.running.append((child, spec, self.clock.monotonic() + ready_s))
         if mode is Proxy.EXITING:
             return Plan(0.1, lambda: (1, b"cannot go on\n"))
+        if mode is Proxy.EXITING_UNWATCHED:
+            return Plan(0.1, lambda: (1, UNWATCHED))
         if mode is Proxy.CRASHING:
             return Plan(0.1, lambda: (-11, b""))
         return Plan(None)

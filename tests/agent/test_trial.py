@@ -245,6 +245,20 @@ def test_a_shortage_of_the_machine_is_no_verdict_on_a_bootstrap(host: MemoryHost
     host.until(lambda: host.is_in_mesh, 120.0, "tried again by itself")
 
 
+def test_a_shortage_of_the_machine_is_no_verdict_on_a_changed_configuration(
+    host: MemoryHost,
+) -> None:
+    host.join()
+    host.proxy, host.is_proxy_picky = machine.Proxy.EXITING_UNWATCHED, True
+    host.write(CLUSTER, TEXTS["B"])
+    answer = host.answer("reload")
+    assert answer["exit_status"] == 75
+    assert "fs.inotify.max_user_watches" in answer["message"]
+    host.until(lambda: host.is_in_mesh and "A" in host.proxies_of, 60.0, "the one before serves")
+    host.proxy = machine.Proxy.GOOD
+    host.until(lambda: host.accepted == "B" and host.is_in_mesh, 120.0, "tried again by itself")
+
+
 def test_a_configuration_that_a_full_disk_does_not_take_is_not_blamed_on_the_proxy(
     host: MemoryHost,
 ) -> None:

@@ -181,6 +181,22 @@ def test_without_the_service_apply_refuses_a_port_that_somebody_has(
     host.verb("clean")
 
 
+def test_without_the_service_apply_says_how_to_keep_a_port_from_clients(
+    make_host: MakeHost,
+) -> None:
+    host = make_host()
+    configure(host)
+    with host.namespace.bind("127.0.0.1", 8080) as server:
+        server.listen()
+        host.namespace.sysctl("net.ipv4.ip_local_port_range", "15006 15006")
+        with host.namespace.connect("127.0.0.1", 8080):
+            done = host.verb("apply", is_checked=False)
+    assert done.returncode == 75
+    assert "port 15006 is the client's port of a connection of user 0" in done.stderr
+    assert "net.ipv4.ip_local_reserved_ports" in done.stderr
+    assert host.tables() == set()
+
+
 @pytest.mark.envoy
 def test_a_port_that_is_given_up_is_held_until_its_rules_are_out(
     make_host: MakeHost, envoy: str, manager: Manager, cluster: netns.Network

@@ -34,6 +34,8 @@ def _hold(held: heldports.HeldPorts, redirection: model.Redirection) -> None:
         except PortTaken as error:
             pid, program = socketowner.find_process(error.inode)
             who = f": {program} (pid {pid})" if pid else ""
-            raise PortTaken(f"{error.message}{who}", port=port) from error
+            raise PortTaken(
+                f"{error.message}{who}", port=port, is_client=error.is_client
+            ) from error
         except (KernelBusy, NotPermitted):
             pass  # who cannot hold it may still be asked for the rules

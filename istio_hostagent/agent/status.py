@@ -1,7 +1,6 @@
-"""The report behind `istio-hostagent status`: a documented, versioned JSON shape.
+"""The report behind `istio-hostagent status`: plain JSON values, whose shape is in docs/json.md.
 
-What is in it: docs/json.md. Fields are added, never renamed; what was called "trouble" before is
-there by both names.
+Fields are added, never renamed; what was called "trouble" before is there by both names.
 """
 
 import os

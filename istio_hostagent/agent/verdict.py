@@ -43,12 +43,12 @@ def _unreached(finding: expectations.Finding) -> str:
 
 
 def sum_up(findings: Sequence[expectations.Finding], facts: config.HostFacts) -> states.Proof:
-    """What findings of which none is broken come to; a host that captures nothing is proven.
+    """What findings that disprove no rule come to; a host that captures nothing is proven.
 
     What could not be tested counts only in a family of which this host has an address.
     """
     captures = [finding for finding in findings if finding.expectation.captured_at]
-    if captures and not proof.having(captures, expectations.State.MET):
+    if captures and all(each.state is expectations.State.NOT_TESTABLE for each in captures):
         return states.Proof.NOTHING
     return states.Proof.PARTLY if find_untested(captures, facts) else states.Proof.PROVEN
 

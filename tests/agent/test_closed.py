@@ -10,6 +10,7 @@ import pytest
 from istio_hostagent.agent import events, prober, reconcile, redirection
 from istio_hostagent.config import model
 from istio_hostagent.redirect import expectations
+from istio_hostagent.redirect.expectations import Fate
 from tests.agent.texts import CONFIGS, FACTS
 from tests.fakes.clock import FakeClock
 from tests.fakes.kernel import FakeKernel
@@ -29,18 +30,17 @@ class Prober:
     ) -> None:
         self.made, self._done = made, done
 
-    def answer(self, *, is_closed: bool) -> None:
-        self._done(tuple(self._outcome(each, is_closed=is_closed) for each in self.made))
+    def answer(self, *, captured: Fate = Fate.ARRIVED, direct: Fate = Fate.ARRIVED) -> None:
+        """What becomes of frames from a neighbour; nothing else can be sent."""
+        self._done(tuple(_outcome(each, captured, direct) for each in self.made))
 
-    def _outcome(self, made: expectations.Expectation, *, is_closed: bool) -> expectations.Outcome:
-        if made.sender is not expectations.Sender.ON_LINK:
-            return expectations.Outcome(errno=101)
-        arrived, dropped = expectations.Fate.ARRIVED, expectations.Fate.DROPPED
-        direct = dropped if is_closed else arrived
-        arrival = expectations.Arrival(arrived, direct, "10.1.0.9", "eth0")
-        return expectations.Outcome(
-            made.destination, made.captured_at or made.port, arrival=arrival
-        )
+
+def _outcome(made: expectations.Expectation, captured: Fate, direct: Fate) -> expectations.Outcome:
+    if made.sender is not expectations.Sender.ON_LINK:
+        return expectations.Outcome(errno=101)
+    arrival = expectations.Arrival(captured, direct, "10.1.0.9", "eth0")
+    port = made.captured_at or made.port
+    return expectations.Outcome(made.destination, port, arrival=arrival)
 
 
 class Keeper:
@@ -69,7 +69,7 @@ def test_an_address_that_comes_while_packets_are_under_way_is_not_forgotten(
 ) -> None:
     both = FACTS._replace(addresses=(*FACTS.addresses, ip_address("192.0.2.77")))
     keeper.part.handle(events.MachineSeen(both, moves_packets=False))
-    keeper.packets.answer(is_closed=True)
+    keeper.packets.answer(direct=Fate.DROPPED)
     keeper.prove()
     assert "192.0.2.77" in {each.destination for each in keeper.packets.made}
 
@@ -78,12 +78,19 @@ def test_a_port_that_the_firewall_opens_is_not_called_closed(
     keeper: Keeper, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    keeper.packets.answer(is_closed=True)
+    keeper.packets.answer(direct=Fate.DROPPED)
     assert "ports that the firewall of this host closes are not captured" in caplog.messages
     keeper.prove()
     caplog.clear()
-    keeper.packets.answer(is_closed=False)
+    keeper.packets.answer()
     assert "ports that the firewall of this host closes are not captured" not in caplog.messages
     assert (
         "the firewall of this host closes none of the ports; all are captured" in caplog.messages
     )
+
+
+def test_a_firewall_that_drops_all_that_could_be_sent_is_what_is_wrong(keeper: Keeper) -> None:
+    keeper.packets.answer(captured=Fate.DROPPED)
+    assert keeper.part.value.is_shut
+    assert "no route" not in keeper.part.value.last_error
+    assert "port 8080 of 10.1.0.2 is not reached" in keeper.part.value.last_error

@@ -155,10 +155,13 @@ class Components:
         attempt = life.attempt.last_error
         # While nothing is known of the files the other parts wait for them, and say nothing.
         is_blank = life.in_force is None and not life.offer.is_read
-        others: tuple[part.Part, ...] = (self.holding, self.redirection, self.state, self.proxy)
-        others += (self.serving, self.certificate)
         obstacles = (
-            *(each.obstacle(life) for each in others),
+            self.holding.obstacle(life),
+            self.redirection.obstacle(life),
+            self.state.obstacle(life),
+            self.proxy.obstacle(life),
+            self.serving.obstacle(life),
+            self.certificate.obstacle(life),
             f"the last attempt to join failed: {attempt}" if attempt else "",
         )
         texts = report.Texts(

@@ -160,7 +160,8 @@ class Tasks(part.Part):
             result = task.take()
         except HostAgentError as error:
             result = error
-            self._tell(name, getattr(error, "tail", ()))
+            if isinstance(error, ChildFailed):
+                self._tell(name, error.tail)
         self._let_end(name, task.run.child)
         task.done(result)
 

@@ -141,7 +141,7 @@ class Agent:
     def _look_at_disk(self) -> None:
         """See whether somebody has removed what says that this host has joined."""
         parts, disk = self._parts, self._parts.life.disk
-        before = disk.is_mark_gone, disk.has_guard, disk.is_accepted_gone
+        before = disk.is_mark_gone, not disk.has_guard, disk.is_accepted_gone
         parts.life = lives.looked_at_disk(
             parts.life,
             has_mark=parts.state.has(places.MARKER),
@@ -149,7 +149,8 @@ class Agent:
             has_accepted=parts.state.has(reload.ACCEPTED),
         )
         disk = parts.life.disk
-        if (disk.is_mark_gone, disk.has_guard, disk.is_accepted_gone) != before:
+        gone = disk.is_mark_gone, not disk.has_guard, disk.is_accepted_gone
+        if any(is_gone and not was_gone for is_gone, was_gone in zip(gone, before, strict=True)):
             logger.warning(
                 "somebody has removed files from the state directory; they are written again"
                 " (to leave the mesh: systemctl stop istio-hostagent)",

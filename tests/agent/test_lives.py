@@ -281,6 +281,18 @@ def test_marks_that_cannot_be_written_again_are_tried_until_they_are_there(
     host.until(lambda: host.has("guard.nft"), 10.0, "written again")
 
 
+def test_a_mark_that_somebody_puts_back_is_not_called_removed_once_more(host: MemoryHost) -> None:
+    host.join()
+    host.run(100.0)
+    host.disk.is_full = True
+    host.lose_marks("joined")
+    host.run(120.0)
+    host.disk.files["/state/joined"] = b"by hand\n"
+    host.run(120.0)
+    said = [line for line in host.log.lines if "removed files from the state directory" in line]
+    assert len(said) == 1
+
+
 @pytest.mark.parametrize("lives_asleep", [0.6, 3.0])
 def test_a_host_that_has_slept_renews_at_once(host: MemoryHost, lives_asleep: float) -> None:
     """Timers stand still while a machine is suspended; its certificate does not."""

@@ -1,6 +1,5 @@
 """A firewall of the host that drops what is captured: the host is not called whole."""
 
-from tests.agent import machine
 from tests.agent.host import MemoryHost
 
 MEND = "nft insert rule inet filter input ct status dnat tcp dport 15006 accept"
@@ -54,7 +53,8 @@ def test_a_proxy_that_ends_behind_a_shut_firewall_is_started_again(host: MemoryH
     host.join()
     host.shut(is_shut=True)
     host.until(lambda: host.summary.startswith("degraded: "), 10.0, "degraded")
-    host.proxy = machine.Proxy.GOOD
-    for child, _, _ in host.running:
-        child.finish(-9)
-    host.until(lambda: len(host.running) == 1, 10.0, "a proxy runs again")
+    ((before, _, _),) = host.running
+    before.finish(-9)
+    host.until(lambda: bool(host.ready), 10.0, "a proxy runs again")
+    assert len(host.running) == 1
+    assert host.running[0][0] is not before

@@ -33,11 +33,11 @@ def main() -> None:
     json.dump(answer, sys.stdout)
 
 
-def ask(request: dict[str, Any]) -> list[str]:
+def ask(request: dict[str, Any], timeout_s: float = TIMEOUT_S) -> list[str]:
     """The serial numbers; raises OSError, HTTPException or ValueError."""
     family = socket.AF_UNIX if request["socket"] else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as client:
-        client.settimeout(TIMEOUT_S)
+        client.settimeout(timeout_s)
         client.connect(request["socket"] or ("127.0.0.1", request["port"]))
         connection = http.client.HTTPConnection("localhost")
         connection.sock = client

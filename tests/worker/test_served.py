@@ -93,16 +93,15 @@ def test_an_answer_of_another_form_is_an_error(
 
 
 def test_who_says_no_or_nothing_or_hangs_is_an_error(
-    answering: Callable[[bytes | None], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    answering: Callable[[bytes | None], dict[str, Any]],
 ) -> None:
-    monkeypatch.setattr(served, "TIMEOUT_S", 0.2)
     with pytest.raises(ValueError, match="status 503"):
         served.ask(answering(response(b"{}", "503 Service Unavailable")))
     for answer in (b"", b"SSH-2.0-x\r\n"):
         with pytest.raises(http.client.HTTPException):
             served.ask(answering(answer))
     with pytest.raises(TimeoutError):
-        served.ask(answering(None))
+        served.ask(answering(None), timeout_s=0.1)
     with pytest.raises(FileNotFoundError):
         served.ask({"socket": "/nowhere", "port": 0, "identity": OWN})
 

@@ -95,7 +95,7 @@ def test_one_that_does_not_say_is_said_to_be_untested_and_left_alone(host: Memor
     assert "mute" not in host.summary
 
 
-def test_a_wrong_one_is_not_replaced_while_no_certificate_is_held(host: MemoryHost) -> None:
+def test_a_host_whose_proxy_shows_a_wrong_one_leaves_like_any_other(host: MemoryHost) -> None:
     host.loads = Loads.NEVER
     host.is_wrong_at_start = True
     host.start()

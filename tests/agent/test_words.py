@@ -88,13 +88,18 @@ def test_files_that_are_not_watched_are_said_and_looked_at_every_few_seconds(
     assert "some seconds late" not in report.render(host.status)
 
 
+def start_refused(host: MemoryHost, ca: machine.Ca) -> None:
+    """Start where the CA gives nothing, and wait until that is said."""
+    host.ca = ca
+    host.start()
+    host.until(lambda: "told c" in host.summary, 10.0, "the CA's no")
+
+
 @pytest.mark.parametrize("ca", [machine.Ca.REFUSING, machine.Ca.MISSING])
 def test_an_operators_reload_tries_again_at_once_whatever_the_pause(
     host: MemoryHost, ca: machine.Ca
 ) -> None:
-    host.ca = ca
-    host.start()
-    host.until(lambda: "told c" in host.summary, 10.0, "the CA's no")
+    start_refused(host, ca)
     host.run(60.0)
     # What has been mended is nowhere to be seen: no file has changed.
     host.ca = machine.Ca.GOOD
@@ -103,9 +108,7 @@ def test_an_operators_reload_tries_again_at_once_whatever_the_pause(
 
 
 def test_an_operators_reload_waits_for_what_the_ca_says(host: MemoryHost) -> None:
-    host.ca = machine.Ca.REFUSING
-    host.start()
-    host.until(lambda: "told c" in host.summary, 10.0, "the CA's no")
+    start_refused(host, machine.Ca.REFUSING)
     host.ca = machine.Ca.SILENT
     assert "told authority-unavailable" in host.answer("reload")["summary"]
 
@@ -156,9 +159,7 @@ def test_a_host_with_addresses_of_one_ip_version_carries_nothing_untested_for_ev
 def test_no_row_of_the_table_says_again_what_the_first_one_says(
     host: MemoryHost, ca: machine.Ca
 ) -> None:
-    host.ca = ca
-    host.start()
-    host.until(lambda: "told c" in host.summary, 10.0, "the CA's no")
+    start_refused(host, ca)
     assert report.render(host.status).count("told c") == 1
     host.write(CLUSTER, TWO_MISTAKES)
     host.until(lambda: CLUSTER in host.summary, 10.0, "the mistakes")
@@ -174,7 +175,7 @@ def test_packets_that_disprove_are_said_with_where_to_look(host: MemoryHost) -> 
     assert "nft list ruleset" in host.summary
 
 
-def test_a_read_only_disk_is_told_from_missing_rights(host: MemoryHost) -> None:
+def test_a_full_disk_is_told_from_missing_rights(host: MemoryHost) -> None:
     host.disk.is_full = True
     host.start()
     host.until(lambda: "df -h" in host.summary, 10.0, "what to do")

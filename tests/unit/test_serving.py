@@ -64,6 +64,17 @@ def test_it_is_told_to_load_the_files_before_it_is_replaced_ever_more_seldom() -
     assert (mended.shown, mended.tries, mended.last_error) == (Shown.HELD, 0, "")
 
 
+def test_nothing_is_asked_or_mended_while_no_proxy_runs_or_nothing_is_held() -> None:
+    value = answer(serving.look(Serving(), ABOUT, 0.0), "b", now=1.0)
+    assert value.is_reload_due(1.0)
+    value = serving.look(value, None, 2.0)
+    for tries in (0, serving.RELOADS):
+        value = value._replace(tries=tries)
+        assert not value.is_ask_due(100.0)
+        assert not value.is_reload_due(100.0)
+        assert not value.is_replacing_due(100.0)
+
+
 def test_one_that_is_not_ready_is_not_replaced() -> None:
     value = serving.look(Serving(), ABOUT._replace(is_ready=False), 0.0)
     value = answer(value, "b", now=1.0)._replace(tries=serving.RELOADS)

@@ -5,7 +5,6 @@ of the one must not be taken for one of the other, which has just had the same p
 """
 
 import contextlib
-import ctypes
 import errno
 import socket
 import struct
@@ -22,22 +21,6 @@ from tests.unit.samples import STANDARD
 PORT, SILENT_PORT, CAPTURE_PORT = 8443, 8444, 15001
 PATIENCE_S = 5.0
 _RESET = struct.pack("ii", 1, 0)
-_libc = ctypes.CDLL(None)
-
-
-def bind(rig: Rig, address: str, port: int, uid: int) -> socket.socket:
-    """A bound socket of a user on the host; the rules look at who made it."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-
-    def make() -> socket.socket:
-        _libc.setfsuid(uid)  # of this thread alone, which ends
-        return socket.socket(family)
-
-    made = rig.host.inside(make)
-    made.settimeout(PATIENCE_S)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.bind((address, port))
-    return made
 
 
 @dataclass(frozen=True)
@@ -52,7 +35,9 @@ class Place:
 
     def socket(self, uid: int, port: int = 0) -> socket.socket:
         """A socket of a user on the host, bound to a port."""
-        return bind(self.rig, self.source, port, uid)
+        made = self.rig.host.bind(self.source, port, uid=uid)
+        made.settimeout(PATIENCE_S)
+        return made
 
 
 @pytest.fixture(params=["v4", "v6"])
@@ -69,7 +54,7 @@ def place(rig: Rig, request: pytest.FixtureRequest) -> Iterator[Place]:
     rig.neighbour.run(["nft", f"{table}; {silence}"], check=True)
     try:
         with (
-            bind(rig, anywhere, CAPTURE_PORT, PROXY_USER) as proxy,
+            rig.host.bind(anywhere, CAPTURE_PORT, uid=PROXY_USER) as proxy,
             rig.neighbour.bind(destination, PORT) as server,
         ):
             for listener in (proxy, server):
@@ -98,24 +83,25 @@ def end_by_reset(place: Place, uid: int, listener: socket.socket) -> int:
         return int(client.getsockname()[1])
 
 
+def assert_arrives(place: Place, uid: int, port: int, listener: socket.socket) -> None:
+    """Whoever connects from this port of his gets to this listener."""
+    with place.socket(uid, port) as client:
+        client.connect((place.destination, PORT))
+        accepted, peer = listener.accept()
+        accepted.close()
+        assert peer[1] == port
+
+
 def test_an_application_gets_the_port_of_a_connection_of_the_proxy_that_was_reset(
     place: Place,
 ) -> None:
     port = end_by_reset(place, PROXY_USER, place.server)
-    with place.socket(APP, port) as client:
-        client.connect((place.destination, PORT))
-        accepted, peer = place.proxy.accept()
-        accepted.close()
-        assert peer[1] == port
+    assert_arrives(place, APP, port, place.proxy)
 
 
 def test_the_proxy_gets_the_port_of_a_captured_connection_that_was_reset(place: Place) -> None:
     port = end_by_reset(place, APP, place.proxy)
-    with place.socket(PROXY_USER, port) as client:
-        client.connect((place.destination, PORT))
-        accepted, peer = place.server.accept()
-        accepted.close()
-        assert peer[1] == port
+    assert_arrives(place, PROXY_USER, port, place.server)
 
 
 def test_an_attempt_of_the_proxy_that_was_given_up_is_soon_forgotten(place: Place) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import select
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -53,39 +53,36 @@ def _is_readable(source: ports.Source[Any]) -> bool:
     return bool(select.select([source.fileno()], [], [], 0)[0])
 
 
-@pytest.mark.netns
-class TestChangeMonitor(SourceContract):
-    @pytest.fixture
-    def host(self) -> Iterator[Host]:
-        layers.require_namespaces()
-        with netns.Namespace("changes") as space:
-            made = space.inside(changes.ChangeMonitor)
-            with contextlib.closing(made):
-                yield Host(made, _flipping(space, "nft"), lambda: _is_readable(made))
+# Each of the two, with how to add something and how to take it away.
+MONITORS: dict[str, tuple[Callable[[], Any], tuple[str, str]]] = {
+    "changes": (changes.ChangeMonitor, ("nft add table ip x", "nft delete table ip x")),
+    "network": (
+        rtmonitor.Monitor,
+        ("ip address add 10.9.0.1/32 dev lo", "ip address del 10.9.0.1/32 dev lo"),
+    ),
+}
 
 
 @pytest.mark.netns
-class TestMonitor(SourceContract):
-    @pytest.fixture
-    def host(self) -> Iterator[Host]:
+class TestMonitors(SourceContract):
+    @pytest.fixture(params=MONITORS)
+    def host(self, request: pytest.FixtureRequest) -> Iterator[Host]:
         layers.require_namespaces()
-        with netns.Namespace("network") as space:
-            made = space.inside(rtmonitor.Monitor)
-            with contextlib.closing(made):
-                yield Host(made, _flipping(space, "ip"), lambda: _is_readable(made))
+        make, commands = MONITORS[request.param]
+        with (
+            netns.Namespace(request.param) as space,
+            contextlib.closing(space.inside(make)) as made,
+        ):
+            yield Host(made, _flipping(space, commands), lambda: _is_readable(made))
 
 
-def _flipping(space: netns.Namespace, tool: str) -> Callable[[], None]:
+def _flipping(space: netns.Namespace, commands: Sequence[str]) -> Callable[[], None]:
     """Adds something, and takes it away the next time."""
-    commands = {
-        "nft": ("add table ip foreign", "delete table ip foreign"),
-        "ip": ("address add 10.9.0.1/32 dev lo", "address del 10.9.0.1/32 dev lo"),
-    }[tool]
     is_there = False
 
     def change() -> None:
         nonlocal is_there
-        space.run([tool, *commands[is_there].split()], check=True)
+        space.run(commands[is_there].split(), check=True)
         is_there = not is_there
 
     return change

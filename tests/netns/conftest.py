@@ -57,6 +57,12 @@ def served(rig: rigs.Rig) -> Iterator[rigs.Servers]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def site(rig: rigs.Rig, served: rigs.Servers) -> rigs.Rig:
+    """The rig with its servers, for tests that ask them only by what they answer."""
+    return rig
+
+
 @pytest.fixture
 def cluster() -> Iterator[netns.Network]:
     with netns.Network("cluster", f"{CLUSTER}/24") as made:

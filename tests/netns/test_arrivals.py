@@ -10,7 +10,6 @@ import contextlib
 import functools
 import re
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,6 +22,7 @@ from istio_hostagent.redirect import probes
 from istio_hostagent.redirect.expectations import Arrival, Fate, Finding, Sender, State
 from tests.lab import capture, netns, servers
 from tests.lab.host import CHECKOUT, PYTHON
+from tests.lab.waiting import eventually
 from tests.netns import rig as rigs
 from tests.netns.rig import FACTS, HOST_V4, HOST_V6, Rig
 from tests.unit.samples import ports
@@ -92,12 +92,6 @@ CASES: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[Rig]:
-    with rigs.make() as rig, rigs.serve(rig):
-        yield rig
-
-
 @pytest.fixture(autouse=True)
 def _clean(site: Rig) -> Iterator[None]:
     yield
@@ -122,11 +116,9 @@ def load(rig: Rig, rules: str) -> None:
         rig.nft(text=rules)
 
 
-def called(rig: Rig) -> list[str]:
+def called(rig: Rig, places: Sequence[tuple[str, int]] = DESTINATIONS) -> list[str]:
     """Who answers the neighbour."""
-    targets = [
-        servers.Target(*place, payload="", timeout_s=0.5, until=4) for place in DESTINATIONS
-    ]
+    targets = [servers.Target(*place, payload="", timeout_s=0.5, until=4) for place in places]
     return list(map(rigs.words, servers.ask_all(rig.neighbour, targets)))
 
 
@@ -323,9 +315,7 @@ def test_no_address_and_no_route_changes_and_the_device_goes_with_its_maker(site
 def test_whoever_is_killed_leaves_no_device(site: Rig) -> None:
     process = site.host.popen([PYTHON, "-c", _KEEP_DEVICE], cwd=CHECKOUT)
     try:
-        deadline = time.monotonic() + 10
-        while not devices(site.host):
-            assert time.monotonic() < deadline
+        eventually(lambda: devices(site.host) != [], "the device is there")
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -15,20 +15,12 @@ from istio_hostagent.config.model import Redirection
 from istio_hostagent.host import children, clock, mailbox, probing
 from istio_hostagent.lifecycle.redirection import Rules
 from tests.agent import texts
-from tests.lab import servers
-from tests.netns import rig as rigs
 from tests.netns.rig import FACTS, HOST_V4, HOST_V6, Rig
-from tests.netns.test_arrivals import FIREWALLD, strict
+from tests.netns.test_arrivals import FIREWALLD, called, strict
 from tests.unit.samples import ports
 
 KEEPING = Redirection(inbound=ports(8080, 8081), keeps_closed=True)
 OPEN = FIREWALLD.replace("tcp dport 22 accept", "tcp dport { 22, 8080 } accept")
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[Rig]:
-    with rigs.make() as rig, rigs.serve(rig):
-        yield rig
 
 
 @pytest.fixture(autouse=True)
@@ -83,11 +75,6 @@ def keeper(site: Rig) -> Iterator[Keeper]:
         yield made
 
 
-def called(rig: Rig, *places: tuple[str, int]) -> list[str]:
-    targets = [servers.Target(*place, payload="", timeout_s=0.5, until=4) for place in places]
-    return list(map(rigs.words, servers.ask_all(rig.neighbour, targets)))
-
-
 PLACES = ((HOST_V4, 8080), (HOST_V6, 8080), (HOST_V4, 8081))
 
 
@@ -95,9 +82,9 @@ def test_what_the_firewall_closes_stays_closed_until_it_is_opened_there(
     site: Rig, keeper: Keeper
 ) -> None:
     site.nft(text=FIREWALLD)
-    before = called(site, *PLACES)
+    before = called(site, PLACES)
     keeper.settle(KEEPING)
-    assert called(site, *PLACES) == before
+    assert called(site, PLACES) == before
     assert not {"host", "inbound"} & set(before)
     assert keeper.part.value.is_open
     assert keeper.part.remark.startswith("not captured: ports 8080, 8081, which rule handle ")
@@ -106,19 +93,19 @@ def test_what_the_firewall_closes_stays_closed_until_it_is_opened_there(
     site.nft("delete", "table", "inet", "firewalld")
     site.nft(text=OPEN)
     keeper.settle(KEEPING)
-    assert called(site, *PLACES) == ["inbound", "inbound", before[2]]
+    assert called(site, PLACES) == ["inbound", "inbound", before[2]]
     assert keeper.part.remark.startswith("not captured: port 8081, which ")
     # And whoever closes it again is heard, too.
     site.nft("delete", "table", "inet", "firewalld")
     site.nft(text=FIREWALLD)
     keeper.settle(KEEPING)
-    assert called(site, *PLACES) == before
+    assert called(site, PLACES) == before
 
 
 def test_an_operator_may_say_that_it_is_to_be_captured(site: Rig, keeper: Keeper) -> None:
     site.nft(text=FIREWALLD)
     keeper.settle(KEEPING._replace(keeps_closed=False))
-    assert called(site, *PLACES) == ["inbound"] * 3
+    assert called(site, PLACES) == ["inbound"] * 3
     assert keeper.part.remark.startswith("capture opens ports 8080, 8081, which rule handle ")
 
 
@@ -131,5 +118,5 @@ def test_what_is_closed_with_and_without_capture_needs_no_word(site: Rig, keeper
 
 def test_a_port_that_is_open_is_captured(site: Rig, keeper: Keeper) -> None:
     keeper.settle(KEEPING)
-    assert called(site, *PLACES) == ["inbound"] * 3
+    assert called(site, PLACES) == ["inbound"] * 3
     assert keeper.part.remark == ""

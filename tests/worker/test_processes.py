@@ -212,7 +212,6 @@ import resource, sys
 sys.path.insert(0, sys.argv[1])
 from istio_hostagent.host import processes
 from istio_hostagent.errors import ChildFailed
-worker = processes.Worker
 spawn = processes.spawn
 def limited(argv, **options):
     return spawn(["/usr/bin/prlimit", *sys.argv[2:], *argv], **options)

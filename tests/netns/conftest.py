@@ -1,7 +1,9 @@
 """Fixtures of the namespace layer: rules and servers, a cluster with the demo CA, and agents."""
 
+import contextlib
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -11,11 +13,12 @@ import pytest
 from tests.demo.ca_server import DemoAuthority
 from tests.envoy import proxy
 from tests.lab import groups, layers, netns
-from tests.lab.host import Host
+from tests.lab.host import PYTHON, Host
 from tests.netns import rig as rigs
 
 CLUSTER = "10.78.0.1"
 MESH = "10.78.0.0/24"
+NOBODY = 65534
 ACCOUNT = "system:serviceaccount:default:default"
 
 
@@ -153,6 +156,22 @@ def stand_in(host: Host, script: str) -> None:
     fake.write_text(f'#!/bin/sh\ncase "$*" in *validate*) exit 0;; esac\n{script}\n')
     fake.chmod(0o755)
     host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=str(fake))
+
+
+@contextlib.contextmanager
+def running(
+    space: netns.Namespace, script: str, *words: str, log: Path | None = None
+) -> Iterator[None]:
+    """A program in Python of an ordinary user, which has to run all the time."""
+    argv = space.argv([PYTHON, "-c", script, *words], NOBODY)
+    with open(log or os.devnull, "w") as out:
+        process = subprocess.Popen(argv, stdout=out)
+    try:
+        yield
+    finally:
+        assert process.poll() is None, "it has to run all the time"
+        process.kill()
+        process.wait(10)
 
 
 def join(host: Host, **keys: str) -> None:

@@ -20,7 +20,7 @@ from tests.demo.ca_server import DemoAuthority
 from tests.lab import netns, soak
 from tests.lab.host import Host, proxy_user
 from tests.lab.waiting import eventually
-from tests.netns.conftest import MakeHost, join
+from tests.netns.conftest import MakeHost, join, running
 from tests.netns.test_agent import pair_matches
 
 # Each third is one of: a start, a reload and a renewal under way.
@@ -51,14 +51,8 @@ while True:
 @contextlib.contextmanager
 def traffic(host: Host) -> Iterator[None]:
     """Connections of an ordinary user to a captured destination, some hundreds a second."""
-    command = host.namespace.argv(["/usr/bin/python3", "-c", CLIENT, CAPTURED], 65534)
-    client = subprocess.Popen(command)
-    try:
+    with running(host.namespace, CLIENT, CAPTURED):
         yield
-    finally:
-        assert client.poll() is None, "the client has to run all the time"
-        client.kill()
-        client.wait(10)
 
 
 def leaked(host: Host) -> int:

@@ -8,21 +8,20 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.lab import admin, netns, soak
-from tests.lab.host import PYTHON, Host
+from tests.lab.host import Host
 from tests.lab.manager import Manager
 from tests.lab.thief import SCRIPT
 from tests.lab.waiting import eventually
-from tests.netns.conftest import MakeHost, configure, join
+from tests.netns.conftest import NOBODY, MakeHost, configure, join, running
 from tests.netns.test_agent import TABLES
 
-NOBODY = 65534
 CAPTURED = "10.96.0.9"
 # A tenth of these are restarts of each kind.
 ROUNDS = soak.times(12, 1000)
@@ -61,19 +60,6 @@ class Thief:
 
 
 @contextlib.contextmanager
-def running(space: netns.Namespace, script: str, *words: str, log: Path) -> Iterator[None]:
-    with log.open("w") as out:
-        argv = space.argv([PYTHON, "-c", script, *words], NOBODY)
-        process = subprocess.Popen(argv, stdout=out)
-    try:
-        yield
-    finally:
-        assert process.poll() is None, "it has to run all the time"
-        process.kill()
-        process.wait(10)
-
-
-@contextlib.contextmanager
 def thief(host: Host, *ports: int, number: int = 11) -> Iterator[Thief]:
     log = host.directory / "thief.log"
     places = f"0.0.0.0,127.0.0.1,10.78.0.{number},::,::1,127.0.0.6"
@@ -86,10 +72,9 @@ def thief(host: Host, *ports: int, number: int = 11) -> Iterator[Thief]:
 @contextlib.contextmanager
 def traffic(host: Host, cluster: netns.Network, number: int = 11) -> Iterator[None]:
     """Connections of ordinary users in both directions."""
-    nowhere = host.directory / "clients.log"
     with (
-        running(host.namespace, CLIENT, CAPTURED, "80", log=nowhere),
-        running(cluster, CLIENT, f"10.78.0.{number}", "8080", log=nowhere),
+        running(host.namespace, CLIENT, CAPTURED, "80"),
+        running(cluster, CLIENT, f"10.78.0.{number}", "8080"),
     ):
         yield
 
@@ -100,14 +85,21 @@ def manager() -> Iterator[Manager]:
         yield made
 
 
-@pytest.mark.envoy
-@pytest.mark.soak
-def test_he_gets_nothing_while_proxy_and_agent_are_killed_and_restarted(
-    make_host: MakeHost, envoy: str, manager: Manager, cluster: netns.Network
-) -> None:
+@pytest.fixture
+def managed(make_host: MakeHost, envoy: str, manager: Manager) -> Host:
+    """A host that has joined, and whose descriptors are kept."""
     host = make_host(envoy=envoy)
     host.manager = manager
     join(host)
+    return host
+
+
+@pytest.mark.envoy
+@pytest.mark.soak
+def test_he_gets_nothing_while_proxy_and_agent_are_killed_and_restarted(
+    managed: Host, manager: Manager, cluster: netns.Network
+) -> None:
+    host = managed
     with thief(host, 15001, 15006) as found, traffic(host, cluster):
         for number in range(ROUNDS):
             match number % 4:
@@ -141,16 +133,16 @@ def test_he_who_has_it_before_is_named_and_nothing_is_captured_into_it(
         configure(host)
         host.start()
 
-        def taken() -> dict[str, object]:
-            with contextlib.suppress(json.JSONDecodeError):  # as long as the agent does not answer
-                return dict(host.status()["capture_ports"]["taken_by"] or {})
-            return {}
+        taken: dict[str, Any] = {}
 
-        eventually(lambda: bool(taken().get("pid")), "he is named")
-        assert taken()["port"] == 15001
-        assert taken()["uid"] == NOBODY
-        assert taken()["user"] == "nobody"
-        assert str(taken()["program"]).startswith("python3")
+        def is_named() -> bool:
+            with contextlib.suppress(json.JSONDecodeError):  # as long as the agent does not answer
+                taken.update(host.status()["capture_ports"]["taken_by"] or {})
+            return bool(taken.get("pid"))
+
+        eventually(is_named, "he is named")
+        assert (taken["port"], taken["uid"], taken["user"]) == (15001, NOBODY, "nobody")
+        assert taken["program"].startswith("python3")
         summary = host.status()["summary"]
         assert "port 15001 is taken by python3" in summary
         assert "user nobody (65534)" in summary
@@ -198,12 +190,10 @@ def test_without_the_service_apply_says_how_to_keep_a_port_from_clients(
 
 
 @pytest.mark.envoy
-def test_a_port_that_is_given_up_is_held_until_its_rules_are_out(
-    make_host: MakeHost, envoy: str, manager: Manager, cluster: netns.Network
+def test_a_changed_port_is_held_over_a_kill_and_the_one_before_is_given_back(
+    managed: Host, manager: Manager, cluster: netns.Network
 ) -> None:
-    host = make_host(envoy=envoy)
-    host.manager = manager
-    join(host)
+    host = managed
     configure(host, ENVOY_PORT="15101")
     host.verb("reload")
     host.verb("wait", "--timeout", "40")

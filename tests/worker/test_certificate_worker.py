@@ -441,7 +441,7 @@ def assert_mended(host: Host, authority: DemoAuthority, token: str, words: str) 
     assert token[:16] not in message
     assert authority.seen == ()
     if "jq -r" in message and shutil.which("jq") is None:
-        return
+        pytest.skip("the command that is named needs jq")
     command = message.split("mend it with: ", 1)[1]
     subprocess.run(["bash", "-c", command], check=True)
     assert host.token_file.read_text().strip() == token.strip()

@@ -14,7 +14,7 @@ import pytest
 
 from tests.demo.ca_server import DemoAuthority
 from tests.lab import netns, servers
-from tests.lab.host import Host, proxy_user
+from tests.lab.host import Host
 from tests.lab.waiting import eventually
 from tests.netns.conftest import CLUSTER, MakeHost, join
 from tests.netns.test_agent import TABLES
@@ -59,22 +59,24 @@ def host(make_host: MakeHost, envoy: str, cluster: netns.Network) -> Iterator[Ho
         yield made
 
 
-def outbound(host: Host) -> str:
-    """What a program of this host hears, if the proxy is who has asked for it."""
-    with contextlib.suppress(OSError), host.namespace.connect(FAR, 80) as made:
-        heard = made.recv(100).decode().strip()
-        sockets = host.namespace.run(["ss", "-Htne", "dst", FAR]).stdout
-        return heard if f"uid:{proxy_user()[0]}" in sockets else f"{heard}, around the proxy"
+def heard(host: Host, space: netns.Namespace, address: str, port: int, capture_port: int) -> str:
+    """What a client hears there, if the proxy has accepted just this connection."""
+    with contextlib.suppress(OSError), space.connect(address, port) as made:
+        text = made.recv(100).decode().strip()
+        of_this = f"sport = :{capture_port} and dport = :{made.getsockname()[1]}"
+        is_captured = host.namespace.run(["ss", "-Htn", *of_this.split()]).stdout
+        return text if is_captured else f"{text}, around the proxy"
     return "nothing"
+
+
+def outbound(host: Host) -> str:
+    """What a program of this host hears of a service."""
+    return heard(host, host.namespace, FAR, 80, 15001)
 
 
 def inbound(host: Host, space: netns.Namespace, address: str = OWN) -> str:
-    """What a neighbour hears of the application, if the proxy has accepted it."""
-    with contextlib.suppress(OSError), space.connect(address, 8080) as made:
-        heard = made.recv(100).decode().strip()
-        sockets = host.namespace.run(["ss", "-Htn", "sport", "=", ":15006"]).stdout
-        return heard if sockets else f"{heard}, around the proxy"
-    return "nothing"
+    """What a neighbour hears of the application."""
+    return heard(host, space, address, 8080, 15006)
 
 
 def assert_whole(host: Host, cluster: netns.Network) -> None:

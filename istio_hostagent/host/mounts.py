@@ -40,9 +40,19 @@ class Mounts:
 
     def may_hang(self, path: str, *, follows_link: bool = True) -> bool:
         """Whether looking at `path` is not for this process; `follows_link`: where it leads to."""
+        return self._leads_to(path, self._read_remote() | self.closed, follows_link=follows_link)
+
+    def is_remote(self, path: str) -> bool:
+        """Whether `path` leads to such a file system, whoever is to look there."""
+        return self._leads_to(path, self._read_remote(), follows_link=True)
+
+    def _read_remote(self) -> frozenset[str]:
         if self._changed.poll(0):
             self._remote = self._read()
-        barred = self._remote | self.closed
+        return self._remote
+
+    def _leads_to(self, path: str, barred: frozenset[str], *, follows_link: bool) -> bool:
+        """Whether any of these is on the way, which is not followed any further."""
         if not barred:
             return False
         pending = path.split("/")

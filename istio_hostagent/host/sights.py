@@ -28,12 +28,18 @@ class Sights:
     def keep_out(self, directory: str) -> None:
         """From now on leave what lies at or below a directory to istio-proxy."""
         self._kept_out |= {directory}
-        self.mounts.closed = frozenset(map(trust.resolve, self._kept_out))
+        self.mounts.closed = frozenset(map(self._resolve, self._kept_out))
+
+    def _resolve(self, directory: str) -> str:
+        """Without root's links on the way; where nothing may answer, nothing is asked."""
+        return directory if self.mounts.is_remote(directory) else trust.resolve(directory)
 
     def is_entry(self, path: str) -> bool:
         """Whether `path` lies in such a directory, to which only root's links lead."""
         directory = os.path.dirname(path)
         if directory not in self._kept_out and directory not in self.mounts.closed:
+            return False
+        if self.mounts.is_remote(directory):
             return False
         try:
             return trust.is_way_roots(directory)

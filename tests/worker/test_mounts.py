@@ -1,6 +1,7 @@
 """Which paths may never answer, and what is seen of them all the same."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,26 @@ def test_what_lies_behind_a_mount_is_seen_by_a_worker(place: Path) -> None:
         assert seen.fingerprint(path) == known, "what was seen last"
         look.look()
     room.until(lambda: room.work.stuck == (), "it ended with the mount")
+
+
+def test_a_directory_that_is_istio_proxys_is_not_asked_behind_a_mount(place: Path) -> None:
+    mount = place / "mount point"
+    (place / "link").symlink_to(mount)
+    seen = sights.Sights(mounts.Mounts())
+    found: list[object] = []
+
+    def look(directory: Path) -> None:
+        seen.keep_out(str(directory))
+        path = str(directory / "key.pem")
+        found.append((seen.is_entry(path), seen.is_known(path), seen.fingerprint(path)))
+
+    with hanging.HangingMount(mount):
+        for directory in (mount, mount / "certs", place / "link" / "certs"):
+            looking = threading.Thread(target=look, args=(directory,), daemon=True)
+            looking.start()
+            looking.join(10)
+            assert not looking.is_alive(), f"waits for {directory}"
+    assert found == [(False, False, None)] * 3
 
 
 def test_ordinary_file_systems_never_hang() -> None:

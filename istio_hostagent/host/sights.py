@@ -28,6 +28,9 @@ class Sights:
     def keep_out(self, directory: str) -> None:
         """From now on leave what lies at or below a directory to istio-proxy."""
         self._kept_out |= {directory}
+        self._close()
+
+    def _close(self) -> None:
         self.mounts.closed = frozenset(map(self._resolve, self._kept_out))
 
     def _resolve(self, directory: str) -> str:
@@ -37,6 +40,7 @@ class Sights:
     def is_entry(self, path: str) -> bool:
         """Whether `path` lies in such a directory, to which only root's links lead."""
         directory = os.path.dirname(path)
+        self._close()  # root may have led the way elsewhere since
         if directory not in self._kept_out and directory not in self.mounts.closed:
             return False
         if self.mounts.is_remote(directory):

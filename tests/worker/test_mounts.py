@@ -104,6 +104,22 @@ def test_a_directory_that_is_istio_proxys_is_not_asked_behind_a_mount(place: Pat
     assert found == [(False, False, None)] * 3
 
 
+def test_a_directory_stays_istio_proxys_when_root_leads_the_way_there_later(
+    place: Path,
+) -> None:
+    theirs = place / "theirs"
+    (theirs / "certs").mkdir(parents=True)
+    (theirs / "certs" / "key.pem").symlink_to("/etc/hostname")
+    os.chown(theirs, *NOBODY)
+    seen = sights.Sights(mounts.Mounts())
+    path = str(place / "way" / "certs" / "key.pem")
+    seen.keep_out(os.path.dirname(path))
+    assert seen.fingerprint(path) is None, "nothing is there"
+    (place / "way").symlink_to(theirs)
+    assert seen.fingerprint(path) is None, "no link of theirs is followed"
+    assert seen.remote() == (path,), "a worker is to look"
+
+
 def test_ordinary_file_systems_never_hang() -> None:
     points = mounts.Mounts()
     for path in ("/", "/etc/hostname", "/proc/self/status", "/sys/kernel", "/dev/null", "/run"):

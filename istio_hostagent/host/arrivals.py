@@ -68,8 +68,8 @@ class Arrivals:
                     self._sent[self._send(device, index, is_direct=is_direct)] = Frame(
                         index, is_direct
                     )
-            except OSError as error:
-                self.failed[index] = code = error.errno or errno.EIO
+            except (HostAgentError, OSError) as error:
+                self.failed[index] = code = getattr(error, "errno", None) or errno.EIO
         return code
 
     def _interface(self, index: int) -> int:
@@ -131,7 +131,7 @@ class Arrivals:
         traced: dict[int, Frame] = {}
         with contextlib.closing(tracing.Tracer()) as tracer:
             for frame in self.missing[:_MAX_TRACED]:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(HostAgentError, OSError):
                     port = self._send(
                         device, frame.number, is_direct=frame.is_direct, is_traced=True
                     )

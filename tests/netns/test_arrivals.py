@@ -7,6 +7,7 @@ Debian 12: `firewalls/ufw.*` after `ufw allow 22/tcp` and `ufw allow 8080/tcp`,
 """
 
 import contextlib
+import errno
 import functools
 import re
 import signal
@@ -17,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from istio_hostagent.config.model import PortSet, Redirection
+from istio_hostagent.errors import KernelBusy
+from istio_hostagent.host import arrivals as frames
 from istio_hostagent.host import linkpaths, probedevice, rtmonitor
 from istio_hostagent.redirect import probes
 from istio_hostagent.redirect.expectations import Arrival, Fate, Finding, Sender, State
@@ -439,3 +442,24 @@ class Here:
 for each in rigs.Packets(Here()).findings(CAPTURED):
     print(each)
 """
+
+
+class _BusyDevice(probedevice.Device):
+    """The kernel does not answer where it is to lead."""
+
+    def __init__(self) -> None:
+        pass
+
+    def send(self, frame: bytes, interface: int) -> None:
+        raise KernelBusy("the kernel did not answer a question over netlink")
+
+
+def test_a_kernel_that_is_busy_fails_the_frames_and_not_the_proof(site: Rig) -> None:
+    made = expectations.build_expectations(CAPTURED, FACTS)
+    own = {0: next(each for each in made if each.sender is Sender.ON_LINK)}
+
+    def send() -> tuple[int, dict[int, int]]:
+        sent = frames.Arrivals(own)
+        return sent.send(_BusyDevice()), sent.failed
+
+    assert site.host.inside(send) == (errno.EIO, {0: errno.EIO})

@@ -23,6 +23,16 @@ from .zones import find_setters
 
 # Their packets enter from outside: no socket of ours sends them.
 _FROM_OUTSIDE = (Sender.NEIGHBOUR, Sender.ON_LINK)
+# Why there is no device for now: the next proof gets everything anew. EIO: the kernel was busy, or
+# the device is down.
+_PASSING = frozenset(
+    (
+        *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO),
+        *(errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM),
+    )
+)
+# Somebody has taken the device away, or the interface to which it led.
+_GONE = frozenset((errno.EBADFD, errno.ENODEV))
 # So many sockets of one kind are kept; of more packets of that kind some are sent later.
 MAX_SOCKETS = 64
 
@@ -86,7 +96,7 @@ class Pool:
                 sock.setblocking(False)
         self._packet = next(left, None)
         self._take_device(files)
-        self._is_outworn = False
+        self._is_outworn = self.device_errno in _PASSING
         return True
 
     def _take_device(self, files: Sequence[io.FileIO]) -> None:
@@ -98,12 +108,12 @@ class Pool:
                 file.close()
 
     def give_up_device(self, code: int) -> None:
-        """It does not work; if somebody has taken it away, the next proof gets everything anew."""
+        """It does not work; if it may work again, the next proof gets everything anew."""
         if self.device is not None:
             self.device.close()
         self.device = None
         self.device_errno = code
-        self._is_outworn = code in (errno.EBADFD, errno.EIO, errno.ENODEV)
+        self._is_outworn = code in _PASSING | _GONE
 
     def has(self, counts: Mapping[Kind, int]) -> bool:
         """Whether so many of each kind are there."""
@@ -217,8 +227,9 @@ class Round:
         }
         if self._pool.device is not None:
             return arrivals.Arrivals(made) if made else None
+        code = self._pool.device_errno
         for index in made:
-            self._failed(index, errno.ENODEV)
+            self._failed(index, code if code in _PASSING else errno.ENODEV)
         return None
 
     def _bind_all(self) -> dict[int, probetable.Source]:

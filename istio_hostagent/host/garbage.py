@@ -33,7 +33,8 @@ def collect() -> None:
 def give_back() -> None:
     """The work that took most memory is done.
 
-    Through ctypes, which the file watcher loads: before that nothing stays for long.
+    Through ctypes, where it is loaded already: the resident process has it (`legacyrules`), and a
+    verb ends soon.
     """
     if (ctypes := sys.modules.get("ctypes")) is not None:
         ctypes.CDLL(None).malloc_trim(0)

@@ -10,11 +10,10 @@ import ctypes
 import os
 import socket
 
-# Family, level of its socket options, and where the names of its tables are.
-_FAMILIES = (
-    (socket.AF_INET, socket.IPPROTO_IP, "/proc/thread-self/net/ip_tables_names"),
-    (socket.AF_INET6, socket.IPPROTO_IPV6, "/proc/thread-self/net/ip6_tables_names"),
-)
+from . import legacytables
+
+# Each family, and the level of its socket options.
+_FAMILIES = ((socket.AF_INET, socket.IPPROTO_IP), (socket.AF_INET6, socket.IPPROTO_IPV6))
 _GET_INFO = 64  # IPT_SO_GET_INFO and IP6T_SO_GET_INFO
 _INFO_SIZE = 84  # struct ipt_getinfo: a name of 32 bytes, and 13 numbers
 
@@ -24,24 +23,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def observe() -> tuple[tuple[str, str, bytes], ...]:
     """Of each table that exists family, name and shape; empty for what cannot be asked for."""
     found: list[tuple[str, str, bytes]] = []
-    for family, level, path in _FAMILIES:
-        if not (names := _read_names(path)):
+    for family, level in _FAMILIES:
+        if not (names := legacytables.read(family)):
             continue
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            for name in sorted(names):
+            for name in names:
                 shape = b""
                 with contextlib.suppress(OSError):
                     shape = _ask(sock, level, name)
                 found.append((family.name, name, shape))
     return tuple(found)
-
-
-def _read_names(path: str) -> list[str]:
-    try:
-        with open(path, encoding="ascii") as names:
-            return names.read().split()
-    except OSError:
-        return []  # the kernel has none, or IPv6 is not there
 
 
 def _ask(sock: socket.socket, level: int, name: str) -> bytes:

@@ -1,15 +1,17 @@
-"""The legacy tables that exist here; the kernel tells nobody when their rules change."""
+"""The legacy tables (x_tables) that exist here; of a change of their rules nobody is told."""
 
-_NAMES = ("/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names")
+import socket
+
+_NAMES = {
+    socket.AF_INET: "/proc/thread-self/net/ip_tables_names",
+    socket.AF_INET6: "/proc/thread-self/net/ip6_tables_names",
+}
 
 
-def read() -> frozenset[str]:
-    """Their names, of both families; none where the kernel has no such tables."""
-    found: set[str] = set()
-    for path in _NAMES:
-        try:
-            with open(path, encoding="ascii") as names:
-                found.update(names.read().split())
-        except OSError:
-            continue
-    return frozenset(found)
+def read(family: socket.AddressFamily) -> list[str]:
+    """Their names, sorted; none where the kernel has no such tables, or no IPv6."""
+    try:
+        with open(_NAMES[family], encoding="ascii") as names:
+            return sorted(names.read().split())
+    except OSError:
+        return []

@@ -5,6 +5,7 @@ one that can do it, and no rule of nf_tables does, it is named.
 """
 
 import contextlib
+import socket
 from collections.abc import Iterator
 
 from ..errors import HostAgentError
@@ -24,7 +25,8 @@ def find_setters(link: connection.Connection) -> str:
     with contextlib.suppress(HostAgentError):
         for family, number in _FAMILIES.items():
             found.update(dict.fromkeys(_in_family(link, family, number)))
-    if not found and "raw" in legacytables.read():
+    families = (socket.AF_INET, socket.AF_INET6)
+    if not found and any("raw" in legacytables.read(family) for family in families):
         return "iptables-legacy table raw (see `iptables-legacy-save -t raw`)"
     return " and ".join(list(found)[:_MAX_NAMED])
 

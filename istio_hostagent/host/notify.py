@@ -99,11 +99,14 @@ def _inherited(environment: Mapping[str, str]) -> dict[str, int]:
         return {}
     names = environment.get("LISTEN_FDNAMES", "").split(":")
     count = int(environment.get("LISTEN_FDS", "0"))
-    found = {}
+    found: dict[str, int] = {}
     for offset in range(count):
         descriptor = FIRST_DESCRIPTOR + offset
         os.set_inheritable(descriptor, False)
-        found[names[offset] if offset < len(names) else str(offset)] = descriptor
+        name = names[offset] if offset < len(names) else str(offset)
+        if name in found:  # the store did not hear that the one before is not to be kept
+            os.close(found[name])
+        found[name] = descriptor
     return found
 
 

@@ -138,3 +138,21 @@ def test_every_socket_that_was_kept_comes_back_by_its_name() -> None:
             timeout=60,
         )
     assert done.stdout.strip() == str({"nft": ports[0], "port-15001-v4": ports[1]})
+
+
+def test_of_two_sockets_of_one_name_only_one_stays_open() -> None:
+    """Nobody would know of the other one, and its port would stay held for ever."""
+    count = "print(sum(os.path.exists(f'/proc/self/fd/{number}') for number in (3, 4)))"
+    with socket.create_server(("", 0)) as one, socket.create_server(("", 0)) as two:
+        moved = f'exec 3<&{one.fileno()} 4<&{two.fileno()}; exec "$@"'
+        done = subprocess.run(
+            ["/bin/bash", "-c", moved, "sh", sys.executable, "-c", TAKING + count],
+            env={"LISTEN_FDS": "2", "LISTEN_FDNAMES": "port-15001-v4:port-15001-v4"},
+            pass_fds=(one.fileno(), two.fileno()),
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+    assert done.stdout.splitlines()[-1] == "1"

@@ -196,7 +196,7 @@ class Round:
         self._expectations = expectations
         self._pool = pool
         self._link = link
-        self._zoned_by = ""
+        self._zoned_by: str | None = None  # nobody has looked for them yet
         self._has_blamed = False
         self._holders = contextlib.ExitStack()
         self._bound: dict[int, socket.socket] = {}
@@ -338,12 +338,12 @@ class Round:
         """
         seen = self._table.read()
         zones = self._table.read_zones()
-        if zones and not self._zoned_by:
+        if zones and self._zoned_by is None:
             self._zoned_by = find_setters(self._link)
         for index, source in self._sources.items():
             if source in seen:
                 zone = zones.get(source, 0)
-                by = self._zoned_by if zone else ""
+                by = (self._zoned_by or "") if zone else ""
                 self.outcomes[index] = Outcome(*seen[source], zone=zone, zoned_by=by)
         return self._look_at_arrivals() and self._awaited <= seen.keys()
 

@@ -455,7 +455,7 @@ class _BusyDevice(probedevice.Device):
 
 
 def test_a_kernel_that_is_busy_fails_the_frames_and_not_the_proof(site: Rig) -> None:
-    made = expectations.build_expectations(CAPTURED, FACTS)
+    made = probes.build_expectations(CAPTURED, FACTS)
     own = {0: next(each for each in made if each.sender is Sender.ON_LINK)}
 
     def send() -> tuple[int, dict[int, int]]:

@@ -144,6 +144,9 @@ class Prober(part.Part):
                 "sender": kind.sender.value,
                 "is_v6": kind.is_v6,
                 "is_raw": kind.is_raw,
+                "is_datagram": kind.is_datagram,
+                "uid": kind.uid,
+                "gid": kind.gid,
                 "count": number,
             }
             for kind, number in counts.items()

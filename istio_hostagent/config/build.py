@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from ..errors import Problem
-from . import explain, fields, foreign, jsontext, model, settings, spelling
+from . import capture, explain, fields, foreign, jsontext, model, settings, spelling
 from . import layers as layering
 from . import reader as reading
 
@@ -24,7 +24,6 @@ Value = explain.Value
 # execve(2): no string of arguments or environment may be longer (MAX_ARG_STRLEN, 32 pages of 4
 # KiB).
 MAX_ENVIRONMENT_STRING = 131072
-_MOVED_PORT = re.compile(r"(?:statusPort|proxyAdminPort)[\"']?\s*:\s*[\"']?([0-9]{1,5})\b")
 _DISCOVERY = re.compile(
     r"^[^#\n]*?discoveryAddress[\"']?\s*:\s*[\"']?([^\s\"',}]+:[0-9]{1,5})\b", re.MULTILINE
 )
@@ -52,10 +51,10 @@ def build_config(
     """
     found = layering.collect(layers)
     reader = reading.Reader(found, layers[0].file, is_accepted=is_accepted)
-    redirection = _build_redirection(reader)
+    redirection = capture.build_redirection(reader, facts)
     identity = _build_identity(reader)
-    proxy = _build_proxy(reader)
-    _check_emptied(reader, redirection)
+    proxy = _build_proxy(reader, redirection)
+    capture.check_emptied(reader, redirection)
     _check_inbound(reader, facts, _check_listeners(reader, facts))
     _check_foreign(reader)
     _check_json(reader)
@@ -66,78 +65,6 @@ def build_config(
     problems = tuple(sorted(set(found.problems)))
     warnings = tuple(sorted(set(found.warnings)))
     return Outcome(None if problems else config, problems, warnings, values)
-
-
-def _build_redirection(reader: reading.Reader) -> model.Redirection:
-    # Read for their problems: the one mode that is supported needs no field.
-    reader.read(settings.INTERCEPTION_MODE)
-    reader.read(settings.META_INTERCEPTION_MODE)
-    exclude = {
-        *reader.read(settings.LOCAL_EXCLUDE_PORTS).ranges,
-        *reader.read(settings.INBOUND_EXCLUDE_PORTS).ranges,
-    }
-    return model.Redirection(
-        is_managed=not reader.read(settings.CUSTOM_RULES),
-        outbound=reader.read(settings.SERVICE_CIDR),
-        outbound_exclude=reader.read(settings.SERVICE_EXCLUDE_CIDR),
-        outbound_ports=reader.read(settings.OUTBOUND_PORTS),
-        outbound_ports_exclude=reader.read(settings.OUTBOUND_PORTS_EXCLUDE),
-        inbound=reader.read(settings.INBOUND_PORTS),
-        inbound_exclude=model.PortSet(ranges=tuple(sorted(exclude))),
-        outbound_capture_port=reader.read(settings.ENVOY_PORT),
-        inbound_capture_port=reader.read(settings.INBOUND_CAPTURE_PORT),
-        tunnel_port=reader.read(settings.INBOUND_TUNNEL_PORT),
-        proxy_ports=_proxy_ports(reader),
-        private_ports=_private_ports(reader),
-        keeps_closed=reader.read(settings.CLOSED_PORTS) and not _is_strict(reader),
-    )
-
-
-def _is_strict(reader: reading.Reader) -> bool:
-    """Whether it is certain that the proxy accepts nothing but mutual TLS."""
-    is_envoy = reader.read(settings.PROXY) is model.ProxyKind.ENVOY
-    return is_envoy and reader.read(settings.MTLS) is model.Mtls.STRICT
-
-
-def _check_emptied(reader: reading.Reader, redirection: model.Redirection) -> None:
-    """Say what is not captured because a variable has no value."""
-    ways = {
-        settings.SERVICE_CIDR.key: "outbound" if not redirection.outbound_ports else "",
-        settings.INBOUND_PORTS.key: "inbound",
-    }
-    for key, way in ways.items():
-        sets = reader.history.get(key)
-        if not sets or sets[-1].value.strip() or not sets[-1].uses or not way:
-            continue
-        names = " and ".join(f"${name}" for name in sets[-1].uses)
-        verb = "is" if len(sets[-1].uses) == 1 else "are"
-        message = f"{key} is empty because {names} {verb}: nothing {way} is captured"
-        reader.warn(sets[-1], message)
-
-
-def _proxy_ports(reader: reading.Reader) -> tuple[int, ...]:
-    """Istio's fixed ports, and those that were moved."""
-    own = (settings.STATUS_PORT, *settings.METRICS)
-    moved = {reader.read(row) for row in own} - {0}
-    return tuple(sorted(moved.union(model.Redirection().proxy_ports)))
-
-
-def _private_ports(reader: reading.Reader) -> tuple[int, ...]:
-    """Those of pilot-agent and its Envoy that are not opened; an Envoy of ours has none.
-
-    PROXY_CONFIG is YAML of any form, and not parsed: whatever it may mean is taken for moved.
-    """
-    if reader.read(settings.PROXY) is model.ProxyKind.ENVOY:
-        return ()
-    origin = reader.find(settings.PROXY_CONFIG)
-    moved = _MOVED_PORT.findall(origin.value) if origin else []
-    ports = {*model.Redirection().private_ports, *map(int, moved)}
-    opened = reader.read(settings.LOCAL_PORTS).ranges
-    return tuple(
-        port
-        for port in sorted(ports)
-        if 0 < port < 65536 and not any(first <= port <= last for first, last in opened)
-    )
 
 
 def _build_identity(reader: reading.Reader) -> model.IdentitySettings:
@@ -186,7 +113,7 @@ def _read_headers(reader: reading.Reader) -> tuple[tuple[str, str], ...]:
     return tuple(headers)
 
 
-def _build_proxy(reader: reading.Reader) -> model.ProxySettings:
+def _build_proxy(reader: reading.Reader, redirection: model.Redirection) -> model.ProxySettings:
     reader.read(settings.PROV_CERT)
     host, port = reader.read(settings.PILOT_ADDRESS)
     return model.ProxySettings(
@@ -205,7 +132,7 @@ def _build_proxy(reader: reading.Reader) -> model.ProxySettings:
         discovery_address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         discovery_root=reader.read(settings.XDS_ROOT_CA),
         service_cluster=reader.read(settings.SERVICE),
-        environment=_build_environment(reader),
+        environment=_build_environment(reader, redirection),
     )
 
 
@@ -224,17 +151,24 @@ def _is_set(reader: reading.Reader, key: str) -> bool:
     return origin is not None and bool(origin.value)
 
 
-def _build_environment(reader: reading.Reader) -> tuple[tuple[str, str], ...]:
+def _build_environment(
+    reader: reading.Reader, redirection: model.Redirection
+) -> tuple[tuple[str, str], ...]:
     environment = []
+    if redirection.dns.is_captured:
+        # Its resolver is asked for by one key alone, and a word that Go knows.
+        environment.append((settings.DNS_CAPTURE.key, "true"))
     for key, sets in sorted(reader.history.items()):
         if key.startswith(settings.OWN_PREFIX) or key in settings.OF_RULES_ALONE:
             continue
         value = sets[-1].value
+        if key == settings.DNS_CAPTURE.key and redirection.dns.is_captured:
+            continue
         if len(f"{key}={value}".encode()) < MAX_ENVIRONMENT_STRING:
             environment.append((key, value))
         elif key not in settings.KEYS:
             reader.warn(sets[-1], f"{key} is too long to be handed on to pilot-agent")
-    return tuple(environment)
+    return tuple(sorted(environment))
 
 
 def _check_listeners(reader: reading.Reader, facts: model.HostFacts) -> dict[int, str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import (
     AddressValueError,
     IPv4Address,
+    IPv4Network,
     IPv6Address,
     ip_address,
 )
@@ -32,6 +33,13 @@ _TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,253}[a-z0-9])?")
 _PART = re.compile(r"[^,]+")
 _HOLE = re.compile(r"[^,\s]\s*,(?:\s*,)+\s*[^,\s]")
 _PRINTABLE = re.compile(r"[ -~]*")
+# As in useradd(8); a `$` at the end is of machines that Samba knows.
+_ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,30}\$?")
+_LOCALHOST = IPv4Address("127.0.0.1")
+_MAX_ID = 0xFFFFFFFE  # 2^32 - 1 means none
+MAX_GROUPS = 64  # as in istio-iptables
+# The name of an interface (dev_valid_name() of the kernel), or its beginning and + or *.
+_INTERFACE = re.compile(r"[^\s/:*+]{1,15}|[^\s/:*+]{1,14}[*+]")
 # What Envoy's --log-level takes (envoy docs, operations/cli).
 _LOG_LEVELS = ("trace", "debug", "info", "warning", "warn", "error", "critical", "off")
 # Of pilot-agent (istio.io/istio/pkg/log, pilot/cmd/pilot-agent): with a value, and without one.
@@ -78,7 +86,7 @@ def parse_number(text: str, *, lowest: int, highest: int, what: str) -> int:
     """A decimal number between two bounds, both included; `what` names it in the message."""
     text = text.strip()
     # int() takes more than this: signs, underscores and the digits of every script.
-    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else -1
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else -1
     if lowest <= number <= highest:
         return number
     raise ValueError(f"{show(text)} is not {what} between {lowest} and {highest}")
@@ -198,6 +206,76 @@ def _read_ipv4(address: str) -> tuple[int, int]:
     return 4, int(IPv4Address(address))
 
 
+def parse_loopback_network(text: str) -> IPv4Network:
+    """A part of 127.0.0.0/8 with 127.0.0.1: there the proxy hands connections to applications.
+
+    >>> str(parse_loopback_network("127.0.0.1/8"))
+    '127.0.0.0/8'
+    """
+    text = text.strip()
+    if "/" in text and ":" not in text:
+        _, first, last = _read_network(text)
+        network = model.to_network(4, first, last)
+        if isinstance(network, IPv4Network) and network.is_loopback and _LOCALHOST in network:
+            return network
+    raise ValueError(f"{show(text)} is not 127.0.0.0/8 or a part of it that has {_LOCALHOST}")
+
+
+def parse_interfaces(text: str) -> tuple[str, ...]:
+    """Names of interfaces between commas; `eth+` and `eth*` stand for all that begin so.
+
+    >>> parse_interfaces("docker0, veth+")
+    ('docker0', 'veth*')
+    """
+    names = dict.fromkeys(_items(text))
+    for name in names:
+        if not _INTERFACE.fullmatch(name) or name in (".", ".."):
+            raise ValueError(f"{show(name)} is not the name of a network interface")
+    return tuple(name.replace("+", "*") for name in names)
+
+
+def parse_accounts(text: str) -> tuple[int | str, ...]:
+    """Names and numbers of users or groups between commas.
+
+    >>> parse_accounts("app, 2000")
+    ('app', 2000)
+    """
+    found: dict[int | str, None] = {}
+    for item in _items(text):
+        if item.isascii() and item.isdigit():
+            found[parse_number(item, lowest=0, highest=_MAX_ID, what="a number")] = None
+        elif _ACCOUNT.fullmatch(item):
+            found[item] = None
+        else:
+            raise ValueError(f"{show(item)} is neither a name nor a number")
+    return tuple(found)
+
+
+def parse_group_set(text: str) -> tuple[int | str, ...] | None:
+    """As `parse_accounts`, at most 64, or `*` alone for every group, which is None."""
+    if text.strip() == "*":
+        return None
+    if "*" in _items(text):
+        raise ValueError("`*` means every group and stands alone")
+    return parse_groups(text)
+
+
+def parse_groups(text: str) -> tuple[int | str, ...]:
+    """As `parse_accounts`, at most 64."""
+    groups = parse_accounts(text)
+    if len(groups) > MAX_GROUPS:
+        raise ValueError(f"{len(groups)} groups are more than {MAX_GROUPS}")
+    return groups
+
+
+def parse_user(text: str) -> int | str:
+    """One name or number of a user."""
+    accounts = parse_accounts(text)
+    if len(accounts) != 1:
+        raise ValueError(f"{show(text)} is not one user")
+    return accounts[0]
+
+
 def parse_address(text: str) -> model.Address | None:
     """One address of either family; the empty text is none."""
     text = text.strip()
@@ -291,6 +369,14 @@ def parse_host_port(text: str) -> tuple[str, int]:
     if ":" in host:
         raise ValueError(f"{show(text)} must be host:port, or [address]:port for IPv6")
     return parse_host(host), parse_port(port)
+
+
+def parse_listen_port(text: str) -> int:
+    """The port of an address to listen on, as Go writes it: `host:port` or `:port`."""
+    host, separator, port = text.strip().rpartition(":")
+    if not separator or "://" in host:
+        raise ValueError(f"{show(text)} is not host:port")
+    return parse_port(port)
 
 
 def parse_ca_address(text: str) -> tuple[str, int]:

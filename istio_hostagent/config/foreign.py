@@ -30,7 +30,6 @@ PASSED = {
     "DISABLE_ENVOY": "Runs pilot-agent without Envoy.",
     "DNS_FORWARD_PARALLEL": "Asks all upstream name servers at once.",
     "DNS_FORWARD_TIMEOUT": "How long an upstream name server may take.",
-    "DNS_PROXY_ADDR": "Where the DNS proxy listens.",
     "ENABLE_PROBE_KEEPALIVE_CONNECTIONS": "Keeps connections of health probes open.",
     "ENVOY_SKIP_DEPRECATED_LOGS": "Leaves out Envoy's deprecation warnings.",
     "EXIT_ON_ZERO_ACTIVE_CONNECTIONS": "Ends draining when no connection is left.",
@@ -78,8 +77,8 @@ PASSED = {
     "XDS_UPSTREAM": "The control plane of that server.",
 }
 
-_DNS = "DNS is not redirected yet"
-_USER = "the proxy runs as user istio-proxy, which is looked up by name"
+_DNS = "ISTIO_META_DNS_CAPTURE has queries for names answered by pilot-agent"
+_USER = "PROXY_UID names further users of the proxy"
 _OBTAINS = (
     "the agent obtains the certificate itself, with an EC P-256 key, and hands it to the proxy"
 )
@@ -91,7 +90,6 @@ _NATIVE = "rules are native nf_tables"
 _IPV6 = "IPv4 and IPv6 are always redirected together"
 _CREDENTIAL = "the only credential for a first certificate is the token file so far"
 _CLASSIC = "the classic certificate protocol is not supported yet; CA_ADDR names istiod"
-_UNSUPPORTED = "this choice of traffic is not supported yet"
 _TPROXY = "TPROXY is not supported yet"
 _ISTIOD = "it is a setting of istiod"
 _GATEWAY = "this host is no gateway"
@@ -101,7 +99,6 @@ _NO_V1 = "it belongs to a discovery protocol that Istio has removed"
 # Why a key has no effect here.
 INERT = {
     "CALL_CREDENTIALS": "the token is shown until there is a certificate, then the certificate",
-    "CAPTURE_ALL_DNS": _DNS,
     "CA_PROVIDER": "the CA speaks istiod's protocol",
     "CITADEL_ADDRESS": _CLASSIC,
     "CITADEL_ENV": _CLASSIC,
@@ -114,7 +111,6 @@ INERT = {
     "DNS_AGENT": _DNS,
     "DNS_CAPTURE": _DNS,
     "DNS_SERVER": _DNS,
-    "DROP_INVALID": "packets that belong to no connection are left alone",
     "DRY_RUN": _TOOL,
     "DRY_RUN_FILE_PATH": _TOOL,
     "DUAL_STACK": _IPV6,
@@ -124,8 +120,6 @@ INERT = {
     "ENABLE_INGRESS_GATEWAY_SDS": _GATEWAY,
     "ENVOY_CFG": "a bootstrap of your own is not supported yet, the agent writes one",
     "ENVOY_UID": _USER,
-    "ENVOY_USER": _USER,
-    "EXEC_USER": _USER,
     "FILE_DEBOUNCE_DURATION": _FILES,
     "FILE_MOUNTED_CERTS": _FILES,
     "FORCE_APPLY": _TOOL,
@@ -135,7 +129,6 @@ INERT = {
     "INGRESS_GATEWAY_FALLBACK_SECRET": _GATEWAY,
     "INITIAL_BACKOFF_MSEC": _RENEWS,
     "INSTANCE_IP": "ISTIO_SVC_IP names the address of this host",
-    "INVALID_DROP": "packets that belong to no connection are left alone",
     "IPTABLES_PROBE_PORT": _TOOL,
     "IPTABLES_TRACE_LOGGING": _TOOL,
     "IPTABLES_VERSION": _NATIVE,
@@ -146,20 +139,14 @@ INERT = {
     "ISTIO_CLUSTER_CONFIG": "it is read from the agent's environment, before any file is",
     "ISTIO_DEBUG": "ISTIO_HOSTAGENT_LOG_LEVEL is the log level of the proxy",
     "ISTIO_DUAL_STACK": _IPV6,
-    "ISTIO_EXCLUDE_INTERFACES": _UNSUPPORTED,
     "ISTIO_HOSTAGENT_ADMIN_PORT": "Envoy's admin interface is a unix socket of istio-proxy's",
     "ISTIO_INBOUND_TPROXY_MARK": _TPROXY,
     "ISTIO_INBOUND_TPROXY_ROUTE_TABLE": _TPROXY,
     "ISTIO_LOG_DIR": "the journal has the logs",
-    "ISTIO_META_DNS_CAPTURE": f"{_DNS}; pilot-agent is told of it all the same",
-    "ISTIO_META_ENABLE_DNS_SERVER": f"{_DNS}; pilot-agent is told of it all the same",
-    "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR": _UNSUPPORTED,
-    "ISTIO_OUTBOUND_OWNER_GROUPS": _UNSUPPORTED,
-    "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE": _UNSUPPORTED,
+    "ISTIO_META_ENABLE_DNS_SERVER": f"{_DNS}; pilot-agent is told of this one all the same",
     "ISTIO_SIDECAR_CONFIG": "it is read from the agent's environment, before any file is",
     "JWT_POLICY": "ISTIO_HOSTAGENT_TOKEN_FILE names the token",
     "KUBERNETES_SERVICE_HOST": "this host is not a pod",
-    "KUBE_VIRT_INTERFACES": _UNSUPPORTED,
     "NATIVE_NFTABLES": _NATIVE,
     "NETWORK_NAMESPACE": "one agent redirects the network namespace in which it runs",
     "OUTPUT_PATHS": _TOOL,
@@ -167,10 +154,7 @@ INERT = {
     "PKCS8_KEY": _OBTAINS,
     "PLUGINS": _CREDENTIAL,
     "PROBE_TIMEOUT": _TOOL,
-    "PROXY_GID": _USER,
-    "PROXY_UID": _USER,
     "RECONCILE": _TOOL,
-    "REDIRECT_DNS": _DNS,
     "REQUIRE_3P_TOKEN": _ISTIOD,
     "RESTORE_FORMAT": _TOOL,
     "RUN_VALIDATION": _TOOL,
@@ -198,17 +182,13 @@ AGREES: dict[str, tuple[str, ...]] = {
     "CITADEL_ENV": ("onprem",),
     "DNS_CAPTURE": ("false",),
     "DUAL_STACK": ("true",),
-    "ENVOY_USER": ("istio-proxy",),
-    "EXEC_USER": ("istio-proxy",),
     "FILE_MOUNTED_CERTS": ("false",),
     "ISTIO_AGENT_DUAL_STACK": ("true",),
     "ISTIO_DUAL_STACK": ("true",),
-    "ISTIO_META_DNS_CAPTURE": ("false",),
     "ISTIO_META_ENABLE_DNS_SERVER": ("false",),
     "JWT_POLICY": ("third-party-jwt",),
     "NATIVE_NFTABLES": ("true",),
     "PILOT_CERT_PROVIDER": ("istiod",),
-    "REDIRECT_DNS": ("false",),
     "USE_TOKEN_FOR_CSR": ("false",),
 }
 
@@ -217,14 +197,10 @@ AGREES: dict[str, tuple[str, ...]] = {
 # is to know that the proxy runs as another one.
 GUARDED: dict[str, tuple[str, ...]] = {
     "ENVOY_UID": (),
-    "ENVOY_USER": ("istio-proxy",),
-    "EXEC_USER": ("istio-proxy",),
     "GRPC_XDS_BOOTSTRAP": ("./etc/istio/proxy/grpc-bootstrap.json",),
     "ISTIO_BOOTSTRAP": (),
     "ISTIO_BOOTSTRAP_OVERRIDE": (),
     "LOCAL_XDS_GENERATOR_CONFIG_SAVE_PATH": (),
-    "PROXY_GID": (),
-    "PROXY_UID": (),
     "XDS_SAVE": (),
 }
 # Of these, the places to which pilot-agent writes, which runs as istio-proxy.

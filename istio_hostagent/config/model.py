@@ -99,6 +99,42 @@ def to_network(version: int, first: int, last: int) -> Network:
     return IPv6Network((first, 128 - host_bits))
 
 
+class Generation(enum.Enum):
+    """The release of Istio whose rules are made, as far as its own files leave anything open."""
+
+    CURRENT = "current"
+    V1_0 = "1.0"
+    V0_8 = "0.8"
+    V0_7 = "0.7"
+
+
+class Dns(NamedTuple):
+    """Which queries for names go to the resolver of the proxy; none by default."""
+
+    is_captured: bool = False
+    is_every_server: bool = False  # also to servers that this host itself does not ask
+    port: int = 15053
+    # who asks name servers for this host, beside the proxy: its queries would come back to it
+    resolver_uids: tuple[int, ...] = ()
+
+
+class Owners(NamedTuple):
+    """Whose connections are captured, beside what the proxy's own user and group say."""
+
+    # further users and groups of the proxy
+    proxy_uids: tuple[int, ...] = ()
+    proxy_gids: tuple[int, ...] = ()
+    exempts_root: bool = False
+    groups: tuple[int, ...] | None = None  # whose outbound connections are captured; None: all
+    groups_exclude: tuple[int, ...] = ()  # of all
+
+    def captures(self, gid: int) -> bool:
+        """Whether outbound connections of a group that is not the proxy's are captured."""
+        if self.groups is not None:
+            return gid in self.groups
+        return gid not in self.groups_exclude
+
+
 class Redirection(NamedTuple):
     """Which TCP connections of this host go through the proxy. Empty sets capture nothing."""
 
@@ -122,6 +158,15 @@ class Redirection(NamedTuple):
     # Ports of pilot-agent and its Envoy by which they can be ended, steered and read: on this
     # host only root and the proxy's user reach them.
     private_ports: tuple[int, ...] = (15000, 15004, 15020)
+    owners: Owners = Owners()
+    dns: Dns = Dns()
+    # names of interfaces, or with `*` behind them beginnings of names
+    excluded_interfaces: tuple[str, ...] = ()  # what goes and comes by them is left alone
+    guest_interfaces: tuple[str, ...] = ()  # what comes in by them is outbound
+    # 127.0.0.0/8 or a part of it: where the proxy reaches applications directly
+    loopback_v4: IPv4Network = IPv4Network("127.0.0.1/32")
+    drops_invalid: bool = False  # packets that belong to no connection
+    generation: Generation = Generation.CURRENT
 
     @property
     def capture_ports(self) -> tuple[int, ...]:
@@ -131,9 +176,19 @@ class Redirection(NamedTuple):
 
     @property
     def captures(self) -> bool:
-        """Whether any connection of an application, or to one, is captured."""
-        is_any = bool(self.outbound or self.outbound_ports or self.inbound)
+        """Whether any connection or query of an application, or to one, is captured."""
+        is_any = self.captures_outbound or bool(self.inbound) or self.dns.is_captured
         return self.is_managed and is_any
+
+    @property
+    def captures_outbound(self) -> bool:
+        """Whether any outbound connection of an application on this host is captured."""
+        return bool(self.outbound or self.outbound_ports) and self.owners.groups != ()
+
+    @property
+    def answer_ports(self) -> tuple[int, ...]:
+        """Where captured connections and queries arrive; none if the rules are not ours."""
+        return (*self.capture_ports, *((self.dns.port,) if self.dns.is_captured else ()))
 
 
 class IdentitySettings(NamedTuple):
@@ -229,6 +284,9 @@ class HostFacts(NamedTuple):
     has_ipv6: bool = True  # IPv6 is usable now: ::1 is on `lo`
     knows_ipv6: bool = True  # the kernel has an IPv6 stack, which somebody may switch on or off
     hostname: str = "localhost"  # short name
+    users: tuple[tuple[str, int, int], ...] = ()  # name, uid and gid, as in passwd(5)
+    groups: tuple[tuple[str, int], ...] = ()  # name and gid, as in group(5)
+    name_servers: tuple[Address, ...] = ()  # whom this host asks for names (resolv.conf(5))
     state_dir: str = "/var/lib/istio-hostagent"
     runtime_dir: str = "/run/istio-hostagent"
 

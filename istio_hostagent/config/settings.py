@@ -132,6 +132,135 @@ INBOUND_TUNNEL_PORT = Setting(
     "15008",
     "The proxy's tunnel port, which is never captured.",
 )
+EXCLUDE_INTERFACES = Setting(
+    "ISTIO_EXCLUDE_INTERFACES",
+    fields.parse_interfaces,
+    "",
+    "Network interfaces between commas; what goes out or comes in by them is left alone. With + "
+    "or * behind it a name stands for all that begin so.",
+)
+GUEST_INTERFACES = Setting(
+    "KUBE_VIRT_INTERFACES",
+    fields.parse_interfaces,
+    "",
+    "Network interfaces of guests (virtual machines, containers), between commas: TCP that comes "
+    "in by them is outbound traffic, and goes through the proxy as that of this host does.",
+)
+OWNER_GROUPS = Setting(
+    "ISTIO_OUTBOUND_OWNER_GROUPS",
+    fields.parse_group_set,
+    "*",
+    "Groups whose outbound traffic goes through the proxy: names and numbers between commas, at "
+    "most 64, or * for all. Unlike other keys, set to nothing it means no group at all.",
+)
+OWNER_GROUPS_EXCLUDE = Setting(
+    "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",
+    fields.parse_groups,
+    "",
+    "Groups whose outbound traffic never goes through the proxy. Counts where "
+    "ISTIO_OUTBOUND_OWNER_GROUPS is *.",
+)
+LOOPBACK_CIDR = Setting(
+    "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",
+    fields.parse_loopback_network,
+    "127.0.0.1/32",
+    "Loopback addresses at which the proxy reaches applications directly: 127.0.0.0/8 or a part "
+    "of it.",
+)
+DROP_INVALID = Setting(
+    "DROP_INVALID",
+    fields.parse_bool,
+    "false",
+    "Set to true to drop arriving packets that belong to no connection, instead of having them "
+    "answered with a reset.",
+)
+INVALID_DROP = Setting(
+    "INVALID_DROP",
+    fields.parse_bool,
+    "false",
+    "Used when DROP_INVALID is not set.",
+)
+DNS_CAPTURE = Setting(
+    "ISTIO_META_DNS_CAPTURE",
+    fields.parse_bool,
+    "false",
+    "Set to true to have queries for names answered by pilot-agent, which knows the names of the "
+    "mesh: those to the name servers of /etc/resolv.conf. While pilot-agent does not run, no name "
+    "is resolved.",
+)
+REDIRECT_DNS = Setting(
+    "REDIRECT_DNS",
+    fields.parse_bool,
+    "false",
+    "Used when ISTIO_META_DNS_CAPTURE is not set.",
+)
+CAPTURE_ALL_DNS = Setting(
+    "CAPTURE_ALL_DNS",
+    fields.parse_bool,
+    "false",
+    "Where queries for names are captured: true captures those to every name server.",
+)
+DNS_ADDRESS = Setting(
+    "DNS_PROXY_ADDR",
+    fields.parse_listen_port,
+    "localhost:15053",
+    "Where pilot-agent answers queries for names.",
+)
+RESOLVER_USERS = Setting(
+    "ISTIO_HOSTAGENT_RESOLVER_USERS",
+    fields.parse_accounts,
+    "systemd-resolve,dnsmasq,unbound,bind,named,pdns,knot-resolver,stubby,dnscrypt-proxy,"
+    "_dnscrypt-proxy,smartdns,adguard-home",
+    "Users whose queries for names are never captured: resolvers of this host, which would be "
+    "asked by pilot-agent in turn. Names that this host does not know count for nothing.",
+    is_guarded=True,
+)
+PROXY_UID = Setting(
+    "PROXY_UID",
+    fields.parse_accounts,
+    "istio-proxy",
+    "Further users whose traffic is the proxy's own and never captured: numbers and names "
+    "between commas. The agent runs the proxy as user istio-proxy, which always is one.",
+    is_guarded=True,
+)
+PROXY_GID = Setting(
+    "PROXY_GID",
+    fields.parse_accounts,
+    "<PROXY_UID>",
+    "As PROXY_UID, for groups.",
+    is_guarded=True,
+)
+ENVOY_USER = Setting(
+    "ENVOY_USER",
+    fields.parse_user,
+    "istio-proxy",
+    "As PROXY_UID, for one user and the user's group.",
+    is_guarded=True,
+)
+EXEC_USER = Setting(
+    "EXEC_USER",
+    fields.parse_user,
+    "istio-proxy",
+    "As ENVOY_USER (the name in Istio's start script).",
+    is_guarded=True,
+)
+EXEMPT_ROOT = Setting(
+    "ISTIO_HOSTAGENT_EXEMPT_ROOT",
+    fields.parse_bool,
+    "false",
+    "Set to true to leave what root and group root send alone, as Istio did until release 1.0.",
+    is_guarded=True,
+)
+RULES = Setting(
+    "ISTIO_HOSTAGENT_RULES",
+    fields.parser_of({each.value: each for each in model.Generation}),
+    "current",
+    "The release of Istio whose rules are made. 1.0: what root and group root send is left alone, "
+    "and every call to an own address of this host goes through the proxy as outbound. 0.8: "
+    "captured inbound connections arrive at ENVOY_PORT, too. 0.7: port 22 is never captured, and "
+    "an empty ISTIO_SERVICE_CIDR means all destinations.",
+    is_guarded=True,
+)
 
 # Identity
 SYSTEM_NAMESPACE = Setting(
@@ -382,6 +511,9 @@ SETTINGS: tuple[Setting[object], ...] = (
     CUSTOM_RULES, SERVICE_CIDR, SERVICE_EXCLUDE_CIDR, OUTBOUND_PORTS, OUTBOUND_PORTS_EXCLUDE,
     INBOUND_PORTS, CLOSED_PORTS, LOCAL_EXCLUDE_PORTS, INBOUND_EXCLUDE_PORTS, INTERCEPTION_MODE,
     META_INTERCEPTION_MODE, ENVOY_PORT, INBOUND_CAPTURE_PORT, INBOUND_TUNNEL_PORT,
+    EXCLUDE_INTERFACES, GUEST_INTERFACES, OWNER_GROUPS, OWNER_GROUPS_EXCLUDE, LOOPBACK_CIDR,
+    DROP_INVALID, INVALID_DROP, DNS_CAPTURE, REDIRECT_DNS, CAPTURE_ALL_DNS, DNS_ADDRESS,
+    RESOLVER_USERS, PROXY_UID, PROXY_GID, ENVOY_USER, EXEC_USER, EXEMPT_ROOT, RULES,
     SYSTEM_NAMESPACE, CA_ADDR, ISTIO_CA, ISTIOD_SAN, TRUST_DOMAIN, NAMESPACE, POD_NAMESPACE,
     SERVICE_ACCOUNT, CLUSTER_ID, TOKEN_FILE, PROV_CERT, CA_ROOT_CA, OUTPUT_CERTS, CERTS_DIR,
     SECRET_TTL, GRACE_RATIO,
@@ -397,6 +529,8 @@ FALLBACKS = {
     NAMESPACE.key: POD_NAMESPACE.key,
     OUTPUT_CERTS.key: CERTS_DIR.key,
     STATUS_PORT.key: ENVOY_STATUS_PORT.key,
+    DROP_INVALID.key: INVALID_DROP.key,
+    DNS_CAPTURE.key: REDIRECT_DNS.key,
 }
 
 # Ports on which the proxy listens; no two may be equal.
@@ -426,6 +560,9 @@ OF_RULES_ALONE = frozenset(
     for row in (
         CUSTOM_RULES, SERVICE_CIDR, SERVICE_EXCLUDE_CIDR, OUTBOUND_PORTS, OUTBOUND_PORTS_EXCLUDE,
         INBOUND_PORTS, LOCAL_EXCLUDE_PORTS, INBOUND_EXCLUDE_PORTS, INTERCEPTION_MODE,
+        EXCLUDE_INTERFACES, GUEST_INTERFACES, OWNER_GROUPS, OWNER_GROUPS_EXCLUDE, LOOPBACK_CIDR,
+        DROP_INVALID, INVALID_DROP, REDIRECT_DNS, CAPTURE_ALL_DNS, PROXY_UID, PROXY_GID,
+        ENVOY_USER, EXEC_USER,
     )
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ..config import model
 from ..errors import HostUnsupported, KernelBusy
 from ..supervise import instance
-from . import rtnetlink, sockdiag, sshd, users
+from . import accounts, resolvconf, rtnetlink, sockdiag, sshd, users
 
 # Not there where the kernel was built, or booted, without IPv6.
 IPV6_SETTINGS = "/proc/sys/net/ipv6"
@@ -37,6 +37,9 @@ def probe_facts(
         has_ipv6=rtnetlink.has_ipv6(),
         knows_ipv6=os.path.isdir(IPV6_SETTINGS),
         hostname=socket.gethostname().split(".")[0] or "localhost",
+        users=accounts.read_users(),
+        groups=accounts.read_groups(),
+        name_servers=resolvconf.read_name_servers(),
         state_dir=state_dir,
         runtime_dir=runtime_dir,
     )
@@ -107,6 +110,15 @@ def look_again(known: model.HostFacts, towards: model.Address | None = None) -> 
         primary_address=primary,
         has_ipv6=has_ipv6,
         knows_ipv6=os.path.isdir(IPV6_SETTINGS),
+    )
+
+
+def read_files_again(known: model.HostFacts) -> model.HostFacts:
+    """Give the same facts with what files of this host say now: name servers, users, groups."""
+    return known._replace(
+        users=accounts.read_users(),
+        groups=accounts.read_groups(),
+        name_servers=resolvconf.read_name_servers(),
     )
 
 

@@ -23,18 +23,34 @@ NEIGHBOUR_V6 = ipaddress.IPv6Address("2001:db8::1")
 # All destination NAT happens at -100, whatever the priority of its chains.
 _PRIORITY = -90
 _PREROUTING, _OUTPUT = 0, 3
-_V4, _V6, _ZONES = "seen_v4", "seen_v6", "zones"
-# Registers of four bytes; number 1 is the first four of them together.
-_FIRST, _SECOND, _THIRD = 1, 9, 10
+# Of each protocol: where packets of IPv4 and IPv6 are recorded, and the zones of both.
+_RECORDS = {False: ("seen_v4", "seen_v6", "zones"), True: ("udp_v4", "udp_v6", "udp_zones")}
+_LENGTHS = {4: 4 + 4 + 4 + 4, 6: 4 + 4 + 16 + 4}  # two ports, an address, an interface
+# Registers of four bytes; number 1 is the first four of them together. Behind an address of
+# either family there is one more.
+_FIRST, _SECOND, _THIRD, _BEHIND = 1, 9, 10, {4: 11, 6: 14}
+_IIF, _OIF = 4, 5  # NFT_META_*
 # NFT_CT_ZONE of the direction IP_CT_DIR_REPLY: there original destinations are looked for.
 _REPLY_ZONE = Expr("ct", (("dreg", 1), ("key", 17), ("direction", 1)))
 
 
 class Source(NamedTuple):
-    """Where a probe comes from. Each family has source ports of its own."""
+    """Where a probe comes from. Each family and protocol has source ports of its own."""
 
     is_v6: bool
     port: int
+    is_udp: bool = False
+
+
+class Seen(NamedTuple):
+    """Where a packet was going; of an answer, to which address and from which port.
+
+    `interface`: by which it came in or was going out, empty if that is gone.
+    """
+
+    address: str
+    port: int
+    interface: str
 
 
 class ProbeTable:
@@ -56,6 +72,12 @@ class ProbeTable:
         """
         self.name = f"{model.PROBE_TABLE_PREFIX}{link.port}"
         self._connection = link
+        # Of each protocol that is sent: each set costs a request whenever it is looked at.
+        self._records = {
+            is_udp: names
+            for is_udp, names in _RECORDS.items()
+            if not is_udp or any(source.is_udp for source in local)
+        }
         parts = [*self._build(local, wire, answers), *more(self.name)]
         nftables.commit_soon(link, lambda: parts)
 
@@ -75,17 +97,17 @@ class ProbeTable:
         except HostAgentError:
             self._connection.socket.close()
 
-    def read(self) -> dict[Source, tuple[str, int]]:
-        """Give address and port that the packets of each source were going to.
-
-        Of an answer: the address that it was going to, and the port that it came from.
-        """
-        seen: dict[Source, tuple[str, int]] = {}
-        for name in (_V4, _V6):
-            for key in self.read_keys(name):
-                source, port = (int.from_bytes(key[at : at + 2], "big") for at in (0, 4))
-                address = str(ipaddress.ip_address(key[8:]))
-                seen[Source(name == _V6, source)] = (address, port)
+    def read(self) -> dict[Source, Seen]:
+        """Give what was recorded of each source."""
+        seen: dict[Source, Seen] = {}
+        for is_udp, names in self._records.items():
+            for name in names[:2]:
+                for key in self.read_keys(name):
+                    source, port = (int.from_bytes(key[at : at + 2], "big") for at in (0, 4))
+                    is_v6 = len(key) == _LENGTHS[6]
+                    address = str(ipaddress.ip_address(key[8:-4]))
+                    interface = _interface(int.from_bytes(key[-4:], sys.byteorder))
+                    seen[Source(is_v6, source, is_udp)] = Seen(address, port, interface)
         return seen
 
     def read_keys(self, name: str) -> Iterator[bytes]:
@@ -97,23 +119,28 @@ class ProbeTable:
     def read_zones(self) -> dict[Source, int]:
         """Give the tracking zone of each source whose answers are not in the default zone."""
         zones: dict[Source, int] = {}
-        for key in self.read_keys(_ZONES):
-            source = Source(key[0] == socket.AF_INET6, int.from_bytes(key[4:6], "big"))
-            zones[source] = int.from_bytes(key[8:10], sys.byteorder)
+        for is_udp, (_, _, name) in self._records.items():
+            for key in self.read_keys(name):
+                port = int.from_bytes(key[4:6], "big")
+                source = Source(key[0] == socket.AF_INET6, port, is_udp)
+                zones[source] = int.from_bytes(key[8:10], sys.byteorder)
         return zones
 
     def _build(
         self, local: Sequence[Source], wire: Sequence[Source], answers: Sequence[Source]
     ) -> Iterator[messages.Message]:
         yield messages.new_table(self.name, is_owned=True)
-        yield messages.new_recording_set(self.name, _V4, 101, 12)
-        yield messages.new_recording_set(self.name, _V6, 102, 24)
-        yield messages.new_recording_set(self.name, _ZONES, 103, 12)
+        for number, (v4, v6, zones) in zip((101, 104), self._records.values(), strict=False):
+            yield messages.new_recording_set(self.name, v4, number, _LENGTHS[4])
+            yield messages.new_recording_set(self.name, v6, number + 1, _LENGTHS[6])
+            yield messages.new_recording_set(self.name, zones, number + 2, 12)
         on_lo = Match(Field.IIFNAME, Operator.EQ, "lo")
         from_v4 = Match(Field.IP_SADDR, Operator.EQ, int(NEIGHBOUR_V4))
         from_v6 = Match(Field.IP6_SADDR, Operator.EQ, int(NEIGHBOUR_V6))
         yield messages.new_chain(self.name, "output", model.Hook("filter", _OUTPUT, _PRIORITY))
-        yield from self._watch("output", local, (), ())
+        yield from self._watch("output", [each for each in local if not each.is_udp], (), ())
+        datagrams = [each for each in local if each.is_udp]
+        yield from self._watch("output", datagrams, (), (), is_udp=True)
         yield from self._watch("output", answers, (), (), is_answer=True)
         hook = model.Hook("filter", _PREROUTING, _PRIORITY)
         yield messages.new_chain(self.name, "prerouting", hook)
@@ -127,37 +154,42 @@ class ProbeTable:
         match_v6: tuple[Match, ...],
         *,
         is_answer: bool = False,
+        is_udp: bool = False,
     ) -> Iterator[messages.Message]:
-        ours, other = Field.SPORT, Field.DPORT
+        ours, other = (Field.UDP_SPORT, Field.UDP_DPORT) if is_udp else (Field.SPORT, Field.DPORT)
         if is_answer:
             ours, other = other, ours
         for number, (is_v6, matches) in enumerate(((False, match_v4), (True, match_v6)), 1):
             ports = sorted({source.port for source in sources if source.is_v6 is is_v6})
             if not ports:
                 continue
-            name = f"{'answers' if is_answer else chain}_{'v6' if is_v6 else 'v4'}"
-            seen = _V6 if is_v6 else _V4
+            what = "answers" if is_answer else "datagrams" if is_udp else chain
+            name = f"{what}_{'v6' if is_v6 else 'v4'}"
             content = ((port, port) for port in ports)
             ports_set = model.make_set(name, model.SetKind.PORT, content)
-            number += 4 if is_answer else 2 if chain == "output" else 0
+            number += 2 * ("prerouting", "output", "answers", "datagrams").index(what)
             yield messages.new_set(self.name, ports_set, number)
             yield from messages.new_elements(self.name, ports_set, number)
             is_ours = Match(ours, Operator.IN, name)
             daddr = Field.IP6_DADDR if is_v6 else Field.IP_DADDR
-            yield from self._rules(chain, (*matches, is_ours), (ours, other, daddr), seen)
+            yield from self._rules(chain, (*matches, is_ours), (ours, other, daddr), is_udp=is_udp)
 
     def _rules(
         self,
         chain: str,
         matches: tuple[Match, ...],
         recorded: tuple[Field, Field, Field],
-        seen: str,
+        *,
+        is_udp: bool,
     ) -> Iterator[messages.Message]:
-        """Record the zone, if there is one; our port, the other port and the destination; drop.
+        """Record the zone, if there is one; both ports, destination and interface; drop.
 
         What is not tracked meets the second rule alone.
         """
         ours, other, daddr = recorded
+        version = 6 if daddr is Field.IP6_DADDR else 4
+        seen, zones = _RECORDS[is_udp][version == 6], _RECORDS[is_udp][2]
+        interface = _OIF if chain == "output" else _IIF
         found = expressions.compile_rule(Rule(matches, Verdict(Action.DROP)))
         *conditions, _, drop = found.expressions
         load = expressions.LOADS[daddr]
@@ -167,6 +199,7 @@ class ProbeTable:
             _into(expressions.LOADS[ours].expressions[0], _FIRST),
             _into(expressions.LOADS[other].expressions[0], _SECOND),
             _into(load.expressions[0], _THIRD),
+            Expr("meta", (("key", interface), ("dreg", _BEHIND[version]))),
             Expr("dynset", (("sreg", _FIRST), ("op", 0), ("set", seen))),
         )
         our_port = _into(expressions.LOADS[ours].expressions[0], _SECOND)
@@ -175,11 +208,18 @@ class ProbeTable:
             Expr("cmp", (("sreg", _THIRD), ("op", expressions.NE), ("data", bytes(2)))),
             _into(expressions.IS_IPV4[0], _FIRST),
             our_port,
-            Expr("dynset", (("sreg", _FIRST), ("op", 0), ("set", _ZONES))),
+            Expr("dynset", (("sreg", _FIRST), ("op", 0), ("set", zones))),
         )
         for steps in ((*zone,), (*record, drop)):
             rule = model.RuleState((*family, *conditions, *steps), "probe")
             yield messages.new_rule(self.name, chain, rule)
+
+
+def _interface(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return ""
 
 
 def _into(load: Expr, register: int) -> Expr:

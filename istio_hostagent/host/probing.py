@@ -33,6 +33,7 @@ _PASSING = frozenset(
 )
 # Somebody has taken the device away, or the interface to which it led.
 _GONE = frozenset((errno.EBADFD, errno.ENODEV))
+_DATAGRAM = bytes(12)  # the head of a query for a name (RFC 1035, 4.1.1) that asks for none
 # So many sockets of one kind are kept; of more packets of that kind some are sent later.
 MAX_SOCKETS = 64
 
@@ -40,19 +41,30 @@ MAX_SOCKETS = 64
 class Kind(NamedTuple):
     """What a socket is good for: whose it is, the IP version, and the address it is bound to.
 
-    `is_raw`: it sends packets as bytes, and is not bound.
+    `is_raw`: it sends packets as bytes, and is not bound. `uid`, `gid`: as in `Expectation`.
     """
 
     sender: Sender
     is_v6: bool
     source: str
     is_raw: bool = False
+    is_datagram: bool = False
+    uid: int = -1
+    gid: int = -1
 
 
 def kind_of(expectation: Expectation) -> Kind:
     """Which socket a packet is sent from; for one of a neighbour, which holds its port."""
-    is_raw = expectation.shape is not Shape.CONNECTION
-    return Kind(expectation.sender, ":" in expectation.destination, expectation.source, is_raw)
+    is_datagram = expectation.shape is Shape.DATAGRAM
+    return Kind(
+        expectation.sender,
+        ":" in expectation.destination,
+        expectation.source,
+        is_raw=expectation.shape in (Shape.SYN, Shape.ANSWER),
+        is_datagram=is_datagram,
+        uid=expectation.uid,
+        gid=expectation.gid,
+    )
 
 
 class Pool:
@@ -253,7 +265,8 @@ class Round:
                 if index in self._bound:
                     self._pool.give_back(kind, self._bound.pop(index))
             else:
-                sources[index] = probetable.Source(kind.is_v6, sock.getsockname()[1])
+                port = sock.getsockname()[1]
+                sources[index] = probetable.Source(kind.is_v6, port, kind.is_datagram)
         return sources
 
     def _sort_sources(self) -> tuple[list[probetable.Source], ...]:
@@ -269,7 +282,16 @@ class Round:
     def _connect(self, index: int) -> bool:
         """Send the first packet of a connection; whether the connection is under way."""
         expectation = self._expectations[index]
-        code = self._bound[index].connect_ex((expectation.destination, expectation.port))
+        target = (expectation.destination, expectation.port)
+        if expectation.shape is Shape.DATAGRAM:
+            try:
+                self._bound[index].sendto(_DATAGRAM, target)
+            except PermissionError:
+                pass  # a rule dropped it, which is what we look at
+            except OSError as error:
+                self._failed(index, error.errno)
+            return False
+        code = self._bound[index].connect_ex(target)
         if code != errno.EINPROGRESS:
             self._failed(index, code)
         return code == errno.EINPROGRESS
@@ -338,13 +360,16 @@ class Round:
         """
         seen = self._table.read()
         zones = self._table.read_zones()
-        if zones and self._zoned_by is None:
+        if self._zoned_by is None and any(not each.is_udp for each in zones):
             self._zoned_by = find_setters(self._link)
         for index, source in self._sources.items():
             if source in seen:
                 zone = zones.get(source, 0)
                 by = (self._zoned_by or "") if zone else ""
-                self.outcomes[index] = Outcome(*seen[source], zone=zone, zoned_by=by)
+                address, port, interface = seen[source]
+                self.outcomes[index] = Outcome(
+                    address, port, zone=zone, zoned_by=by, interface=interface
+                )
         return self._look_at_arrivals() and self._awaited <= seen.keys()
 
     def _look_at_arrivals(self) -> bool:

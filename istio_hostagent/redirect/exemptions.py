@@ -56,6 +56,7 @@ class Family(NamedTuple):
     exclude: Sequence[tuple[int, int]] = ()
     never: ranges.Ranges = ()  # the never-captured class without the named addresses
     named_loopback: ranges.Ranges = ()  # loopback addresses that the operator lists one by one
+    name_servers: ranges.Ranges = ()  # queries to these are captured
 
 
 class Sets(NamedTuple):
@@ -74,8 +75,8 @@ class Sets(NamedTuple):
 def build_sets(redirection: config.Redirection, facts: config.HostFacts) -> Sets:
     """Work out the sets; those of IPv6 are empty on a host without it."""
     return Sets(
-        v4=_build_family(redirection, 4),
-        v6=_build_family(redirection, 6) if facts.knows_ipv6 else Family(),
+        v4=_build_family(redirection, facts, 4),
+        v6=_build_family(redirection, facts, 6) if facts.knows_ipv6 else Family(),
         exempt_ports=_merge_ports(redirection.outbound_ports_exclude),
         named_ports=ranges.singles(redirection.outbound_ports.named),
         ranged_ports=_ranged_ports(redirection.outbound_ports),
@@ -85,7 +86,9 @@ def build_sets(redirection: config.Redirection, facts: config.HostFacts) -> Sets
     )
 
 
-def _build_family(redirection: config.Redirection, version: int) -> Family:
+def _build_family(
+    redirection: config.Redirection, facts: config.HostFacts, version: int
+) -> Family:
     never, loopback = (NEVER_V4, LOOPBACK_V4) if version == 4 else (NEVER_V6, LOOPBACK_V6)
     exclude = _merge_networks(redirection.outbound_exclude, version)
     # Naming matters only where an address is not captured otherwise.
@@ -103,7 +106,17 @@ def _build_family(redirection: config.Redirection, version: int) -> Family:
         exclude=exclude,
         never=ranges.subtract(never, named),
         named_loopback=ranges.subtract(ranges.intersect(named, loopback), exclude),
+        name_servers=ranges.singles(name_servers(redirection, facts, version)),
     )
+
+
+def name_servers(
+    redirection: config.Redirection, facts: config.HostFacts, version: int
+) -> set[int]:
+    """The servers to which queries are captured, as numbers; none where all are."""
+    if not redirection.dns.is_captured or redirection.dns.is_every_server:
+        return set()
+    return {int(each) for each in facts.name_servers if each.version == version}
 
 
 def _merge_networks(cidrs: config.CidrSet, version: int) -> PackedRanges:

@@ -30,12 +30,15 @@ class Shape(enum.Enum):
     CONNECTION = "connection"  # the first packet, as connect(2) sends it
     SYN = "syn"  # the first packet as bytes, with no connection behind it: it may be refused
     ANSWER = "answer"  # the second packet as bytes: from `port`, to some port of `destination`
+    DATAGRAM = "datagram"  # one of UDP, as sendto(2) sends it
 
 
 class Expectation(NamedTuple):
     """One connection, and the proxy's port where it must arrive; 0: it is left alone.
 
-    Or, if `is_refused`, it must come to nothing.
+    Or, if `is_refused`, it must come to nothing. `uid` and `gid`: of the sender, where they are
+    not the usual ones (-1). What goes out or comes in by `excluded_interfaces` is left alone.
+    `zone`: the tracking zone in which the answer to a datagram is looked for.
     """
 
     text: str
@@ -43,11 +46,22 @@ class Expectation(NamedTuple):
     destination: str
     port: int
     captured_at: int
-    proxy_ports: tuple[int, int]
+    proxy_ports: tuple[int, ...]
     source: str = ""  # to be bound to; empty: as the kernel chooses
     is_final: bool = False  # nobody else may translate it either
     shape: Shape = Shape.CONNECTION
     is_refused: bool = False
+    uid: int = -1
+    gid: int = -1
+    zone: int = 0
+    excluded_interfaces: tuple[str, ...] = ()
+
+    def excludes(self, interface: str) -> bool:
+        """Whether what goes by this interface is left alone."""
+        return any(
+            interface == name or (name.endswith("*") and interface.startswith(name[:-1]))
+            for name in self.excluded_interfaces
+        )
 
 
 class Fate(enum.Enum):
@@ -78,8 +92,9 @@ class Outcome(NamedTuple):
     """Where the packet was going once all address translation was done.
 
     With `errno` it was never sent; with neither address nor errno nobody saw it. `zone`: the
-    tracking zone of its answers, and `zoned_by` whose rule put it there. `arrival`: what became
-    of it then, of one that was sent by a neighbour on a link.
+    tracking zone of its answers, and `zoned_by` whose rule put it there. `interface`: by which it
+    was going out, or came in. `arrival`: what became of it then, of one that was sent by a
+    neighbour on a link.
     """
 
     address: str = ""
@@ -88,6 +103,7 @@ class Outcome(NamedTuple):
     zone: int = 0
     zoned_by: str = ""
     arrival: Arrival | None = None
+    interface: str = ""
 
 
 class State(enum.Enum):
@@ -145,31 +161,35 @@ def evaluate(expectation: Expectation, outcome: Outcome) -> Finding:
     is_unchanged = (outcome.address, outcome.port) == (expectation.destination, expectation.port)
     if expectation.is_final:
         is_met = is_unchanged
-    elif expectation.captured_at:
+    elif expectation.captured_at and not expectation.excludes(outcome.interface):
         is_met = outcome.port == expectation.captured_at and _is_local(expectation, outcome)
     else:
         is_met = is_unchanged or outcome.port not in expectation.proxy_ports
-    if is_met and outcome.zone and _needs_default_zone(expectation):
-        return Finding(expectation, State.BROKEN, _in_zone(outcome))
+    if is_met and (wrong := _wrong_zone(expectation, outcome)):
+        return Finding(expectation, State.BROKEN, wrong)
     if is_met:
         return Finding(expectation, State.MET)
     going = "unchanged" if is_unchanged else f"sent to {outcome.address} port {outcome.port}"
     return Finding(expectation, State.BROKEN, f"the connection was {going}")
 
 
-def _needs_default_zone(expectation: Expectation) -> bool:
-    """Of what is captured the proxy asks for the original destination, in the default zone alone.
+def _wrong_zone(expectation: Expectation, outcome: Outcome) -> str:
+    """Say in which tracking zone answers are looked for, if they are not found there.
 
+    Of what is captured the proxy asks for the original destination, in the default zone alone.
     What the proxy sends holds its answers to captured connections, which are found only there.
     """
+    by = f" by {outcome.zoned_by}" if outcome.zoned_by else ""
+    if expectation.shape is Shape.DATAGRAM:
+        if outcome.zone == expectation.zone or expectation.excludes(outcome.interface):
+            return ""
+        must_be = f"and must be in {expectation.zone} for its answer"
+        return f"it is put into conntrack zone {outcome.zone}{by}, {must_be}"
     is_proxy = expectation.sender in (Sender.PROXY_USER, Sender.PROXY_GROUP)
-    return bool(expectation.captured_at) or is_proxy
-
-
-def _in_zone(outcome: Outcome) -> str:
-    who = f" by {outcome.zoned_by}" if outcome.zoned_by else ""
+    if not outcome.zone or not (expectation.captured_at or is_proxy):
+        return ""
     return (
-        f"it is put into conntrack zone {outcome.zone}{who}, where the proxy cannot find its"
+        f"it is put into conntrack zone {outcome.zone}{by}, where the proxy cannot find its"
         " original destination; exclude it there from TCP"
     )
 
@@ -187,6 +207,11 @@ def _evaluate_arrival(expectation: Expectation, outcome: Outcome) -> Finding:
     unknown = unknown if arrival.is_traced else "the firewall of this host"
     by = str(arrival.dropper or unknown)
     is_open = arrival.direct is Fate.ARRIVED
+    if expectation.captured_at and expectation.excludes(arrival.interface):
+        if outcome.port == expectation.captured_at:
+            text = f"{came}, which is excluded, it arrived at port {outcome.port}"
+            return Finding(expectation, State.BROKEN, text)
+        return Finding(expectation, State.MET, f"{came} it is left alone: that is excluded")
     if not expectation.captured_at:
         if is_open:
             return Finding(expectation, State.MET, f"{came} it is let in now")

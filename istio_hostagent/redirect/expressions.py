@@ -58,6 +58,7 @@ def _compare(operator: int, data: bytes) -> Expr:
 IS_IPV4 = (_meta(15), _compare(EQ, b"\x02"))  # NFT_META_NFPROTO is AF_INET
 IS_IPV6 = (_meta(15), _compare(EQ, b"\x0a"))
 IS_TCP = (_meta(16), _compare(EQ, b"\x06"))  # NFT_META_L4PROTO is IPPROTO_TCP
+IS_UDP = (_meta(16), _compare(EQ, b"\x11"))
 
 
 class Load(NamedTuple):
@@ -78,6 +79,8 @@ class Load(NamedTuple):
 # NFT_FIB_RESULT_ADDRTYPE and NFTA_FIB_F_DADDR: whatever interface the packet came by
 _TYPE_OF_DADDR = Expr("fib", (("dreg", 1), ("result", 3), ("flags", 2)))
 _STATUS = Expr("ct", (("dreg", 1), ("key", 2)))  # NFT_CT_STATUS
+_STATE = Expr("ct", (("dreg", 1), ("key", 0)))  # NFT_CT_STATE
+_INVALID = 1  # NF_CT_STATE_INVALID_BIT
 
 LOADS = {
     Field.L4PROTO: Load((), (_meta(16),), 1),
@@ -91,10 +94,15 @@ LOADS = {
     Field.IP6_DADDR: Load(IS_IPV6, (_payload(NETWORK_HEADER, 24, 16),), 16),
     Field.SPORT: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 0, 2),), 2),
     Field.DPORT: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 2, 2),), 2),
+    Field.UDP_SPORT: Load(IS_UDP, (_payload(TRANSPORT_HEADER, 0, 2),), 2),
+    Field.UDP_DPORT: Load(IS_UDP, (_payload(TRANSPORT_HEADER, 2, 2),), 2),
     Field.TCP_FLAGS: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 13, 1), keep_bits(FLAGS_MASK)), 1),
     Field.FIB_DADDR_TYPE: Load((), (_TYPE_OF_DADDR,), 4, sys.byteorder),
     Field.CT_STATUS_DNAT: Load(
         (), (_STATUS, keep_bits(_IPS_DST_NAT.to_bytes(4, sys.byteorder))), 4, sys.byteorder
+    ),
+    Field.CT_STATE_INVALID: Load(
+        (), (_STATE, keep_bits(_INVALID.to_bytes(4, sys.byteorder))), 4, sys.byteorder
     ),
     # NFT_CT_DST_IP, NFT_CT_DST_IP6 (both since Linux 4.17), NFT_CT_PROTO_DST
     Field.ORIGINAL_IP_DADDR: Load((), (_tracked(20),), 4),
@@ -112,6 +120,8 @@ def _keep(family: str, field: Field) -> tuple[Expr, ...]:
     return (*LOADS[field].expressions, Expr("nat", translate))
 
 
+REDIRECT = Expr("redir", (("proto_min", 1), ("proto_max", 1), ("flags", PORT_SPECIFIED)))
+SET_ZONE = Expr("ct", (("key", 17), ("sreg", 1)))  # NFT_CT_ZONE
 KEEP = {"ip": _keep("ip", Field.IP_DADDR), "ip6": _keep("ip6", Field.IP6_DADDR)}
 
 
@@ -164,14 +174,17 @@ def _condition(match: model.Match, load: Load) -> Expr:
 def encode_value(value: int | str, load: Load) -> bytes:
     """Give a number or an interface name as it lies in the register."""
     if isinstance(value, str):
-        return value.encode().ljust(load.size, b"\0")
+        # Only so many bytes are compared as are given.
+        name = value.encode()
+        return name[:-1] if name.endswith(b"*") else name.ljust(load.size, b"\0")
     return value.to_bytes(load.size, "little" if load.order == "little" else "big")
 
 
 def decode_value(data: bytes, load: Load) -> int | str:
     """Read a number or an interface name from the register."""
     if not load.order:
-        return data.rstrip(b"\0").decode(errors="backslashreplace")
+        wildcard = "*" if len(data) < load.size else ""
+        return data.rstrip(b"\0").decode(errors="backslashreplace") + wildcard
     return int.from_bytes(data, "little" if load.order == "little" else "big")
 
 
@@ -179,9 +192,13 @@ def _verdict(verdict: model.Verdict) -> Iterator[Expr]:
     if verdict.action is Action.REDIRECT:
         port = int(verdict.target).to_bytes(2, "big")
         yield Expr("immediate", (("dreg", 1), ("data", port)))
-        yield Expr("redir", (("proto_min", 1), ("proto_max", 1), ("flags", PORT_SPECIFIED)))
+        yield REDIRECT
     elif verdict.action is Action.KEEP:
         yield from KEEP[str(verdict.target)]
+    elif verdict.action is Action.ZONE:
+        zone = int(verdict.target).to_bytes(2, sys.byteorder)
+        yield Expr("immediate", (("dreg", 1), ("data", zone)))
+        yield SET_ZONE
     elif verdict.action is Action.REJECT:
         yield Expr("reject", (("type", REJECT_TCP_RST),))
     else:

@@ -40,12 +40,16 @@ class Field(enum.Enum):
     IP6_DADDR = "ip6 daddr"
     SPORT = "tcp sport"
     DPORT = "tcp dport"
+    UDP_SPORT = "udp sport"
+    UDP_DPORT = "udp dport"
     # only the bits FIN, SYN, RST and ACK: what tells the first packet of a connection
     TCP_FLAGS = "tcp flags"
     # what the routes of this host make of the destination: RTN_LOCAL is an address of its own
     FIB_DADDR_TYPE = "fib daddr type"
     # only the bit that says whether anybody has translated the connection's destination
     CT_STATUS_DNAT = "ct status & dnat"
+    # only the bit that says that the packet belongs to no connection and begins none
+    CT_STATE_INVALID = "ct state & invalid"
     # the connection's destination before anybody translated it; no value without an entry
     ORIGINAL_IP_DADDR = "ct original ip daddr"
     ORIGINAL_IP6_DADDR = "ct original ip6 daddr"
@@ -64,8 +68,8 @@ class Operator(enum.Enum):
 class Match(NamedTuple):
     """One condition. The value is a number, an interface name, or the name of a set.
 
-    `prefix`: so many leading bits of the field are looked at, and the others count as zero; with
-    0 all are.
+    An interface name that ends with `*` is the beginning of names. `prefix`: so many leading bits
+    of the field are looked at, and the others count as zero; with 0 all are.
     """
 
     field: Field
@@ -84,10 +88,11 @@ class Action(enum.Enum):
     KEEP = "keep"  # where it is going, whatever translation comes later; target: ip or ip6
     REJECT = "reject"  # with a TCP reset
     DROP = "drop"
+    ZONE = "zone"  # target: the tracking zone of the packet, then the next rule
 
 
 class Verdict(NamedTuple):
-    """An action and the chain or port that it names."""
+    """An action and the chain, port or zone that it names."""
 
     action: Action
     target: int | str = ""

@@ -5,6 +5,7 @@ what we would never write: expressions without words of their own appear in squa
 """
 
 import ipaddress
+import sys
 from collections.abc import Iterator
 
 from . import expressions, model, ranges
@@ -19,7 +20,9 @@ _ADDRESS_TYPES = (
     *("unspec", "unicast", "local", "broadcast", "anycast", "multicast"),
     *("blackhole", "unreachable", "prohibit"),
 )
-_FIELDS = {load.expressions: field for field, load in LOADS.items()}
+_UDP = {Field.SPORT: Field.UDP_SPORT, Field.DPORT: Field.UDP_DPORT}
+# What is loaded for TCP and UDP alike is told apart by the protocol that the rule asks for.
+_FIELDS = {load.expressions: field for field, load in LOADS.items() if field not in _UDP.values()}
 _IMPLIED = {
     (*load.condition, *load.expressions)
     for load in LOADS.values()
@@ -32,7 +35,9 @@ _ADDRESSES = {
     **dict.fromkeys((Field.IP6_SADDR, Field.IP6_DADDR, Field.ORIGINAL_IP6_DADDR), 128),
 }
 # Where only some bits are looked at, a comparison has to be written as one.
-_MASKED = (Field.TCP_FLAGS, Field.CT_STATUS_DNAT)
+_MASKED = (Field.TCP_FLAGS, Field.CT_STATUS_DNAT, Field.CT_STATE_INVALID)
+# Bits of which nft(8) asks whether they are set.
+_SET_BITS = {Field.CT_STATUS_DNAT: "ct status dnat", Field.CT_STATE_INVALID: "ct state invalid"}
 
 
 def render_nft(table: model.Table) -> str:
@@ -118,23 +123,26 @@ def render_rule(rule: model.RuleState) -> str:
 
 def _words(sequence: tuple[Expr, ...]) -> Iterator[str]:
     index = 0
+    is_udp = any(sequence[at : at + 2] == expressions.IS_UDP for at in range(len(sequence)))
     while index < len(sequence):
-        text, used = _word(sequence[index:])
+        text, used = _word(sequence[index:], is_udp=is_udp)
         if text:
             yield text
         index += used
 
 
-def _word(rest: tuple[Expr, ...]) -> tuple[str, int]:
+def _word(rest: tuple[Expr, ...], *, is_udp: bool) -> tuple[str, int]:
     """Say what the first expressions mean, and how many they are."""
     if _is_implied(rest):
         return "", 2
     for length in (2, 1):  # the longer load first: its beginning may be a load of its own
         field = _FIELDS.get(rest[:length])
+        if field and is_udp:
+            field = _UDP.get(field, field)
         if field and len(rest) > length and (text := _comparison(field, rest[length])):
             return text, length + 1
         following = rest[length : length + 2]
-        if field and len(following) == 2 and (text := _prefix_lookup(field, *following)):
+        if field and len(following) == 2 and (text := _of_prefix(field, *following)):
             return text, length + 2
     for family, kept in expressions.KEEP.items():
         if rest[: len(kept)] == kept:
@@ -143,10 +151,8 @@ def _word(rest: tuple[Expr, ...]) -> tuple[str, int]:
     if rest[0].name == "immediate" and "verdict" in attributes:
         code, chain = attributes["verdict"], attributes.get("chain", "")
         return f"{_VERDICTS.get(int(code), code)} {chain!s}".rstrip(), 1
-    if _is_redirect(rest):
-        port = attributes["data"]
-        number = int.from_bytes(port, "big") if isinstance(port, bytes) else port
-        return f"redirect to :{number}", 2
+    if (statement := _of_number(rest)) is not None:
+        return statement, 2
     if rest[0] == Expr("reject", (("type", expressions.REJECT_TCP_RST),)):
         return "reject with tcp reset", 1
     if rest[0].name == "objref" and attributes.get("type") == model.CT_TIMEOUT:
@@ -161,13 +167,17 @@ def _is_implied(rest: tuple[Expr, ...]) -> bool:
     return rest[0].name in _IMPLYING and (rest[:3] in _IMPLIED or rest[:4] in _IMPLIED)
 
 
-def _is_redirect(rest: tuple[Expr, ...]) -> bool:
-    wanted = (("proto_min", 1), ("proto_max", 1), ("flags", expressions.PORT_SPECIFIED))
-    return (
-        rest[0].name == "immediate"
-        and [key for key, _ in rest[0].attributes] == ["dreg", "data"]
-        and rest[1:2] == (Expr("redir", wanted),)
-    )
+def _of_number(rest: tuple[Expr, ...]) -> str | None:
+    """What is done with a number: it is put into the register, and used by the next one."""
+    keys = [key for key, _ in rest[0].attributes]
+    number = dict(rest[0].attributes).get("data")
+    if rest[0].name != "immediate" or keys != ["dreg", "data"] or not isinstance(number, bytes):
+        return None
+    if rest[1:2] == (expressions.REDIRECT,):
+        return f"redirect to :{int.from_bytes(number, 'big')}"
+    if rest[1:2] == (expressions.SET_ZONE,):
+        return f"ct zone set {int.from_bytes(number, sys.byteorder)}"
+    return None
 
 
 def _comparison(field: Field, condition: Expr) -> str:
@@ -182,23 +192,26 @@ def _comparison(field: Field, condition: Expr) -> str:
     if condition.name != "cmp" or not isinstance(data, bytes) or attributes["op"] not in (0, 1):
         return ""
     number = expressions.decode_value(data, LOADS[field])
-    if (field, attributes["op"], number) == (Field.CT_STATUS_DNAT, expressions.NE, 0):
-        return "ct status dnat"
+    if field in _SET_BITS and (attributes["op"], number) == (expressions.NE, 0):
+        return _SET_BITS[field]
     value = _value(field, number)
     if attributes["op"] == expressions.NE:
         return f"{name} != {value}"
     return f"{name} == {value}" if field in _MASKED else f"{name} {value}"
 
 
-def _prefix_lookup(field: Field, bits: Expr, lookup: Expr) -> str:
-    """The leading bits of an address, looked up in a set."""
+def _of_prefix(field: Field, bits: Expr, condition: Expr) -> str:
+    """The leading bits of an address, compared or looked up in a set."""
     mask = dict(bits.attributes).get("mask")
-    if field not in _ADDRESSES or not isinstance(mask, bytes) or lookup.name != "lookup":
+    if field not in _ADDRESSES or not isinstance(mask, bytes):
         return ""
-    if bits != expressions.keep_bits(mask):
+    name, found = field.value, _comparison(field, condition)
+    if bits != expressions.keep_bits(mask) or not found:
         return ""
-    name, _, found = _comparison(field, lookup).rpartition(" @")
-    return f"{name} & {_value(field, int.from_bytes(mask, 'big'))} @{found}" if name else ""
+    shown = _value(field, int.from_bytes(mask, "big"))
+    operand = found.removeprefix(f"{name} ")
+    equals = "" if condition.name == "lookup" or operand.startswith("!=") else "== "
+    return f"{name} & {shown} {equals}{operand}"
 
 
 def _value(field: Field, value: int | str) -> str:

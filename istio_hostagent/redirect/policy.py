@@ -15,11 +15,11 @@ captured destination wherever connection tracking starts with our first rule, an
 The price: once somebody flushes the tracking table, captured connections are reset, not resumed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ..config import model as config
-from . import exemptions, model, tables
+from . import exemptions, model, names, owners, tables
 from .model import Action, Field, Match, Operator, Rule, Verdict
 
 # Before docker's and Kubernetes' own destination NAT at -100: at equal priority the table that was
@@ -30,10 +30,10 @@ PRIORITY = -101
 FILTER_PRIORITY = -102
 # After every destination NAT: whatever is captured is on its way to loopback by then.
 GUARD_PRIORITY = 10
+# NF_IP_PRI_MANGLE: behind tracking, before everything that looks at the destination.
+_INVALID_PRIORITY = -150
 PREROUTING, OUTPUT = 0, 3  # NF_INET_PRE_ROUTING, NF_INET_LOCAL_OUT
-TCP = 6
 SYN, SYN_ACK = 0x02, 0x12
-ROOT = 0
 LOCAL = 2  # RTN_LOCAL
 
 # When the tracking entry of a captured connection, or of one that the proxy makes, is forgotten.
@@ -69,7 +69,7 @@ def build_ruleset(redirection: config.Redirection, facts: config.HostFacts) -> m
         return model.Ruleset()
     sets = exemptions.build_sets(redirection, facts)
     built = [_build_main(redirection, facts, sets)]
-    if redirection.outbound or redirection.outbound_ports:
+    if redirection.captures_outbound:
         built.append(_build_guard(redirection, facts, sets))
     addresses = (model.PASSTHROUGH_ADDRESS,) if facts.has_ipv6 else ()
     return model.Ruleset(tuple(built), addresses)
@@ -78,18 +78,23 @@ def build_ruleset(redirection: config.Redirection, facts: config.HostFacts) -> m
 def _build_main(
     redirection: config.Redirection, facts: config.HostFacts, sets: exemptions.Sets
 ) -> model.Table:
+    output = _base_chain("output", model.Hook("nat", OUTPUT, PRIORITY), "ISTIO_OUTPUT")
+    if redirection.dns.is_captured:
+        output = output._replace(rules=(*output.rules, names.first_packet_rule()))
     chains = [
         _redirect_chain("ISTIO_IN_REDIRECT", redirection.inbound_capture_port),
         _redirect_chain("ISTIO_REDIRECT", redirection.outbound_capture_port, _FORGOTTEN.name),
-        model.Chain("ISTIO_OUTPUT", _output_rules(redirection, facts, sets)),
-        _base_chain("output", model.Hook("nat", OUTPUT, PRIORITY), "ISTIO_OUTPUT"),
+        *_output_chains(redirection, facts, sets),
+        output,
         *_filter_chains(redirection, facts),
+        *names.build_chains(redirection, facts),
+        *_inbound_chains(redirection, facts, sets),
     ]
-    if redirection.inbound:
-        chains += [
-            model.Chain("ISTIO_INBOUND", _inbound_rules(redirection)),
-            _base_chain("prerouting", model.Hook("nat", PREROUTING, PRIORITY), "ISTIO_INBOUND"),
-        ]
+    if redirection.drops_invalid:
+        hook = model.Hook("filter", PREROUTING, _INVALID_PRIORITY)
+        is_invalid = Match(Field.CT_STATE_INVALID, Operator.NE, 0)
+        drop = Rule((is_invalid,), Verdict(Action.DROP), "belongs to no connection")
+        chains.append(model.Chain("prerouting_invalid", (drop,), hook))
     return tables.build_table(
         model.MAIN_TABLE,
         chains,
@@ -115,9 +120,19 @@ def _build_guard(
         )
         for destination in (_OF_PACKET, _ASKED_FOR)
     )
+    translated = Rule(
+        (Match(Field.CT_STATUS_DNAT, Operator.NE, 0),),
+        Verdict(Action.GOTO, "ISTIO_GUARD_TRANSLATED"),
+        "translated by others: what was asked for counts",
+    )
     base = _base_chain("output", model.Hook("filter", OUTPUT, GUARD_PRIORITY), "ISTIO_GUARD")
     chains = [
-        model.Chain("ISTIO_GUARD", (*_guard_first_rules(facts), *of_packet)),
+        *_behind_groups(
+            "ISTIO_GUARD",
+            redirection,
+            _guard_first_rules(redirection, facts),
+            (translated, *of_packet),
+        ),
         model.Chain("ISTIO_GUARD_ANSWER", _answer_rules(redirection, facts)),
         model.Chain("ISTIO_GUARD_TRANSLATED", asked_for),
         base._replace(rules=(*base.rules, _to_answer_rules("ISTIO_GUARD_ANSWER"))),
@@ -128,20 +143,34 @@ def _build_guard(
     )
 
 
-def _guard_first_rules(facts: config.HostFacts) -> Iterator[Rule]:
-    """What passes whatever its destination is called, and what is matched by its entry."""
-    yield from _proxy_rules(facts)
+def _behind_groups(
+    name: str,
+    redirection: config.Redirection,
+    first: Iterable[Rule],
+    behind: Iterable[Rule],
+) -> Iterator[model.Chain]:
+    """A chain whose last rules are for captured groups alone; listed, these have their own."""
+    if redirection.owners.groups is None:
+        rules = owners.group_rules(redirection.owners, _RETURN)
+        yield model.Chain(name, (*first, *rules, *behind))
+        return
+    captured = f"{name}_GROUPS"
+    rules = owners.group_rules(redirection.owners, Verdict(Action.GOTO, captured))
+    yield model.Chain(name, (*first, *rules))
+    if rules:
+        yield model.Chain(captured, tuple(behind))
+
+
+def _guard_first_rules(redirection: config.Redirection, facts: config.HostFacts) -> Iterator[Rule]:
+    """What passes whatever its destination is called."""
+    yield from owners.interface_rules(redirection.excluded_interfaces, Field.OIFNAME)
+    yield from owners.exempt_rules(redirection, facts)
     yield Rule((_ON_LOOPBACK,), _RETURN, "the host's own addresses")
     on_loopback = [Match(Field.IP_DADDR, Operator.IN, "loopback_v4")]
     if facts.knows_ipv6:
         on_loopback.append(Match(Field.IP6_DADDR, Operator.EQ, exemptions.LOCALHOST_V6))
     for match in on_loopback:
         yield Rule((match,), _RETURN, "captured already, or meant for this host")
-    yield Rule(
-        (Match(Field.CT_STATUS_DNAT, Operator.NE, 0),),
-        Verdict(Action.GOTO, "ISTIO_GUARD_TRANSLATED"),
-        "translated by others: what was asked for counts",
-    )
 
 
 def _filter_chains(
@@ -149,12 +178,14 @@ def _filter_chains(
 ) -> Iterator[model.Chain]:
     """Keep other users of this host from standing in for the proxy, and from its private ports."""
     rules = [_to_answer_rules("ISTIO_ANSWER")]
+    if redirection.dns.is_captured:
+        rules.append(names.answer_rule(redirection))
     yield model.Chain("ISTIO_ANSWER", _answer_rules(redirection, facts))
     if redirection.private_ports:
         private = Match(Field.DPORT, Operator.IN, "private_ports")
         to_private = Verdict(Action.JUMP, "ISTIO_PRIVATE")
         rules.append(Rule((_IS_NEW, _ON_LOOPBACK, private), to_private, "private ports"))
-        yield model.Chain("ISTIO_PRIVATE", _private_rules(facts))
+        yield model.Chain("ISTIO_PRIVATE", _private_rules(redirection, facts))
     yield model.Chain("output_filter", tuple(rules), model.Hook("filter", OUTPUT, FILTER_PRIORITY))
 
 
@@ -168,31 +199,36 @@ def _answer_rules(redirection: config.Redirection, facts: config.HostFacts) -> t
     A SYN cookie is an answer without a socket, so nobody knows whose it is; with a queue of no
     length (listen(fd, 0)) every answer is one. It is dropped, too.
     """
-    ports = (redirection.outbound_capture_port, redirection.inbound_capture_port)
-    is_proxy = Match(Field.SKUID, Operator.EQ, facts.proxy_uid)
     return (
-        Rule((is_proxy,), _RETURN, "the proxy itself"),
+        *_users_rules(redirection, facts),
         *(
             Rule(
                 (Match(Field.SPORT, Operator.EQ, port),),
                 Verdict(Action.DROP),
                 "on a capture port nobody else answers",
             )
-            for port in ports
+            for port in dict.fromkeys(redirection.answer_ports)
         ),
     )
 
 
-def _private_rules(facts: config.HostFacts) -> tuple[Rule, ...]:
+def _users_rules(redirection: config.Redirection, facts: config.HostFacts) -> Iterator[Rule]:
+    """Only who has the uid of the proxy may do it: a group is not enough."""
+    for match in owners.proxy_matches(redirection, facts):
+        if match.field is Field.SKUID:
+            yield Rule((match,), _RETURN, "the proxy itself")
+
+
+def _private_rules(redirection: config.Redirection, facts: config.HostFacts) -> tuple[Rule, ...]:
     return (
-        Rule((Match(Field.SKUID, Operator.EQ, ROOT),), _RETURN, "root"),
-        Rule((Match(Field.SKUID, Operator.EQ, facts.proxy_uid),), _RETURN, "the proxy itself"),
+        Rule((Match(Field.SKUID, Operator.EQ, owners.ROOT),), _RETURN, "root"),
+        *_users_rules(redirection, facts),
         Rule((), Verdict(Action.REJECT), "nobody else"),
     )
 
 
 def _redirect_chain(name: str, port: int, timeout: str = "") -> model.Chain:
-    is_tcp = Match(Field.L4PROTO, Operator.EQ, TCP)
+    is_tcp = Match(Field.L4PROTO, Operator.EQ, names.TCP)
     rule = Rule((is_tcp,), Verdict(Action.REDIRECT, port), "to the proxy", timeout)
     return model.Chain(name, (rule,))
 
@@ -202,11 +238,41 @@ def _base_chain(name: str, hook: model.Hook, target: str) -> model.Chain:
     return model.Chain(name, (rule,), hook)
 
 
-def _inbound_rules(redirection: config.Redirection) -> tuple[Rule, ...]:
+def _inbound_chains(
+    redirection: config.Redirection, facts: config.HostFacts, sets: exemptions.Sets
+) -> Iterator[model.Chain]:
     """Inbound is what goes to an address of this host, not what it forwards for others.
 
-    A published port of a container is one of this host: only later somebody translates it.
+    A published port of a container is one of this host: only later somebody translates it. What
+    comes from a guest is outbound, wherever it goes.
     """
+    guests = redirection.guest_interfaces
+    if not (redirection.inbound or guests):
+        return
+    rules = list(owners.interface_rules(redirection.excluded_interfaces, Field.IIFNAME))
+    for name in guests:
+        to_guest = Verdict(Action.GOTO, "ISTIO_GUEST")
+        rules.append(Rule((Match(Field.IIFNAME, Operator.EQ, name),), to_guest, "from a guest"))
+    if guests:
+        yield model.Chain("ISTIO_GUEST", tuple(_guest_rules(redirection, sets)))
+    if redirection.inbound:
+        rules += _inbound_rules(redirection)
+    yield model.Chain("ISTIO_INBOUND", tuple(rules))
+    hook = model.Hook("nat", PREROUTING, PRIORITY)
+    yield _base_chain("prerouting", hook, "ISTIO_INBOUND")
+
+
+def _guest_rules(redirection: config.Redirection, sets: exemptions.Sets) -> Iterator[Rule]:
+    """As outbound, whoever sends it; what reaches this host itself stays reachable."""
+    is_local = Match(Field.FIB_DADDR_TYPE, Operator.EQ, LOCAL)
+    exempt = Match(Field.DPORT, Operator.IN, "inbound_ports_exempt")
+    yield Rule((is_local, exempt), _RETURN, "ssh of this host, and the proxy's own ports")
+    yield from _exempt_port_rules(sets, _OF_PACKET)
+    to_proxy = Verdict(Action.JUMP, "ISTIO_REDIRECT")
+    yield from _destination_rules(redirection, sets, to_proxy, _OF_PACKET)
+
+
+def _inbound_rules(redirection: config.Redirection) -> tuple[Rule, ...]:
     to_proxy = Verdict(Action.JUMP, "ISTIO_IN_REDIRECT")
     elsewhere = Rule(
         (Match(Field.FIB_DADDR_TYPE, Operator.NE, LOCAL),),
@@ -224,15 +290,20 @@ def _inbound_rules(redirection: config.Redirection) -> tuple[Rule, ...]:
     return (elsewhere, exempt, Rule((listed,), to_proxy, "listed ports"))
 
 
-def _output_rules(
+def _output_chains(
     redirection: config.Redirection, facts: config.HostFacts, sets: exemptions.Sets
-) -> tuple[Rule, ...]:
+) -> Iterator[model.Chain]:
+    """Whose connection it is comes first, then where it goes."""
     to_proxy = Verdict(Action.JUMP, "ISTIO_REDIRECT")
-    return (
+    whose = (
+        *owners.interface_rules(redirection.excluded_interfaces, Field.OIFNAME),
         *_passthrough_rules(facts),
         *_exempt_port_rules(sets, _OF_PACKET),
-        *_self_call_rules(redirection, facts),
-        *_proxy_rules(facts, _FORGOTTEN.name),
+        *_own_call_rules(redirection, facts),
+        *owners.exempt_rules(redirection, facts, timeout=_FORGOTTEN.name),
+    )
+    where = (
+        *((names.capture_rule(),) if redirection.dns.is_captured else ()),
         *_address_rules(
             "outbound_loopback",
             (sets.v4.named_loopback, sets.v6.named_loopback),
@@ -243,6 +314,7 @@ def _output_rules(
         Rule((_ON_LOOPBACK,), _RETURN, "an application that calls this host directly"),
         *_destination_rules(redirection, sets, to_proxy, _OF_PACKET),
     )
+    yield from _behind_groups("ISTIO_OUTPUT", redirection, whose, where)
 
 
 def _exempt_port_rules(sets: exemptions.Sets, destination: _Destination) -> tuple[Rule, ...]:
@@ -270,32 +342,34 @@ def _passthrough_rules(facts: config.HostFacts) -> tuple[Rule, ...]:
     )
 
 
-def _self_call_rules(redirection: config.Redirection, facts: config.HostFacts) -> tuple[Rule, ...]:
-    """An application calls its own service: proxy outbound, own address, proxy inbound."""
-    bases = [(Field.IP_DADDR, exemptions.LOCALHOST_V4)]
+def _own_call_rules(redirection: config.Redirection, facts: config.HostFacts) -> tuple[Rule, ...]:
+    """Calls to an own address of this host that are captured.
+
+    An application calls its own service: proxy outbound, own address, proxy inbound. Until release
+    1.0 every such call went to the proxy's one port, which told both ways apart.
+    """
+    loopback = redirection.loopback_v4
+    base = int(loopback.network_address)
+    prefix = 0 if loopback.prefixlen == 32 else loopback.prefixlen
+    elsewhere = [Match(Field.IP_DADDR, Operator.NE, base, prefix)]
     if facts.knows_ipv6:
-        bases.append((Field.IP6_DADDR, exemptions.LOCALHOST_V6))
+        elsewhere.append(Match(Field.IP6_DADDR, Operator.NE, exemptions.LOCALHOST_V6))
+    if redirection.generation is not config.Generation.CURRENT:
+        to_proxy = Verdict(Action.JUMP, "ISTIO_REDIRECT")
+        exempt = Match(Field.DPORT, Operator.IN, "inbound_ports_exempt")
+        return (
+            Rule((_ON_LOOPBACK, exempt), _RETURN, "ssh of this host, and the proxy's own ports"),
+            *(Rule((_ON_LOOPBACK, match), to_proxy, "an own address") for match in elsewhere),
+        )
     not_tunnel = Match(Field.DPORT, Operator.NE, redirection.tunnel_port)
     return tuple(
         Rule(
-            (_ON_LOOPBACK, who, Match(field, Operator.NE, base), not_tunnel),
+            (_ON_LOOPBACK, who, match, not_tunnel),
             Verdict(Action.JUMP, "ISTIO_IN_REDIRECT"),
             "the proxy calls an own address of this host",
         )
-        for who in _proxy_matches(facts)
-        for field, base in bases
-    )
-
-
-def _proxy_rules(facts: config.HostFacts, timeout: str = "") -> tuple[Rule, ...]:
-    comment = "what the proxy sends is final"
-    return tuple(Rule((who,), _RETURN, comment, timeout) for who in _proxy_matches(facts))
-
-
-def _proxy_matches(facts: config.HostFacts) -> tuple[Match, Match]:
-    return (
-        Match(Field.SKUID, Operator.EQ, facts.proxy_uid),
-        Match(Field.SKGID, Operator.EQ, facts.proxy_gid),
+        for who in owners.proxy_matches(redirection, facts)
+        for match in elsewhere
     )
 
 

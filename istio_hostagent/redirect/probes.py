@@ -8,7 +8,7 @@ one of anybody else.
 from collections.abc import Iterable, Iterator
 
 from ..config import model as config
-from . import exemptions, ranges, targets
+from . import exemptions, names, ranges, targets
 from .expectations import Expectation, Sender, Shape
 
 # Of each IP version so many ports are followed up to the proxy at one own address, and one port
@@ -18,6 +18,10 @@ MAX_ARRIVALS, MAX_FURTHER = 32, 4
 _SERVED = (80, 443, 8080, 8443, 3000, 5000, 8000, 9000, 9080, 9090, 3306, 5432)
 # Of the captured inbound ports so many are tried on their way from the proxy to the application.
 MAX_HANDED_ON = 8
+# Of groups and of further users of the proxy so many are tried, and of name servers.
+MAX_OWNERS, MAX_SERVERS = 8, 4
+# A group that no captured or excluded one is chosen from here, downwards.
+_ORDINARY_GID = 65534  # as the sockets of an application have it
 
 
 def build_expectations(
@@ -26,6 +30,10 @@ def build_expectations(
     """Give every expectation once; none when the rules are not ours to make."""
     if not redirection.is_managed:
         return ()
+    if not redirection.captures_outbound:
+        redirection = redirection._replace(
+            outbound=config.CidrSet(), outbound_ports=config.PortSet()
+        )
     sets = exemptions.build_sets(redirection, facts)
     found: list[Expectation] = []
     for version in (4, 6) if facts.has_ipv6 else (4,):
@@ -33,11 +41,15 @@ def build_expectations(
         maker = _Maker(redirection, facts, sets, chosen)
         found += maker.outbound()
         found += maker.exempt()
+        found += maker.owners()
+        found += maker.queries()
         found += maker.own()
         found += maker.inbound()
         found += maker.answers()
         found += maker.private()
         found += maker.arrivals()
+    names = redirection.excluded_interfaces
+    found = [each._replace(excluded_interfaces=names) for each in found] if names else found
     return tuple({expectation[1:]: expectation for expectation in reversed(found)}.values())[::-1]
 
 
@@ -56,6 +68,8 @@ class _Maker:
         self._sets = sets
         self._chosen = chosen
         self._ports = (redirection.outbound_capture_port, redirection.inbound_capture_port)
+        self._gid = _captured_gid(redirection.owners, facts)
+        self._is_classic = redirection.generation is not config.Generation.CURRENT
         listed = (*sets.named_ports, *sets.ranged_ports)
         # One that no list mentions, so that the address alone decides.
         self._port = _first_port(ranges.merge((*sets.exempt_ports, *listed)))
@@ -72,8 +86,16 @@ class _Maker:
         sender: Sender = Sender.APPLICATION,
         source: str = "",
     ) -> Expectation:
+        gid = self._gid if captured_at and sender is Sender.APPLICATION else -1
         return Expectation(
-            text, sender, self._chosen.text(address), port, captured_at, self._ports, source
+            text,
+            sender,
+            self._chosen.text(address),
+            port,
+            captured_at,
+            self._redirection.answer_ports,
+            source,
+            gid=gid,
         )
 
     def outbound(self) -> Iterator[Expectation]:
@@ -122,8 +144,12 @@ class _Maker:
         for address in self._chosen.captured()[:1] if self._port else []:
             name = self._chosen.text(address)
             at = self._ports[0]
-            text = f"outbound {name} is captured for root too"
-            yield self._out(text, address, self._port, at, Sender.ROOT)
+            if self._is_root_captured:
+                text = f"outbound {name} is captured for root too"
+                yield self._out(text, address, self._port, at, Sender.ROOT)
+            else:
+                text = f"outbound {name} is left alone for root"
+                yield self._out(text, address, self._port, 0, Sender.ROOT)
             for sender in (Sender.PROXY_USER, Sender.PROXY_GROUP):
                 text = f"outbound {name} is left alone for the {sender.value}"
                 yield self._out(text, address, self._port, 0, sender)
@@ -132,6 +158,64 @@ class _Maker:
             port = self._port or self._special_port
             text = f"metadata service {self._chosen.text(metadata)} is left alone"
             yield self._out(text, metadata, port, 0)
+
+    @property
+    def _is_root_captured(self) -> bool:
+        owners = self._redirection.owners
+        is_proxys = 0 in owners.proxy_uids or 0 in owners.proxy_gids
+        return owners.captures(0) and not owners.exempts_root and not is_proxys
+
+    def owners(self) -> Iterator[Expectation]:
+        """Groups that are captured or not, and further users of the proxy."""
+        owners = self._redirection.owners
+        at = self._ports[0]
+        for address in self._chosen.captured()[:1] if self._port else []:
+            name = self._chosen.text(address)
+            proxys = {self._facts.proxy_gid, *owners.proxy_gids}
+            for gid in sorted({*(owners.groups or ())} - proxys)[:MAX_OWNERS]:
+                text = f"outbound {name} is captured for group {gid}"
+                yield self._out(text, address, self._port, at)._replace(gid=gid)
+            others = set(owners.groups_exclude) if owners.groups is None else {_other_gid(owners)}
+            for gid in sorted(others)[:MAX_OWNERS]:
+                text = f"outbound {name} is left alone for group {gid}"
+                yield self._out(text, address, self._port, 0)._replace(gid=gid)
+            for uid in owners.proxy_uids[:MAX_OWNERS]:
+                text = f"outbound {name} is left alone for user {uid}, who is the proxy's"
+                yield self._out(text, address, self._port, 0)._replace(uid=uid)
+            for gid in owners.proxy_gids[:MAX_OWNERS]:
+                text = f"outbound {name} is left alone for group {gid}, which is the proxy's"
+                yield self._out(text, address, self._port, 0)._replace(gid=gid)
+
+    def queries(self) -> Iterator[Expectation]:
+        """Queries for names, by UDP and to captured servers by TCP."""
+        dns = self._redirection.dns
+        if not dns.is_captured or self._redirection.owners.groups == ():
+            return
+        listed = exemptions.name_servers(self._redirection, self._facts, self._chosen.version)
+        servers = sorted(listed) or [self._chosen.elsewhere] * dns.is_every_server
+        # One of a single link is not reached without naming that.
+        for server in [each for each in servers if each >> 118 != 0x3FA][:MAX_SERVERS]:
+            name = self._chosen.text(server)
+            text = f"a query to {name} is captured"
+            yield self._query(text, server, dns.port)
+            text = f"a query by TCP to {name} is captured"
+            yield self._out(text, server, names.PORT, dns.port)
+            text = f"a query of the proxy to {name} is left alone"
+            yield self._query(text, server, 0, Sender.PROXY_USER)
+            for uid in dns.resolver_uids[:1]:
+                text = f"a query of user {uid}, a resolver, to {name} is left alone"
+                yield self._query(text, server, 0)._replace(uid=uid)
+        if not dns.is_every_server and self._chosen.elsewhere not in listed:
+            text = f"a query to {self._chosen.text(self._chosen.elsewhere)} is left alone"
+            made = self._query(text, self._chosen.elsewhere, 0)
+            yield made._replace(zone=0)
+
+    def _query(
+        self, text: str, server: int, at: int, sender: Sender = Sender.APPLICATION
+    ) -> Expectation:
+        made = self._out(text, server, names.PORT, at, sender)
+        zone = names.CAPTURED_ZONE if at else names.OWN_ZONE
+        return made._replace(shape=Shape.DATAGRAM, zone=zone)
 
     def own(self) -> Iterator[Expectation]:
         """Connections of this host to itself."""
@@ -146,8 +230,12 @@ class _Maker:
         yield self._out(text, localhost, port, 0, Sender.PROXY_USER)
         for address in self._chosen.own[:1]:
             name = self._chosen.text(address)
-            text = f"an application reaches own address {name} directly"
-            yield self._out(text, address, port, 0)
+            if self._is_classic:
+                text = f"own address {name} is captured"
+                yield self._out(text, address, port, self._ports[0])
+            else:
+                text = f"an application reaches own address {name} directly"
+                yield self._out(text, address, port, 0)
             for handed_on in sorted({port, *self._captured_ports[:MAX_HANDED_ON]}):
                 text = (
                     f"what the proxy hands on from {passthrough} to port {handed_on} arrives there"
@@ -160,7 +248,8 @@ class _Maker:
             if self._special_port:
                 for sender in (Sender.PROXY_USER, Sender.PROXY_GROUP):
                     text = f"own address {name} is captured for the {sender.value}"
-                    yield self._out(text, address, port, self._ports[1], sender)
+                    at = self._ports[0] if self._is_classic else self._ports[1]
+                    yield self._out(text, address, port, at, sender)
 
     def inbound(self) -> Iterator[Expectation]:
         """Connections from outside."""
@@ -188,7 +277,7 @@ class _Maker:
     def answers(self) -> Iterator[Expectation]:
         """Answers to new connections: on a capture port the proxy's alone."""
         family = f"IPv{self._chosen.version}"
-        for port in self._ports:
+        for port in dict.fromkeys(self._redirection.answer_ports):
             where = f"capture port {port} ({family})"
             text = f"an answer of an application on {where} is refused"
             yield self._raw(text, Sender.APPLICATION, port, Shape.ANSWER, is_refused=True)
@@ -199,7 +288,7 @@ class _Maker:
             text = f"an answer of the {sender.value} on capture port {first} ({family}) is refused"
             text = text.replace("the root", "root")
             yield self._raw(text, sender, first, Shape.ANSWER, is_refused=True)
-        elsewhere = _first_port(ranges.singles(sorted(self._ports)))
+        elsewhere = _first_port(ranges.singles(sorted(self._redirection.answer_ports)))
         text = f"an answer of an application on port {elsewhere} ({family}) is left alone"
         yield self._raw(text, Sender.APPLICATION, elsewhere, Shape.ANSWER)
 
@@ -251,10 +340,14 @@ class _Maker:
             for port in ports[:MAX_ARRIVALS]:
                 text = f"a connection to {name} port {port} arrives at the proxy"
                 at = self._ports[1]
-                yield Expectation(text, Sender.ON_LINK, name, port, at, self._ports)
+                yield Expectation(
+                    text, Sender.ON_LINK, name, port, at, self._redirection.answer_ports
+                )
             for port in self._redirection.inbound_closed[:MAX_ARRIVALS]:
                 text = f"port {port} of {name} stays closed, and is not captured"
-                yield Expectation(text, Sender.ON_LINK, name, port, 0, self._ports)
+                yield Expectation(
+                    text, Sender.ON_LINK, name, port, 0, self._redirection.answer_ports
+                )
             del ports[1:]
 
     def _named(self, captured: ranges.Ranges) -> list[int]:
@@ -264,7 +357,26 @@ class _Maker:
 
     def _in(self, text: str, address: int, port: int, captured_at: int) -> Expectation:
         destination = self._chosen.text(address)
-        return Expectation(text, Sender.NEIGHBOUR, destination, port, captured_at, self._ports)
+        return Expectation(
+            text, Sender.NEIGHBOUR, destination, port, captured_at, self._redirection.answer_ports
+        )
+
+
+def _captured_gid(owners: config.Owners, facts: config.HostFacts) -> int:
+    """A group of an application that is captured; -1: the usual one is."""
+    proxys = {facts.proxy_gid, *owners.proxy_gids}
+    if owners.groups is not None:
+        return min(set(owners.groups) - proxys, default=-1)
+    if owners.captures(_ORDINARY_GID) and _ORDINARY_GID not in owners.proxy_gids:
+        return -1
+    taken = proxys.union(owners.groups_exclude)
+    return next(gid for gid in range(_ORDINARY_GID - 1, 0, -1) if gid not in taken)
+
+
+def _other_gid(owners: config.Owners) -> int:
+    """A group that is not listed."""
+    groups = {*(owners.groups or ()), *owners.proxy_gids}
+    return next(gid for gid in range(_ORDINARY_GID, 0, -1) if gid not in groups)
 
 
 def _first_port(taken: Iterable[tuple[int, int]]) -> int:

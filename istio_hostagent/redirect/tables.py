@@ -79,5 +79,6 @@ def name_sets(sets: exemptions.Sets) -> list[model.NamedSet]:
             model.make_set(f"outbound_exclude_{version}", kind, family.exclude),
             model.make_set(f"outbound_never_{version}", kind, family.never),
             model.make_set(f"outbound_loopback_{version}", kind, family.named_loopback),
+            model.make_set(f"name_servers_{version}", kind, family.name_servers),
         ]
     return named

@@ -1,6 +1,7 @@
 """Make the sockets that probe packets are sent from, each by the user and group it stands for.
 
-In: {"proxy_uid", "proxy_gid", "groups": [{"sender", "is_v6", "is_raw", "count"}, ...]}.
+In: {"proxy_uid", "proxy_gid", "groups": [{"sender", "is_v6", "is_raw", "is_datagram", "uid",
+"gid", "count"}, ...]}; a uid or gid below 0 is the usual one of the sender.
 Out: {"errnos": [...]}, one for each group in order, one for the packet socket and one for the
 device: 0, or why it could not be made. What was made is handed over through the inherited socket,
 in the same order (unix(7), SCM_RIGHTS): a socket keeps the credentials it was made with, and
@@ -55,10 +56,15 @@ def _make(
     family = socket.AF_INET6 if group["is_v6"] else socket.AF_INET
     is_raw = group["is_raw"]
     kind, protocol = (socket.SOCK_RAW, socket.IPPROTO_RAW) if is_raw else (socket.SOCK_STREAM, 0)
+    if group["is_datagram"]:
+        kind = socket.SOCK_DGRAM
     acting_as = _owning_as if is_raw else users.acting_as
     sockets: list[socket.socket] = []
     try:
-        with acting_as(*_identity(group["sender"], proxy)):
+        uid, gid = _identity(group["sender"], proxy)
+        uid = group["uid"] if group["uid"] >= 0 else uid
+        gid = group["gid"] if group["gid"] >= 0 else gid
+        with acting_as(uid, gid):
             for _ in range(group["count"]):
                 sockets.append(socket.socket(family, kind, protocol))
                 if group["is_v6"] and not is_raw:

@@ -15,6 +15,8 @@ FACTS = model.HostFacts(
     proxy_gid=997,
     ssh_ports=(22,),
     addresses=(ip_address("10.1.0.2"), ip_address("fd00:1::2")),
+    users=(("systemd-resolve", 101, 102),),
+    name_servers=(ip_address("127.0.0.53"), ip_address("fd00:1::53")),
 )
 CLUSTER = b"CA_ADDR=istiod.istio-system.svc:15012\n"
 TRUST = model.Trust(is_root_only=True)

@@ -6,7 +6,7 @@ It knows typed rules, not expressions; what the kernel makes of them is shown by
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from istio_hostagent.redirect import expressions, model, policy, ranges
+from istio_hostagent.redirect import expressions, model, names, ranges
 from istio_hostagent.redirect.model import Action, Field, Operator
 from tests.unit.samples import FACTS
 
@@ -77,7 +77,7 @@ def _holds(table: model.Table, match: model.Match, packet: Packet) -> bool:
 
 
 def _read(field: Field, packet: Packet) -> int | str | None:
-    is_tcp = packet.protocol == policy.TCP
+    is_tcp = packet.protocol == names.TCP
     source = ip_address(packet.source)
     original, original_port = packet.asked_for or (packet.destination, packet.port)
     asked = ip_address(original)

@@ -10,6 +10,9 @@ FACTS = HostFacts(
     PROXY_GID,
     ssh_ports=(22,),
     addresses=(ip_address("10.1.0.2"), ip_address("fd00:1::2")),
+    users=(("root", 0, 0), ("systemd-resolve", 101, 102), ("envoy", 2001, 2002)),
+    groups=(("root", 0), ("apps", 3000)),
+    name_servers=(ip_address("127.0.0.53"), ip_address("10.1.0.53"), ip_address("fd00:1::53")),
 )
 ONLY_V4 = HostFacts(PROXY_UID, PROXY_GID, addresses=(ip_address("10.1.0.2"),), has_ipv6=False)
 EVERYTHING = PortSet(is_all=True)

@@ -12,7 +12,13 @@ OWN = "/etc/istio-hostagent/hostagent.env"
 CLUSTER = "/var/lib/istio/envoy/cluster.env"
 SIDECAR = "/var/lib/istio/envoy/sidecar.env"
 
-FACTS = model.HostFacts(proxy_uid=1337, proxy_gid=1337)
+FACTS = model.HostFacts(
+    proxy_uid=1337,
+    proxy_gid=1337,
+    users=(("root", 0, 0), ("systemd-resolve", 101, 102), ("envoy", 2001, 2002)),
+    groups=(("root", 0), ("apps", 3000)),
+    name_servers=(IPv4Address("127.0.0.53"),),
+)
 ROOT = model.Trust(is_root_only=True)
 DETAIL = "/var/lib/istio/envoy belongs to istio-proxy (mode 0755)"
 OTHER = model.Trust(is_root_only=False, detail=DETAIL)
@@ -114,10 +120,8 @@ def test_files_of_istioctl_are_taken_as_they_are() -> None:
         "ISTIO_LOCAL_EXCLUDE_PORTS",
         "ISTIO_SERVICE_CIDR",
     }
-    assert [str(warning) for warning in outcome.warnings] == [
-        f"{CLUSTER}:8: ISTIO_META_DNS_CAPTURE is known, has no effect here, because DNS is not"
-        " redirected yet; pilot-agent is told of it all the same"
-    ]
+    assert config.redirection.dns == model.Dns(True, resolver_uids=(101,))
+    assert outcome.warnings == ()
 
 
 def test_files_of_the_classic_guide_are_taken_as_they_are() -> None:
@@ -774,21 +778,21 @@ def test_unknown_key_is_a_warning_with_the_key_that_was_meant() -> None:
 
 
 def test_known_key_without_effect_is_a_warning_with_the_reason() -> None:
-    outcome = build_config("\nISTIO_EXCLUDE_INTERFACES=eth1\n")
-    reason = "this choice of traffic is not supported yet"
+    outcome = build_config("\nDNS_AGENT=true\n")
+    reason = "ISTIO_META_DNS_CAPTURE has queries for names answered by pilot-agent"
     assert outcome.warnings == (
         Problem(
             SIDECAR,
             2,
-            f"ISTIO_EXCLUDE_INTERFACES is known, has no effect here, because {reason}",
+            f"DNS_AGENT is known, has no effect here, because {reason}",
         ),
     )
-    status = value_of(outcome, "ISTIO_EXCLUDE_INTERFACES").status
+    status = value_of(outcome, "DNS_AGENT").status
     assert status == f"no effect: {reason}"
 
 
 def test_key_without_effect_that_asks_for_nothing_else_is_no_warning() -> None:
-    text = "ISTIO_META_DNS_CAPTURE=false\nISTIO_EXCLUDE_INTERFACES=\n"
+    text = "DNS_CAPTURE=false\nDNS_AGENT=\n"
     assert build_config(text).warnings == ()
 
 

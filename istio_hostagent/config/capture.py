@@ -1,0 +1,136 @@
+"""What of the traffic is captured: the part of a configuration that becomes rules.
+
+Not here: names of users and groups (`accounts`), what other parts say (`build`).
+"""
+
+import re
+
+from . import accounts, model, settings
+from . import reader as reading
+
+_DNS_PORT, _SSH_PORT = 53, 22
+_DNS_KEYS = (settings.DNS_CAPTURE.key, settings.REDIRECT_DNS.key)
+# Releases with one port for both ways (ISTIO_IN_REDIRECT came with 1.0).
+_ONE_PORT = (model.Generation.V0_7, model.Generation.V0_8)
+_MOVED_PORT = re.compile(r"(?:statusPort|proxyAdminPort)[\"']?\s*:\s*[\"']?([0-9]{1,5})\b")
+
+
+def build_redirection(reader: reading.Reader, facts: model.HostFacts) -> model.Redirection:
+    """Read what is captured; names of users and groups become numbers of this host."""
+    # Read for their problems: the one mode that is supported needs no field.
+    reader.read(settings.INTERCEPTION_MODE)
+    reader.read(settings.META_INTERCEPTION_MODE)
+    exclude = {
+        *reader.read(settings.LOCAL_EXCLUDE_PORTS).ranges,
+        *reader.read(settings.INBOUND_EXCLUDE_PORTS).ranges,
+    }
+    generation = reader.read(settings.RULES)
+    outbound = reader.read(settings.SERVICE_CIDR)
+    outbound_port = reader.read(settings.ENVOY_PORT)
+    inbound_port = reader.read(settings.INBOUND_CAPTURE_PORT)
+    if generation in _ONE_PORT:
+        _check_generation(reader)
+        inbound_port = outbound_port
+    if generation is model.Generation.V0_7:
+        outbound = outbound or model.CidrSet(is_all=True)
+        exclude.add((_SSH_PORT, _SSH_PORT))
+    return model.Redirection(
+        is_managed=not reader.read(settings.CUSTOM_RULES),
+        outbound=outbound,
+        outbound_exclude=reader.read(settings.SERVICE_EXCLUDE_CIDR),
+        outbound_ports=reader.read(settings.OUTBOUND_PORTS),
+        outbound_ports_exclude=reader.read(settings.OUTBOUND_PORTS_EXCLUDE),
+        inbound=reader.read(settings.INBOUND_PORTS),
+        inbound_exclude=model.PortSet(ranges=tuple(sorted(exclude))),
+        outbound_capture_port=outbound_port,
+        inbound_capture_port=inbound_port,
+        tunnel_port=reader.read(settings.INBOUND_TUNNEL_PORT),
+        proxy_ports=_proxy_ports(reader),
+        private_ports=_private_ports(reader),
+        keeps_closed=reader.read(settings.CLOSED_PORTS) and not _is_strict(reader),
+        owners=accounts.build_owners(reader, facts),
+        dns=_build_dns(reader, facts),
+        excluded_interfaces=reader.read(settings.EXCLUDE_INTERFACES),
+        guest_interfaces=reader.read(settings.GUEST_INTERFACES),
+        loopback_v4=reader.read(settings.LOOPBACK_CIDR),
+        drops_invalid=reader.read(settings.DROP_INVALID),
+        generation=generation,
+    )
+
+
+def _check_generation(reader: reading.Reader) -> None:
+    """One port for both ways is for a proxy that the control plane tells everything."""
+    origin = reader.find(settings.RULES.key)
+    if origin is not None and reader.read(settings.PROXY) is model.ProxyKind.ENVOY:
+        text = f"{origin.value.strip()} needs pilot-agent: the Envoy of {settings.PROXY.key}=envoy"
+        reader.refuse(settings.RULES.key, origin, f"{text} listens on a port for each way")
+
+
+def _build_dns(reader: reading.Reader, facts: model.HostFacts) -> model.Dns:
+    is_wanted = reader.read(settings.DNS_CAPTURE)
+    is_every_server = reader.read(settings.CAPTURE_ALL_DNS)
+    port = reader.read(settings.DNS_ADDRESS)
+    uids = accounts.known_uids(reader.read(settings.RESOLVER_USERS), facts)
+    key = next((k for k in _DNS_KEYS if reader.find(k) is not None), "")
+    origin = reader.find(key)
+    if not is_wanted or origin is None:
+        return model.Dns()
+    excluded = reader.read(settings.OUTBOUND_PORTS_EXCLUDE).ranges
+    why = ""
+    if reader.read(settings.PROXY) is model.ProxyKind.ENVOY:
+        why = f"only pilot-agent answers them, and {settings.PROXY.key} is envoy"
+    elif any(first <= _DNS_PORT <= last for first, last in excluded):
+        why = f"{settings.OUTBOUND_PORTS_EXCLUDE.key} has port {_DNS_PORT}"
+    elif not is_every_server and not facts.name_servers:
+        why = "/etc/resolv.conf names no server"
+    if why:
+        reader.warn(origin, f"{key}: queries for names are not captured: {why}")
+        return model.Dns()
+    return model.Dns(True, is_every_server, port, uids)
+
+
+def _is_strict(reader: reading.Reader) -> bool:
+    """Whether it is certain that the proxy accepts nothing but mutual TLS."""
+    is_envoy = reader.read(settings.PROXY) is model.ProxyKind.ENVOY
+    return is_envoy and reader.read(settings.MTLS) is model.Mtls.STRICT
+
+
+def check_emptied(reader: reading.Reader, redirection: model.Redirection) -> None:
+    """Say what is not captured because a variable has no value."""
+    ways = {
+        settings.SERVICE_CIDR.key: "outbound" if not redirection.outbound_ports else "",
+        settings.INBOUND_PORTS.key: "inbound",
+    }
+    for key, way in ways.items():
+        sets = reader.history.get(key)
+        if not sets or sets[-1].value.strip() or not sets[-1].uses or not way:
+            continue
+        names = " and ".join(f"${name}" for name in sets[-1].uses)
+        verb = "is" if len(sets[-1].uses) == 1 else "are"
+        message = f"{key} is empty because {names} {verb}: nothing {way} is captured"
+        reader.warn(sets[-1], message)
+
+
+def _proxy_ports(reader: reading.Reader) -> tuple[int, ...]:
+    """Istio's fixed ports, and those that were moved."""
+    own = (settings.STATUS_PORT, *settings.METRICS)
+    moved = {reader.read(row) for row in own} - {0}
+    return tuple(sorted(moved.union(model.Redirection().proxy_ports)))
+
+
+def _private_ports(reader: reading.Reader) -> tuple[int, ...]:
+    """Those of pilot-agent and its Envoy that are not opened; an Envoy of ours has none.
+
+    PROXY_CONFIG is YAML of any form, and not parsed: whatever it may mean is taken for moved.
+    """
+    if reader.read(settings.PROXY) is model.ProxyKind.ENVOY:
+        return ()
+    origin = reader.find(settings.PROXY_CONFIG)
+    moved = _MOVED_PORT.findall(origin.value) if origin else []
+    ports = {*model.Redirection().private_ports, *map(int, moved)}
+    opened = reader.read(settings.LOCAL_PORTS).ranges
+    return tuple(
+        port
+        for port in sorted(ports)
+        if 0 < port < 65536 and not any(first <= port <= last for first, last in opened)
+    )

@@ -44,7 +44,9 @@ class Components:
         inbox, clock = given.inbox, given.clock
         work = tasks.Tasks(inbox, clock, given.processes, _log_last_words)
         packets = prober.Prober(work, clock, given.packets)
-        keeper = redirection.RedirectionPart(given.rules, packets, clock, given.legacy_rules)
+        keeper = redirection.RedirectionPart(
+            given.rules, packets, clock, given.legacy_rules, lambda: not self.proxy.is_envoy
+        )
         state = statedir.StateDirectory(given.state, clock)
         user = processes.User(facts.proxy_uid, facts.proxy_gid)
         supervised = supervisor.Supervisor(inbox, clock, given.processes, given.doors, given.held)

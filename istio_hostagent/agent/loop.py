@@ -284,18 +284,22 @@ class Agent:
         """Watch every file whose change matters; True if something may have been missed."""
         parts = self._parts
         in_force = parts.life.in_force
-        identity = configuration.config_of(in_force).identity if in_force is not None else None
+        in_use = configuration.config_of(in_force) if in_force is not None else None
+        identity = in_use.identity if in_use is not None else None
+        asks_for_names = in_use is not None and in_use.redirection.dns.is_captured
         # Another program may take the bootstrap that the one which is there refuses.
         wants_binary = parts.proxy.binary is None or not parts.proxy.validation.is_good
-        if self._followed == (identity, wants_binary):
+        if self._followed == (identity, wants_binary, asks_for_names):
             return False
-        self._followed = identity, wants_binary
+        self._followed = identity, wants_binary, asks_for_names
         paths = list(parts.configuration.sources.paths)
         if wants_binary:
             paths += parts.proxy.searched
         if identity is not None:
             paths += [identity.token_file, identity.root_file]
             paths += parts.certificate.watched
+        if asks_for_names:
+            paths.append(places.RESOLV_CONF)
         is_missed = parts.watcher.follow(paths)
         garbage.give_back()
         if parts.watcher.last_error != self._unwatched:

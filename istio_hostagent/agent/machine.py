@@ -2,7 +2,8 @@
 
 The one owner of `HostFacts`. The kernel tells that links, addresses or routes have changed; what
 they are then is asked for once, a moment later, since such changes come in bursts. Who listens is
-told by nobody, and is looked at with each reading of the files and at every heartbeat.
+told by nobody, and is looked at with each reading of the files and at every heartbeat; so are
+name servers, users and groups.
 """
 
 import ipaddress
@@ -71,8 +72,10 @@ class MachinePart(part.Part):
                 moves_packets = self.moves_packets
                 is_other = self.look()
                 return events.MachineSeen(self.facts, moves_packets or is_other)
-            case events.Heartbeat() | events.Reloading() if self.look_for_sshd():
-                return events.MachineSeen(self.facts, moves_packets=False)
+            case events.Heartbeat() | events.Reloading():
+                is_other = self.look_at_files()
+                if self.look_for_sshd() or is_other:
+                    return events.MachineSeen(self.facts, moves_packets=False)
         return None
 
     def changed(self, change: rtmonitor.Change) -> None:
@@ -105,6 +108,15 @@ class MachinePart(part.Part):
             self._choice, found.addresses, found.primary_address, now
         )
         return self._take(found._replace(primary_address=self._choice.address))
+
+    def look_at_files(self) -> bool:
+        """See which name servers, users and groups this host has now; whether they differ."""
+        known = self.facts
+        found = self._host.read_files_again(known)
+        if found.name_servers != known.name_servers:
+            detail = [str(each) for each in found.name_servers]
+            logger.info("this host asks other name servers", extra=fields.of(DETAIL=detail))
+        return self._take(found)
 
     def look_for_sshd(self) -> bool:
         """See whether sshd listens somewhere else as well: that port is left alone from now on.

@@ -13,6 +13,7 @@ ADDRESS = "address"
 HOSTAGENT_FILE = "hostagent.env"
 CLUSTER_FILE = "/var/lib/istio/envoy/cluster.env"
 SIDECAR_FILE = "/var/lib/istio/envoy/sidecar.env"
+RESOLV_CONF = "/etc/resolv.conf"  # whom this host asks for names
 
 
 class Places(NamedTuple):

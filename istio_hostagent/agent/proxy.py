@@ -126,6 +126,11 @@ class ProxyPart(part.Part):
         return tuple(built for built in known if built is not None)
 
     @property
+    def is_envoy(self) -> bool:
+        """Whether Envoy without pilot-agent is, or will be, the proxy of this host."""
+        return self.kind is model.ProxyKind.ENVOY and self.binary is not None
+
+    @property
     def is_outdated(self) -> bool:
         """Whether something else runs than what is desired."""
         return self.child.state is not child.State.IDLE and self._started != self._desired

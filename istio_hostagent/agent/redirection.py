@@ -46,8 +46,12 @@ class RedirectionPart(part.Part):
         packets: prober.Prober,
         clock: ports.Clock,
         legacy_rules: Callable[[], object],
+        answers_queries: Callable[[], bool],
     ) -> None:
-        """Start with nothing desired and nothing known."""
+        """Start with nothing desired and nothing known.
+
+        `answers_queries`: whether the proxy of this host may answer queries for names.
+        """
         self._rules = rules
         self._asked = 0  # how often something was asked of the rules
         self._then: Changed | None = None  # who waits for the change that is under way
@@ -55,9 +59,11 @@ class RedirectionPart(part.Part):
         self._packets = packets
         self._clock = clock
         self._legacy_rules = legacy_rules
+        self._answers_queries = answers_queries
         self._legacy_seen: object = None  # when packets were last sent
         self._facts: config.HostFacts | None = None
-        self._settings: config.Redirection | None = None
+        self._given: config.Redirection | None = None  # as the files say
+        self._settings: config.Redirection | None = None  # as they are known
         self._expectations: tuple[expectations.Expectation, ...] = ()
         self._expected_for: config.HostFacts | None = None
         self._closed: tuple[int, ...] = ()  # not captured, since that would open them
@@ -90,6 +96,7 @@ class RedirectionPart(part.Part):
         self._desire(config.redirection, facts)
 
     def _desire(self, settings: config.Redirection, facts: config.HostFacts) -> None:
+        self._given = settings
         settings = self.as_known(settings)
         self._closed = settings.inbound_closed
         desired = policy.build_ruleset(settings, facts)
@@ -103,9 +110,10 @@ class RedirectionPart(part.Part):
             self.value = states.desire(self.value, self._version)
 
     def as_known(self, settings: config.Redirection) -> config.Redirection:
-        """Give these settings with what packets have found out."""
+        """Give these settings with what packets have found out, and what the proxy can do."""
         closed = set(self._closed) & settings.inbound.named if settings.keeps_closed else ()
-        return settings._replace(inbound_closed=tuple(sorted(closed)))
+        dns = settings.dns if self._answers_queries() else config.Dns()
+        return settings._replace(inbound_closed=tuple(sorted(closed)), dns=dns)
 
     def handle(self, event: events.Event) -> None:
         """Look at the rules, where somebody may have changed them."""
@@ -115,16 +123,18 @@ class RedirectionPart(part.Part):
             case events.RulesAnswered(take):
                 take()
             case events.MachineSeen(facts, moves_packets):
-                if self._settings is not None and facts != self._facts:
-                    self._desire(self._settings, facts)
+                if self._given is not None and facts != self._facts:
+                    self._desire(self._given, facts)
                 self.look_at_addresses()
                 if moves_packets:
                     self.doubt()
             case events.Reloading(is_asked):
                 if is_asked and self.value.last_error:
                     self.retry()
+                self._look_at_proxy()
                 self.look_at_addresses()
             case events.Heartbeat():
+                self._look_at_proxy()
                 self.look_at_addresses()
                 self._look_at_legacy_rules()
                 if self._clock.monotonic() >= self._read_back_at:
@@ -134,6 +144,13 @@ class RedirectionPart(part.Part):
                 deadline = self.deadline()
                 if deadline is not None and self._clock.monotonic() >= deadline:
                     self._judge()
+
+    def _look_at_proxy(self) -> None:
+        """Desire something else, if another proxy than before is to be started here."""
+        if self._given is None or self._facts is None:
+            return
+        if self.as_known(self._given) != self._settings:
+            self._desire(self._given, self._facts)
 
     def deadline(self) -> float | None:
         """When packets that disprove are believed (monotonic seconds)."""
@@ -282,7 +299,7 @@ class RedirectionPart(part.Part):
 
     def _leave_closed(self, findings: Sequence[expectations.Finding]) -> None:
         """Capture nothing that this would open, and what the firewall lets in by now again."""
-        assert self._settings is not None and self._facts is not None
+        assert self._settings is not None and self._given is not None and self._facts is not None
         if not self._settings.keeps_closed:
             return
         found = verdict.find_closed(findings, self._closed, self._settings)
@@ -297,13 +314,15 @@ class RedirectionPart(part.Part):
         else:
             logger.info("the firewall of this host closes none of the ports; all are captured")
         # The machine may have changed since the packets were sent.
-        self._desire(self._settings, self._facts)
+        self._desire(self._given, self._facts)
 
     @property
     def remark(self) -> str:
         """What is as it must be and not as one might expect, or nothing."""
         if self._is_left_to_others:
             return "redirection: up to rules of your own, not tested (ISTIO_CUSTOM_IP_TABLES)"
+        if self._given is not None and self._given.dns.is_captured and not self._answers_queries():
+            return "queries for names are not captured: only pilot-agent answers them"
         return verdict.describe_closed(self.findings, self._closed)
 
     @property

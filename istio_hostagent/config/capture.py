@@ -81,11 +81,12 @@ def _build_dns(reader: reading.Reader, facts: model.HostFacts) -> model.Dns:
         why = f"only pilot-agent answers them, and {settings.PROXY.key} is envoy"
     elif any(first <= _DNS_PORT <= last for first, last in excluded):
         why = f"{settings.OUTBOUND_PORTS_EXCLUDE.key} has port {_DNS_PORT}"
-    elif not is_every_server and not facts.name_servers:
-        why = "/etc/resolv.conf names no server"
     if why:
         reader.warn(origin, f"{key}: queries for names are not captured: {why}")
         return model.Dns()
+    if not is_every_server and not facts.name_servers:
+        # Until there is one: a network may not be up yet.
+        reader.warn(origin, f"{key}: no query is captured, since /etc/resolv.conf names no server")
     return model.Dns(True, is_every_server, port, uids)
 
 

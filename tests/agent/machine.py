@@ -208,7 +208,7 @@ class Machine:
                 found |= {"B"} if is_b else set(TEXTS) - {"B"}
                 continue
             port = next((port for port in ("15101", "15102") if port in text), "")
-            found |= {"15101": {"B"}, "15102": {"proxy"}, "": {"A", "rules", "all"}}[port]
+            found |= {"15101": {"B"}, "15102": {"proxy"}, "": {"A", "rules", "all", "names"}}[port]
         return found
 
     def _bootstrap(self, argv: Sequence[str]) -> str | None:
@@ -453,9 +453,10 @@ class Machine:
         if expectation.sender is on_link:
             return self._arrival(expectation, at)
         if not at:
-            return expectations.Outcome(expectation.destination, expectation.port)
+            zone = max((each.zone for each in found), default=0)
+            return expectations.Outcome(expectation.destination, expectation.port, zone=zone)
         address = "127.0.0.1" if is_outbound and not is_local else expectation.destination
-        return expectations.Outcome(address, at)
+        return expectations.Outcome(address, at, zone=max(each.zone for each in found))
 
     def _arrival(self, expectation: expectations.Expectation, at: int) -> expectations.Outcome:
         """The firewall of this host lets in every port, or not those of the proxy."""

@@ -50,7 +50,9 @@ class Keeper:
         self.packets = Prober()
         rules = reconcile.Reconciler(FakeKernel())
         packets = cast("Any", self.packets)
-        self.part = redirection.RedirectionPart(rules, packets, FakeClock(), lambda: None)
+        self.part = redirection.RedirectionPart(
+            rules, packets, FakeClock(), lambda: None, lambda: True
+        )
         self.part.configure(CONFIGS["A"], FACTS)
         self.prove()
 

@@ -44,6 +44,7 @@ TEXTS = {
     "rules": _text(**{**_GOOD, "ISTIO_SERVICE_CIDR": "10.97.0.0/16"}),
     "proxy": _text(**_GOOD, ISTIO_HOSTAGENT_STATUS_PORT="15102"),
     "all": _text(**{**_GOOD, "ISTIO_INBOUND_PORTS": "*"}),
+    "names": _text(**_GOOD, REDIRECT_DNS="true"),
 }
 BAD = _text(**{**_GOOD, "ISTIO_SERVICE_CIDR": "nonsense"})
 # What hostagent.env says, of Envoy alone or of whichever proxy is there.
@@ -99,16 +100,22 @@ KNOWN: dict[object, set[str]] = {}
 
 def packet_of(expectation: expectations.Expectation) -> tuple[object, ...]:
     """What is sent, whatever has to become of it."""
-    return (*expectation[1:4], expectation.source, expectation.shape)
+    whose = (expectation.uid, expectation.gid)
+    return (*expectation[1:4], expectation.source, expectation.shape, *whose)
 
 
 # By configuration and packet: what has to become of it.
 EXPECTED: dict[str, dict[tuple[object, ...], expectations.Expectation]] = {}
 
 
+# Whom a host may ask for names, where that matters.
+NAME_SERVERS = (ip_address("10.1.0.53"),), (ip_address("10.1.0.54"),), ()
+
+
 def know(name: str, redirection: model.Redirection) -> None:
     """Let a host in memory know which rules and packets a configuration means."""
-    for facts in _EVERY_FACT:
+    servers = NAME_SERVERS if redirection.dns.is_captured else ((),)
+    for facts in [each._replace(name_servers=some) for each in _EVERY_FACT for some in servers]:
         ruleset = policy.build_ruleset(redirection, facts)
         KNOWN.setdefault(_as_installed(ruleset), set()).add(name)
         made = probes.build_expectations(redirection, facts)
@@ -117,3 +124,5 @@ def know(name: str, redirection: model.Redirection) -> None:
 
 for _name, _redirection in _REDIRECTIONS:
     know(_name, _redirection)
+    # Where Envoy alone is there queries are not captured.
+    know(_name, _redirection._replace(dns=model.Dns()))

@@ -29,6 +29,13 @@ class MachineContract:
         assert found.primary_address in (None, *found.addresses)
         assert (found.primary_address is None) is (not found.addresses)
 
+    def test_files_say_who_there_is_and_nothing_else(self, machine: ports.Machine) -> None:
+        found = machine.read_files_again(KNOWN)
+        assert ("root", 0, 0) in found.users
+        assert ("root", 0) in found.groups
+        others = found._replace(users=(), groups=(), name_servers=())
+        assert others == KNOWN
+
     def test_port_22_is_always_left_to_sshd(self, machine: ports.Machine) -> None:
         assert 22 in machine.probe_ssh_ports()
 
@@ -48,4 +55,5 @@ class TestFacts(MachineContract):
 class TestFakeMachine(MachineContract):
     @pytest.fixture
     def machine(self) -> ports.Machine:
-        return FakeMachine(KNOWN._replace(addresses=(ip_address("10.1.0.2"),), ssh_ports=(22,)))
+        now = KNOWN._replace(addresses=(ip_address("10.1.0.2"),), ssh_ports=(22,))
+        return FakeMachine(now._replace(users=(("root", 0, 0),), groups=(("root", 0),)))

@@ -21,6 +21,13 @@ class FakeMachine:
             knows_ipv6=self.facts.knows_ipv6,
         )
 
+    def read_files_again(self, known: model.HostFacts) -> model.HostFacts:
+        return known._replace(
+            users=self.facts.users,
+            groups=self.facts.groups,
+            name_servers=self.facts.name_servers,
+        )
+
     def probe_ssh_ports(self) -> tuple[int, ...]:
         return self.facts.ssh_ports
 

@@ -41,7 +41,9 @@ class Keeper:
         self._work = tasks.Tasks(self._inbox, self._clock, processes)
         self._prober = prober.Prober(self._work, self._clock, probing.Packets())
         rules = reconcile.Reconciler(kernel)
-        self.part = redirection.RedirectionPart(rules, self._prober, self._clock, lambda: None)
+        self.part = redirection.RedirectionPart(
+            rules, self._prober, self._clock, lambda: None, lambda: True
+        )
 
     def settle(self, settings: Redirection) -> None:
         """Install and prove until nothing more is to be done."""

@@ -162,7 +162,6 @@ def test_pilot_agent_is_told_to_answer_queries_in_the_one_way_that_it_knows() ->
     [
         ("ISTIO_HOSTAGENT_PROXY=envoy\n", FACTS, "only pilot-agent answers them, and ISTIO_HOSTAGENT_PROXY is envoy"),
         ("ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE=50-60\n", FACTS, "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE has port 53"),
-        ("", FACTS._replace(name_servers=()), "/etc/resolv.conf names no server"),
     ],
 )  # fmt: skip
 def test_queries_that_are_not_captured_although_asked_for_are_a_warning(
@@ -173,6 +172,14 @@ def test_queries_that_are_not_captured_although_asked_for_are_a_warning(
     assert not outcome.config.redirection.dns.is_captured
     message = f"REDIRECT_DNS: queries for names are not captured: {why}"
     assert Problem(FILE, 1, message) in outcome.warnings
+
+
+def test_queries_are_captured_once_there_is_a_server() -> None:
+    outcome = build_config("REDIRECT_DNS=true\n", FACTS._replace(name_servers=()))
+    assert outcome.config is not None
+    assert outcome.config.redirection.dns.is_captured
+    message = "REDIRECT_DNS: no query is captured, since /etc/resolv.conf names no server"
+    assert outcome.warnings == (Problem(FILE, 1, message),)
 
 
 def test_generations_of_the_rules() -> None:

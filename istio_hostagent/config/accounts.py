@@ -39,19 +39,21 @@ def known_uids(accounts: Iterable[int | str], facts: model.HostFacts) -> tuple[i
 def _build_proxys(
     reader: reading.Reader, facts: model.HostFacts
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Further uids and gids of the proxy; the group of a user is the one that passwd(5) says."""
+    """The uids and gids of the proxy that are named; none: it is the user istio-proxy.
+
+    The group of a user is the one that passwd(5) says, unless PROXY_GID names others.
+    """
     of_uids = {uid: gid for _, uid, gid in facts.users} | {facts.proxy_uid: facts.proxy_gid}
-    named = reader.read(settings.PROXY_UID)
-    uids = set(_find_uids(reader, settings.PROXY_UID, named, facts))
+    uids: set[int] = set()
+    if reader.find(settings.PROXY_UID.key) is not None:
+        uids.update(_find_uids(reader, settings.PROXY_UID, reader.read(settings.PROXY_UID), facts))
     for row in (settings.ENVOY_USER, settings.EXEC_USER):
-        uids.update(_find_uids(reader, row, (reader.read(row),), facts))
+        if reader.find(row.key) is not None:
+            uids.update(_find_uids(reader, row, (reader.read(row),), facts))
     gids = {of_uids.get(uid, uid) for uid in uids}
     if reader.find(settings.PROXY_GID.key) is not None:
-        gids.update(_find_gids(reader, settings.PROXY_GID, reader.read(settings.PROXY_GID), facts))
-    return (
-        tuple(sorted(uids - {facts.proxy_uid})),
-        tuple(sorted(gids - {facts.proxy_gid})),
-    )
+        gids = set(_find_gids(reader, settings.PROXY_GID, reader.read(settings.PROXY_GID), facts))
+    return tuple(sorted(uids)), tuple(sorted(gids))
 
 
 def _build_groups(reader: reading.Reader, facts: model.HostFacts) -> tuple[int, ...] | None:

@@ -35,7 +35,6 @@ _HOLE = re.compile(r"[^,\s]\s*,(?:\s*,)+\s*[^,\s]")
 _PRINTABLE = re.compile(r"[ -~]*")
 # As in useradd(8); a `$` at the end is of machines that Samba knows.
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,30}\$?")
-_LOCALHOST = IPv4Address("127.0.0.1")
 _MAX_ID = 0xFFFFFFFE  # 2^32 - 1 means none
 MAX_GROUPS = 64  # as in istio-iptables
 # The name of an interface (dev_valid_name() of the kernel), or its beginning and + or *.
@@ -207,7 +206,7 @@ def _read_ipv4(address: str) -> tuple[int, int]:
 
 
 def parse_loopback_network(text: str) -> IPv4Network:
-    """A part of 127.0.0.0/8 with 127.0.0.1: there the proxy hands connections to applications.
+    """A part of 127.0.0.0/8.
 
     >>> str(parse_loopback_network("127.0.0.1/8"))
     '127.0.0.0/8'
@@ -216,9 +215,9 @@ def parse_loopback_network(text: str) -> IPv4Network:
     if "/" in text and ":" not in text:
         _, first, last = _read_network(text)
         network = model.to_network(4, first, last)
-        if isinstance(network, IPv4Network) and network.is_loopback and _LOCALHOST in network:
+        if isinstance(network, IPv4Network) and network.is_loopback:
             return network
-    raise ValueError(f"{show(text)} is not 127.0.0.0/8 or a part of it that has {_LOCALHOST}")
+    raise ValueError(f"{show(text)} is not 127.0.0.0/8 or a part of it")
 
 
 def parse_interfaces(text: str) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ class Dns(NamedTuple):
 class Owners(NamedTuple):
     """Whose connections are captured, beside what the proxy's own user and group say."""
 
-    # further users and groups of the proxy
+    # users and groups of the proxy that are named, beside those as whom the agent runs it
     proxy_uids: tuple[int, ...] = ()
     proxy_gids: tuple[int, ...] = ()
     exempts_root: bool = False
@@ -289,6 +289,16 @@ class HostFacts(NamedTuple):
     name_servers: tuple[Address, ...] = ()  # whom this host asks for names (resolv.conf(5))
     state_dir: str = "/var/lib/istio-hostagent"
     runtime_dir: str = "/run/istio-hostagent"
+
+
+def of_named_proxy(facts: HostFacts, owners: Owners) -> HostFacts:
+    """The same facts where the agent runs no proxy, and the files name whose that is.
+
+    Root may be named beside another: not everything of root's is a proxy.
+    """
+    uid = next(filter(None, owners.proxy_uids), facts.proxy_uid)
+    gid = next(filter(None, owners.proxy_gids), facts.proxy_gid)
+    return facts._replace(proxy_uid=uid, proxy_gid=gid)
 
 
 class Trust(NamedTuple):

@@ -15,8 +15,8 @@ RETURN = Verdict(Action.RETURN)
 def proxy_matches(redirection: config.Redirection, facts: config.HostFacts) -> tuple[Match, ...]:
     """What tells the proxy: each of its users, then each of its groups."""
     owners = redirection.owners
-    uids = (facts.proxy_uid, *owners.proxy_uids)
-    gids = (facts.proxy_gid, *owners.proxy_gids)
+    uids = dict.fromkeys((facts.proxy_uid, *owners.proxy_uids))
+    gids = dict.fromkeys((facts.proxy_gid, *owners.proxy_gids))
     return (
         *(Match(Field.SKUID, Operator.EQ, uid) for uid in uids),
         *(Match(Field.SKGID, Operator.EQ, gid) for gid in gids),

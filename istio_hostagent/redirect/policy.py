@@ -15,6 +15,7 @@ captured destination wherever connection tracking starts with our first rule, an
 The price: once somebody flushes the tracking table, captured connections are reset, not resumed.
 """
 
+import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -348,29 +349,39 @@ def _own_call_rules(redirection: config.Redirection, facts: config.HostFacts) ->
     An application calls its own service: proxy outbound, own address, proxy inbound. Until release
     1.0 every such call went to the proxy's one port, which told both ways apart.
     """
-    loopback = redirection.loopback_v4
-    base = int(loopback.network_address)
-    prefix = 0 if loopback.prefixlen == 32 else loopback.prefixlen
-    elsewhere = [Match(Field.IP_DADDR, Operator.NE, base, prefix)]
+    elsewhere = [_elsewhere_v4(redirection)]
     if facts.knows_ipv6:
-        elsewhere.append(Match(Field.IP6_DADDR, Operator.NE, exemptions.LOCALHOST_V6))
+        elsewhere.append((Match(Field.IP6_DADDR, Operator.NE, exemptions.LOCALHOST_V6),))
     if redirection.generation is not config.Generation.CURRENT:
         to_proxy = Verdict(Action.JUMP, "ISTIO_REDIRECT")
         exempt = Match(Field.DPORT, Operator.IN, "inbound_ports_exempt")
         return (
             Rule((_ON_LOOPBACK, exempt), _RETURN, "ssh of this host, and the proxy's own ports"),
-            *(Rule((_ON_LOOPBACK, match), to_proxy, "an own address") for match in elsewhere),
+            *(Rule((_ON_LOOPBACK, *each), to_proxy, "an own address") for each in elsewhere),
         )
-    not_tunnel = Match(Field.DPORT, Operator.NE, redirection.tunnel_port)
+    others = [redirection.tunnel_port]
+    if redirection.dns.is_captured:
+        others.append(names.PORT)  # the proxy asks name servers of this host themselves
+    to_others = tuple(Match(Field.DPORT, Operator.NE, port) for port in others)
     return tuple(
         Rule(
-            (_ON_LOOPBACK, who, match, not_tunnel),
+            (_ON_LOOPBACK, who, *each, *to_others),
             Verdict(Action.JUMP, "ISTIO_IN_REDIRECT"),
             "the proxy calls an own address of this host",
         )
         for who in owners.proxy_matches(redirection, facts)
-        for match in elsewhere
+        for each in elsewhere
     )
+
+
+def _elsewhere_v4(redirection: config.Redirection) -> tuple[Match, ...]:
+    """Not where the proxy reaches applications directly, which is 127.0.0.1 in any case."""
+    loopback = redirection.loopback_v4
+    prefix = 0 if loopback.prefixlen == 32 else loopback.prefixlen
+    in_network = Match(Field.IP_DADDR, Operator.NE, int(loopback.network_address), prefix)
+    localhost = Match(Field.IP_DADDR, Operator.NE, exemptions.LOCALHOST_V4)
+    has_localhost = ipaddress.IPv4Address(exemptions.LOCALHOST_V4) in loopback
+    return (in_network,) if has_localhost else (in_network, localhost)
 
 
 def _destination_rules(

@@ -284,7 +284,8 @@ class _Maker:
             text = f"an answer of the proxy on {where} is left alone"
             yield self._raw(text, Sender.PROXY_USER, port, Shape.ANSWER)
         first = self._ports[0]
-        for sender in (Sender.ROOT, Sender.PROXY_GROUP):
+        is_root = 0 in self._redirection.owners.proxy_uids
+        for sender in (Sender.PROXY_GROUP,) if is_root else (Sender.ROOT, Sender.PROXY_GROUP):
             text = f"an answer of the {sender.value} on capture port {first} ({family}) is refused"
             text = text.replace("the root", "root")
             yield self._raw(text, sender, first, Shape.ANSWER, is_refused=True)

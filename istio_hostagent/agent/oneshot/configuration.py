@@ -16,7 +16,10 @@ def load(
     Raises HostUnsupported, KernelBusy.
     """
     facts, sources = here.probe_host(environment)
-    return reload.load(reading.finish(), facts, ()), facts, sources
+    loaded = reload.load(reading.finish(), facts, ())
+    if loaded.config is not None:
+        facts = model.of_named_proxy(facts, loaded.config.redirection.owners)
+    return loaded, facts, sources
 
 
 def require(

@@ -104,6 +104,10 @@ class Reconciler:
         """Those that are on `lo` now; raises KernelBusy, NotPermitted."""
         return self._kernel.observe_addresses(addresses)
 
+    def observe_routing(self) -> tuple[model.Routing, ...]:
+        """Our routing rules and routes; raises KernelBusy, NotPermitted."""
+        return self._kernel.observe_routing()
+
 
 def _changes(made: model.Plan) -> plan.Changes:
     return plan.Changes(bool(made), plan.describe(made))

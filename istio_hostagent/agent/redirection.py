@@ -452,15 +452,17 @@ class RedirectionPart(part.Part):
         self.value = states.drifted(self.value, now, is_of_guard=is_of_guard)
 
     def look_at_addresses(self) -> None:
-        """See whether our addresses are still on `lo`; nobody tells when they are taken off."""
+        """See whether our addresses and routes are still there; nobody tells whose has gone."""
         if self.value.rules is states.Rules.OUT or self.value.is_changing:
             return
         desired = self.desired.loopback_addresses
         try:
-            observed = self._rules.observe_addresses(desired)
+            is_whole = self._rules.observe_addresses(desired) == desired
+            if self.desired.routing:
+                is_whole &= set(self._rules.observe_routing()) == set(self.desired.routing)
         except KernelBusy:
             return  # the next heartbeat looks again
-        if observed != desired:
+        if not is_whole:
             self._look((committed.LOST,))
 
     def withdraw(self) -> None:

@@ -158,11 +158,15 @@ def _build_environment(
     if redirection.dns.is_captured:
         # Its resolver is asked for by one key alone, and a word that Go knows.
         environment.append((settings.DNS_CAPTURE.key, "true"))
+    if redirection.transparent is not None:
+        # Otherwise the control plane would make listeners for redirected connections.
+        environment.append((settings.META_INTERCEPTION_MODE.key, "TPROXY"))
+    written = {key for key, _ in environment}
     for key, sets in sorted(reader.history.items()):
         if key.startswith(settings.OWN_PREFIX) or key in settings.OF_RULES_ALONE:
             continue
         value = sets[-1].value
-        if key == settings.DNS_CAPTURE.key and redirection.dns.is_captured:
+        if key in written:
             continue
         if len(f"{key}={value}".encode()) < MAX_ENVIRONMENT_STRING:
             environment.append((key, value))

@@ -17,9 +17,6 @@ _MOVED_PORT = re.compile(r"(?:statusPort|proxyAdminPort)[\"']?\s*:\s*[\"']?([0-9
 
 def build_redirection(reader: reading.Reader, facts: model.HostFacts) -> model.Redirection:
     """Read what is captured; names of users and groups become numbers of this host."""
-    # Read for their problems: the one mode that is supported needs no field.
-    reader.read(settings.INTERCEPTION_MODE)
-    reader.read(settings.META_INTERCEPTION_MODE)
     exclude = {
         *reader.read(settings.LOCAL_EXCLUDE_PORTS).ranges,
         *reader.read(settings.INBOUND_EXCLUDE_PORTS).ranges,
@@ -54,6 +51,7 @@ def build_redirection(reader: reading.Reader, facts: model.HostFacts) -> model.R
         guest_interfaces=reader.read(settings.GUEST_INTERFACES),
         loopback_v4=reader.read(settings.LOOPBACK_CIDR),
         drops_invalid=reader.read(settings.DROP_INVALID),
+        transparent=_build_transparent(reader),
         generation=generation,
     )
 
@@ -64,6 +62,24 @@ def _check_generation(reader: reading.Reader) -> None:
     if origin is not None and reader.read(settings.PROXY) is model.ProxyKind.ENVOY:
         text = f"{origin.value.strip()} needs pilot-agent: the Envoy of {settings.PROXY.key}=envoy"
         reader.refuse(settings.RULES.key, origin, f"{text} listens on a port for each way")
+
+
+def _build_transparent(reader: reading.Reader) -> model.Transparent | None:
+    """What TPROXY takes; the control plane must be told the same mode, or nothing works."""
+    modes = (settings.INTERCEPTION_MODE, settings.META_INTERCEPTION_MODE)
+    is_transparent, is_told = (reader.read(row) for row in modes)
+    found = model.Transparent(
+        reader.read(settings.TPROXY_MARK), reader.read(settings.TPROXY_TABLE)
+    )
+    # Told alone it means that the rules were forgotten; the other way round it has its default.
+    told = reader.find(settings.META_INTERCEPTION_MODE.key)
+    if is_transparent is not is_told and told is not None:
+        said = "TPROXY" if is_transparent else "REDIRECT"
+        origin = reader.find(settings.INTERCEPTION_MODE.key)
+        where = f" ({origin.file}:{origin.line})" if origin is not None else " by default"
+        message = f"{settings.INTERCEPTION_MODE.key} is {said}{where}: both must be the same"
+        reader.refuse(settings.META_INTERCEPTION_MODE.key, told, message)
+    return found if is_transparent else None
 
 
 def _build_dns(reader: reading.Reader, facts: model.HostFacts) -> model.Dns:

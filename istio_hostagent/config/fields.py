@@ -450,20 +450,36 @@ def parse_trust_domain(text: str) -> str:
     raise ValueError(f"{show(text)} is not a trust domain such as cluster.local")
 
 
-def parse_interception_mode(text: str) -> str:
-    """REDIRECT; TPROXY is known and refused.
+def parse_interception_mode(text: str) -> bool:
+    """REDIRECT or TPROXY in any case; whether it is TPROXY.
 
-    Doing REDIRECT instead would hide client addresses without a word.
+    Istio takes anything else for REDIRECT without a word, which hides client addresses.
     """
     mode = text.strip().upper()
-    if mode == "REDIRECT":
-        return mode
-    if mode == "TPROXY":
-        raise ValueError(
-            "TPROXY is not supported yet: remove the line, or set REDIRECT, which hides client "
-            "addresses"
-        )
-    raise ValueError(f"{show(text)} is not REDIRECT")
+    if mode not in ("REDIRECT", "TPROXY"):
+        raise ValueError(f"{show(text)} is neither REDIRECT nor TPROXY")
+    return mode == "TPROXY"
+
+
+def parse_mark(text: str) -> int:
+    """A mark of packets: 1 to 0xffffffff, in decimal or after 0x in hexadecimal digits.
+
+    >>> parse_mark("0x539")
+    1337
+    """
+    text = text.strip().lower()
+    digits = text.removeprefix("0x")
+    if text.startswith("0x") and len(digits) <= 8 and not set(digits) - set("0123456789abcdef"):
+        text = str(int(digits or "0", 16))
+    return parse_number(text, lowest=1, highest=0xFFFFFFFF, what="a mark")
+
+
+def parse_routing_table(text: str) -> int:
+    """The number of a routing table that is not the kernel's own (default, main, local)."""
+    table = parse_number(text, lowest=1, highest=0xFFFFFFFF, what="a routing table")
+    if table in (253, 254, 255):
+        raise ValueError(f"{table} is a routing table of the kernel's own (default, main, local)")
+    return table
 
 
 def parse_log_level(text: str) -> str:

@@ -90,7 +90,6 @@ _NATIVE = "rules are native nf_tables"
 _IPV6 = "IPv4 and IPv6 are always redirected together"
 _CREDENTIAL = "the only credential for a first certificate is the token file so far"
 _CLASSIC = "the classic certificate protocol is not supported yet; CA_ADDR names istiod"
-_TPROXY = "TPROXY is not supported yet"
 _ISTIOD = "it is a setting of istiod"
 _GATEWAY = "this host is no gateway"
 _RENEWS = "the agent renews the certificate by itself, and tries again by itself"
@@ -140,8 +139,6 @@ INERT = {
     "ISTIO_DEBUG": "ISTIO_HOSTAGENT_LOG_LEVEL is the log level of the proxy",
     "ISTIO_DUAL_STACK": _IPV6,
     "ISTIO_HOSTAGENT_ADMIN_PORT": "Envoy's admin interface is a unix socket of istio-proxy's",
-    "ISTIO_INBOUND_TPROXY_MARK": _TPROXY,
-    "ISTIO_INBOUND_TPROXY_ROUTE_TABLE": _TPROXY,
     "ISTIO_LOG_DIR": "the journal has the logs",
     "ISTIO_META_ENABLE_DNS_SERVER": f"{_DNS}; pilot-agent is told of this one all the same",
     "ISTIO_SIDECAR_CONFIG": "it is read from the agent's environment, before any file is",

@@ -118,6 +118,17 @@ class Dns(NamedTuple):
     resolver_uids: tuple[int, ...] = ()
 
 
+class Transparent(NamedTuple):
+    """Inbound connections reach the proxy as they are (TPROXY), client address and all.
+
+    What the proxy sends with a client's address carries the mark, and so does what is answered to
+    it; the table leads that back to this host.
+    """
+
+    mark: int = 1337
+    table: int = 133
+
+
 class Owners(NamedTuple):
     """Whose connections are captured, beside what the proxy's own user and group say."""
 
@@ -166,6 +177,7 @@ class Redirection(NamedTuple):
     # 127.0.0.0/8 or a part of it: where the proxy reaches applications directly
     loopback_v4: IPv4Network = IPv4Network("127.0.0.1/32")
     drops_invalid: bool = False  # packets that belong to no connection
+    transparent: Transparent | None = None  # None: inbound connections are redirected
     generation: Generation = Generation.CURRENT
 
     @property

@@ -109,13 +109,26 @@ INTERCEPTION_MODE = Setting(
     "ISTIO_INBOUND_INTERCEPTION_MODE",
     fields.parse_interception_mode,
     "REDIRECT",
-    "How inbound connections reach the proxy. TPROXY is not supported yet and is refused.",
+    "How inbound connections reach the proxy: REDIRECT, or TPROXY, with which the proxy and the "
+    "application see the address of the client. The proxy then has CAP_NET_ADMIN.",
 )
 META_INTERCEPTION_MODE = Setting(
     "ISTIO_META_INTERCEPTION_MODE",
     fields.parse_interception_mode,
-    "REDIRECT",
+    "<ISTIO_INBOUND_INTERCEPTION_MODE>",
     "The interception mode as the control plane is told; it must be the one above.",
+)
+TPROXY_MARK = Setting(
+    "ISTIO_INBOUND_TPROXY_MARK",
+    fields.parse_mark,
+    "1337",
+    "With TPROXY: the mark of packets that the proxy sends with the address of a client.",
+)
+TPROXY_TABLE = Setting(
+    "ISTIO_INBOUND_TPROXY_ROUTE_TABLE",
+    fields.parse_routing_table,
+    "133",
+    "With TPROXY: the routing table that takes packets with this mark to this host.",
 )
 ENVOY_PORT = Setting(
     "ENVOY_PORT", fields.parse_port, "15001", "Where captured outbound connections arrive."
@@ -510,8 +523,9 @@ XDS_ROOT_CA = Setting(
 SETTINGS: tuple[Setting[object], ...] = (
     CUSTOM_RULES, SERVICE_CIDR, SERVICE_EXCLUDE_CIDR, OUTBOUND_PORTS, OUTBOUND_PORTS_EXCLUDE,
     INBOUND_PORTS, CLOSED_PORTS, LOCAL_EXCLUDE_PORTS, INBOUND_EXCLUDE_PORTS, INTERCEPTION_MODE,
-    META_INTERCEPTION_MODE, ENVOY_PORT, INBOUND_CAPTURE_PORT, INBOUND_TUNNEL_PORT,
-    EXCLUDE_INTERFACES, GUEST_INTERFACES, OWNER_GROUPS, OWNER_GROUPS_EXCLUDE, LOOPBACK_CIDR,
+    META_INTERCEPTION_MODE, TPROXY_MARK, TPROXY_TABLE, ENVOY_PORT, INBOUND_CAPTURE_PORT,
+    INBOUND_TUNNEL_PORT, EXCLUDE_INTERFACES, GUEST_INTERFACES, OWNER_GROUPS, OWNER_GROUPS_EXCLUDE,
+    LOOPBACK_CIDR,
     DROP_INVALID, INVALID_DROP, DNS_CAPTURE, REDIRECT_DNS, CAPTURE_ALL_DNS, DNS_ADDRESS,
     RESOLVER_USERS, PROXY_UID, PROXY_GID, ENVOY_USER, EXEC_USER, EXEMPT_ROOT, RULES,
     SYSTEM_NAMESPACE, CA_ADDR, ISTIO_CA, ISTIOD_SAN, TRUST_DOMAIN, NAMESPACE, POD_NAMESPACE,
@@ -562,7 +576,7 @@ OF_RULES_ALONE = frozenset(
         INBOUND_PORTS, LOCAL_EXCLUDE_PORTS, INBOUND_EXCLUDE_PORTS, INTERCEPTION_MODE,
         EXCLUDE_INTERFACES, GUEST_INTERFACES, OWNER_GROUPS, OWNER_GROUPS_EXCLUDE, LOOPBACK_CIDR,
         DROP_INVALID, INVALID_DROP, REDIRECT_DNS, CAPTURE_ALL_DNS, PROXY_UID, PROXY_GID,
-        ENVOY_USER, EXEC_USER,
+        ENVOY_USER, EXEC_USER, TPROXY_TABLE,
     )
 )  # fmt: skip
 

@@ -7,6 +7,7 @@ commits in between, it is made anew from what is there then.
 """
 
 import contextlib
+import functools
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import TypeVar
 from ..config.packed import PackedRanges
 from ..errors import ApplyRejected, HostAgentError, KernelBusy, NotPermitted, Overtaken
 from ..redirect import model
-from . import changes, loopback, transactions
+from . import changes, loopback, routing, transactions
 from .nfnetlink import connection, framing, messages
 
 _Head = TypeVar("_Head")
@@ -87,6 +88,10 @@ class NftKernel:
         """Give those of `addresses` that are on `lo` now; raises KernelBusy, NotPermitted."""
         return loopback.observe(addresses)
 
+    def observe_routing(self) -> tuple[model.Routing, ...]:
+        """Give our routing rules and routes; raises KernelBusy, NotPermitted."""
+        return routing.observe()
+
     def _heads(self) -> list[messages.TableHead]:
         found = self._dump_all(messages.GETTABLE, messages.read_table)
         return sorted(head for head in found if head.name in model.OUR_TABLES)
@@ -149,27 +154,33 @@ class NftKernel:
     def apply(self, plan: model.Plan) -> None:
         """Make the plan true; its tables whole or not at all.
 
-        Raises ApplyRejected, NotPermitted, KernelBusy. The addresses are there before the rules
-        that need them, and go after these. One that the kernel refuses keeps no rule out: what is
-        captured and cannot be handed on is better than what goes around.
+        Raises ApplyRejected, NotPermitted, KernelBusy. Addresses and routes are there before the
+        rules that need them, and go after these. One that the kernel refuses keeps no rule out:
+        what is captured and cannot be handed on is better than what goes around.
         """
-        added: list[str] = []
+        added: list[Callable[[], None]] = []
         refused: HostAgentError | None = None
         try:
             for address in plan.add_addresses:
                 loopback.add(address)
-                added.append(address)
+                added.append(functools.partial(loopback.delete, address))
+            for each in plan.add_routing:
+                routing.add(each)
+                added.append(functools.partial(routing.delete, each))
         except HostAgentError as error:
             refused = error
         try:
             if plan.write or plan.delete:
                 self._commit(plan)
         except HostAgentError:
-            for address in added:
-                loopback.delete(address)
+            for undo in added:
+                undo()
             raise
         for address in plan.delete_addresses:
             loopback.delete(address)
+        # A route before the rule that names its table, by which it is found.
+        for each in reversed(plan.delete_routing):
+            routing.delete(each)
         if refused is not None:
             raise refused
 
@@ -249,7 +260,7 @@ class NftKernel:
 
 def _observed(tables: tuple[model.TableState, ...], generation: int) -> model.Observed:
     addresses = loopback.observe((model.PASSTHROUGH_ADDRESS,))
-    return model.Observed(tables, addresses, generation)
+    return model.Observed(tables, addresses, generation, routing.observe())
 
 
 class _Ground:

@@ -103,6 +103,9 @@ class PacketRules(Protocol):
     def observe_addresses(self, addresses: Sequence[str]) -> tuple[str, ...]:
         """Give those of `addresses` that are on `lo` now; raises KernelBusy, NotPermitted."""
 
+    def observe_routing(self) -> tuple[redirect.Routing, ...]:
+        """Give our routing rules and routes; raises KernelBusy, NotPermitted."""
+
 
 class Kernel(Protocol):
     """What the reconciler may ask of a packet filter that answers at once."""
@@ -122,6 +125,9 @@ class Kernel(Protocol):
 
     def observe_addresses(self, addresses: Sequence[str]) -> tuple[str, ...]:
         """Give those of `addresses` that are on `lo` now; raises KernelBusy, NotPermitted."""
+
+    def observe_routing(self) -> tuple[redirect.Routing, ...]:
+        """Give our routing rules and routes; raises KernelBusy, NotPermitted."""
 
 
 class Source(Protocol[Told_co]):

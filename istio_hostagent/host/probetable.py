@@ -30,6 +30,14 @@ _LENGTHS = {4: 4 + 4 + 4 + 4, 6: 4 + 4 + 16 + 4}  # two ports, an address, an in
 # either family there is one more.
 _FIRST, _SECOND, _THIRD, _BEHIND = 1, 9, 10, {4: 11, 6: 14}
 _IIF, _OIF = 4, 5  # NFT_META_*
+# Before and behind TPROXY, which is at -150.
+_ENTERED, _TAKEN = "entered", "taken_by"
+_BEFORE_MANGLE = -151
+# NFT_SOCKET_TRANSPARENT: the socket that has got the packet is one for any address.
+_IS_TRANSPARENT = (
+    Expr("socket", (("key", 0), ("dreg", 1))),
+    Expr("cmp", (("sreg", 1), ("op", expressions.EQ), ("data", b"\1"))),
+)
 # NFT_CT_ZONE of the direction IP_CT_DIR_REPLY: there original destinations are looked for.
 _REPLY_ZONE = Expr("ct", (("dreg", 1), ("key", 17), ("direction", 1)))
 
@@ -63,10 +71,13 @@ class ProbeTable:
         wire: Sequence[Source],
         answers: Sequence[Source] = (),
         more: Callable[[str], Iterable[messages.Message]] = lambda _name: (),
+        transparent: Sequence[Source] = (),
     ) -> None:
         """Watch packets that leave from `local`, packets on `lo` from `wire`, and `answers`.
 
-        An answer leaves from whatever port; the source that tells which one it is is its client's.
+        `transparent`: those of `wire` of which it is told whether they have come in, and whether a
+        transparent socket gets them. An answer leaves from whatever port; the source that tells
+        which one it is is its client's.
         `more`: further parts of the table, which has this name.
         `link` has no other such table. Raises ApplyRejected, KernelBusy, NotPermitted.
         """
@@ -78,7 +89,8 @@ class ProbeTable:
             for is_udp, names in _RECORDS.items()
             if not is_udp or any(source.is_udp for source in local)
         }
-        parts = [*self._build(local, wire, answers), *more(self.name)]
+        self._transparent = bool(transparent)
+        parts = [*self._build(local, wire, answers), *self._follow(transparent), *more(self.name)]
         nftables.commit_soon(link, lambda: parts)
 
     def add(self, more: Iterable[messages.Message]) -> None:
@@ -125,6 +137,58 @@ class ProbeTable:
                 source = Source(key[0] == socket.AF_INET6, port, is_udp)
                 zones[source] = int.from_bytes(key[8:10], sys.byteorder)
         return zones
+
+    def read_transparent(self) -> tuple[set[Source], set[Source]]:
+        """Give the sources whose packets have come in, and those that a socket has got."""
+        if not self._transparent:
+            return set(), set()
+        found: list[set[Source]] = []
+        for name in (_ENTERED, _TAKEN):
+            keys = self.read_keys(name)
+            ports = ((key[0] == socket.AF_INET6, int.from_bytes(key[4:6], "big")) for key in keys)
+            found.append({Source(*each) for each in ports})
+        return found[0], found[1]
+
+    def _follow(self, sources: Sequence[Source]) -> Iterator[messages.Message]:
+        """See packets before TPROXY, and take out those that it has given to a socket."""
+        if not sources:
+            return
+        for number, (name, chain, priority) in enumerate(
+            ((_ENTERED, "before_mangle", _BEFORE_MANGLE), (_TAKEN, "taken", _PRIORITY - 1)), 120
+        ):
+            yield messages.new_recording_set(self.name, name, number, 8)
+            hook = model.Hook("filter", _PREROUTING, priority)
+            yield messages.new_chain(self.name, chain, hook)
+            for is_v6, field, neighbour in (
+                (False, Field.IP_SADDR, NEIGHBOUR_V4),
+                (True, Field.IP6_SADDR, NEIGHBOUR_V6),
+            ):
+                ports = sorted({each.port for each in sources if each.is_v6 is is_v6})
+                if not ports:
+                    continue
+                of_ports = f"{chain}_{'v6' if is_v6 else 'v4'}"
+                content = ((port, port) for port in ports)
+                ports_set = model.make_set(of_ports, model.SetKind.PORT, content)
+                set_number = 2 * number + is_v6
+                yield messages.new_set(self.name, ports_set, set_number)
+                yield from messages.new_elements(self.name, ports_set, set_number)
+                matches = (
+                    Match(Field.IIFNAME, Operator.EQ, "lo"),
+                    Match(field, Operator.EQ, int(neighbour)),
+                    Match(Field.SPORT, Operator.IN, of_ports),
+                )
+                found = expressions.compile_rule(Rule(matches, Verdict(Action.DROP)))
+                *conditions, _, drop = found.expressions
+                record = (
+                    _into(expressions.IS_IPV4[0], _FIRST),
+                    _into(expressions.LOADS[Field.SPORT].expressions[0], _SECOND),
+                    Expr("dynset", (("sreg", _FIRST), ("op", 0), ("set", name))),
+                )
+                if chain == "taken":
+                    steps = (*conditions, *_IS_TRANSPARENT, *record, drop)
+                else:
+                    steps = (*conditions, *record)
+                yield messages.new_rule(self.name, chain, model.RuleState(steps, "probe"))
 
     def _build(
         self, local: Sequence[Source], wire: Sequence[Source], answers: Sequence[Source]

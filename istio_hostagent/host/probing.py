@@ -217,7 +217,12 @@ class Round:
             local, wire, answers = self._sort_sources()
             self._arrivals = self._prepare_arrivals()
             more = self._arrivals.build if self._arrivals is not None else _nothing
-            self._table = probetable.ProbeTable(link, local, wire, answers, more)
+            transparent = [
+                source
+                for index, source in self._sources.items()
+                if expectations[index].is_transparent
+            ]
+            self._table = probetable.ProbeTable(link, local, wire, answers, more, transparent)
         except (HostAgentError, OSError):
             self._give_back(set())
             self._holders.close()
@@ -362,7 +367,10 @@ class Round:
         zones = self._table.read_zones()
         if self._zoned_by is None and any(not each.is_udp for each in zones):
             self._zoned_by = find_setters(self._link)
+        entered, taken = self._table.read_transparent()
         for index, source in self._sources.items():
+            if source in entered and source not in seen:
+                self.outcomes[index] = Outcome(has_entered=True, is_taken=source in taken)
             if source in seen:
                 zone = zones.get(source, 0)
                 by = (self._zoned_by or "") if zone else ""
@@ -370,7 +378,7 @@ class Round:
                 self.outcomes[index] = Outcome(
                     address, port, zone=zone, zoned_by=by, interface=interface
                 )
-        return self._look_at_arrivals() and self._awaited <= seen.keys()
+        return self._look_at_arrivals() and self._awaited <= seen.keys() | entered
 
     def _look_at_arrivals(self) -> bool:
         if self._arrivals is None:

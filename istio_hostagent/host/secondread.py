@@ -6,6 +6,7 @@ Works with pyroute2 0.7.2 (Debian 12) and 0.7.7 (Debian 13). Only workers import
 """
 
 import errno
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ _PLAIN_SET = frozenset(
 _INTERVAL_END = frozenset((1, "NFT_SET_ELEM_INTERVAL_END"))  # the name differs with the version
 _NO_FLAGS: frozenset[Any] = frozenset()
 _MAX_TRIES = 20
+_LOCAL = 2  # RTN_LOCAL
 
 
 def _numbers(kind: str, name: str) -> dict[str, int]:
@@ -112,6 +114,12 @@ _ATTRIBUTES: dict[str, dict[str, tuple[str, dict[str, int]]]] = {
         "NFTA_OBJREF_IMM_NAME": ("name", {}),
         "NFTA_OBJREF_IMM_TYPE": ("type", {}),
     },
+    "tproxy": {
+        # pyroute2 takes the family for a register: 0 is both families.
+        "NFTA_TPROXY_FAMILY": ("family", _REGISTERS),
+        "NFTA_TPROXY_REG_ADDR": ("address", _REGISTERS),
+        "NFTA_TPROXY_REG_PORT": ("port", _REGISTERS),
+    },
     "reject": {"NFTA_REJECT_TYPE": ("type", _numbers("nft_reject", "types"))},
     "counter": {},
 }
@@ -173,7 +181,9 @@ def observe(addresses: Sequence[str]) -> model.Observed:
                 raise NotPermitted("reading rules needs CAP_NET_ADMIN") from error
             continue  # something went away between two requests
         if is_whole:
-            return model.Observed(tables, _read_addresses(addresses))
+            return model.Observed(
+                tables, _read_addresses(addresses), routing=tuple(_read_routing())
+            )
     raise KernelBusy("others keep changing the rules while they are read")
 
 
@@ -190,6 +200,31 @@ def _read_addresses(addresses: Sequence[str]) -> tuple[str, ...]:
             for each in route.get_addr(index=index)
         }
     return tuple(each for each in addresses if each in found)
+
+
+def _read_routing() -> Iterator[model.Routing]:
+    ours = model.ROUTING_PROTOCOL
+    with IPRoute() as route:
+        for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+            tables: set[int] = set()
+            for each in route.get_rules(family=family):
+                if each.get_attr("FRA_PROTOCOL") not in (ours, f"{ours:02x}"):
+                    continue
+                mask = each.get_attr("FRA_FWMASK")
+                is_whole = each.get_attr("FRA_PRIORITY") == model.RULE_PRIORITY
+                is_whole &= mask in (None, 0xFFFFFFFF)
+                table = each.get_attr("FRA_TABLE")
+                tables.add(table)
+                kind = "rule" if is_whole else "changed rule"
+                yield model.Routing(kind, version, each.get_attr("FRA_FWMARK") or 0, table)
+            for table in sorted(tables):
+                for each in route.get_routes(family=family, table=table):
+                    if each["proto"] == ours:
+                        is_local = each["type"] == _LOCAL and not each["dst_len"]
+                        is_local &= each.get_attr("RTA_OIF") == 1
+                        yield model.Routing(
+                            "route" if is_local else "changed route", version, 0, table
+                        )
 
 
 def _dump(sock: Any, command: int, message: Any = None) -> Iterator[Any]:

@@ -31,6 +31,16 @@ def find_drift(desired: model.Ruleset, observed: model.Observed) -> tuple[model.
     for address in observed.loopback_addresses:
         if address not in desired.loopback_addresses:
             found.append(model.Drift("interface lo", "", f"address {address}"))
+    found += (
+        model.Drift("routing", str(each), "")
+        for each in desired.routing
+        if each not in observed.routing
+    )
+    found += (
+        model.Drift("routing", "", str(each))
+        for each in observed.routing
+        if each not in desired.routing
+    )
     return tuple(found)
 
 

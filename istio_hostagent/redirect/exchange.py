@@ -29,6 +29,7 @@ def to_json(observed: model.Observed) -> dict[str, Any]:
             for table in observed.tables
         ],
         "loopback_addresses": list(observed.loopback_addresses),
+        "routing": [list(each) for each in observed.routing],
     }
 
 
@@ -62,6 +63,7 @@ def from_json(value: object) -> model.Observed:
         return model.Observed(
             tuple(_table(each) for each in found["tables"]),
             tuple(_text(each) for each in found["loopback_addresses"]),
+            routing=tuple(_routing(*each) for each in found["routing"]),
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ValueError(f"not an observation: {error}") from error
@@ -79,6 +81,10 @@ def _table(found: dict[str, Any]) -> model.TableState:
         bool(found["is_dormant"]),
         tuple(_timeout(*each) for each in found["timeouts"]),
     )
+
+
+def _routing(kind: str, version: int, mark: int, table: int) -> model.Routing:
+    return model.Routing(_text(kind), _number(version), _number(mark), _number(table))
 
 
 def _timeout(name: str, seconds: Iterable[tuple[str, int]], kind: int) -> model.Timeout:

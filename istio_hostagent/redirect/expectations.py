@@ -38,7 +38,8 @@ class Expectation(NamedTuple):
 
     Or, if `is_refused`, it must come to nothing. `uid` and `gid`: of the sender, where they are
     not the usual ones (-1). What goes out or comes in by `excluded_interfaces` is left alone.
-    `zone`: the tracking zone in which the answer to a datagram is looked for.
+    `zone`: the tracking zone in which the answer to a datagram is looked for. `is_transparent`: it
+    arrives without translation at the proxy, or is refused while none listens.
     """
 
     text: str
@@ -55,6 +56,7 @@ class Expectation(NamedTuple):
     gid: int = -1
     zone: int = 0
     excluded_interfaces: tuple[str, ...] = ()
+    is_transparent: bool = False
 
     def excludes(self, interface: str) -> bool:
         """Whether what goes by this interface is left alone."""
@@ -94,7 +96,8 @@ class Outcome(NamedTuple):
     With `errno` it was never sent; with neither address nor errno nobody saw it. `zone`: the
     tracking zone of its answers, and `zoned_by` whose rule put it there. `interface`: by which it
     was going out, or came in. `arrival`: what became of it then, of one that was sent by a
-    neighbour on a link.
+    neighbour on a link. Of what arrives without translation: whether it was seen at all, and then
+    whether the proxy's socket has got it.
     """
 
     address: str = ""
@@ -104,6 +107,8 @@ class Outcome(NamedTuple):
     zoned_by: str = ""
     arrival: Arrival | None = None
     interface: str = ""
+    has_entered: bool = False
+    is_taken: bool = False
 
 
 class State(enum.Enum):
@@ -156,6 +161,8 @@ def evaluate(expectation: Expectation, outcome: Outcome) -> Finding:
         return Finding(expectation, State.BROKEN, "it was let through")
     if expectation.sender is Sender.ON_LINK:
         return _evaluate_arrival(expectation, outcome)
+    if expectation.is_transparent and not expectation.excludes(outcome.interface):
+        return _evaluate_transparent(expectation, outcome)
     if not outcome.address:
         return Finding(expectation, State.NOT_TESTABLE, "dropped before it could be seen")
     is_unchanged = (outcome.address, outcome.port) == (expectation.destination, expectation.port)
@@ -192,6 +199,15 @@ def _wrong_zone(expectation: Expectation, outcome: Outcome) -> str:
         f"it is put into conntrack zone {outcome.zone}{by}, where the proxy cannot find its"
         " original destination; exclude it there from TCP"
     )
+
+
+def _evaluate_transparent(expectation: Expectation, outcome: Outcome) -> Finding:
+    """Say whether it went to the proxy and to nobody else; while there is none, to nobody."""
+    if outcome.is_taken or (outcome.has_entered and not outcome.address):
+        return Finding(expectation, State.MET)
+    if not outcome.address:
+        return Finding(expectation, State.NOT_TESTABLE, "dropped before it could be seen")
+    return Finding(expectation, State.BROKEN, "the connection was unchanged")
 
 
 def _evaluate_arrival(expectation: Expectation, outcome: Outcome) -> Finding:

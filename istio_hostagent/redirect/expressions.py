@@ -12,7 +12,8 @@ from typing import NamedTuple
 from . import model
 from .model import Action, Expr, Field, Operator
 
-DROP, JUMP, GOTO, RETURN = 0, -3, -4, -5  # NF_DROP, NFT_JUMP, NFT_GOTO, NFT_RETURN
+DROP, ACCEPT = 0, 1  # NF_DROP, NF_ACCEPT
+JUMP, GOTO, RETURN = -3, -4, -5  # NFT_JUMP, NFT_GOTO, NFT_RETURN
 EQ, NE = 0, 1  # NFT_CMP_EQ, NFT_CMP_NEQ
 LOOKUP_INVERTED = 1  # NFT_LOOKUP_F_INV
 REJECT_TCP_RST = 1  # NFT_REJECT_TCP_RST
@@ -76,8 +77,10 @@ class Load(NamedTuple):
     is_implied: bool = True
 
 
-# NFT_FIB_RESULT_ADDRTYPE and NFTA_FIB_F_DADDR: whatever interface the packet came by
+# NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR and _F_SADDR: whatever interface the packet came by
 _TYPE_OF_DADDR = Expr("fib", (("dreg", 1), ("result", 3), ("flags", 2)))
+_TYPE_OF_SADDR = Expr("fib", (("dreg", 1), ("result", 3), ("flags", 1)))
+_MARK = 3  # NFT_META_MARK, NFT_CT_MARK
 _STATUS = Expr("ct", (("dreg", 1), ("key", 2)))  # NFT_CT_STATUS
 _STATE = Expr("ct", (("dreg", 1), ("key", 0)))  # NFT_CT_STATE
 _INVALID = 1  # NF_CT_STATE_INVALID_BIT
@@ -98,6 +101,9 @@ LOADS = {
     Field.UDP_DPORT: Load(IS_UDP, (_payload(TRANSPORT_HEADER, 2, 2),), 2),
     Field.TCP_FLAGS: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 13, 1), keep_bits(FLAGS_MASK)), 1),
     Field.FIB_DADDR_TYPE: Load((), (_TYPE_OF_DADDR,), 4, sys.byteorder),
+    Field.FIB_SADDR_TYPE: Load((), (_TYPE_OF_SADDR,), 4, sys.byteorder),
+    Field.MARK: Load((), (_meta(_MARK),), 4, sys.byteorder),
+    Field.CT_MARK: Load((), (Expr("ct", (("dreg", 1), ("key", _MARK))),), 4, sys.byteorder),
     Field.CT_STATUS_DNAT: Load(
         (), (_STATUS, keep_bits(_IPS_DST_NAT.to_bytes(4, sys.byteorder))), 4, sys.byteorder
     ),
@@ -121,6 +127,11 @@ def _keep(family: str, field: Field) -> tuple[Expr, ...]:
 
 
 REDIRECT = Expr("redir", (("proto_min", 1), ("proto_max", 1), ("flags", PORT_SPECIFIED)))
+# To the socket that has the connection, or else listens on the port; without one it goes on with
+# the next rule (nft_tproxy_eval_v4()).
+TPROXY = Expr("tproxy", (("family", 0), ("port", 1)))
+SAVE_MARK = (_meta(_MARK), Expr("ct", (("key", _MARK), ("sreg", 1))))
+RESTORE_MARK = (*LOADS[Field.CT_MARK].expressions, Expr("meta", (("key", _MARK), ("sreg", 1))))
 SET_ZONE = Expr("ct", (("key", 17), ("sreg", 1)))  # NFT_CT_ZONE
 KEEP = {"ip": _keep("ip", Field.IP_DADDR), "ip6": _keep("ip6", Field.IP6_DADDR)}
 
@@ -193,6 +204,13 @@ def _verdict(verdict: model.Verdict) -> Iterator[Expr]:
         port = int(verdict.target).to_bytes(2, "big")
         yield Expr("immediate", (("dreg", 1), ("data", port)))
         yield REDIRECT
+    elif verdict.action is Action.TPROXY:
+        port = int(verdict.target).to_bytes(2, "big")
+        yield Expr("immediate", (("dreg", 1), ("data", port)))
+        yield TPROXY
+        yield Expr("immediate", (("dreg", 0), ("verdict", ACCEPT)))
+    elif verdict.action in (Action.SAVE_MARK, Action.RESTORE_MARK):
+        yield from SAVE_MARK if verdict.action is Action.SAVE_MARK else RESTORE_MARK
     elif verdict.action is Action.KEEP:
         yield from KEEP[str(verdict.target)]
     elif verdict.action is Action.ZONE:

@@ -22,6 +22,9 @@ OUR_TABLES = (MAIN_TABLE, GUARD_TABLE, STAND_IN_TABLE)
 # Between the name of a set and what tells its content.
 STAMP_SEPARATOR = "."
 CT_TIMEOUT = 7  # NFT_OBJECT_CT_TIMEOUT
+# Of our routing rules and routes: the number by which the kernel keeps them apart (rtm_protocol),
+# and where the rules come: behind the table `local`, before what others choose a table by.
+ROUTING_PROTOCOL, RULE_PRIORITY = 137, 137
 # On `lo`: the proxy binds it as the source of what it hands to applications (Istio's choice).
 PASSTHROUGH_ADDRESS = "::6/128"
 
@@ -44,8 +47,11 @@ class Field(enum.Enum):
     UDP_DPORT = "udp dport"
     # only the bits FIN, SYN, RST and ACK: what tells the first packet of a connection
     TCP_FLAGS = "tcp flags"
-    # what the routes of this host make of the destination: RTN_LOCAL is an address of its own
+    # what the routes of this host make of an address: RTN_LOCAL is one of its own
     FIB_DADDR_TYPE = "fib daddr type"
+    FIB_SADDR_TYPE = "fib saddr type"
+    MARK = "meta mark"
+    CT_MARK = "ct mark"
     # only the bit that says whether anybody has translated the connection's destination
     CT_STATUS_DNAT = "ct status & dnat"
     # only the bit that says that the packet belongs to no connection and begins none
@@ -89,6 +95,9 @@ class Action(enum.Enum):
     REJECT = "reject"  # with a TCP reset
     DROP = "drop"
     ZONE = "zone"  # target: the tracking zone of the packet, then the next rule
+    TPROXY = "tproxy"  # target: a local port, whose socket gets the packet as it is
+    SAVE_MARK = "save mark"  # for the connection, then the next rule
+    RESTORE_MARK = "restore mark"  # of the connection, then the next rule
 
 
 class Verdict(NamedTuple):
@@ -189,11 +198,37 @@ class Table(NamedTuple):
     timeouts: tuple[Timeout, ...] = ()
 
 
+class Routing(NamedTuple):
+    """A rule for choosing a routing table, or the one route of that table.
+
+    `version`: of IP. A rule is for packets with the mark; the route takes every destination for an
+    address of this host.
+    """
+
+    kind: str  # rule or route
+    version: int
+    mark: int  # 0 for a route
+    table: int
+
+    def __str__(self) -> str:
+        """In the words of ip-rule(8) and ip-route(8)."""
+        family = "" if self.version == 4 else "-6 "
+        if self.kind == "rule":
+            return f"ip {family}rule fwmark {self.mark:#x} lookup {self.table}"
+        return f"ip {family}route local default dev lo table {self.table}"
+
+
+def make_routing(mark: int, table: int, version: int) -> tuple[Routing, Routing]:
+    """Take packets with a mark for this host's own, whatever their destination."""
+    return Routing("rule", version, mark, table), Routing("route", version, 0, table)
+
+
 class Ruleset(NamedTuple):
     """Everything we want in the kernel. Empty: we want nothing there."""
 
     tables: tuple[Table, ...] = ()
     loopback_addresses: tuple[str, ...] = ()  # on `lo`, as `address/prefix length`
+    routing: tuple[Routing, ...] = ()
 
 
 class Expr(NamedTuple):
@@ -248,6 +283,7 @@ class Observed(NamedTuple):
     tables: tuple[TableState, ...] = ()
     loopback_addresses: tuple[str, ...] = ()
     generation: int = 0
+    routing: tuple[Routing, ...] = ()
 
 
 class Plan(NamedTuple):
@@ -261,10 +297,12 @@ class Plan(NamedTuple):
     add_addresses: tuple[str, ...] = ()
     delete_addresses: tuple[str, ...] = ()
     observed: Observed = Observed()
+    add_routing: tuple[Routing, ...] = ()
+    delete_routing: tuple[Routing, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether applying it would change anything."""
-        return bool(self.write or self.delete or self.add_addresses or self.delete_addresses)
+        return any((*self[:4], self.add_routing, self.delete_routing))
 
 
 class Drift(NamedTuple):

@@ -40,6 +40,12 @@ _MASKED = (Field.TCP_FLAGS, Field.CT_STATUS_DNAT, Field.CT_STATE_INVALID)
 _SET_BITS = {Field.CT_STATUS_DNAT: "ct status dnat", Field.CT_STATE_INVALID: "ct state invalid"}
 
 
+_STATEMENTS = {
+    "ct mark set meta mark": expressions.SAVE_MARK,
+    "meta mark set ct mark": expressions.RESTORE_MARK,
+}
+
+
 def render_nft(table: model.Table) -> str:
     """Give the whole table for `nft -f`: it replaces a table of that name if there is one."""
     state = expressions.compile_table(table, model.Owner.NOBODY)
@@ -135,6 +141,9 @@ def _word(rest: tuple[Expr, ...], *, is_udp: bool) -> tuple[str, int]:
     """Say what the first expressions mean, and how many they are."""
     if _is_implied(rest):
         return "", 2
+    for text, expected in _STATEMENTS.items():
+        if rest[: len(expected)] == expected:
+            return text, len(expected)
     for length in (2, 1):  # the longer load first: its beginning may be a load of its own
         field = _FIELDS.get(rest[:length])
         if field and is_udp:
@@ -175,6 +184,8 @@ def _of_number(rest: tuple[Expr, ...]) -> str | None:
         return None
     if rest[1:2] == (expressions.REDIRECT,):
         return f"redirect to :{int.from_bytes(number, 'big')}"
+    if rest[1:2] == (expressions.TPROXY,):
+        return f"tproxy to :{int.from_bytes(number, 'big')}"
     if rest[1:2] == (expressions.SET_ZONE,):
         return f"ct zone set {int.from_bytes(number, sys.byteorder)}"
     return None
@@ -219,7 +230,9 @@ def _value(field: Field, value: int | str) -> str:
         return f'"{value}"'
     if field is Field.L4PROTO:
         return {6: "tcp", 17: "udp"}.get(value, str(value))
-    if field is Field.FIB_DADDR_TYPE and value < len(_ADDRESS_TYPES):
+    if field in (Field.MARK, Field.CT_MARK):
+        return f"0x{value:08x}"
+    if field in (Field.FIB_DADDR_TYPE, Field.FIB_SADDR_TYPE) and value < len(_ADDRESS_TYPES):
         return _ADDRESS_TYPES[value]
     if field is Field.TCP_FLAGS:
         return " | ".join(name for bit, name in _FLAGS.items() if value & bit) or "0x0"

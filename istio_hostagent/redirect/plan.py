@@ -35,6 +35,8 @@ def make_plan(desired: model.Ruleset, observed: model.Observed, *, owned: bool) 
         tuple(a for a in desired.loopback_addresses if a not in here),
         tuple(a for a in here if a not in desired.loopback_addresses),
         observed,
+        tuple(each for each in desired.routing if each not in observed.routing),
+        tuple(each for each in observed.routing if each not in desired.routing),
     )
 
 
@@ -57,6 +59,8 @@ def describe(plan: model.Plan) -> Iterator[str]:
         yield from _difference(there[name], None)
     yield from (f"+address {address} on lo" for address in plan.add_addresses)
     yield from (f"-address {address} on lo" for address in plan.delete_addresses)
+    yield from (f"+{each}" for each in plan.add_routing)
+    yield from (f"-{each}" for each in plan.delete_routing)
 
 
 def _must_write(state: model.TableState, present: model.TableState) -> bool:

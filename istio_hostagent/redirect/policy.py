@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ..config import model as config
-from . import exemptions, model, names, owners, tables
+from . import exemptions, model, names, owners, tables, transparent
 from .model import Action, Field, Match, Operator, Rule, Verdict
 
 # Before docker's and Kubernetes' own destination NAT at -100: at equal priority the table that was
@@ -31,8 +31,6 @@ PRIORITY = -101
 FILTER_PRIORITY = -102
 # After every destination NAT: whatever is captured is on its way to loopback by then.
 GUARD_PRIORITY = 10
-# NF_IP_PRI_MANGLE: behind tracking, before everything that looks at the destination.
-_INVALID_PRIORITY = -150
 PREROUTING, OUTPUT = 0, 3  # NF_INET_PRE_ROUTING, NF_INET_LOCAL_OUT
 SYN, SYN_ACK = 0x02, 0x12
 LOCAL = 2  # RTN_LOCAL
@@ -73,7 +71,8 @@ def build_ruleset(redirection: config.Redirection, facts: config.HostFacts) -> m
     if redirection.captures_outbound:
         built.append(_build_guard(redirection, facts, sets))
     addresses = (model.PASSTHROUGH_ADDRESS,) if facts.has_ipv6 else ()
-    return model.Ruleset(tuple(built), addresses)
+    routing = transparent.build_routing(redirection, facts)
+    return model.Ruleset(tuple(built), addresses, routing)
 
 
 def _build_main(
@@ -90,9 +89,10 @@ def _build_main(
         *_filter_chains(redirection, facts),
         *names.build_chains(redirection, facts),
         *_inbound_chains(redirection, facts, sets),
+        *transparent.build_chains(redirection, facts),
     ]
     if redirection.drops_invalid:
-        hook = model.Hook("filter", PREROUTING, _INVALID_PRIORITY)
+        hook = model.Hook("filter", PREROUTING, transparent.PRIORITY)
         is_invalid = Match(Field.CT_STATE_INVALID, Operator.NE, 0)
         drop = Rule((is_invalid,), Verdict(Action.DROP), "belongs to no connection")
         chains.append(model.Chain("prerouting_invalid", (drop,), hook))
@@ -248,7 +248,8 @@ def _inbound_chains(
     comes from a guest is outbound, wherever it goes.
     """
     guests = redirection.guest_interfaces
-    if not (redirection.inbound or guests):
+    is_redirected = bool(redirection.inbound) and not transparent.is_in_use(redirection)
+    if not (is_redirected or guests):
         return
     rules = list(owners.interface_rules(redirection.excluded_interfaces, Field.IIFNAME))
     for name in guests:
@@ -256,7 +257,7 @@ def _inbound_chains(
         rules.append(Rule((Match(Field.IIFNAME, Operator.EQ, name),), to_guest, "from a guest"))
     if guests:
         yield model.Chain("ISTIO_GUEST", tuple(_guest_rules(redirection, sets)))
-    if redirection.inbound:
+    if is_redirected:
         rules += _inbound_rules(redirection)
     yield model.Chain("ISTIO_INBOUND", tuple(rules))
     hook = model.Hook("nat", PREROUTING, PRIORITY)
@@ -299,6 +300,7 @@ def _output_chains(
     whose = (
         *owners.interface_rules(redirection.excluded_interfaces, Field.OIFNAME),
         *_passthrough_rules(facts),
+        *_client_rules(redirection),
         *_exempt_port_rules(sets, _OF_PACKET),
         *_own_call_rules(redirection, facts),
         *owners.exempt_rules(redirection, facts, timeout=_FORGOTTEN.name),
@@ -341,6 +343,11 @@ def _passthrough_rules(facts: config.HostFacts) -> tuple[Rule, ...]:
         )
         for family, field, address in sources
     )
+
+
+def _client_rules(redirection: config.Redirection) -> tuple[Rule, ...]:
+    found = redirection.transparent
+    return (transparent.own_rule(found.mark),) if found and redirection.inbound else ()
 
 
 def _own_call_rules(redirection: config.Redirection, facts: config.HostFacts) -> tuple[Rule, ...]:

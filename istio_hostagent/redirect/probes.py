@@ -8,7 +8,7 @@ one of anybody else.
 from collections.abc import Iterable, Iterator
 
 from ..config import model as config
-from . import exemptions, names, ranges, targets
+from . import exemptions, names, ranges, targets, transparent
 from .expectations import Expectation, Sender, Shape
 
 # Of each IP version so many ports are followed up to the proxy at one own address, and one port
@@ -69,6 +69,7 @@ class _Maker:
         self._chosen = chosen
         self._ports = (redirection.outbound_capture_port, redirection.inbound_capture_port)
         self._gid = _captured_gid(redirection.owners, facts)
+        self._is_transparent = transparent.is_in_use(redirection)
         self._is_classic = redirection.generation is not config.Generation.CURRENT
         listed = (*sets.named_ports, *sets.ranged_ports)
         # One that no list mentions, so that the address alone decides.
@@ -262,7 +263,8 @@ class _Maker:
         left = ranges.subtract(exemptions.ALL_PORTS, captured)
         for port in targets.ends(captured):
             text = f"inbound port {port} is captured ({family})"
-            yield self._in(text, address, port, self._ports[1])
+            made = self._in(text, address, port, self._ports[1])
+            yield made._replace(is_transparent=self._is_transparent)
         unlisted = ranges.subtract(left, exempt)
         direct = {*targets.ends(exempt), *([_middle(unlisted)] if unlisted else [])}
         for port in sorted(direct):
@@ -332,7 +334,12 @@ class _Maker:
         return found._replace(shape=shape, is_refused=is_refused)
 
     def arrivals(self) -> Iterator[Expectation]:
-        """Captured connections from outside, followed up to the proxy."""
+        """Captured connections from outside, followed up to the proxy.
+
+        Those that are not translated meet the same rules of a firewall as direct ones.
+        """
+        if self._is_transparent:
+            return
         captured = ranges.subtract(self._sets.inbound, self._sets.inbound_exempt)
         served = [port for port in _SERVED if ranges.contains(captured, port)]
         ports = list(dict.fromkeys((*self._named(captured), *served, *self._captured_ports)))

@@ -151,6 +151,9 @@ class Inside:
     def observe_addresses(self, addresses: Sequence[str]) -> tuple[str, ...]:
         return self._space.inside(lambda: self.kernel.observe_addresses(addresses))
 
+    def observe_routing(self) -> tuple[model.Routing, ...]:
+        return self._space.inside(self.kernel.observe_routing)
+
     def close(self) -> None:
         self.kernel.close()
 

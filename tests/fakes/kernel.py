@@ -18,6 +18,7 @@ class FakeNamespace:
         self.tables: dict[str, model.TableState] = {}  # without owners
         self.owners: dict[str, int] = {}  # of the tables that have one: the number of its socket
         self.addresses: tuple[str, ...] = ()
+        self.routing: tuple[model.Routing, ...] = ()
         self.transactions = 0
         self.refusals: list[HostAgentError] = []  # raised by the next calls of `apply`, in order
         self.refusal: Callable[[], HostAgentError | None] = lambda: None  # by every call
@@ -70,7 +71,7 @@ class FakeKernel:
     def observe(self) -> model.Observed:
         found = (self.space.tables[name] for name in sorted(self.space.tables))
         tables = tuple(table._replace(owner=self._owner(table.name)) for table in found)
-        return model.Observed(tables, self.space.addresses)
+        return model.Observed(tables, self.space.addresses, routing=self.space.routing)
 
     def _owner(self, name: str) -> model.Owner:
         owner = self.space.owners.get(name)
@@ -80,6 +81,9 @@ class FakeKernel:
 
     def observe_addresses(self, addresses: Sequence[str]) -> tuple[str, ...]:
         return tuple(each for each in addresses if each in self.space.addresses)
+
+    def observe_routing(self) -> tuple[model.Routing, ...]:
+        return self.space.routing
 
     def apply(self, plan: model.Plan) -> None:
         space = self.space
@@ -99,5 +103,7 @@ class FakeKernel:
                 space.owners[table.name] = self.port
         kept = [each for each in space.addresses if each not in plan.delete_addresses]
         space.addresses = (*kept, *(each for each in plan.add_addresses if each not in kept))
+        left = [each for each in space.routing if each not in plan.delete_routing]
+        space.routing = (*left, *(each for each in plan.add_routing if each not in left))
         space.transactions += 1
         space.changed()

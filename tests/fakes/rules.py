@@ -44,6 +44,9 @@ class FakeRules:
     def observe_addresses(self, addresses: Sequence[str]) -> tuple[str, ...]:
         return self._kernel.observe_addresses(addresses)
 
+    def observe_routing(self) -> tuple[model.Routing, ...]:
+        return self._kernel.observe_routing()
+
     def install(
         self, desired: model.Ruleset, done: Callable[[plan.Changes | HostAgentError], None]
     ) -> None:

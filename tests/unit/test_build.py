@@ -336,8 +336,10 @@ def test_all_problems_of_all_files_come_at_once_and_sorted() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("ISTIO_INBOUND_INTERCEPTION_MODE=TPROXY", "TPROXY is not supported yet"),
-        ("ISTIO_META_INTERCEPTION_MODE=TPROXY", "TPROXY is not supported yet"),
+        (
+            "ISTIO_META_INTERCEPTION_MODE=TPROXY",
+            "ISTIO_INBOUND_INTERCEPTION_MODE is REDIRECT by default: both must be the same",
+        ),
         ("ISTIO_SERVICE_EXCLUDE_CIDR=*", "`*` is not possible here"),
         ("ISTIO_LOCAL_EXCLUDE_PORTS=*", "`*` is not possible here"),
         ("ISTIO_INBOUND_EXCLUDE_PORTS=x", "'x' is not a port"),

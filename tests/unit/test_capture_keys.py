@@ -197,3 +197,30 @@ def test_generations_of_the_rules() -> None:
     assert not redirection_of(
         "ISTIO_HOSTAGENT_RULES=0.7\nISTIO_SERVICE_CIDR=10.0.0.0/8\n"
     ).outbound.is_all
+
+
+def test_tproxy_is_told_to_pilot_agent_as_well() -> None:
+    text = "ISTIO_INBOUND_INTERCEPTION_MODE=TPROXY\nISTIO_INBOUND_TPROXY_MARK=0x20\n"
+    config = build_config(text + "ISTIO_INBOUND_TPROXY_ROUTE_TABLE=200\n").config
+    assert config is not None
+    assert config.redirection.transparent == model.Transparent(32, 200)
+    assert dict(config.proxy.environment)["ISTIO_META_INTERCEPTION_MODE"] == "TPROXY"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("ISTIO_META_INTERCEPTION_MODE=TPROXY\n", 1, "REDIRECT by default"),
+        (
+            "ISTIO_INBOUND_INTERCEPTION_MODE=TPROXY\nISTIO_META_INTERCEPTION_MODE=REDIRECT\n",
+            2,
+            f"TPROXY ({FILE}:1)",
+        ),
+    ],
+)
+def test_modes_that_disagree_are_an_error(text: str, line: int, said: str) -> None:
+    message = (
+        "ISTIO_META_INTERCEPTION_MODE: ISTIO_INBOUND_INTERCEPTION_MODE is"
+        f" {said}: both must be the same"
+    )
+    assert build_config(text).problems == (Problem(FILE, line, message),)

@@ -50,7 +50,7 @@ def build_redirection(reader: reading.Reader, facts: model.HostFacts) -> model.R
         excluded_interfaces=reader.read(settings.EXCLUDE_INTERFACES),
         guest_interfaces=reader.read(settings.GUEST_INTERFACES),
         loopback_v4=reader.read(settings.LOOPBACK_CIDR),
-        drops_invalid=reader.read(settings.DROP_INVALID),
+        drops_invalid=reader.read(settings.INVALID_DROP),
         transparent=_build_transparent(reader),
         generation=generation,
     )

@@ -187,6 +187,11 @@ class Redirection(NamedTuple):
         return both if self.is_managed else ()
 
     @property
+    def is_transparent(self) -> bool:
+        """Whether inbound connections reach the proxy without translation."""
+        return self.transparent is not None and bool(self.inbound) and self.is_managed
+
+    @property
     def captures(self) -> bool:
         """Whether any connection or query of an application, or to one, is captured."""
         is_any = self.captures_outbound or bool(self.inbound) or self.dns.is_captured

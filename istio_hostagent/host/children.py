@@ -54,7 +54,7 @@ class Processes:
         try:
             child = processes.spawn(
                 spec.argv,
-                user=processes.User(spec.user_uid, spec.user_gid),
+                user=processes.User(spec.user_uid, spec.user_gid, is_net_admin=spec.is_net_admin),
                 environment={**processes.BASE_ENVIRONMENT, **dict(spec.environment)},
                 directory=spec.directory,
                 stdout=pipe.write_end,

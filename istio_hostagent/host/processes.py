@@ -26,6 +26,8 @@ ADOPTED = '[ "$PPID" = "$0" ] && exec "$@"'
 # What it writes into a memory file is memory of the machine: no file of it gets longer than 64 MiB
 # (setrlimit(2), RLIMIT_FSIZE; in blocks of 512 bytes).
 BOUNDED = f"ulimit -f {64 << 20 >> 9} && {ADOPTED}"
+# An ambient capability outlives the change of the user and the exec (capabilities(7)).
+NET_ADMIN = ("--inh-caps=-all,+net_admin", "--ambient-caps=+net_admin")
 PYTHON = "/usr/bin/python3"
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # A worker finds the package through this descriptor: a checkout may lie below /root, where
@@ -49,10 +51,14 @@ BASE_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"
 
 
 class User(NamedTuple):
-    """The uid and gid that a child runs with; it gets no supplementary groups."""
+    """The uid and gid that a child runs with; it gets no supplementary groups.
+
+    `is_net_admin`: it keeps CAP_NET_ADMIN, and no other capability.
+    """
 
     uid: int
     gid: int
+    is_net_admin: bool = False
 
 
 class Child:
@@ -148,7 +154,7 @@ def spawn(
             f"--reuid={user.uid}",
             f"--regid={user.gid}",
             "--clear-groups",
-            "--inh-caps=-all",
+            *(NET_ADMIN if user.is_net_admin else ("--inh-caps=-all",)),
         ]
     script = BOUNDED if is_bounded else ADOPTED
     prefix += ["--", "/bin/sh", "-c", script, str(os.getpid())]

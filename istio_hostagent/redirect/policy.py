@@ -248,7 +248,7 @@ def _inbound_chains(
     comes from a guest is outbound, wherever it goes.
     """
     guests = redirection.guest_interfaces
-    is_redirected = bool(redirection.inbound) and not transparent.is_in_use(redirection)
+    is_redirected = bool(redirection.inbound) and not redirection.is_transparent
     if not (is_redirected or guests):
         return
     rules = list(owners.interface_rules(redirection.excluded_interfaces, Field.IIFNAME))

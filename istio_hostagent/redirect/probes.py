@@ -8,7 +8,7 @@ one of anybody else.
 from collections.abc import Iterable, Iterator
 
 from ..config import model as config
-from . import exemptions, names, ranges, targets, transparent
+from . import exemptions, names, ranges, targets
 from .expectations import Expectation, Sender, Shape
 
 # Of each IP version so many ports are followed up to the proxy at one own address, and one port
@@ -69,7 +69,7 @@ class _Maker:
         self._chosen = chosen
         self._ports = (redirection.outbound_capture_port, redirection.inbound_capture_port)
         self._gid = _captured_gid(redirection.owners, facts)
-        self._is_transparent = transparent.is_in_use(redirection)
+        self._is_transparent = redirection.is_transparent
         self._is_classic = redirection.generation is not config.Generation.CURRENT
         listed = (*sets.named_ports, *sets.ranged_ports)
         # One that no list mentions, so that the address alone decides.

@@ -26,17 +26,12 @@ _IS_TCP = Match(Field.L4PROTO, Operator.EQ, _TCP)
 _IS_NEW = Match(Field.TCP_FLAGS, Operator.EQ, _SYN)
 
 
-def is_in_use(redirection: config.Redirection) -> bool:
-    """Whether inbound connections are captured in this way."""
-    return redirection.transparent is not None and bool(redirection.inbound)
-
-
 def build_routing(
     redirection: config.Redirection, facts: config.HostFacts
 ) -> tuple[model.Routing, ...]:
     """What takes marked packets to this host."""
     found = redirection.transparent
-    if found is None or not redirection.inbound:
+    if found is None or not redirection.is_transparent:
         return ()
     versions = (4, 6) if facts.knows_ipv6 else (4,)
     return tuple(
@@ -51,7 +46,7 @@ def build_chains(
 ) -> Iterator[model.Chain]:
     """Every chain that exists only for TPROXY; none where that is not in use."""
     found = redirection.transparent
-    if found is None or not redirection.inbound:
+    if found is None or not redirection.is_transparent:
         return
     yield model.Chain("ISTIO_TPROXY", tuple(_inbound_rules(redirection, facts, found.mark)))
     to_chain = Rule((_IS_TCP,), Verdict(Action.JUMP, "ISTIO_TPROXY"), "inbound connections")

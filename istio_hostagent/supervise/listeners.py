@@ -98,10 +98,16 @@ def _inbound(config: model.Config, facts: model.HostFacts, sds_dir: str) -> mess
     }
     is_strict = config.proxy.mtls is model.Mtls.STRICT
     others = clusters.NOWHERE if is_strict else clusters.APPLICATION
+    transparent = config.redirection.transparent if config.redirection.is_transparent else None
     return {
         **_captured(INBOUND, config.redirection.inbound_capture_port, facts),
+        **({"transparent": True} if transparent else {}),
         "traffic_direction": "INBOUND",
-        "listener_filters": [_original_dst(), _tls_inspector(config.redirection)],
+        "listener_filters": [
+            _original_dst(),
+            *([_original_src(transparent.mark)] if transparent else []),
+            _tls_inspector(config.redirection),
+        ],
         # In strict mode nothing without a ClientHello is served, so a slow one may take its time.
         "listener_filters_timeout": "15s" if is_strict else _INSPECTION_TIMEOUT,
         "continue_on_listener_filters_timeout": not is_strict,
@@ -130,6 +136,15 @@ def _original_dst() -> message.Json:
     return message.typed(
         "envoy.filters.listener.original_dst",
         "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+    )
+
+
+def _original_src(mark: int) -> message.Json:
+    """Connect to the application with the address of the client."""
+    return message.typed(
+        "envoy.filters.listener.original_src",
+        "envoy.extensions.filters.listener.original_src.v3.OriginalSrc",
+        mark=mark,
     )
 
 

@@ -37,7 +37,8 @@ class ProcessSpec(NamedTuple):
     to root, readable by the process's group. The first of `doors` is ready once the process
     serves; all of them together tell whether the processes live. `control_plane` is the one of
     them that answers with what `controlplane` reads; None: there is no control plane. It serves
-    only while it listens on the ports `listens`.
+    only while it listens on the ports `listens`. `is_net_admin`: it has CAP_NET_ADMIN, without
+    which there are no sockets for addresses of others (ip(7), IP_TRANSPARENT) and no marks.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ProcessSpec(NamedTuple):
     directories: tuple[str, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     admin: Admin = Admin()
+    is_net_admin: bool = False
 
 
 def binary_candidates(proxy: model.ProxySettings, name: str) -> tuple[str, ...]:
@@ -99,6 +101,7 @@ def envoy_spec(
         directories=(ADMIN_DIRECTORY,),
         admin=Admin(f"{directory}/{ADMIN_SOCKET}"),
         listens=_listens(config.redirection),
+        is_net_admin=config.redirection.is_transparent,
     )
 
 
@@ -145,6 +148,7 @@ def pilot_agent_spec(
         ),
         control_plane=counters,
         listens=_listens(config.redirection),
+        is_net_admin=config.redirection.is_transparent,
         directories=pilot.DIRECTORIES,
         links=pilot.build_links(config),
     )

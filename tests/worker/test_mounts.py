@@ -110,7 +110,7 @@ def test_a_directory_stays_istio_proxys_when_root_leads_the_way_there_later(
     theirs = place / "theirs"
     (theirs / "certs").mkdir(parents=True)
     (theirs / "certs" / "key.pem").symlink_to("/etc/hostname")
-    os.chown(theirs, *NOBODY)
+    os.chown(theirs, NOBODY.uid, NOBODY.gid)
     seen = sights.Sights(mounts.Mounts())
     path = str(place / "way" / "certs" / "key.pem")
     seen.keep_out(os.path.dirname(path))

@@ -47,6 +47,7 @@ class Istiod:
         self._binary = binary
         self._directory = directory
         self._log = directory / "istiod.log"
+        self._services = directory / "services"
         self._api = kubernetes.KubernetesApi(network.bind(_LOOPBACK, 0), authority.key_set())
         self._process: subprocess.Popen[str] | None = None
 
@@ -67,7 +68,8 @@ class Istiod:
         """Start it and return when it is ready. Raises LabError with its last words."""
         self.authority.write(self._directory / "ca")
         (self._directory / "kubeconfig").write_text(self._api.kubeconfig())
-        (self._directory / "mesh.yaml").write_text(_mesh_config())
+        self._services.mkdir(exist_ok=True)
+        (self._directory / "mesh.yaml").write_text(_mesh_config(self._services))
         # Nothing of the caller's environment: istiod has hundreds of variables.
         environment = [f"{name}={value}" for name, value in self._environment().items()]
         with self._log.open("a") as log:
@@ -90,6 +92,23 @@ class Istiod:
         self.stop()
         self.authority = authority
         self.start()
+
+    def write_service(self, name: str, address: str, port: int) -> None:
+        """Put a service into the mesh that has an address of its own, before it is started."""
+        entry = {
+            "apiVersion": "networking.istio.io/v1",
+            "kind": "ServiceEntry",
+            "metadata": {"name": name.split(".")[0], "namespace": _SYSTEM_NAMESPACE},
+            "spec": {
+                "hosts": [name],
+                "addresses": [address],
+                "ports": [{"number": port, "name": "http", "protocol": "HTTP"}],
+                "resolution": "STATIC",
+                "endpoints": [{"address": ADDRESS}],
+            },
+        }
+        self._services.mkdir(exist_ok=True)
+        (self._services / f"{name}.yaml").write_text(json.dumps(entry))
 
     def log_tail(self) -> str:
         """Return the last lines of its log."""
@@ -171,13 +190,14 @@ class Istiod:
             connection.close()
 
 
-def _mesh_config() -> str:
+def _mesh_config(services: Path) -> str:
     # JSON is YAML.
     return json.dumps(
         {
             "trustDomain": authorities.TRUST_DOMAIN,
             "rootNamespace": _SYSTEM_NAMESPACE,
             "ingressControllerMode": "OFF",
+            "configSources": [{"address": f"fs://{services}"}, {"address": "k8s://"}],
             "defaultConfig": {"discoveryAddress": f"{NAME}:{PORT}"},
         }
     )

@@ -257,6 +257,13 @@ class Namespace:
         lines += [f"{address} {name}" for name, address in names.items()]
         (directory / "hosts").write_text("\n".join(lines) + "\n")
 
+    def write_name_servers(self, *addresses: str) -> None:
+        """Give processes started in here their own /etc/resolv.conf, in place as `write_hosts`."""
+        directory = ETC / self.name
+        directory.mkdir(parents=True, exist_ok=True)
+        lines = [f"nameserver {address}" for address in addresses]
+        (directory / "resolv.conf").write_text("\n".join(lines) + "\n")
+
     def pids(self) -> list[int]:
         """Return the processes whose network is this one."""
         return pids_in(self.name)

@@ -100,7 +100,7 @@ def look_at_ports(
     settings: config.Redirection, find_listening: Callable[[int], bool | None]
 ) -> tuple[ProxyState, tuple[int, ...]]:
     """Whether the proxy's user, and nobody else, listens wherever something is captured to."""
-    captured = settings.capture_ports if settings.captures else ()
+    captured = settings.answer_ports if settings.captures else ()
     found = {port: find_listening(port) for port in captured}
     closed = tuple(port for port, is_open in found.items() if is_open is False)
     if closed:

@@ -139,14 +139,15 @@ class Requests:
             return
         parts = self._parts
         settings = configuration.config_of(told)
+        known = parts.redirection.as_known(settings.redirection)
         inspection.start(
-            settings._replace(redirection=parts.redirection.as_known(settings.redirection)),
+            settings._replace(redirection=known),
             parts.machine.facts,
             parts.rules,
             parts.host,
             parts.work,
             parts.packets,
-            done=functools.partial(self._verified, caller, settings.redirection),
+            done=functools.partial(self._verified, caller, known),
             failed=lambda error: caller.answer(refusal(error)),
         )
 

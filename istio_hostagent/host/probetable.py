@@ -25,6 +25,7 @@ _PRIORITY = -90
 _PREROUTING, _OUTPUT = 0, 3
 # Of each protocol: where packets of IPv4 and IPv6 are recorded, and the zones of both.
 _RECORDS = {False: ("seen_v4", "seen_v6", "zones"), True: ("udp_v4", "udp_v6", "udp_zones")}
+_WATCHED = ("prerouting", "output", "answers", "udp_output", "udp_answers")
 _LENGTHS = {4: 4 + 4 + 4 + 4, 6: 4 + 4 + 16 + 4}  # two ports, an address, an interface
 # Registers of four bytes; number 1 is the first four of them together. Behind an address of
 # either family there is one more.
@@ -87,7 +88,7 @@ class ProbeTable:
         self._records = {
             is_udp: names
             for is_udp, names in _RECORDS.items()
-            if not is_udp or any(source.is_udp for source in local)
+            if not is_udp or any(source.is_udp for source in (*local, *answers))
         }
         self._transparent = bool(transparent)
         parts = [*self._build(local, wire, answers), *self._follow(transparent), *more(self.name)]
@@ -202,10 +203,11 @@ class ProbeTable:
         from_v4 = Match(Field.IP_SADDR, Operator.EQ, int(NEIGHBOUR_V4))
         from_v6 = Match(Field.IP6_SADDR, Operator.EQ, int(NEIGHBOUR_V6))
         yield messages.new_chain(self.name, "output", model.Hook("filter", _OUTPUT, _PRIORITY))
-        yield from self._watch("output", [each for each in local if not each.is_udp], (), ())
-        datagrams = [each for each in local if each.is_udp]
-        yield from self._watch("output", datagrams, (), (), is_udp=True)
-        yield from self._watch("output", answers, (), (), is_answer=True)
+        for is_udp in (False, True):
+            made = [each for each in local if each.is_udp is is_udp]
+            yield from self._watch("output", made, (), (), is_udp=is_udp)
+            made = [each for each in answers if each.is_udp is is_udp]
+            yield from self._watch("output", made, (), (), is_answer=True, is_udp=is_udp)
         hook = model.Hook("filter", _PREROUTING, _PRIORITY)
         yield messages.new_chain(self.name, "prerouting", hook)
         yield from self._watch("prerouting", wire, (on_lo, from_v4), (on_lo, from_v6))
@@ -227,11 +229,12 @@ class ProbeTable:
             ports = sorted({source.port for source in sources if source.is_v6 is is_v6})
             if not ports:
                 continue
-            what = "answers" if is_answer else "datagrams" if is_udp else chain
+            what = "answers" if is_answer else chain
+            what = f"udp_{what}" if is_udp else what
             name = f"{what}_{'v6' if is_v6 else 'v4'}"
             content = ((port, port) for port in ports)
             ports_set = model.make_set(name, model.SetKind.PORT, content)
-            number += 2 * ("prerouting", "output", "answers", "datagrams").index(what)
+            number += 2 * _WATCHED.index(what)
             yield messages.new_set(self.name, ports_set, number)
             yield from messages.new_elements(self.name, ports_set, number)
             is_ours = Match(ours, Operator.IN, name)

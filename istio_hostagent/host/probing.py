@@ -55,13 +55,12 @@ class Kind(NamedTuple):
 
 def kind_of(expectation: Expectation) -> Kind:
     """Which socket a packet is sent from; for one of a neighbour, which holds its port."""
-    is_datagram = expectation.shape is Shape.DATAGRAM
     return Kind(
         expectation.sender,
         ":" in expectation.destination,
         expectation.source,
-        is_raw=expectation.shape in (Shape.SYN, Shape.ANSWER),
-        is_datagram=is_datagram,
+        is_raw=expectation.shape.is_raw,
+        is_datagram=expectation.shape is Shape.DATAGRAM,
         uid=expectation.uid,
         gid=expectation.gid,
     )
@@ -259,7 +258,9 @@ class Round:
             try:
                 if kind.is_raw or expectation.sender is Sender.NEIGHBOUR:
                     family = socket.AF_INET6 if kind.is_v6 else socket.AF_INET
-                    sock = self._holders.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                    is_udp = expectation.shape.is_datagram
+                    type_ = socket.SOCK_DGRAM if is_udp else socket.SOCK_STREAM
+                    sock = self._holders.enter_context(socket.socket(family, type_))
                     if kind.is_v6:
                         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 else:
@@ -271,7 +272,8 @@ class Round:
                     self._pool.give_back(kind, self._bound.pop(index))
             else:
                 port = sock.getsockname()[1]
-                sources[index] = probetable.Source(kind.is_v6, port, kind.is_datagram)
+                is_datagram = expectation.shape.is_datagram
+                sources[index] = probetable.Source(kind.is_v6, port, is_datagram)
         return sources
 
     def _sort_sources(self) -> tuple[list[probetable.Source], ...]:
@@ -280,7 +282,7 @@ class Round:
         for index, source in self._sources.items():
             expectation = self._expectations[index]
             is_wire = expectation.sender is Sender.NEIGHBOUR
-            which = 2 if expectation.shape is Shape.ANSWER else 1 if is_wire else 0
+            which = 2 if expectation.shape.is_answer else 1 if is_wire else 0
             sorted_[which].append(source)
         return sorted_
 
@@ -324,11 +326,15 @@ class Round:
             if not kind.is_raw:
                 continue
             own = ipaddress.ip_address(expectation.destination)
-            if expectation.shape is Shape.ANSWER:
-                ports, flags = (expectation.port, source.port), synpacket.SYN_ACK
+            ports = (source.port, expectation.port)
+            if expectation.shape.is_answer:
+                ports = (expectation.port, source.port)
+            if source.is_udp:
+                packet = synpacket.build_datagram(own, ports[0], own, ports[1], _DATAGRAM)
             else:
-                ports, flags = (source.port, expectation.port), synpacket.SYN
-            packet = synpacket.build_packet(own, ports[0], own, ports[1], flags)
+                is_answer = expectation.shape.is_answer
+                flags = synpacket.SYN_ACK if is_answer else synpacket.SYN
+                packet = synpacket.build_packet(own, ports[0], own, ports[1], flags)
             try:
                 self._pool.send_packet(kind, packet, expectation.destination)
             except PermissionError:

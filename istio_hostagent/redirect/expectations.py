@@ -31,6 +31,23 @@ class Shape(enum.Enum):
     SYN = "syn"  # the first packet as bytes, with no connection behind it: it may be refused
     ANSWER = "answer"  # the second packet as bytes: from `port`, to some port of `destination`
     DATAGRAM = "datagram"  # one of UDP, as sendto(2) sends it
+    # one of UDP as bytes, as an answer: from `port`, to some port of `destination`
+    ANSWER_DATAGRAM = "answer datagram"
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the port of the expectation is the one that it comes from."""
+        return self in (Shape.ANSWER, Shape.ANSWER_DATAGRAM)
+
+    @property
+    def is_datagram(self) -> bool:
+        """Whether it is UDP."""
+        return self in (Shape.DATAGRAM, Shape.ANSWER_DATAGRAM)
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it is sent as bytes, with its IP header."""
+        return self in (Shape.SYN, Shape.ANSWER, Shape.ANSWER_DATAGRAM)
 
 
 class Expectation(NamedTuple):
@@ -187,7 +204,7 @@ def _wrong_zone(expectation: Expectation, outcome: Outcome) -> str:
     What the proxy sends holds its answers to captured connections, which are found only there.
     """
     by = f" by {outcome.zoned_by}" if outcome.zoned_by else ""
-    if expectation.shape is Shape.DATAGRAM:
+    if expectation.shape.is_datagram:
         if outcome.zone == expectation.zone or expectation.excludes(outcome.interface):
             return ""
         must_be = f"and must be in {expectation.zone} for its answer"

@@ -43,6 +43,7 @@ def build_expectations(
         found += maker.exempt()
         found += maker.owners()
         found += maker.queries()
+        found += maker.query_answers()
         found += maker.own()
         found += maker.inbound()
         found += maker.answers()
@@ -210,6 +211,19 @@ class _Maker:
             text = f"a query to {self._chosen.text(self._chosen.elsewhere)} is left alone"
             made = self._query(text, self._chosen.elsewhere, 0)
             yield made._replace(zone=0)
+
+    def query_answers(self) -> Iterator[Expectation]:
+        """Answers to captured queries: on their port the proxy's alone, and in its zone."""
+        dns = self._redirection.dns
+        if not dns.is_captured:
+            return
+        where = f"the port for queries {dns.port} (IPv{self._chosen.version})"
+        shape = Shape.ANSWER_DATAGRAM
+        text = f"an answer of an application on {where} is refused"
+        yield self._raw(text, Sender.APPLICATION, dns.port, shape, is_refused=True)
+        text = f"an answer of the proxy on {where} is taken for that of the name server"
+        made = self._raw(text, Sender.PROXY_USER, dns.port, shape)
+        yield made._replace(zone=names.CAPTURED_ZONE)
 
     def _query(
         self, text: str, server: int, at: int, sender: Sender = Sender.APPLICATION

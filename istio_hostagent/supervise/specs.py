@@ -37,7 +37,8 @@ class ProcessSpec(NamedTuple):
     to root, readable by the process's group. The first of `doors` is ready once the process
     serves; all of them together tell whether the processes live. `control_plane` is the one of
     them that answers with what `controlplane` reads; None: there is no control plane. It serves
-    only while it listens on the ports `listens`. `is_net_admin`: it has CAP_NET_ADMIN, without
+    only while it listens on the ports `listens`; where nothing is captured, a control plane may
+    have it listen nowhere. `is_net_admin`: it has CAP_NET_ADMIN, without
     which there are no sockets for addresses of others (ip(7), IP_TRANSPARENT) and no marks.
     """
 
@@ -100,7 +101,7 @@ def envoy_spec(
         doors=(liveness.Door(ENVOY, config.proxy.status_port, "/healthz/ready"),),
         directories=(ADMIN_DIRECTORY,),
         admin=Admin(f"{directory}/{ADMIN_SOCKET}"),
-        listens=_listens(config.redirection),
+        listens=config.redirection.capture_ports if config.redirection.captures else (),
         is_net_admin=config.redirection.is_transparent,
     )
 
@@ -147,16 +148,12 @@ def pilot_agent_spec(
             liveness.Door(PILOT_AGENT, model.AGENT_STATUS_PORT, "/healthz/ready"),
         ),
         control_plane=counters,
-        listens=_listens(config.redirection),
+        # Where it answers queries for names, too.
+        listens=config.redirection.answer_ports if config.redirection.captures else (),
         is_net_admin=config.redirection.is_transparent,
         directories=pilot.DIRECTORIES,
         links=pilot.build_links(config),
     )
-
-
-def _listens(redirection: model.Redirection) -> tuple[int, ...]:
-    """Where it has to listen. A control plane may say: nowhere, where nothing is captured."""
-    return redirection.capture_ports if redirection.captures else ()
 
 
 def _envoy_argv(proxy: model.ProxySettings, envoy: str, bootstrap_file: str) -> tuple[str, ...]:

@@ -69,6 +69,7 @@ class Sets(NamedTuple):
     ranged_ports: ranges.Ranges  # the same, except towards the never-captured class
     inbound_exempt: ranges.Ranges
     inbound: ranges.Ranges
+    own_ports: ranges.Ranges  # of this host: sshd's and the proxy's own, unless one is named
     private_ports: ranges.Ranges  # on this host, for root and the proxy's user only
 
 
@@ -82,6 +83,7 @@ def build_sets(redirection: config.Redirection, facts: config.HostFacts) -> Sets
         ranged_ports=_ranged_ports(redirection.outbound_ports),
         inbound_exempt=_inbound_exempt(redirection, facts),
         inbound=_merge_ports(redirection.inbound),
+        own_ports=ranges.singles(_own_ports(redirection, facts)),
         private_ports=ranges.merge((port, port) for port in redirection.private_ports),
     )
 
@@ -97,6 +99,11 @@ def _build_family(
         for address in redirection.outbound.named(version)
         if ranges.contains(never, address)
     )
+    # What the operator calls local by a network stays so, listed or not.
+    local = redirection.loopback_v4
+    if version == 4 and local.prefixlen < 32:
+        stays = ((int(local.network_address), int(local.broadcast_address)),)
+        loopback = ranges.subtract(loopback, stays)
     include = _merge_networks(redirection.outbound, version)
     hashed, intervals = blocks.split(include)
     return Family(
@@ -137,12 +144,15 @@ def _ranged_ports(ports: config.PortSet) -> ranges.Ranges:
     return ranges.merge((first, last) for first, last in ports.ranges if first != last)
 
 
-def _inbound_exempt(redirection: config.Redirection, facts: config.HostFacts) -> ranges.Ranges:
-    """Exclusions, the tunnel port, and what is not the application's unless it is named."""
+def _own_ports(redirection: config.Redirection, facts: config.HostFacts) -> set[int]:
+    """What is not the application's, unless it is named; the tunnel's port in any case."""
     own = {redirection.outbound_capture_port, redirection.inbound_capture_port}
-    own |= set(redirection.proxy_ports)
-    unnamed = (own | set(facts.ssh_ports)) - redirection.inbound.named
+    own |= set(redirection.proxy_ports) | set(facts.ssh_ports)
+    return own - redirection.inbound.named | {redirection.tunnel_port}
+
+
+def _inbound_exempt(redirection: config.Redirection, facts: config.HostFacts) -> ranges.Ranges:
+    """Exclusions, and what is not the application's."""
     closed = ((port, port) for port in redirection.inbound_closed)
-    excluded = _merge_ports(redirection.inbound_exclude)
-    always = (*excluded, *closed, (redirection.tunnel_port,) * 2)
-    return ranges.merge((*always, *((port, port) for port in unnamed)))
+    own = ranges.singles(_own_ports(redirection, facts))
+    return ranges.merge((*_merge_ports(redirection.inbound_exclude), *closed, *own))

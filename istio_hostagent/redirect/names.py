@@ -115,10 +115,11 @@ def _servers(
 
 
 def _raw_output_rules(redirection: config.Redirection, facts: config.HostFacts) -> Iterator[Rule]:
-    yield from owners.interface_rules(redirection.excluded_interfaces, Field.OIFNAME)
+    # An answer comes by `lo` wherever its query was going: first of all.
     from_resolver = Match(Field.UDP_SPORT, Operator.EQ, redirection.dns.port)
     for match in owners.proxy_matches(redirection, facts):
         yield Rule((from_resolver, match), _CAPTURED, "answer to a captured query")
+    yield from owners.interface_rules(redirection.excluded_interfaces, Field.OIFNAME)
     to_zones = Verdict(Action.JUMP, "ISTIO_DNS_ZONES")
     for servers in _servers(redirection, facts, (Field.IP_DADDR, Field.IP6_DADDR)):
         yield Rule((*servers, _TO_NAME_SERVER), to_zones, "queries")

@@ -267,7 +267,7 @@ def _inbound_chains(
 def _guest_rules(redirection: config.Redirection, sets: exemptions.Sets) -> Iterator[Rule]:
     """As outbound, whoever sends it; what reaches this host itself stays reachable."""
     is_local = Match(Field.FIB_DADDR_TYPE, Operator.EQ, LOCAL)
-    exempt = Match(Field.DPORT, Operator.IN, "inbound_ports_exempt")
+    exempt = Match(Field.DPORT, Operator.IN, "own_ports")
     yield Rule((is_local, exempt), _RETURN, "ssh of this host, and the proxy's own ports")
     yield from _exempt_port_rules(sets, _OF_PACKET)
     to_proxy = Verdict(Action.JUMP, "ISTIO_REDIRECT")
@@ -361,7 +361,7 @@ def _own_call_rules(redirection: config.Redirection, facts: config.HostFacts) ->
         elsewhere.append((Match(Field.IP6_DADDR, Operator.NE, exemptions.LOCALHOST_V6),))
     if redirection.generation is not config.Generation.CURRENT:
         to_proxy = Verdict(Action.JUMP, "ISTIO_REDIRECT")
-        exempt = Match(Field.DPORT, Operator.IN, "inbound_ports_exempt")
+        exempt = Match(Field.DPORT, Operator.IN, "own_ports")
         return (
             Rule((_ON_LOOPBACK, exempt), _RETURN, "ssh of this host, and the proxy's own ports"),
             *(Rule((_ON_LOOPBACK, *each), to_proxy, "an own address") for each in elsewhere),

@@ -63,6 +63,7 @@ def name_sets(sets: exemptions.Sets) -> list[model.NamedSet]:
             ("outbound_ports", sets.ranged_ports),
             ("inbound_ports_exempt", sets.inbound_exempt),
             ("inbound_ports", sets.inbound),
+            ("own_ports", sets.own_ports),
             ("private_ports", sets.private_ports),
         )
     ]

@@ -91,7 +91,8 @@ def build_sets(redirection: config.Redirection, facts: config.HostFacts) -> Sets
 def _build_family(
     redirection: config.Redirection, facts: config.HostFacts, version: int
 ) -> Family:
-    never, loopback = (NEVER_V4, LOOPBACK_V4) if version == 4 else (NEVER_V6, LOOPBACK_V6)
+    never = NEVER_V4 if version == 4 else NEVER_V6
+    loopback: ranges.Ranges = LOOPBACK_V4 if version == 4 else LOOPBACK_V6
     exclude = _merge_networks(redirection.outbound_exclude, version)
     # Naming matters only where an address is not captured otherwise.
     named = ranges.singles(

@@ -18,7 +18,7 @@ from ..redirect import drift, expectations, model, policy, probes
 from . import prober, proof, tasks
 
 SECOND_READER = "second_reader"
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0  # of a hundred thousand networks the other decoder takes seconds
 _PACKETS = "packets"
 _RULES = "rules"
 

@@ -124,6 +124,15 @@ def test_files_of_istioctl_are_taken_as_they_are() -> None:
     assert outcome.warnings == ()
 
 
+def test_a_hundred_thousand_networks_are_taken_and_not_handed_on() -> None:
+    networks = [f"10.{n >> 15}.{n >> 7 & 255}.{2 * (n & 127)}/32" for n in range(100_000)]
+    text = f"ISTIO_SERVICE_CIDR={','.join(networks)}\n"
+    assert len(text) > 1_500_000
+    config = config_of(build_config(cluster=text))
+    assert len(config.redirection.outbound.v4) == 100_000
+    assert "ISTIO_SERVICE_CIDR" not in dict(config.proxy.environment)
+
+
 def test_files_of_the_classic_guide_are_taken_as_they_are() -> None:
     outcome = build_config(
         cluster="ISTIO_CP_AUTH=MUTUAL_TLS\nISTIO_SERVICE_CIDR=10.55.240.0/20\nISTIO_SYSTEM_NAMESPACE=istio-system\n",

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ..errors import Problem
 from . import words
 
-MAX_BYTES = 8 << 20  # half a million networks
+MAX_BYTES = 4 << 20  # a quarter of a million networks
 MAX_PROBLEMS = 50
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -73,9 +73,9 @@ class EnvFile(NamedTuple):
 
 
 def parse_bytes(data: bytes, file: str, earlier: Mapping[str, str]) -> EnvFile:
-    """Check that `data` is text of at most 8 MiB, else that is the one problem, and parse it."""
+    """Check that `data` is text of at most 4 MiB, else that is the one problem, and parse it."""
     if len(data) > MAX_BYTES:
-        message = f"the file has {len(data)} bytes; no environment file above 8 MiB is read"
+        message = f"the file has {len(data)} bytes; no environment file above 4 MiB is read"
         return EnvFile(problems=(Problem(file, 0, message),))
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         message = "the file is UTF-16 text; save it as UTF-8"

@@ -62,7 +62,7 @@ class Budget:
         self._left -= count
         if self._left < 0:
             message = (
-                "variables expand to more than 8 MiB in all: the rest of the file is not read"
+                "variables expand to more than 4 MiB in all: the rest of the file is not read"
             )
             raise Refused(message, position, is_fatal=True)
 

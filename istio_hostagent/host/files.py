@@ -9,7 +9,7 @@ import os
 import stat
 
 # Environment files larger than this are refused by the parser; one byte more is read to see it.
-MAX_BYTES = (8 << 20) + 1
+MAX_BYTES = (4 << 20) + 1
 # Read at once. A buffer of a megabyte that is freed makes malloc keep the double of it free for
 # ever (M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3) grow with it).
 _PART_BYTES = 1 << 16

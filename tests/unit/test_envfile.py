@@ -262,11 +262,11 @@ MALFORMED: dict[str, tuple[bytes, list[tuple[int, str]]]] = {
     ),
     "ten megabytes": (
         b"A=1\n" * 2_500_000,
-        [(0, "the file has 10000000 bytes; no environment file above 1 MiB is read")],
+        [(0, "the file has 10000000 bytes; no environment file above 4 MiB is read")],
     ),
     "values that double": (
         b"A=0123456789\n" + b"A=$A$A\n" * 22,
-        [(17, "variables expand to more than 1 MiB in all: the rest of the file is not read")],
+        [(19, "variables expand to more than 4 MiB in all: the rest of the file is not read")],
     ),
     "several": (
         b"A=`x`\nB=1\nC\nD=1 2\n",

@@ -54,4 +54,4 @@ def _read_weak(value: Any) -> Weak:
 
 
 # Files may have a MiB each, there are three of them, and base64 makes four bytes of three.
-FORMAT = formats.Format((4 << 20) + 4 * _MAX_PATH, 1000, _read)
+FORMAT = formats.Format((17 << 20) + 4 * _MAX_PATH, 1000, _read)

@@ -53,5 +53,5 @@ def _read_weak(value: Any) -> Weak:
     )
 
 
-# Files may have a MiB each, there are three of them, and base64 makes four bytes of three.
+# Files may have 4 MiB each, there are three of them, and base64 makes four bytes of three.
 FORMAT = formats.Format((17 << 20) + 4 * _MAX_PATH, 1000, _read)

@@ -128,9 +128,11 @@ class Requests:
         settings = self._parts.redirection.as_known(loaded.config.redirection)
         wanted = policy.build_ruleset(settings, facts)
         warnings = [str(warning) for warning in loaded.warnings]
-        self._parts.rules.plan(
-            wanted, functools.partial(_answer_changes, caller, warnings=warnings)
+        has_changes = caller.request.get("has_changes") is True
+        answer = functools.partial(
+            _answer_changes, caller, warnings=warnings, has_changes=has_changes
         )
+        self._parts.rules.plan(wanted, answer)
 
     def _verify(self, caller: ports.Caller) -> None:
         told = self._parts.life.told
@@ -276,12 +278,15 @@ def _answer_changes(
     found: plan.Changes | HostAgentError,
     *,
     warnings: Sequence[str] = (),
+    has_changes: bool = False,
 ) -> None:
     if isinstance(found, HostAgentError):
         caller.answer(refusal(found))
-    else:
-        lines = list(found.lines)
-        caller.answer({"ok": True, "lines": lines, "warnings": list(warnings)})
+        return
+    answer = {"ok": True, "lines": list(found.lines), "warnings": list(warnings)}
+    if has_changes:
+        answer["changes"] = [change.to_json() for change in found.details]
+    caller.answer(answer)
 
 
 def _is_first_check(value: validation.Validation) -> bool:

@@ -91,6 +91,73 @@ def test_a_large_set_does_not_fill_the_screen() -> None:
     assert "+  and 230 more" in lines
 
 
+@given(names, names, st.booleans())
+def test_programs_are_told_what_people_are_told(before: str, after: str, owned: bool) -> None:
+    there = installed(policy.build_ruleset(CASES[before], FACTS))
+    planned = plan.make_plan(policy.build_ruleset(CASES[after], FACTS), there, owned=owned)
+    lines = [line for line in plan.describe(planned) if line[0] in "-+"]
+    told = []
+    for change in plan.list_changes(planned):
+        if change.kind == "address":
+            told.append(f"{'+' if change.change == 'add' else '-'}address {change.name} on lo")
+        elif change.kind != "table":
+            told += [f"-  {line}" for line in change.removed.first]
+            told += [f"+  {line}" for line in change.added.first]
+    shown = [line for line in lines if "owner" not in line and " more" not in line]
+    # The elements of a large set are cut off sooner for people.
+    assert set(shown) <= set(told)
+    assert len(told) == len(shown) or any(" more" in line for line in lines)
+
+
+def test_a_program_sees_both_states_of_each_part() -> None:
+    other = policy.build_ruleset(
+        Redirection(outbound=cidrs("10.96.0.0/12"), inbound=STANDARD.inbound), FACTS
+    )
+    found = list(plan.list_changes(plan.make_plan(DESIRED, installed(other), owned=False)))
+    (changed,) = (
+        each for each in found if each.name == "outbound_v4" and each.table == "istio_hostagent"
+    )
+    assert (changed.kind, changed.change) == ("set", "change")
+    assert changed.before.first == ("10.96.0.0/12",)
+    assert changed.added.first == ("172.20.0.0/16",)
+    assert changed.after.first == ("10.96.0.0/12", "172.20.0.0/16")
+    assert changed.removed.total == 0
+    (added,) = (
+        each for each in found if each.name == "outbound_v6" and each.table == "istio_hostagent"
+    )
+    assert (added.change, added.before.total) == ("add", 0)
+    assert added.after == added.added
+
+
+def test_a_program_sees_each_part_of_a_table_that_comes_and_goes() -> None:
+    for planned, change, other in (
+        (plan.make_plan(DESIRED, model.Observed(), owned=False), "add", "removed"),
+        (plan.make_plan(model.Ruleset(), installed(DESIRED), owned=False), "remove", "added"),
+    ):
+        found = [each.to_json() for each in plan.list_changes(planned)]
+        assert {each["change"] for each in found} == {change}
+        assert {each["kind"] for each in found} == {
+            "table",
+            "chain",
+            "set",
+            "ct timeout",
+            "address",
+        }
+        assert not any(each[f"{other}_count"] for each in found if each["kind"] != "table")
+
+
+def test_of_a_large_set_a_program_gets_the_first_elements_and_the_number() -> None:
+    many = policy.build_ruleset(
+        Redirection(outbound=cidrs(*(f"10.{i // 256}.{i % 256}.0/25" for i in range(1023)))), FACTS
+    )
+    found = plan.list_changes(plan.make_plan(many, model.Observed(), owned=False))
+    (large,) = (
+        each for each in found if each.name == "outbound_v4" and each.table == "istio_hostagent"
+    )
+    assert (len(large.after.first), large.after.total) == (plan.MAX_LISTED, 1023)
+    assert large.to_json()["added_count"] == 1023
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [

@@ -32,6 +32,18 @@ from . import components, configuration, fields, inspection, places, reload, sta
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 64
+# Verbs that nobody may use beside the agent, and why.
+_REFUSED = {
+    "clean": HostAgentError(
+        "clean is refused while the agent runs (systemctl stop istio-hostagent)"
+    ),
+    "apply --confirm-within": HostAgentError(
+        "apply --confirm-within is refused while the agent runs: it takes changed files as soon as"
+        " they are saved, and goes back by itself if they do not work, but not if you are cut off",
+        hint="to try changed files: systemctl stop istio-hostagent (which takes this host out of"
+        " the mesh), apply --confirm-within, apply --confirm, systemctl start istio-hostagent",
+    ),
+}
 
 
 class Requests:
@@ -63,9 +75,9 @@ class Requests:
         verb = caller.request.get("verb")
         action = self._verbs.get(verb) if isinstance(verb, str) else None
         if action is None:
-            message = "clean is refused while the agent runs (systemctl stop istio-hostagent)"
-            message = message if verb == "clean" else f"unknown verb {verb!r}"
-            caller.answer(refusal(HostAgentError(message)) | {"exit_status": 75})
+            known = _REFUSED.get(verb) if isinstance(verb, str) else None
+            error = known or HostAgentError(f"unknown verb {verb!r}")
+            caller.answer(refusal(error) | {"exit_status": 75})
             return
         _answer(caller, functools.partial(action, caller))
 

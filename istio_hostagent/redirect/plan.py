@@ -42,6 +42,53 @@ def make_plan(desired: model.Ruleset, observed: model.Observed, *, owned: bool) 
     )
 
 
+def make_return(before: model.Observed, observed: model.Observed) -> model.Plan:
+    """Say what has to change for everything of ours to be again what it was."""
+    there = {table.name: table for table in observed.tables}
+    write = [
+        table
+        for table in before.tables
+        if table.name not in there
+        or table.owner is not there[table.name].owner
+        or drift.compare_tables(table, there[table.name])
+    ]
+    names = {table.name for table in before.tables}
+    old, new = before.loopback_addresses, observed.loopback_addresses
+    return model.Plan(
+        tuple(write),
+        tuple(name for name in there if name not in names),
+        tuple(address for address in old if address not in new),
+        tuple(address for address in new if address not in old),
+        observed,
+    )
+
+
+def find_unreturnable(observed: model.Observed) -> str:
+    """Name what of this we could not make again, because somebody else made it; or nothing."""
+    for table in observed.tables:
+        place = f"table inet {table.name}"
+        if table.owner is model.Owner.OTHER:
+            return f"{place} belongs to another process"
+        if table.is_dormant:
+            return f"{place} is dormant"
+        for each in table.sets:
+            if each.kind not in model.WIDTHS or each.name.startswith("__"):
+                return f"{place} set {each.name}: type {each.kind}"
+        for timeout in table.timeouts:
+            if timeout.kind != model.CT_TIMEOUT:
+                return f"{place} {timeout.name}: object of type {timeout.kind}"
+        for chain in table.chains:
+            for rule in chain.rules:
+                if any(map(_is_unknown, rule.expressions)):
+                    return f"{place} chain {chain.name}: {nft.render_rule(rule)}"
+    return ""
+
+
+def _is_unknown(expression: model.Expr) -> bool:
+    names = (expression.name, *(name for name, _ in expression.attributes))
+    return any(name.startswith("?") for name in names)
+
+
 class Lines(NamedTuple):
     """Lines for programs: the first of them, and how many there are in all."""
 

@@ -13,9 +13,9 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "json.md"
 OBJECTS = {"longest_turn_s"}  # named as a whole: what is in it has names of its own
 
 
-def documented_fields(verb: str) -> list[str]:
+def documented_fields(what: str) -> list[str]:
     """Every field of its table; one that begins with a dot belongs to the object before it."""
-    _, _, text = DOCUMENT.read_text().partition(f"## `istio-hostagent {verb} --json`")
+    _, _, text = DOCUMENT.read_text().partition(f"## `istio-hostagent {what}, version 1\n")
     documented = []
     for row in re.findall(r"^\| (`[^|]+`) \|", text.partition("\n## ")[0], re.MULTILINE):
         first, *others = re.findall("`([^`]+)`", row)
@@ -25,7 +25,7 @@ def documented_fields(verb: str) -> list[str]:
 
 
 def test_every_field_of_the_status_is_documented_once(host: MemoryHost) -> None:
-    documented = documented_fields("status")
+    documented = documented_fields("status --json`")
     host.start()
     report = host.status
     found = [
@@ -47,4 +47,4 @@ def test_every_field_of_the_plan_is_documented_once(
     shown = json.loads(capsys.readouterr().out)
     assert {each["kind"] for each in shown["changes"]} > {"table", "chain", "set"}
     fields = {f"changes[].{field}" for each in shown["changes"] for field in each}
-    assert sorted(documented_fields("plan")) == sorted({*shown} | fields)
+    assert sorted(documented_fields("plan --json`")) == sorted({*shown} | fields)

@@ -1,6 +1,8 @@
 """Plans and differences: functions of what is wanted and what is there."""
 
 import itertools
+import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -43,6 +45,62 @@ def test_applying_a_plan_leads_from_anything_to_what_is_wanted(
         kernel.apply(plan.make_plan(desired, kernel.observe(), owned=owned))
         assert drift.find_drift(desired, kernel.observe()) == ()
         assert not plan.make_plan(desired, kernel.observe(), owned=owned)
+
+
+@given(st.sampled_from(["", *sorted(CASES)]), names)
+def test_one_comes_back_from_anything_to_exactly_what_was_there(before: str, after: str) -> None:
+    """Also by way of a file."""
+    kernel = FakeKernel()
+    there = model.Observed()
+    for name in (before, after):
+        there = exchange.from_json(json.loads(json.dumps(exchange.to_json(kernel.observe()))))
+        assert plan.find_unreturnable(there) == ""
+        if name:
+            desired = policy.build_ruleset(CASES[name], FACTS)
+            kernel.apply(plan.make_plan(desired, kernel.observe(), owned=False))
+    kernel.apply(plan.make_return(there, kernel.observe()))
+    assert kernel.observe() == there
+    assert not plan.make_return(there, kernel.observe())
+
+
+def foreign_rule(table: model.TableState, *expressions: model.Expr) -> model.TableState:
+    chain = table.chains[0]
+    rule = model.RuleState(expressions)
+    return table._replace(chains=(chain._replace(rules=(rule, *chain.rules)), *table.chains[1:]))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t._replace(owner=model.Owner.OTHER), "belongs to another process"),
+        (lambda t: t._replace(is_dormant=True), "is dormant"),
+        (
+            lambda t: t._replace(sets=(t.sets[0]._replace(kind="ether_addr"), *t.sets[1:])),
+            "type ether_addr",
+        ),
+        (
+            lambda t: t._replace(sets=(t.sets[0]._replace(name="__set0"), *t.sets[1:])),
+            "set __set0",
+        ),
+        (
+            lambda t: t._replace(timeouts=(model.Timeout("quota", (), 2),)),
+            "quota: object of type 2",
+        ),
+        (lambda t: foreign_rule(t, model.Expr("?limit", ())), "chain ISTIO_ANSWER: [ ?limit"),
+        (
+            lambda t: foreign_rule(t, model.Expr("meta", (("?9", b""),))),
+            "chain ISTIO_ANSWER: [ meta",
+        ),
+    ],
+)
+def test_what_could_not_be_made_again_is_named(
+    change: Callable[[model.TableState], model.TableState], words: str
+) -> None:
+    there = installed(DESIRED)
+    changed = [
+        change(table) if table.name == model.MAIN_TABLE else table for table in there.tables
+    ]
+    assert words in plan.find_unreturnable(there._replace(tables=tuple(changed)))
 
 
 def test_nothing_wanted_removes_everything() -> None:

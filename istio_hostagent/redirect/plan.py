@@ -60,11 +60,16 @@ def make_return(before: model.Observed, observed: model.Observed) -> model.Plan:
         tuple(address for address in old if address not in new),
         tuple(address for address in new if address not in old),
         observed,
+        tuple(each for each in before.routing if each not in observed.routing),
+        tuple(each for each in observed.routing if each not in before.routing),
     )
 
 
 def find_unreturnable(observed: model.Observed) -> str:
     """Name what of this we could not make again, because somebody else made it; or nothing."""
+    for entry in observed.routing:
+        if entry.kind not in ("rule", "route"):
+            return f"{entry.kind}: {entry}"
     for table in observed.tables:
         place = f"table inet {table.name}"
         if table.owner is model.Owner.OTHER:
@@ -97,11 +102,11 @@ class Lines(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One table, part of a table or address that comes, goes or becomes another.
+    """One part of what is ours that comes, goes or becomes another.
 
-    `kind`: table, chain, set, ct timeout or address; `name` is within `table`, which is empty for
-    an address. `change`: add, remove or change. `before` and `after` are all of it, `removed` and
-    `added` the lines in which these differ.
+    `kind`: table, chain, set, ct timeout, address (on `lo`), rule or route (of routing). `name` is
+    within `table`, which is empty for the last three. `change`: add, remove or change. `before`
+    and `after` are all of it, `removed` and `added` the lines in which these differ.
     """
 
     table: str
@@ -263,6 +268,8 @@ def list_changes(plan: model.Plan) -> Iterator[Change]:
         yield from _list_of_table(there[name], None)
     yield from (Change("", "address", address, "add") for address in plan.add_addresses)
     yield from (Change("", "address", address, "remove") for address in plan.delete_addresses)
+    yield from (Change("", each.kind, str(each), "add") for each in plan.add_routing)
+    yield from (Change("", each.kind, str(each), "remove") for each in plan.delete_routing)
 
 
 def _list_of_table(

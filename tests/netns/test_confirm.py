@@ -50,7 +50,13 @@ def write(host: Host, keys: dict[str, str]) -> None:
 def rules(host: Host) -> str:
     """Everything that apply changes, as other programs see it; parts of a table by their names."""
     listing = host.namespace.run(["nft", "-s", "list", "ruleset"], check=True).stdout
-    found = [host.namespace.ip("-o", "address", "show", "dev", "lo")]
+    routing = (
+        ("rule",),
+        ("-6", "rule"),
+        *((f"-{v}", "route", "show", "table", "all") for v in "46"),
+    )
+    commands = (("-o", "address", "show", "dev", "lo"), *routing)
+    found = [host.namespace.ip(*words) for words in commands]
     for name, body in re.findall(
         r"^table (\S+ \S+) \{\n(.*?)^\}", listing, re.MULTILINE | re.DOTALL
     ):

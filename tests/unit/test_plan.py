@@ -8,13 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from istio_hostagent.config.model import Redirection
+from istio_hostagent.config.model import Redirection, Transparent
 from istio_hostagent.redirect import drift, exchange, expressions, model, plan, policy, ranges
 from tests.fakes.kernel import FakeKernel
 from tests.unit.samples import CASES, FACTS, STANDARD, cidrs
 
 DESIRED = policy.build_ruleset(STANDARD, FACTS)
 names = st.sampled_from(sorted(CASES))
+# With routing, too.
+KINDS = CASES | {"transparent": Redirection(inbound=STANDARD.inbound, transparent=Transparent())}
+kinds = st.sampled_from(sorted(KINDS))
 
 
 def installed(ruleset: model.Ruleset, owner: model.Owner = model.Owner.NOBODY) -> model.Observed:
@@ -23,7 +26,9 @@ def installed(ruleset: model.Ruleset, owner: model.Owner = model.Owner.NOBODY) -
         for t in ruleset.tables
     )
     return model.Observed(
-        tuple(sorted(tables, key=lambda table: table.name)), ruleset.loopback_addresses
+        tuple(sorted(tables, key=lambda table: table.name)),
+        ruleset.loopback_addresses,
+        routing=ruleset.routing,
     )
 
 
@@ -47,7 +52,7 @@ def test_applying_a_plan_leads_from_anything_to_what_is_wanted(
         assert not plan.make_plan(desired, kernel.observe(), owned=owned)
 
 
-@given(st.sampled_from(["", *sorted(CASES)]), names)
+@given(st.sampled_from(["", *sorted(KINDS)]), kinds)
 def test_one_comes_back_from_anything_to_exactly_what_was_there(before: str, after: str) -> None:
     """Also by way of a file."""
     kernel = FakeKernel()
@@ -56,7 +61,7 @@ def test_one_comes_back_from_anything_to_exactly_what_was_there(before: str, aft
         there = exchange.from_json(json.loads(json.dumps(exchange.to_json(kernel.observe()))))
         assert plan.find_unreturnable(there) == ""
         if name:
-            desired = policy.build_ruleset(CASES[name], FACTS)
+            desired = policy.build_ruleset(KINDS[name], FACTS)
             kernel.apply(plan.make_plan(desired, kernel.observe(), owned=False))
     kernel.apply(plan.make_return(there, kernel.observe()))
     assert kernel.observe() == there
@@ -101,6 +106,12 @@ def test_what_could_not_be_made_again_is_named(
         change(table) if table.name == model.MAIN_TABLE else table for table in there.tables
     ]
     assert words in plan.find_unreturnable(there._replace(tables=tuple(changed)))
+
+
+def test_a_routing_rule_that_somebody_has_changed_could_not_be_made_again() -> None:
+    changed = model.Routing("changed rule", 4, 1337, 133)
+    there = model.Observed(routing=(changed,))
+    assert plan.find_unreturnable(there) == f"changed rule: {changed}"
 
 
 def test_nothing_wanted_removes_everything() -> None:
@@ -149,15 +160,18 @@ def test_a_large_set_does_not_fill_the_screen() -> None:
     assert "+  and 230 more" in lines
 
 
-@given(names, names, st.booleans())
+@given(kinds, kinds, st.booleans())
 def test_programs_are_told_what_people_are_told(before: str, after: str, owned: bool) -> None:
-    there = installed(policy.build_ruleset(CASES[before], FACTS))
-    planned = plan.make_plan(policy.build_ruleset(CASES[after], FACTS), there, owned=owned)
+    there = installed(policy.build_ruleset(KINDS[before], FACTS))
+    planned = plan.make_plan(policy.build_ruleset(KINDS[after], FACTS), there, owned=owned)
     lines = [line for line in plan.describe(planned) if line[0] in "-+"]
     told = []
     for change in plan.list_changes(planned):
+        sign = "+" if change.change == "add" else "-"
         if change.kind == "address":
-            told.append(f"{'+' if change.change == 'add' else '-'}address {change.name} on lo")
+            told.append(f"{sign}address {change.name} on lo")
+        elif change.kind in ("rule", "route"):
+            told.append(f"{sign}{change.name}")
         elif change.kind != "table":
             told += [f"-  {line}" for line in change.removed.first]
             told += [f"+  {line}" for line in change.added.first]

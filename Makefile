@@ -123,12 +123,15 @@ deb: $(BUILD)/apt-booted.stamp
 .PHONY: install
 install:
 	install -d $(DESTDIR)/usr/share/istio-hostagent $(DESTDIR)/usr/sbin \
-		$(DESTDIR)/usr/lib/systemd/system $(DESTDIR)/etc/istio-hostagent
+		$(DESTDIR)/usr/lib/systemd/system $(DESTDIR)/etc/istio-hostagent \
+		$(DESTDIR)/usr/share/bash-completion/completions
 	cd istio_hostagent && find . -name '*.py' -exec \
 		install -D -m 644 {} $(abspath $(DESTDIR)/)/usr/share/istio-hostagent/istio_hostagent/{} \;
 	install -m 755 systemd/istio-hostagent $(DESTDIR)/usr/sbin/istio-hostagent
 	install -m 644 systemd/*.service $(DESTDIR)/usr/lib/systemd/system/
 	install -m 644 etc/hostagent.env $(DESTDIR)/etc/istio-hostagent/hostagent.env
+	install -m 644 etc/istio-hostagent.bash \
+		$(DESTDIR)/usr/share/bash-completion/completions/istio-hostagent
 
 .PHONY: clean
 clean:

@@ -157,6 +157,20 @@ class AgentUnreachable(HostAgentError):
     exit_status = 75
 
 
+class Unconfirmed(HostAgentError):
+    """Rules wait for confirmation, and the verb would change them; or none can wait here."""
+
+    code = "unconfirmed"
+    exit_status = 75
+
+
+class NothingToConfirm(HostAgentError):
+    """No rules wait for confirmation, or not any more."""
+
+    code = "nothing-to-confirm"
+    exit_status = 1
+
+
 class CertificateRefused(HostAgentError):
     """The CA answered and said no; only an operator can change that."""
 

@@ -50,15 +50,21 @@ from . import (
 
 logger = logging.getLogger(__name__)
 
+# What is beside the lock while rules wait for confirmation (`host.unconfirmed.RECORD`).
+UNCONFIRMED = "unconfirmed"
+
 
 def run(environment: Mapping[str, str]) -> None:
     """Be the agent of this network namespace until SIGTERM.
 
-    Raises AgentRunning if another agent is, HostUnsupported, NotPermitted.
+    Raises AgentRunning if another agent is, or while rules wait for confirmation;
+    HostUnsupported, NotPermitted.
     """
     lock = control.Lock()
     if not lock.take():
         raise AgentRunning("another agent or verb works in this network namespace")
+    if control.has(UNCONFIRMED):
+        raise AgentRunning("rules wait for confirmation (istio-hostagent status)")
     host, sources = here.probe_host(environment)
     files.make_directory(host.state_dir)
     files.make_directory(host.runtime_dir)

@@ -110,4 +110,4 @@ class Reconciler:
 
 
 def _changes(made: model.Plan) -> plan.Changes:
-    return plan.Changes(bool(made), plan.describe(made))
+    return plan.Changes(bool(made), plan.describe(made), plan.list_changes(made))

@@ -32,6 +32,18 @@ from . import components, configuration, fields, inspection, places, reload, sta
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 64
+# Verbs that nobody may use beside the agent, and why.
+_REFUSED = {
+    "clean": HostAgentError(
+        "clean is refused while the agent runs (systemctl stop istio-hostagent)"
+    ),
+    "apply --confirm-within": HostAgentError(
+        "apply --confirm-within is refused while the agent runs: it takes changed files as soon as"
+        " they are saved, and goes back by itself if they do not work, but not if you are cut off",
+        hint="to try changed files: systemctl stop istio-hostagent (which takes this host out of"
+        " the mesh), apply --confirm-within, apply --confirm, systemctl start istio-hostagent",
+    ),
+}
 
 
 class Requests:
@@ -63,9 +75,9 @@ class Requests:
         verb = caller.request.get("verb")
         action = self._verbs.get(verb) if isinstance(verb, str) else None
         if action is None:
-            message = "clean is refused while the agent runs (systemctl stop istio-hostagent)"
-            message = message if verb == "clean" else f"unknown verb {verb!r}"
-            caller.answer(refusal(HostAgentError(message)) | {"exit_status": 75})
+            known = _REFUSED.get(verb) if isinstance(verb, str) else None
+            error = known or HostAgentError(f"unknown verb {verb!r}")
+            caller.answer(refusal(error) | {"exit_status": 75})
             return
         _answer(caller, functools.partial(action, caller))
 
@@ -128,9 +140,11 @@ class Requests:
         settings = self._parts.redirection.as_known(loaded.config.redirection)
         wanted = policy.build_ruleset(settings, facts)
         warnings = [str(warning) for warning in loaded.warnings]
-        self._parts.rules.plan(
-            wanted, functools.partial(_answer_changes, caller, warnings=warnings)
+        has_changes = caller.request.get("has_changes") is True
+        answer = functools.partial(
+            _answer_changes, caller, warnings=warnings, has_changes=has_changes
         )
+        self._parts.rules.plan(wanted, answer)
 
     def _verify(self, caller: ports.Caller) -> None:
         told = self._parts.life.told
@@ -276,12 +290,15 @@ def _answer_changes(
     found: plan.Changes | HostAgentError,
     *,
     warnings: Sequence[str] = (),
+    has_changes: bool = False,
 ) -> None:
     if isinstance(found, HostAgentError):
         caller.answer(refusal(found))
-    else:
-        lines = list(found.lines)
-        caller.answer({"ok": True, "lines": lines, "warnings": list(warnings)})
+        return
+    answer = {"ok": True, "lines": list(found.lines), "warnings": list(warnings)}
+    if has_changes:
+        answer["changes"] = [change.to_json() for change in found.details]
+    caller.answer(answer)
 
 
 def _is_first_check(value: validation.Validation) -> bool:

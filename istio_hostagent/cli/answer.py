@@ -46,10 +46,10 @@ def demand(verb: str, *, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     return answer
 
 
-def alone(verb: str, environment: Mapping[str, str]) -> Any:
+def alone(verb: str, environment: Mapping[str, str], **options: object) -> Any:
     """What a verb returns that no agent performs.
 
     What it takes is loaded only now: asking an agent takes a third of the time.
     """
     start = importlib.import_module("..agent.oneshot.start", __package__)
-    return start.perform(verb, environment)
+    return start.perform(verb, environment, **options)

@@ -12,11 +12,14 @@ USAGE_STATUS = 64
 
 
 class Option(NamedTuple):
-    """One option of a verb: a switch, or with a `metavar` a number of seconds."""
+    """One option of a verb: a switch, or with a `metavar` a number of seconds or a text.
+
+    Which of these says the default.
+    """
 
     name: str
     help: str
-    default: bool | float = False
+    default: bool | float | str = False
     metavar: str = ""
 
 
@@ -41,13 +44,15 @@ def parse(
         if option.metavar:
             parser.add_argument(
                 f"--{option.name}",
-                type=float,
+                dest=option.name,
+                type=type(option.default),
                 default=option.default,
                 metavar=option.metavar,
                 help=option.help,
             )
         else:
-            parser.add_argument(f"--{option.name}", action="store_true", help=option.help)
+            words_of = {"dest": option.name, "action": "store_true", "help": option.help}
+            parser.add_argument(f"--{option.name}", **words_of)
     try:
         return dict(vars(parser.parse_args(words)))
     except SystemExit as end:

@@ -16,11 +16,14 @@ OPTIONS = (Option("json", "for programs"),)
 
 def execute(values: Values) -> int:
     """Print the lines to stdout, warnings to stderr."""
-    asked = answer.ask("plan", session=os.environ.get("SSH_CONNECTION", ""))
+    session = os.environ.get("SSH_CONNECTION", "")
+    asked = answer.ask("plan", session=session, has_changes=values["json"])
     found = asked if asked is not None else answer.alone("plan", os.environ)
     lines, warnings = found["lines"], found.get("warnings", [])
     if values["json"]:
-        print(json.dumps({"version": 1, "lines": lines, "warnings": warnings}, indent=1))
+        # An agent of an earlier version gives lines alone.
+        shown = {"lines": list(lines), "changes": list(found.get("changes", ()))}
+        print(json.dumps({"version": 1, **shown, "warnings": warnings}, indent=1))
     else:
         for line in lines:
             print(line)

@@ -42,6 +42,13 @@ def render(status: dict[str, Any]) -> str:
     return "\n".join(f"{name:<14} {text}" for name, text in unique)
 
 
+def render_unconfirmed(said: str, found: dict[str, Any]) -> str:
+    """Return the table where no agent runs; `found`: rules that wait for confirmation, or did."""
+    rows = [("mesh", said), ("unconfirmed", found["summary"])]
+    rows += [("to decide", found["hint"])] if found["hint"] else []
+    return "\n".join(f"{name:<14} {text}" for name, text in rows)
+
+
 def _with(state: str, last_error: str, said: str) -> str:
     return state if not last_error or last_error in said else f"{state}: {last_error}"
 

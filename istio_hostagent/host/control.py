@@ -27,7 +27,7 @@ MAX_LINE = 1 << 20
 MAX_CLIENTS = 64
 _LEAST_ROOM = 65536
 _SO_SNDBUFFORCE = 32  # linux: asm-generic/socket.h; needs CAP_NET_ADMIN, as the rules do
-# Between two looks for an agent that is still starting.
+# Between two looks for an agent that is still starting, or for a lock.
 MIN_PAUSE_S = 0.05
 
 
@@ -41,25 +41,55 @@ def path_of(kind: str) -> str:
     return os.path.join(DIRECTORY, f"{namespace_inode()}.{kind}")
 
 
-class Lock:
-    """Whoever holds it may change the rules of this network namespace (flock(2))."""
+def has(kind: str) -> bool:
+    """Whether there is a file of this kind."""
+    return os.path.exists(path_of(kind))
 
-    def __init__(self) -> None:
+
+class Lock:
+    """A lock of this network namespace (flock(2)).
+
+    Whoever holds the one called `lock` may change the rules here.
+    """
+
+    def __init__(self, kind: str = "lock") -> None:
         """Open the lock file without taking the lock; raises NotPermitted."""
         try:
             os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._descriptor = os.open(path_of("lock"), flags, 0o600)
+            self._descriptor = os.open(path_of(kind), flags, 0o600)
         except PermissionError as error:
-            raise NotPermitted(f"cannot open {path_of('lock')}: run as root") from error
+            raise NotPermitted(f"cannot open {path_of(kind)}: run as root") from error
 
-    def take(self) -> bool:
-        """Take it if nobody has it; says whether we have it now."""
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+    def take(self, *, within_s: float = 0.0, is_shared: bool = False) -> bool:
+        """Take it if nobody has it, or gives it back so soon; says whether we have it now.
+
+        `is_shared`: beside others who took it so.
+        """
+        mode = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
+        end = time.monotonic() + within_s
+        while True:
+            try:
+                fcntl.flock(self._descriptor, mode | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    return False
+                time.sleep(MIN_PAUSE_S)
+            else:
+                return True
+
+    def wait(self) -> None:
+        """Take it once nobody else has it."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+    def write(self, text: bytes) -> None:
+        """Say something to whoever finds it taken."""
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, text, 0)
+
+    def read(self) -> bytes:
+        """What the last holder said."""
+        return os.pread(self._descriptor, 4096, 0)
 
     def close(self) -> None:
         """Give it back."""

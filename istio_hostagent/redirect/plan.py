@@ -12,6 +12,8 @@ from . import drift, expressions, model, nft, ranges
 
 # A set of ten thousand networks is shown by its first differences.
 _MAX_RANGES = 20
+# For programs: of a list of lines so many are given, and the number of all.
+MAX_LISTED = 1000
 
 _Item = TypeVar("_Item")
 _Part = model.NamedSet | model.ChainState | model.Timeout
@@ -40,11 +42,105 @@ def make_plan(desired: model.Ruleset, observed: model.Observed, *, owned: bool) 
     )
 
 
+def make_return(before: model.Observed, observed: model.Observed) -> model.Plan:
+    """Say what has to change for everything of ours to be again what it was."""
+    there = {table.name: table for table in observed.tables}
+    write = [
+        table
+        for table in before.tables
+        if table.name not in there
+        or table.owner is not there[table.name].owner
+        or drift.compare_tables(table, there[table.name])
+    ]
+    names = {table.name for table in before.tables}
+    old, new = before.loopback_addresses, observed.loopback_addresses
+    return model.Plan(
+        tuple(write),
+        tuple(name for name in there if name not in names),
+        tuple(address for address in old if address not in new),
+        tuple(address for address in new if address not in old),
+        observed,
+        tuple(each for each in before.routing if each not in observed.routing),
+        tuple(each for each in observed.routing if each not in before.routing),
+    )
+
+
+def find_unreturnable(observed: model.Observed) -> str:
+    """Name what of this we could not make again, because somebody else made it; or nothing."""
+    for entry in observed.routing:
+        if entry.kind not in ("rule", "route"):
+            return f"{entry.kind}: {entry}"
+    for table in observed.tables:
+        place = f"table inet {table.name}"
+        if table.owner is model.Owner.OTHER:
+            return f"{place} belongs to another process"
+        if table.is_dormant:
+            return f"{place} is dormant"
+        for each in table.sets:
+            if each.kind not in model.WIDTHS or each.name.startswith("__"):
+                return f"{place} set {each.name}: type {each.kind}"
+        for timeout in table.timeouts:
+            if timeout.kind != model.CT_TIMEOUT:
+                return f"{place} {timeout.name}: object of type {timeout.kind}"
+        for chain in table.chains:
+            for rule in chain.rules:
+                if any(map(_is_unknown, rule.expressions)):
+                    return f"{place} chain {chain.name}: {nft.render_rule(rule)}"
+    return ""
+
+
+def _is_unknown(expression: model.Expr) -> bool:
+    names = (expression.name, *(name for name, _ in expression.attributes))
+    return any(name.startswith("?") for name in names)
+
+
+class Lines(NamedTuple):
+    """Lines for programs: the first of them, and how many there are in all."""
+
+    first: Sequence[str] = ()
+    total: int = 0
+
+
+class Change(NamedTuple):
+    """One part of what is ours that comes, goes or becomes another.
+
+    `kind`: table, chain, set, ct timeout, address (on `lo`), rule or route (of routing). `name` is
+    within `table`, which is empty for the last three. `change`: add, remove or change. `before`
+    and `after` are all of it, `removed` and `added` the lines in which these differ.
+    """
+
+    table: str
+    kind: str
+    name: str
+    change: str
+    before: Lines = Lines()
+    after: Lines = Lines()
+    removed: Lines = Lines()
+    added: Lines = Lines()
+
+    def to_json(self) -> dict[str, object]:
+        """Give it as in docs/json.md."""
+        shown: dict[str, object] = {
+            "table": self.table,
+            "kind": self.kind,
+            "name": self.name,
+            "change": self.change,
+        }
+        for name in ("before", "after", "removed", "added"):
+            lines: Lines = getattr(self, name)
+            shown |= {name: list(lines.first), f"{name}_count": lines.total}
+        return shown
+
+
 class Changes(NamedTuple):
-    """What was changed, or would be, in words; each line is made when it is asked for."""
+    """What was changed, or would be, in words; each line is made when it is asked for.
+
+    `details`: the same for programs.
+    """
 
     is_any: bool
     lines: Iterable[str]
+    details: Iterable[Change] = ()
 
 
 def describe(plan: model.Plan) -> Iterator[str]:
@@ -161,3 +257,80 @@ def _set_difference(old: _Part | None, new: _Part | None) -> Iterator[str]:
             yield f"{sign}  {nft.render_range(one.kind, *each)}"
         if more := sum(1 for _ in changed):
             yield f"{sign}  and {more} more"
+
+
+def list_changes(plan: model.Plan) -> Iterator[Change]:
+    """Show the difference to programs: what `describe` shows to people, part by part."""
+    there = {table.name: table for table in plan.observed.tables}
+    for state in plan.write:
+        yield from _list_of_table(there.get(state.name), state)
+    for name in plan.delete:
+        yield from _list_of_table(there[name], None)
+    yield from (Change("", "address", address, "add") for address in plan.add_addresses)
+    yield from (Change("", "address", address, "remove") for address in plan.delete_addresses)
+    yield from (Change("", each.kind, str(each), "add") for each in plan.add_routing)
+    yield from (Change("", each.kind, str(each), "remove") for each in plan.delete_routing)
+
+
+def _list_of_table(
+    present: model.TableState | None, state: model.TableState | None
+) -> Iterator[Change]:
+    name = (state or present or model.TableState("", (), ())).name
+    old, new = _list_lines(_head(present)), _list_lines(_head(state))
+    if old != new:
+        yield Change(name, "table", name, _name_change(present, state), old, new, old, new)
+    before, after = _parts(present), _parts(state)
+    for key in sorted(before.keys() | after.keys()):
+        one, other = before.get(key), after.get(key)
+        if one != other:
+            kind, _, part = key.rpartition(" ")
+            removed, added = _list_differing(one, other)
+            lines = (_list_part(one), _list_part(other), removed, added)
+            yield Change(name, kind, part, _name_change(one, other), *lines)
+
+
+def _name_change(before: object, after: object) -> str:
+    if before is None:
+        return "add"
+    return "remove" if after is None else "change"
+
+
+def _head(table: model.TableState | None) -> Iterator[str]:
+    if table is not None:
+        yield f"owner {table.owner.value}"
+        if table.is_dormant:
+            yield "dormant"
+
+
+def _list_part(part: _Part | None) -> Lines:
+    if part is None:
+        return Lines()
+    if isinstance(part, model.NamedSet):
+        kind = part.kind
+        return _list_lines(nft.render_range(kind, *each) for each in part.ranges)
+    if isinstance(part, model.Timeout):
+        return _list_lines([nft.render_timeout(part)])
+    return _list_lines(map(_line, _parts_of_chain(part)))
+
+
+def _list_differing(before: _Part | None, after: _Part | None) -> tuple[Lines, Lines]:
+    if isinstance(before, model.ChainState) or isinstance(after, model.ChainState):
+        old, new = (list(map(_line, _parts_of_chain(each))) for each in (before, after))
+        removed, added = _trim(old, new)
+        return _list_lines(removed), _list_lines(added)
+    if isinstance(before, model.Timeout) or isinstance(after, model.Timeout):
+        return _list_part(before), _list_part(after)
+    found = []
+    for one, other in ((before, after), (after, before)):
+        known = other.ranges if isinstance(other, model.NamedSet) else ()
+        mine = one.ranges if isinstance(one, model.NamedSet) else ()
+        kind = one.kind if isinstance(one, model.NamedSet) else ""
+        changed = ranges.without(mine, known)
+        found.append(_list_lines(nft.render_range(kind, *each) for each in changed))
+    return found[0], found[1]
+
+
+def _list_lines(lines: Iterable[str]) -> Lines:
+    found = iter(lines)
+    first = tuple(itertools.islice(found, MAX_LISTED))
+    return Lines(first, len(first) + sum(1 for _ in found))

@@ -1,1 +1,4 @@
-"""Short-lived processes, one module each: one JSON value on stdin, one on stdout."""
+"""Processes of their own, one module each: one JSON value on stdin, one on stdout.
+
+All are short-lived but `fallback`, which answers nobody.
+"""

@@ -250,17 +250,17 @@ class MemoryHost(Machine):
             for name in (places.MARKER, places.GUARD):
                 self.disk.remove(f"/state/{name}")
 
-    def ask(self, verb: str) -> FakeCaller:
+    def ask(self, verb: str, **fields: object) -> FakeCaller:
         """Ask the agent; the answer may come later."""
-        caller = FakeCaller(verb)
+        caller = FakeCaller(verb, **fields)
         self.callers.append(caller)
         self.inbox.post(events.Asked(caller))
         self.settle()
         return caller
 
-    def answer(self, verb: str) -> dict[str, Any]:
+    def answer(self, verb: str, **fields: object) -> dict[str, Any]:
         """Ask the agent and let time pass until it answers."""
-        caller = self.ask(verb)
+        caller = self.ask(verb, **fields)
         self.until(lambda: not caller.is_open, 120.0, f"the answer to {verb}")
         return caller.answers[0]
 

@@ -1,20 +1,31 @@
-"""docs/json.md has every field of the report of `status`, and no other."""
+"""docs/json.md has every field of what `status` and `plan` print, and no other."""
 
+import json
 import re
 from pathlib import Path
 
+import pytest
+
+from istio_hostagent.cli import answer, plan
 from tests.agent.host import MemoryHost
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "json.md"
 OBJECTS = {"longest_turn_s"}  # named as a whole: what is in it has names of its own
 
 
-def test_every_field_of_the_status_is_documented_once(host: MemoryHost) -> None:
-    _, _, text = DOCUMENT.read_text().partition("## `istio-hostagent status --json`")
+def documented_fields(what: str) -> list[str]:
+    """Every field of its table; one that begins with a dot belongs to the object before it."""
+    _, _, text = DOCUMENT.read_text().partition(f"## `istio-hostagent {what}, version 1\n")
     documented = []
     for row in re.findall(r"^\| (`[^|]+`) \|", text.partition("\n## ")[0], re.MULTILINE):
         first, *others = re.findall("`([^`]+)`", row)
-        documented += [first, *(first.rpartition(".")[0] + other for other in others)]
+        head = first.rpartition(".")[0]
+        documented += [first, *(head + other if other[0] == "." else other for other in others)]
+    return documented
+
+
+def test_every_field_of_the_status_is_documented_once(host: MemoryHost) -> None:
+    documented = documented_fields("status --json`")
     host.start()
     report = host.status
     found = [
@@ -24,3 +35,16 @@ def test_every_field_of_the_status_is_documented_once(host: MemoryHost) -> None:
         if field != "trouble"
     ]
     assert sorted(documented) == sorted(found)
+
+
+def test_every_field_of_the_plan_is_documented_once(
+    host: MemoryHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the running agent answers, as the command line prints it."""
+    host.start()
+    monkeypatch.setattr(answer, "ask", lambda verb, **fields: host.answer(verb, **fields))
+    assert plan.execute({"json": True}) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert {each["kind"] for each in shown["changes"]} > {"table", "chain", "set"}
+    fields = {f"changes[].{field}" for each in shown["changes"] for field in each}
+    assert sorted(documented_fields("plan --json`")) == sorted({*shown} | fields)

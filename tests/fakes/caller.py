@@ -4,8 +4,8 @@ from typing import Any
 
 
 class FakeCaller:
-    def __init__(self, verb: str) -> None:
-        self.request: dict[str, Any] = {"verb": verb}
+    def __init__(self, verb: str, **fields: object) -> None:
+        self.request: dict[str, Any] = {"verb": verb, **fields}
         self.answers: list[dict[str, Any]] = []
         self.is_open = True
         self.is_gone = False  # nobody hears the answer

@@ -163,7 +163,7 @@ class Server:
 
     `user`: a name or a number (user and group), None for root. `port` 0 picks one. `also`: further
     (host, port) to listen on, for both families at once. `name`: what Kind.HTTP calls itself.
-    `backlog`: as of listen(2).
+    `backlog`: as of listen(2). `shares_port`: with others of its user, as Envoy does.
     """
 
     def __init__(
@@ -179,11 +179,13 @@ class Server:
         name: str = "",
         idle_s: float = 60.0,
         backlog: int = 512,
+        shares_port: bool = False,
     ) -> None:
         self._namespace = namespace
         self._user = user
         self._options = {
             "backlog": backlog,
+            "shares_port": shares_port,
             "kind": kind,
             "listen": [(host, port), *also],
             "banner": banner,

@@ -1,18 +1,23 @@
 """Plans and differences: functions of what is wanted and what is there."""
 
 import itertools
+import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from istio_hostagent.config.model import Redirection
+from istio_hostagent.config.model import Redirection, Transparent
 from istio_hostagent.redirect import drift, exchange, expressions, model, plan, policy, ranges
 from tests.fakes.kernel import FakeKernel
 from tests.unit.samples import CASES, FACTS, STANDARD, cidrs
 
 DESIRED = policy.build_ruleset(STANDARD, FACTS)
 names = st.sampled_from(sorted(CASES))
+# With routing, too.
+KINDS = CASES | {"transparent": Redirection(inbound=STANDARD.inbound, transparent=Transparent())}
+kinds = st.sampled_from(sorted(KINDS))
 
 
 def installed(ruleset: model.Ruleset, owner: model.Owner = model.Owner.NOBODY) -> model.Observed:
@@ -21,7 +26,9 @@ def installed(ruleset: model.Ruleset, owner: model.Owner = model.Owner.NOBODY) -
         for t in ruleset.tables
     )
     return model.Observed(
-        tuple(sorted(tables, key=lambda table: table.name)), ruleset.loopback_addresses
+        tuple(sorted(tables, key=lambda table: table.name)),
+        ruleset.loopback_addresses,
+        routing=ruleset.routing,
     )
 
 
@@ -43,6 +50,68 @@ def test_applying_a_plan_leads_from_anything_to_what_is_wanted(
         kernel.apply(plan.make_plan(desired, kernel.observe(), owned=owned))
         assert drift.find_drift(desired, kernel.observe()) == ()
         assert not plan.make_plan(desired, kernel.observe(), owned=owned)
+
+
+@given(st.sampled_from(["", *sorted(KINDS)]), kinds)
+def test_one_comes_back_from_anything_to_exactly_what_was_there(before: str, after: str) -> None:
+    """Also by way of a file."""
+    kernel = FakeKernel()
+    there = model.Observed()
+    for name in (before, after):
+        there = exchange.from_json(json.loads(json.dumps(exchange.to_json(kernel.observe()))))
+        assert plan.find_unreturnable(there) == ""
+        if name:
+            desired = policy.build_ruleset(KINDS[name], FACTS)
+            kernel.apply(plan.make_plan(desired, kernel.observe(), owned=False))
+    kernel.apply(plan.make_return(there, kernel.observe()))
+    assert kernel.observe() == there
+    assert not plan.make_return(there, kernel.observe())
+
+
+def foreign_rule(table: model.TableState, *expressions: model.Expr) -> model.TableState:
+    chain = table.chains[0]
+    rule = model.RuleState(expressions)
+    return table._replace(chains=(chain._replace(rules=(rule, *chain.rules)), *table.chains[1:]))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t._replace(owner=model.Owner.OTHER), "belongs to another process"),
+        (lambda t: t._replace(is_dormant=True), "is dormant"),
+        (
+            lambda t: t._replace(sets=(t.sets[0]._replace(kind="ether_addr"), *t.sets[1:])),
+            "type ether_addr",
+        ),
+        (
+            lambda t: t._replace(sets=(t.sets[0]._replace(name="__set0"), *t.sets[1:])),
+            "set __set0",
+        ),
+        (
+            lambda t: t._replace(timeouts=(model.Timeout("quota", (), 2),)),
+            "quota: object of type 2",
+        ),
+        (lambda t: foreign_rule(t, model.Expr("?limit", ())), "chain ISTIO_ANSWER: [ ?limit"),
+        (
+            lambda t: foreign_rule(t, model.Expr("meta", (("?9", b""),))),
+            "chain ISTIO_ANSWER: [ meta",
+        ),
+    ],
+)
+def test_what_could_not_be_made_again_is_named(
+    change: Callable[[model.TableState], model.TableState], words: str
+) -> None:
+    there = installed(DESIRED)
+    changed = [
+        change(table) if table.name == model.MAIN_TABLE else table for table in there.tables
+    ]
+    assert words in plan.find_unreturnable(there._replace(tables=tuple(changed)))
+
+
+def test_a_routing_rule_that_somebody_has_changed_could_not_be_made_again() -> None:
+    changed = model.Routing("changed rule", 4, 1337, 133)
+    there = model.Observed(routing=(changed,))
+    assert plan.find_unreturnable(there) == f"changed rule: {changed}"
 
 
 def test_nothing_wanted_removes_everything() -> None:
@@ -89,6 +158,76 @@ def test_a_large_set_does_not_fill_the_screen() -> None:
     )
     lines = list(plan.describe(plan.make_plan(many, model.Observed(), owned=False)))
     assert "+  and 230 more" in lines
+
+
+@given(kinds, kinds, st.booleans())
+def test_programs_are_told_what_people_are_told(before: str, after: str, owned: bool) -> None:
+    there = installed(policy.build_ruleset(KINDS[before], FACTS))
+    planned = plan.make_plan(policy.build_ruleset(KINDS[after], FACTS), there, owned=owned)
+    lines = [line for line in plan.describe(planned) if line[0] in "-+"]
+    told = []
+    for change in plan.list_changes(planned):
+        sign = "+" if change.change == "add" else "-"
+        if change.kind == "address":
+            told.append(f"{sign}address {change.name} on lo")
+        elif change.kind in ("rule", "route"):
+            told.append(f"{sign}{change.name}")
+        elif change.kind != "table":
+            told += [f"-  {line}" for line in change.removed.first]
+            told += [f"+  {line}" for line in change.added.first]
+    shown = [line for line in lines if "owner" not in line and " more" not in line]
+    # The elements of a large set are cut off sooner for people.
+    assert set(shown) <= set(told)
+    assert len(told) == len(shown) or any(" more" in line for line in lines)
+
+
+def test_a_program_sees_both_states_of_each_part() -> None:
+    other = policy.build_ruleset(
+        Redirection(outbound=cidrs("10.96.0.0/12"), inbound=STANDARD.inbound), FACTS
+    )
+    found = list(plan.list_changes(plan.make_plan(DESIRED, installed(other), owned=False)))
+    (changed,) = (
+        each for each in found if each.name == "outbound_v4" and each.table == "istio_hostagent"
+    )
+    assert (changed.kind, changed.change) == ("set", "change")
+    assert changed.before.first == ("10.96.0.0/12",)
+    assert changed.added.first == ("172.20.0.0/16",)
+    assert changed.after.first == ("10.96.0.0/12", "172.20.0.0/16")
+    assert changed.removed.total == 0
+    (added,) = (
+        each for each in found if each.name == "outbound_v6" and each.table == "istio_hostagent"
+    )
+    assert (added.change, added.before.total) == ("add", 0)
+    assert added.after == added.added
+
+
+def test_a_program_sees_each_part_of_a_table_that_comes_and_goes() -> None:
+    for planned, change, other in (
+        (plan.make_plan(DESIRED, model.Observed(), owned=False), "add", "removed"),
+        (plan.make_plan(model.Ruleset(), installed(DESIRED), owned=False), "remove", "added"),
+    ):
+        found = [each.to_json() for each in plan.list_changes(planned)]
+        assert {each["change"] for each in found} == {change}
+        assert {each["kind"] for each in found} == {
+            "table",
+            "chain",
+            "set",
+            "ct timeout",
+            "address",
+        }
+        assert not any(each[f"{other}_count"] for each in found if each["kind"] != "table")
+
+
+def test_of_a_large_set_a_program_gets_the_first_elements_and_the_number() -> None:
+    many = policy.build_ruleset(
+        Redirection(outbound=cidrs(*(f"10.{i // 256}.{i % 256}.0/25" for i in range(1023)))), FACTS
+    )
+    found = plan.list_changes(plan.make_plan(many, model.Observed(), owned=False))
+    (large,) = (
+        each for each in found if each.name == "outbound_v4" and each.table == "istio_hostagent"
+    )
+    assert (len(large.after.first), large.after.total) == (plan.MAX_LISTED, 1023)
+    assert large.to_json()["added_count"] == 1023
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 
 from ...config import model
 from ...errors import KernelBusy, NotPermitted, PortTaken
-from ...host import heldports, layers, processes, socketowner
+from ...host import heldports, layers, nftables, processes, socketowner, unconfirmed
+from ...redirect import model as rulesets
 from ...redirect import plan, policy
 from .. import reconcile
 from . import configuration
@@ -18,12 +19,26 @@ def perform(environment: Mapping[str, str], reading: layers.Reading) -> Iterator
     Nothing is captured into a port that somebody else has; once this process ends nobody holds
     the ports any more, and until the proxy listens anybody may take them.
     """
+    with ready(environment, reading) as (kernel, rules):
+        done = reconcile.reconcile(rules, kernel)
+        unconfirmed.forget()
+        return plan.describe(done)
+
+
+@contextlib.contextmanager
+def ready(
+    environment: Mapping[str, str], reading: layers.Reading
+) -> Iterator[tuple[nftables.NftKernel, rulesets.Ruleset]]:
+    """Give the packet filter and the rules of the configuration, with the capture ports held.
+
+    Raises Unconfirmed while rules wait for confirmation, and what `locked` raises.
+    """
     _, config, facts = configuration.require(environment, reading)
     user = processes.User(facts.proxy_uid, facts.proxy_gid)
     with locked() as kernel, contextlib.closing(heldports.HeldPorts({}, user)) as held:
+        unconfirmed.refuse()
         _hold(held, config.redirection)
-        rules = policy.build_ruleset(config.redirection, facts)
-        return plan.describe(reconcile.reconcile(rules, kernel))
+        yield kernel, policy.build_ruleset(config.redirection, facts)
 
 
 def _hold(held: heldports.HeldPorts, redirection: model.Redirection) -> None:

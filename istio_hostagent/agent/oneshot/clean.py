@@ -2,17 +2,23 @@
 
 from collections.abc import Iterator, Mapping
 
-from ...host import statefiles
+from ...host import statefiles, unconfirmed
 from ...redirect import model, plan
 from .. import places, reconcile
 from .kernel import locked
 
 
 def perform(environment: Mapping[str, str]) -> Iterator[str]:
-    """Take out everything that is ours in the kernel, and the marks that it was there."""
+    """Take out everything that is ours in the kernel, and the marks that it was there.
+
+    Rules that wait for confirmation go, too, and nobody goes back any more.
+    """
     state = statefiles.StateFiles(places.find_places(environment).state_dir)
     with locked() as kernel:
         lines = plan.describe(reconcile.reconcile(model.Ruleset(), kernel))
         for name in (places.MARKER, places.ATTEMPT, places.GUARD):
             state.remove(name)
+        waiting = unconfirmed.find()
+        if waiting is not None:
+            unconfirmed.decide(waiting, unconfirmed.CLEANED)
         return lines

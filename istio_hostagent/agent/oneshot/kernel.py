@@ -9,13 +9,16 @@ from ...host import control, nftables
 
 
 @contextmanager
-def locked() -> Iterator[nftables.NftKernel]:
-    """Hold this namespace's lock and its packet filter; raises AgentRunning, NotPermitted."""
+def locked(*, within_s: float = 0.0) -> Iterator[nftables.NftKernel]:
+    """Hold this namespace's lock and its packet filter; raises AgentRunning, NotPermitted.
+
+    `within_s`: wait so long for others to end.
+    """
     if os.geteuid() != 0:
         raise NotPermitted("this verb needs root (CAP_NET_ADMIN)")
     lock = control.Lock()
     try:
-        if not lock.take():
+        if not lock.take(within_s=within_s):
             raise AgentRunning("another agent or verb works in this network namespace")
         kernel = nftables.NftKernel(is_owner=False)
         try:

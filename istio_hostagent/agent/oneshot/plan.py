@@ -1,4 +1,4 @@
-"""`plan`: what `apply` would change."""
+"""`plan`: what `apply` would change, for people and for programs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +11,16 @@ from .kernel import locked
 
 
 def perform(environment: Mapping[str, str], reading: layers.Reading) -> dict[str, Any]:
-    """Give the lines of a diff, and what is to be known before; changes nothing."""
+    """Give the difference as lines and part by part, and what is to be known before.
+
+    Changes nothing. The parts are made when they are asked for.
+    """
     loaded, config, facts = configuration.require(environment, reading)
     with locked() as kernel:
         rules = policy.build_ruleset(config.redirection, facts)
-        lines = list(plan.describe(reconcile.make_plan(rules, kernel)))
-    return {"lines": lines, "warnings": [str(warning) for warning in loaded.warnings]}
+        made = reconcile.make_plan(rules, kernel)
+    return {
+        "lines": plan.describe(made),
+        "changes": (change.to_json() for change in plan.list_changes(made)),
+        "warnings": [str(warning) for warning in loaded.warnings],
+    }

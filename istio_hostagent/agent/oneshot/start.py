@@ -12,10 +12,11 @@ from ...host import layers, processes, users
 from .. import places
 
 
-def perform(verb: str, environment: Mapping[str, str]) -> Any:
+def perform(verb: str, environment: Mapping[str, str], **options: object) -> Any:
     """Call `perform` of the verb's own module of this package, and return what it returns."""
     reading = begin(environment)
-    return importlib.import_module(f".{verb}", __package__).perform(environment, reading)
+    module = importlib.import_module(f".{verb}", __package__)
+    return module.perform(environment, reading, **options)
 
 
 def begin(environment: Mapping[str, str]) -> layers.Reading:

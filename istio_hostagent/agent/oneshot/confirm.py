@@ -1,0 +1,66 @@
+"""`apply --confirm` and `apply --go-back`: what becomes of rules that wait for confirmation.
+
+Whoever has a working connection decides, also after the time is over, as long as nobody else has.
+"""
+
+from collections.abc import Callable, Iterator
+
+from ...errors import NothingToConfirm
+from ...host import control, fallback, files, nftables, unconfirmed
+from .kernel import locked
+
+# A `verify` or going back may be under way.
+_LOCK_S = 10.0
+
+
+def confirm() -> Iterator[str]:
+    """Let the rules stay that wait; returns what to print. Raises NothingToConfirm."""
+
+    def keep(record: unconfirmed.Record, _kernel: nftables.NftKernel) -> Iterator[str]:
+        unconfirmed.decide(record, unconfirmed.CONFIRMED)
+        return iter(("confirmed: the rules stay",))
+
+    return _decide(keep)
+
+
+def go_back() -> Iterator[str]:
+    """Put back what was there before; returns the lines of the diff. Raises NothingToConfirm."""
+
+    def take_back(record: unconfirmed.Record, kernel: nftables.NftKernel) -> Iterator[str]:
+        lines = fallback.go_back(fallback.load(), kernel)
+        unconfirmed.decide(record, unconfirmed.TAKEN_BACK)
+        return lines
+
+    return _decide(take_back)
+
+
+def end() -> bool:
+    """An agent is about to start: rules that nobody has confirmed go out before.
+
+    Says whether there were any.
+    """
+    try:
+        go_back()
+    except NothingToConfirm:
+        # Left by a network namespace that is gone, or by whoever was killed behind its decision.
+        files.remove(control.path_of(unconfirmed.RECORD))
+        return False
+    return True
+
+
+def _decide(
+    act: Callable[[unconfirmed.Record, nftables.NftKernel], Iterator[str]],
+) -> Iterator[str]:
+    if unconfirmed.find() is None:
+        raise _nothing()
+    with locked(within_s=_LOCK_S) as kernel:
+        record = unconfirmed.find()
+        if record is None:
+            raise _nothing()
+        return act(record, kernel)
+
+
+def _nothing() -> NothingToConfirm:
+    outcome = unconfirmed.find_outcome()
+    last = f": {unconfirmed.describe_outcome(outcome)}" if outcome and outcome.what else ""
+    return NothingToConfirm(f"no rules wait for confirmation{last}")

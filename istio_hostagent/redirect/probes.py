@@ -164,8 +164,8 @@ class _Maker:
     @property
     def _is_root_captured(self) -> bool:
         owners = self._redirection.owners
-        is_proxys = 0 in owners.proxy_uids or 0 in owners.proxy_gids
-        return owners.captures(0) and not owners.exempts_root and not is_proxys
+        is_of_proxy = 0 in owners.proxy_uids or 0 in owners.proxy_gids
+        return owners.captures(0) and not owners.exempts_root and not is_of_proxy
 
     def owners(self) -> Iterator[Expectation]:
         """Groups that are captured or not, and further users of the proxy."""
@@ -173,8 +173,8 @@ class _Maker:
         at = self._ports[0]
         for address in self._chosen.captured()[:1] if self._port else []:
             name = self._chosen.text(address)
-            proxys = {self._facts.proxy_gid, *owners.proxy_gids}
-            for gid in sorted({*(owners.groups or ())} - proxys)[:MAX_OWNERS]:
+            of_proxy = {self._facts.proxy_gid, *owners.proxy_gids}
+            for gid in sorted({*(owners.groups or ())} - of_proxy)[:MAX_OWNERS]:
                 text = f"outbound {name} is captured for group {gid}"
                 yield self._out(text, address, self._port, at)._replace(gid=gid)
             others = set(owners.groups_exclude) if owners.groups is None else {_other_gid(owners)}
@@ -386,12 +386,12 @@ class _Maker:
 
 def _captured_gid(owners: config.Owners, facts: config.HostFacts) -> int:
     """A group of an application that is captured; -1: the usual one is."""
-    proxys = {facts.proxy_gid, *owners.proxy_gids}
+    of_proxy = {facts.proxy_gid, *owners.proxy_gids}
     if owners.groups is not None:
-        return min(set(owners.groups) - proxys, default=-1)
+        return min(set(owners.groups) - of_proxy, default=-1)
     if owners.captures(_ORDINARY_GID) and _ORDINARY_GID not in owners.proxy_gids:
         return -1
-    taken = proxys.union(owners.groups_exclude)
+    taken = of_proxy.union(owners.groups_exclude)
     return next(gid for gid in range(_ORDINARY_GID - 1, 0, -1) if gid not in taken)
 
 

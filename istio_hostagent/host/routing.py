@@ -21,7 +21,6 @@ _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL = 6, 10, 15, 
 _TO_TABLE = 1  # FR_ACT_TO_TBL
 _RULE = struct.Struct("=8BI")  # family, lengths, tos, table, two reserved, action, flags
 _U32 = struct.Struct("=I")
-_EVERY_BIT = 0xFFFFFFFF
 _RTA_OIF = 4
 _RTN_LOCAL, _SCOPE_HOST = 2, 254
 _NLM_F_EXCL = 0x200
@@ -48,19 +47,13 @@ def observe() -> tuple[model.Routing, ...]:
 def _read_rules(version: int) -> Iterator[model.Routing]:
     body = _RULE.pack(_FAMILIES[version], 0, 0, 0, 0, 0, 0, 0, 0)
     for answer in _dump(_GETRULE, body, "reading routing rules"):
-        *_, action, _flags = _RULE.unpack_from(answer)
         found = framing.read(answer[_RULE.size :])
         if found.get(_FRA_PROTOCOL) != bytes((model.ROUTING_PROTOCOL,)):
             continue
-        is_whole = (
-            action == _TO_TABLE
-            and _number(found, _FRA_PRIORITY) == model.RULE_PRIORITY
-            and _number(found, _FRA_FWMASK, _EVERY_BIT) == _EVERY_BIT
-        )
-        # One that somebody has changed is not what we want, and goes by the same number.
-        kind = "rule" if is_whole else "changed rule"
         mark, table = _number(found, _FRA_FWMARK), _number(found, _FRA_TABLE)
-        yield model.Routing(kind, version, mark, table)
+        priority = _number(found, _FRA_PRIORITY)
+        mask = _number(found, _FRA_FWMASK, model.EVERY_BIT)
+        yield model.Routing("rule", version, mark, table, priority, mask)
 
 
 def _read_routes(version: int, table: int) -> Iterator[model.Routing]:
@@ -102,7 +95,7 @@ def delete(unwanted: model.Routing) -> None:
 
 
 def _change(routing: model.Routing, flags: int, *, fine: tuple[int, ...], is_new: bool) -> None:
-    if routing.kind.endswith("rule"):
+    if routing.kind == "rule":
         kind, body = (_NEWRULE if is_new else _DELRULE), _rule_body(routing)
     else:
         kind = rtnetlink.NEWROUTE if is_new else rtnetlink.DELROUTE
@@ -127,11 +120,9 @@ def _rule_body(routing: model.Routing) -> bytes:
     body = _RULE.pack(_FAMILIES[routing.version], 0, 0, 0, 0, 0, 0, _TO_TABLE, 0)
     body += framing.pack(_FRA_PROTOCOL, bytes((model.ROUTING_PROTOCOL,)))
     body += framing.pack(_FRA_TABLE, _U32.pack(routing.table))
-    if routing.kind == "rule":
-        body += framing.pack(_FRA_PRIORITY, _U32.pack(model.RULE_PRIORITY))
-        body += framing.pack(_FRA_FWMARK, _U32.pack(routing.mark))
-        body += framing.pack(_FRA_FWMASK, _U32.pack(_EVERY_BIT))
-    return body
+    body += framing.pack(_FRA_PRIORITY, _U32.pack(routing.priority))
+    body += framing.pack(_FRA_FWMARK, _U32.pack(routing.mark))
+    return body + framing.pack(_FRA_FWMASK, _U32.pack(routing.mask))
 
 
 def _route_body(routing: model.Routing) -> bytes:

@@ -210,13 +210,17 @@ def _read_routing() -> Iterator[model.Routing]:
             for each in route.get_rules(family=family):
                 if each.get_attr("FRA_PROTOCOL") not in (ours, f"{ours:02x}"):
                     continue
-                mask = each.get_attr("FRA_FWMASK")
-                is_whole = each.get_attr("FRA_PRIORITY") == model.RULE_PRIORITY
-                is_whole &= mask in (None, 0xFFFFFFFF)
                 table = each.get_attr("FRA_TABLE")
                 tables.add(table)
-                kind = "rule" if is_whole else "changed rule"
-                yield model.Routing(kind, version, each.get_attr("FRA_FWMARK") or 0, table)
+                mask = each.get_attr("FRA_FWMASK")
+                yield model.Routing(
+                    "rule",
+                    version,
+                    each.get_attr("FRA_FWMARK") or 0,
+                    table,
+                    each.get_attr("FRA_PRIORITY") or 0,
+                    model.EVERY_BIT if mask is None else mask,
+                )
             for table in sorted(tables):
                 for each in route.get_routes(family=family, table=table):
                     if each["proto"] == ours:

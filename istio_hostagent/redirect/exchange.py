@@ -83,8 +83,8 @@ def _table(found: dict[str, Any]) -> model.TableState:
     )
 
 
-def _routing(kind: str, version: int, mark: int, table: int) -> model.Routing:
-    return model.Routing(_text(kind), _number(version), _number(mark), _number(table))
+def _routing(kind: str, *numbers: int) -> model.Routing:
+    return model.Routing(_text(kind), *map(_number, numbers))
 
 
 def _timeout(name: str, seconds: Iterable[tuple[str, int]], kind: int) -> model.Timeout:

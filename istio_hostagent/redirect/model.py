@@ -25,6 +25,7 @@ CT_TIMEOUT = 7  # NFT_OBJECT_CT_TIMEOUT
 # Of our routing rules and routes: the number by which the kernel keeps them apart (rtm_protocol),
 # and where the rules come: behind the table `local`, before what others choose a table by.
 ROUTING_PROTOCOL, RULE_PRIORITY = 137, 137
+EVERY_BIT = 0xFFFFFFFF  # of a mark
 # On `lo`: the proxy binds it as the source of what it hands to applications (Istio's choice).
 PASSTHROUGH_ADDRESS = "::6/128"
 
@@ -202,25 +203,32 @@ class Routing(NamedTuple):
     """A rule for choosing a routing table, or the one route of that table.
 
     `version`: of IP. A rule is for packets with the mark; the route takes every destination for an
-    address of this host.
+    address of this host. What follows the table is 0 for a route.
     """
 
-    kind: str  # rule or route
+    kind: str  # rule or route, or changed route: somebody's in our place
     version: int
-    mark: int  # 0 for a route
+    mark: int
     table: int
+    priority: int = 0
+    mask: int = 0
 
     def __str__(self) -> str:
         """In the words of ip-rule(8) and ip-route(8)."""
         family = "" if self.version == 4 else "-6 "
         if self.kind == "rule":
-            return f"ip {family}rule fwmark {self.mark:#x} lookup {self.table}"
-        return f"ip {family}route local default dev lo table {self.table}"
+            mark = f"{self.mark:#x}"
+            mark += f"/{self.mask:#x}" if self.mask != EVERY_BIT else ""
+            priority = f" priority {self.priority}" if self.priority != RULE_PRIORITY else ""
+            return f"ip {family}rule fwmark {mark} lookup {self.table}{priority}"
+        words = "local default dev lo" if self.kind == "route" else "other than ours"
+        return f"ip {family}route {words} table {self.table}"
 
 
 def make_routing(mark: int, table: int, version: int) -> tuple[Routing, Routing]:
     """Take packets with a mark for this host's own, whatever their destination."""
-    return Routing("rule", version, mark, table), Routing("route", version, 0, table)
+    rule = Routing("rule", version, mark, table, RULE_PRIORITY, EVERY_BIT)
+    return rule, Routing("route", version, 0, table)
 
 
 class Ruleset(NamedTuple):

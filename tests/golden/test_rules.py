@@ -22,7 +22,7 @@ CLUSTER = b"CA_ADDR=istiod.istio-system.svc:15012\n"
 TRUST = model.Trust(is_root_only=True)
 
 
-def render(case: Path) -> str:
+def redirection_of(case: Path) -> model.Redirection:
     layers = (
         model.Layer("hostagent.env", None, TRUST),
         model.Layer("cluster.env", CLUSTER, TRUST),
@@ -30,7 +30,11 @@ def render(case: Path) -> str:
     )
     outcome = build.build_config(layers, FACTS)
     assert outcome.config, outcome.problems
-    ruleset = policy.build_ruleset(outcome.config.redirection, FACTS)
+    return outcome.config.redirection
+
+
+def render(case: Path) -> str:
+    ruleset = policy.build_ruleset(redirection_of(case), FACTS)
     addresses = "".join(f"# on lo: {each}\n" for each in ruleset.loopback_addresses)
     return addresses + "".join(map(nft.render_nft, ruleset.tables))
 

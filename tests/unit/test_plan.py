@@ -108,10 +108,10 @@ def test_what_could_not_be_made_again_is_named(
     assert words in plan.find_unreturnable(there._replace(tables=tuple(changed)))
 
 
-def test_a_routing_rule_that_somebody_has_changed_could_not_be_made_again() -> None:
-    changed = model.Routing("changed rule", 4, 1337, 133)
+def test_a_route_that_somebody_has_changed_could_not_be_made_again() -> None:
+    changed = model.Routing("changed route", 4, 0, 133)
     there = model.Observed(routing=(changed,))
-    assert plan.find_unreturnable(there) == f"changed rule: {changed}"
+    assert plan.find_unreturnable(there) == f"changed route: {changed}"
 
 
 def test_nothing_wanted_removes_everything() -> None:

@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 # Long waits first, so that what is left at the end is short.
 LAYERS = (
     "booted",
+    "conformance",
     "lifecycle",
     "agent",
     "netns",

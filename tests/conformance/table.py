@@ -1,0 +1,72 @@
+"""All rows: every option with packets of both families, and what does not work yet."""
+
+import functools
+from typing import NamedTuple
+
+from tests.conformance import generations, names, options, plain, tproxy, world
+from tests.conformance.model import Configuration, Packet
+
+CONFIGURATIONS: tuple[Configuration, ...] = (
+    *plain.CONFIGURATIONS,
+    *options.CONFIGURATIONS,
+    *generations.CONFIGURATIONS,
+    *names.CONFIGURATIONS,
+    *tproxy.CONFIGURATIONS,
+)
+# Features of which some packet still meets something else: it shrinks to nothing.
+NOT_YET: frozenset[str] = frozenset(
+    {
+        "bare-address",
+        "dns",
+        "drop-invalid",
+        "exempt-root",
+        "generations",
+        "interfaces",
+        "interfaces-dns",
+        "kubevirt",
+        "kubevirt-dns",
+        "loopback-cidr",
+        "owner-groups",
+        "owner-groups-dns",
+        "proxy-users",
+        "tproxy",
+    }
+)
+
+
+class Case(NamedTuple):
+    """One packet under one configuration."""
+
+    configuration: Configuration
+    number: int
+
+    @property
+    def packet(self) -> Packet:
+        return self.configuration.packets[self.number]
+
+    def __str__(self) -> str:
+        return f"{self.configuration.name}: {self.packet}"
+
+
+CASES = tuple(Case(each, number) for each in CONFIGURATIONS for number in range(len(each.packets)))
+
+
+class Seen(NamedTuple):
+    """What became of a configuration: who got each packet, none where the rules were refused."""
+
+    answers: tuple[str, ...]
+    refusal: str
+
+    def of(self, case: Case) -> str:
+        return self.answers[case.number] if self.answers else f"no rules: {self.refusal}"
+
+
+@functools.cache
+def observe(name: str, apply: world.Apply) -> Seen:
+    """Put the rules of a configuration in and send its packets; once in a process."""
+    configuration = next(each for each in CONFIGURATIONS if each.name == name)
+    with world.make(configuration) as made:
+        done = apply(made, configuration)
+        if done.returncode != 0:
+            return Seen((), f"status {done.returncode}: {(done.stderr or done.stdout).strip()}")
+        return Seen(tuple(made.send(configuration)), "")

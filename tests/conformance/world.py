@@ -1,0 +1,246 @@
+"""The host of a configuration with what is around it, and what its packets meet.
+
+It knows of the product only `python3 -m istio_hostagent apply` and the two files that it reads.
+"""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.conformance import model
+from tests.conformance.model import Configuration, Packet, Place
+from tests.lab import netns
+from tests.lab.host import CHECKOUT, PYTHON
+
+STATION = Path(__file__).parent / "station.py"
+# Far more than a configuration takes: nothing in here waits without a limit of its own.
+LIMIT_S = 60.0
+# What istioctl puts into cluster.env; the rest is what an operator writes into sidecar.env.
+CLUSTER_KEYS = (
+    "ISTIO_SERVICE_CIDR",
+    "ISTIO_INBOUND_PORTS",
+    "ISTIO_LOCAL_EXCLUDE_PORTS",
+    "ISTIO_META",
+)
+
+Apply = Callable[["World", Configuration], subprocess.CompletedProcess[str]]
+
+
+class World:
+    """The namespaces of a configuration, and its files. Made by `make`."""
+
+    def __init__(self, spaces: dict[Place, netns.Namespace], directory: Path) -> None:
+        self.spaces = spaces
+        self.host = spaces[Place.HOST]
+        self._directory = directory
+        self.cluster_env = directory / "cluster.env"
+        self.sidecar_env = directory / "sidecar.env"
+
+    def write(self, keys: dict[str, str]) -> None:
+        """Write the two files."""
+        lines = [f"{key}='{value}'\n" for key, value in keys.items()]
+        cluster = [line for line in lines if line.startswith(CLUSTER_KEYS)]
+        self.cluster_env.write_text("".join(cluster))
+        self.sidecar_env.write_text("".join(line for line in lines if line not in cluster))
+
+    def apply(self) -> subprocess.CompletedProcess[str]:
+        """Run `apply` as root does."""
+        (self._directory / "etc").mkdir(exist_ok=True)
+        environment = {
+            "PYTHONPATH": str(CHECKOUT),
+            "ISTIO_CLUSTER_CONFIG": str(self.cluster_env),
+            "ISTIO_SIDECAR_CONFIG": str(self.sidecar_env),
+            "CONFIGURATION_DIRECTORY": str(self._directory / "etc"),
+            "STATE_DIRECTORY": str(self._directory / "state"),
+            "RUNTIME_DIRECTORY": str(self._directory / "run"),
+        }
+        argv = [PYTHON, "-m", "istio_hostagent", "apply"]
+        return self.host.run(argv, env=environment, timeout=LIMIT_S)
+
+    def send(self, configuration: Configuration) -> list[str]:
+        """Send the packets in turn and say who got each, in the words of model.py."""
+        lines: list[Any] = [{"servers": list(self._servers(configuration))}]
+        lines += [self._wire(packet) for packet in configuration.packets]
+        done = subprocess.run(
+            [PYTHON, "-I", "-S", str(STATION)],
+            input="".join(json.dumps(line) + "\n" for line in lines),
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise netns.LabError(done.stderr)
+        replies = [json.loads(line) for line in done.stdout.splitlines()]
+        return [name_answer(*each) for each in zip(configuration.packets, replies, strict=True)]
+
+    def _wire(self, packet: Packet) -> dict[str, Any]:
+        wire = {**packet._asdict(), "client": packet.user._asdict()}
+        wire["namespace"] = self.spaces[packet.place].name
+        wire["to"] = self.spaces[place_of(packet.host)].name
+        return wire
+
+    def _servers(self, configuration: Configuration) -> Iterator[dict[str, Any]]:
+        """The proxy's listeners, and a server at each destination where none of them is."""
+        proxys = [
+            (model.OUTBOUND, model.TCP, configuration.outbound_port, ("0.0.0.0", "::")),
+            (model.INBOUND, model.TCP, configuration.inbound_port, ("0.0.0.0", "::")),
+            (model.DNS, model.TCP, 15053, model.LOCALHOST),
+            (model.DNS, model.UDP, 15053, model.LOCALHOST),
+        ]
+        for name, protocol, port, addresses in proxys:
+            for address in addresses:
+                yield self._server(
+                    name,
+                    Place.HOST,
+                    (protocol, address, port, ""),
+                    configuration.proxy,
+                    is_transparent=configuration.is_tproxy and name == model.INBOUND,
+                )
+        taken = {(protocol, port) for _, protocol, port, _ in proxys}
+        wanted = dict.fromkeys(
+            (packet.protocol, packet.host, packet.port, packet.scope)
+            for packet in configuration.packets
+            if packet.protocol in (model.TCP, model.UDP)
+        )
+        for each in wanted:
+            protocol, host, port, _ = each
+            place = place_of(host)
+            if place is not Place.HOST or (protocol, port) not in taken:
+                yield self._server(f"{host} {port}", place, each, model.ROOT)
+
+    def _server(
+        self,
+        name: str,
+        place: Place,
+        where: tuple[str, str, int, str],
+        user: model.User,
+        *,
+        is_transparent: bool = False,
+    ) -> dict[str, Any]:
+        protocol, host, port, scope = where
+        return {
+            "name": name,
+            "namespace": self.spaces[place].name,
+            "protocol": protocol,
+            "host": host,
+            "port": port,
+            "scope": scope if place is Place.HOST else "eth0" if scope else "",
+            "uid": user.uid,
+            "gid": user.gid,
+            "is_transparent": is_transparent,
+        }
+
+
+def place_of(address: str) -> Place:
+    """Where an address of the world is."""
+    for place, pairs in model.PLACES.items():
+        if any(address in pair for pair in pairs):
+            return place
+    return Place.HOST if address.startswith("127.") else Place.OUTSIDE
+
+
+def name_answer(packet: Packet, reply: dict[str, Any]) -> str:
+    """Say who got a packet, or what happened instead of that."""
+    if reply["outcome"] != "answered":
+        return str(reply["outcome"])
+    asked, seen = [packet.host, packet.port], reply.get("wanted", [packet.host, packet.port])
+    if reply["peer"] != reply["own"]:
+        return f"{reply['server']}, as if from {reply['peer']}"
+    if seen != asked:
+        return f"{reply['server']}, as if for {seen}"
+    if reply["server"] == f"{packet.host} {packet.port}":
+        return model.APPLICATION
+    return str(reply["server"])
+
+
+@contextlib.contextmanager
+def make(configuration: Configuration) -> Iterator[World]:
+    """Build the namespaces with the files and accounts of a configuration; take them away again."""
+    directory = Path(tempfile.mkdtemp(prefix="hatest-conformance-"))
+    directory.chmod(0o755)
+    try:
+        with (
+            netns.Namespace("host") as host,
+            netns.Namespace("outside") as outside,
+            netns.Namespace("guest") as guest,
+        ):
+            _join(host, outside, guest)
+            _write_etc(host, configuration)
+            world = World(
+                {Place.HOST: host, Place.OUTSIDE: outside, Place.GUEST: guest}, directory
+            )
+            world.write(dict(configuration.keys))
+            if configuration.nft:
+                host.run(["nft", "-f", "-"], stdin=configuration.nft, check=True)
+            yield world
+    finally:
+        shutil.rmtree(directory)
+
+
+def _join(host: netns.Namespace, outside: netns.Namespace, guest: netns.Namespace) -> None:
+    for interface, ours, theirs in (
+        ("eth0", model.OWN, model.OUTSIDE),
+        ("eth1", model.OWN_SECOND, model.OUTSIDE_SECOND),
+    ):
+        netns.link(
+            host,
+            outside,
+            _with_lengths(ours),
+            _with_lengths(theirs),
+            a_interface=interface,
+            b_interface=interface,
+        )
+    host.ip("link", "add", "virbr0", "type", "bridge")
+    host.ip("link", "set", "virbr0", "up")
+    netns.pair(host, guest, "tap0", "eth0")
+    host.ip("link", "set", "tap0", "master", "virbr0")
+    for space, interface, pair in (
+        (host, "virbr0", model.OWN_BRIDGE),
+        (guest, "eth0", model.GUEST),
+    ):
+        for address in _with_lengths(pair):
+            space.add_address(interface, address)
+    here = {model.OUTSIDE, model.OUTSIDE_SECOND, model.LINK_LOCAL}
+    for pair in model.PLACES[Place.OUTSIDE]:
+        for address in pair if pair not in here else ():
+            outside.add_address("lo", f"{address}/{128 if ':' in address else 32}")
+    outside.add_address("lo", f"{model.LINK_LOCAL.v4}/32")
+    outside.add_address("eth0", f"{model.LINK_LOCAL.v6}/64")
+    outside.add_address("lo", f"{model.THIS_NETWORK}/32")
+    for space, destination, via in (
+        (host, ("default", "default"), model.OUTSIDE),
+        (host, ("172.30.0.0/16", "fd00:97::/64"), model.OUTSIDE_SECOND),
+        (outside, ("10.3.0.0/24", "fd00:3::/64"), model.OWN),
+        (guest, ("default", "default"), model.OWN_BRIDGE),
+    ):
+        for network, gateway in zip(destination, via, strict=True):
+            space.ip("-6" if ":" in gateway else "-4", "route", "add", network, "via", gateway)
+    host.sysctl("net.ipv4.ip_forward", "1")
+    host.sysctl("net.ipv6.conf.all.forwarding", "1")
+
+
+def _with_lengths(pair: model.Pair) -> Sequence[str]:
+    return [f"{pair.v4}/24", f"{pair.v6}/64"]
+
+
+def _write_etc(host: netns.Namespace, configuration: Configuration) -> None:
+    """What commands in the host find in /etc instead of the machine's own (ip-netns(8))."""
+    etc = netns.ETC / host.name
+    etc.mkdir(parents=True)
+    servers = "".join(f"nameserver {address}\n" for address in configuration.resolvers)
+    (etc / "resolv.conf").write_text(servers)
+    accounts = [
+        user for user in model.ACCOUNTS if configuration.has_account or user.uid != model.PROXY.uid
+    ]
+    passwd = "".join(f"{user.name}:x:{user.uid}:{user.gid}::/:/bin/false\n" for user in accounts)
+    group = "".join(f"{user.name}:x:{user.gid}:\n" for user in accounts)
+    for name, text in (("passwd", passwd), ("group", group)):
+        there = Path("/etc", name).read_text().splitlines(keepends=True)
+        # Ours come first: the machine may have a user of the same name.
+        (etc / name).write_text(text + "".join(there))

@@ -108,7 +108,6 @@ CONFIGURATIONS = (
         {**LISTS, GENERATION: "0.7"},
         (
             *tcp(APP, MESH, 80, OUTBOUND),
-            *tcp(APP, EXCLUDED, 80, OUTBOUND),
             *tcp(APP, OTHER, 80, APPLICATION),
             *LEFT_ALONE,
             *OWN_ADDRESSES,
@@ -116,6 +115,12 @@ CONFIGURATIONS = (
             *inbound(OWN, 22, APPLICATION),
             *inbound(OWN, 8081, APPLICATION),
         ),
+    ),
+    Configuration(
+        "0.7 does not know exclusions",
+        "generations-exclusions",
+        {**LISTS, GENERATION: "0.7"},
+        (*tcp(APP, EXCLUDED, 80, OUTBOUND), *tcp(APP, MESH, 80, OUTBOUND)),
     ),
     Configuration(
         "0.7 with nothing",

@@ -268,7 +268,6 @@ GUESTS = (
             *guest(OTHER, 80, OUTBOUND),
             *guest(OWN_BRIDGE, 8080, OUTBOUND),
             *guest(OWN, 8080, OUTBOUND),
-            *guest(OWN_BRIDGE, 22, OUTBOUND),
             *guest(METADATA, 80, APPLICATION),
             *guest(OTHER, 80, APPLICATION, "udp"),
             *guest(OWN_BRIDGE, 80, APPLICATION, "udp"),
@@ -279,6 +278,12 @@ GUESTS = (
             *tcp(APP, GUEST, 80, OUTBOUND),
             *tcp(PROXY, OWN_BRIDGE, 8080, INBOUND),
         ),
+    ),
+    Configuration(
+        "guests and ssh of the host",
+        "guests-ssh",
+        {**EVERYTHING, "KUBE_VIRT_INTERFACES": "virbr0"},
+        (*guest(OWN_BRIDGE, 22, OUTBOUND), *inbound(OWN, 22, APPLICATION)),
     ),
     Configuration(
         "guests, lists",
@@ -386,7 +391,7 @@ LOOPBACK = (
     ),
     Configuration(
         "a part of loopback is local",
-        "loopback-cidr",
+        "loopback-part",
         {**EVERYTHING, "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR": "127.0.0.8/30"},
         (
             *tcp(PROXY, LOOPBACK_9, 8080, APPLICATION),

@@ -1,7 +1,4 @@
-"""The real `pilot-agent istio-iptables` in place of `apply`, to see that the table is right.
-
-    CONFORMANCE_PEER=nftables python -m pytest tests/conformance/test_capture.py
-    CONFORMANCE_PEER=iptables python -m pytest tests/conformance/test_capture.py
+"""The real `pilot-agent istio-iptables` in place of `apply`: for calibrate.py.
 
 It gets the same keys in its environment, and two more: ISTIO_DUAL_STACK, without which it may
 leave IPv6 out, and the proxy's real group as PROXY_GID, which it would take to have the number of
@@ -19,8 +16,7 @@ from tests.conformance import model, world
 from tests.conformance.model import Configuration, Packet, Place
 from tests.conformance.table import Case
 
-FLAVOUR = os.environ.get("CONFORMANCE_PEER", "")
-IS_ASKED = bool(FLAVOUR)
+FLAVOUR = os.environ.get("CONFORMANCE_PEER", "nftables")
 CACHE = Path.home() / ".cache" / "istio-hostagent" / "peers"
 # Of configurations with one of these there is nothing to compare.
 _OWN_KEYS = ("ISTIO_HOSTAGENT_", "EXEC_USER", "ENVOY_PORT", "ISTIO_CUSTOM_IP_TABLES")

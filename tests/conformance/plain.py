@@ -245,7 +245,7 @@ CONFIGURATIONS = (
     ),
     Configuration(
         "careless networks",
-        FEATURE,
+        "careless-lists",
         {"ISTIO_SERVICE_CIDR": "10.96.0.77/12,,10.96.0.0/16,fd00:10::7/64,10.96.0.5/32,"},
         (
             *tcp(APP, MESH, 80, OUTBOUND),

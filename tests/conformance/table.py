@@ -1,7 +1,10 @@
 """All rows: every option with packets of both families, and what does not work yet."""
 
 import functools
+import subprocess
 from typing import NamedTuple
+
+import pytest
 
 from tests.conformance import generations, names, options, plain, tproxy, world
 from tests.conformance.model import Configuration, Packet
@@ -16,18 +19,11 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
 # Features of which some packet still meets something else: it shrinks to nothing.
 NOT_YET: frozenset[str] = frozenset(
     {
-        "bare-address",
-        "dns",
-        "drop-invalid",
-        "exempt-root",
-        "generations",
-        "interfaces",
-        "interfaces-dns",
-        "kubevirt",
-        "kubevirt-dns",
-        "loopback-cidr",
-        "owner-groups",
-        "owner-groups-dns",
+        "careless-lists",
+        "dns-self-call",
+        "generations-exclusions",
+        "guests-ssh",
+        "loopback-part",
         "proxy-users",
         "tproxy",
     }
@@ -44,6 +40,10 @@ class Case(NamedTuple):
     def packet(self) -> Packet:
         return self.configuration.packets[self.number]
 
+    def group(self) -> pytest.MarkDecorator:
+        """Keep what shares a world in one process."""
+        return pytest.mark.xdist_group(f"conformance-{self.configuration.name}")
+
     def __str__(self) -> str:
         return f"{self.configuration.name}: {self.packet}"
 
@@ -59,6 +59,10 @@ class Seen(NamedTuple):
 
     def of(self, case: Case) -> str:
         return self.answers[case.number] if self.answers else f"no rules: {self.refusal}"
+
+
+def ours(made: world.World, _configuration: Configuration) -> subprocess.CompletedProcess[str]:
+    return made.apply()
 
 
 @functools.cache

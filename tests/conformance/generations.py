@@ -117,10 +117,10 @@ CONFIGURATIONS = (
         ),
     ),
     Configuration(
-        "0.7 does not know exclusions",
-        "generations-exclusions",
+        "0.7 with exclusions",
+        FEATURE,
         {**LISTS, GENERATION: "0.7"},
-        (*tcp(APP, EXCLUDED, 80, OUTBOUND), *tcp(APP, MESH, 80, OUTBOUND)),
+        (*tcp(APP, EXCLUDED, 80, APPLICATION), *tcp(APP, MESH, 80, OUTBOUND)),
     ),
     Configuration(
         "0.7 with nothing",

@@ -115,7 +115,7 @@ CONFIGURATIONS = (
     ),
     Configuration(
         "the proxy asks a server of the host",
-        "dns-self-call",
+        FEATURE,
         CAPTURE,
         (
             *both(PROXY, STUB, 53, APPLICATION),
@@ -173,6 +173,54 @@ CONFIGURATIONS = (
         FEATURE,
         {**CAPTURE, "ISTIO_SERVICE_CIDR": "*", "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE": "53"},
         (*both(APP, RESOLVER, 53, APPLICATION), *tcp(APP, OTHER, 80, OUTBOUND)),
+    ),
+    Configuration(
+        "names from all servers, port excluded",
+        FEATURE,
+        {**ALL, "ISTIO_SERVICE_CIDR": "*", "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE": "53"},
+        (*both(APP, OTHER_RESOLVER, 53, APPLICATION), *both(APP, RESOLVER, 53, APPLICATION)),
+    ),
+    Configuration(
+        "names, network of the server excluded",
+        FEATURE,
+        {
+            **CAPTURE,
+            "ISTIO_SERVICE_CIDR": "*",
+            "ISTIO_SERVICE_EXCLUDE_CIDR": "172.29.0.0/16,fd00:99::/64",
+        },
+        (
+            *both(APP, RESOLVER, 53, DNS),
+            *both(APP, OTHER_RESOLVER, 53, APPLICATION),
+            *tcp(APP, RESOLVER, 80, APPLICATION),
+        ),
+    ),
+    Configuration(
+        "names, a server of the host that nobody is told of",
+        FEATURE,
+        {**CAPTURE, "ISTIO_SERVICE_CIDR": "*"},
+        (
+            *both(APP, OWN, 53, APPLICATION),
+            *both(APP, LOCALHOST, 53, APPLICATION),
+            *both(PROXY, OWN, 53, APPLICATION),
+            *tcp(PROXY, OWN, 8080, INBOUND),
+        ),
+    ),
+    Configuration(
+        "names without a server",
+        FEATURE,
+        {**CAPTURE, "ISTIO_SERVICE_CIDR": MESH_CIDR},
+        (
+            *both(APP, RESOLVER, 53, APPLICATION),
+            *both(APP, LOCALHOST, 53, APPLICATION),
+            *tcp(APP, MESH, 80, OUTBOUND),
+        ),
+        resolvers=(),
+    ),
+    Configuration(
+        "names, the later key counts",
+        "contradictions",
+        {"REDIRECT_DNS": "true", "ISTIO_META_DNS_CAPTURE": "false"},
+        (*both(APP, RESOLVER, 53, APPLICATION),),
     ),
     Configuration(
         "names by IPv4 only",

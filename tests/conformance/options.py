@@ -281,9 +281,14 @@ GUESTS = (
     ),
     Configuration(
         "guests and ssh of the host",
-        "guests-ssh",
+        "kubevirt",
         {**EVERYTHING, "KUBE_VIRT_INTERFACES": "virbr0"},
-        (*guest(OWN_BRIDGE, 22, OUTBOUND), *inbound(OWN, 22, APPLICATION)),
+        (
+            *guest(OWN_BRIDGE, 22, APPLICATION),
+            *guest(OWN_BRIDGE, 15021, APPLICATION),
+            *guest(MESH, 22, OUTBOUND),
+            *inbound(OWN, 22, APPLICATION),
+        ),
     ),
     Configuration(
         "guests, lists",
@@ -304,6 +309,26 @@ GUESTS = (
             *guest(OWN, 8080, APPLICATION),
             *guest(MESH, 80, APPLICATION, "udp"),
             *inbound(OWN, 8080, INBOUND),
+        ),
+    ),
+    Configuration(
+        "guests, whatever the groups",
+        "kubevirt",
+        {
+            **EVERYTHING,
+            "KUBE_VIRT_INTERFACES": "virbr0",
+            "ISTIO_OUTBOUND_OWNER_GROUPS": "alpha",
+        },
+        (*guest(MESH, 80, OUTBOUND), *tcp(APP, MESH, 80, APPLICATION)),
+    ),
+    Configuration(
+        "guests, ports",
+        "kubevirt",
+        {"ISTIO_OUTBOUND_PORTS": "3306", "KUBE_VIRT_INTERFACES": "virbr0"},
+        (
+            *guest(OTHER, 80, APPLICATION),
+            *guest(OTHER, 3306, OUTBOUND),
+            *tcp(APP, OTHER, 3306, OUTBOUND),
         ),
     ),
     Configuration(
@@ -391,7 +416,7 @@ LOOPBACK = (
     ),
     Configuration(
         "a part of loopback is local",
-        "loopback-part",
+        "loopback-cidr",
         {**EVERYTHING, "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR": "127.0.0.8/30"},
         (
             *tcp(PROXY, LOOPBACK_9, 8080, APPLICATION),
@@ -415,6 +440,12 @@ LOOPBACK = (
 )
 
 INVALID = (
+    Configuration(
+        "invalid, the later key counts",
+        "contradictions",
+        {**EVERYTHING, "DROP_INVALID": "true", "INVALID_DROP": "false"},
+        (*invalid(INVALID_TCP, DELIVERED), *inbound(OWN, 8080, INBOUND)),
+    ),
     *(
         Configuration(
             f"invalid dropped by {key}",
@@ -441,6 +472,8 @@ INVALID = (
 
 GID_LIKE_UID = User("gid like the other uid", 61500, 61340)
 ITS_GROUP = User("group of envoy", 61500, 61341)
+# The second proxy is no user of the host: its number stands for its group, too.
+GID_OF_NOBODY = User("gid like the second uid", 61500, 61342)
 USERS = (
     *(
         Configuration(
@@ -473,11 +506,13 @@ USERS = (
         (
             *tcp(OTHER_PROXY, OTHER, 80, APPLICATION),
             *tcp(SECOND_PROXY, OTHER, 80, APPLICATION),
-            *tcp(GID_LIKE_UID, OTHER, 80, APPLICATION),
-            *tcp(ITS_GROUP, OTHER, 80, OUTBOUND),
+            *tcp(ITS_GROUP, OTHER, 80, APPLICATION),
+            *tcp(GID_LIKE_UID, OTHER, 80, OUTBOUND),
+            *tcp(GID_OF_NOBODY, OTHER, 80, APPLICATION),
             *tcp(OTHER_PROXY, OWN, 8080, INBOUND),
             *tcp(SECOND_PROXY, OWN, 8080, INBOUND),
-            *tcp(GID_LIKE_UID, OWN, 8080, INBOUND),
+            *tcp(ITS_GROUP, OWN, 8080, INBOUND),
+            *tcp(GID_LIKE_UID, OWN, 8080, APPLICATION),
             *tcp(PROXY, OTHER, 80, OUTBOUND),
         ),
         proxy=OTHER_PROXY,

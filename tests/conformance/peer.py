@@ -18,6 +18,7 @@ from tests.conformance.table import Case
 
 FLAVOUR = os.environ.get("CONFORMANCE_PEER", "nftables")
 CACHE = Path.home() / ".cache" / "istio-hostagent" / "peers"
+_NEVER_INBOUND = (22, 15000, 15001, 15006, 15020, 15021, 15090)
 # Of configurations with one of these there is nothing to compare.
 _OWN_KEYS = ("ISTIO_HOSTAGENT_", "EXEC_USER", "ENVOY_PORT", "ISTIO_CUSTOM_IP_TABLES")
 
@@ -93,12 +94,11 @@ def _never_outbound(configuration: Configuration, packet: Packet) -> bool:
 
 
 def _never_inbound(configuration: Configuration, packet: Packet) -> bool:
-    ports = (22, 15000, 15001, 15006, 15020, 15021, 15090)
     is_all = _has_all_inbound(configuration) or configuration.name == "only by name"
     comes_in = packet.place is Place.OUTSIDE or (
         packet.place is Place.GUEST and not _is_guest_of(configuration, packet)
     )
-    return is_all and packet.protocol == model.TCP and comes_in and packet.port in ports
+    return is_all and packet.protocol == model.TCP and comes_in and packet.port in _NEVER_INBOUND
 
 
 def _is_forwarded(configuration: Configuration, packet: Packet) -> bool:
@@ -187,6 +187,41 @@ DIFFERENCES = (
     ),
     Difference(
         "an excluded inbound port counts beside a list, by both keys", _is_excluded_beside_a_list
+    ),
+    Difference(
+        "ssh of this host and the proxy's own ports stay reachable for guests, too",
+        lambda configuration, packet: (
+            _is_guest_of(configuration, packet)
+            and _is_own(packet.host)
+            and packet.port in _NEVER_INBOUND
+            and "ISTIO_SERVICE_CIDR" in configuration.keys
+        ),
+    ),
+    Difference(
+        "a listed port counts for guests, too",
+        lambda configuration, packet: (
+            packet.place is Place.GUEST
+            and packet.expected == model.OUTBOUND
+            and "ISTIO_SERVICE_CIDR" not in configuration.keys
+        ),
+    ),
+    Difference(
+        "the group of a proxy is the user's own, not the one that has the user's number",
+        lambda configuration, packet: (
+            configuration.name == "two proxies, groups by default"
+            and packet.user.name in ("group of envoy", "gid like the other uid")
+            and packet.host in model.OTHER
+        ),
+    ),
+    Difference(
+        "an application's call of its own host stays direct, of a server for names, too",
+        lambda configuration, packet: (
+            packet.user is model.APP
+            and packet.protocol == model.TCP
+            and packet.port == 53
+            and packet.host in model.OWN
+            and packet.host not in configuration.resolvers
+        ),
     ),
     Difference("exclusions count for guests, too", _is_excluded_for_a_guest),
     Difference(

@@ -245,8 +245,8 @@ CONFIGURATIONS = (
     ),
     Configuration(
         "careless networks",
-        "careless-lists",
-        {"ISTIO_SERVICE_CIDR": "10.96.0.77/12,,10.96.0.0/16,fd00:10::7/64,10.96.0.5/32,"},
+        FEATURE,
+        {"ISTIO_SERVICE_CIDR": "10.96.0.77/12,10.96.0.0/16,fd00:10::7/64,10.96.0.5/32"},
         (
             *tcp(APP, MESH, 80, OUTBOUND),
             *tcp(APP, EXCLUDED, 80, OUTBOUND),
@@ -255,7 +255,7 @@ CONFIGURATIONS = (
     ),
     Configuration(
         "addresses without a length",
-        "bare-address",
+        FEATURE,
         {
             "ISTIO_SERVICE_CIDR": "203.0.113.5,fd00:20::5,10.96.0.0/12,fd00:10::/64",
             "ISTIO_SERVICE_EXCLUDE_CIDR": "10.96.1.5,fd00:10::1:5",

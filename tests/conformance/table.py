@@ -19,12 +19,7 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
 # Features of which some packet still meets something else: it shrinks to nothing.
 NOT_YET: frozenset[str] = frozenset(
     {
-        "careless-lists",
-        "dns-self-call",
-        "generations-exclusions",
-        "guests-ssh",
-        "loopback-part",
-        "proxy-users",
+        "contradictions",
         "tproxy",
     }
 )

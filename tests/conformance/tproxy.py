@@ -1,15 +1,19 @@
 """TPROXY: the proxy sees who called, and answers come back to it."""
 
 from tests.conformance.model import (
+    ALPHA,
     APP,
     APPLICATION,
     DNS,
+    DROPPED,
     GUEST,
     INBOUND,
+    INVALID_TCP,
     LOCALHOST,
     MESH,
     MESH_CIDR,
     OTHER,
+    OTHER_PROXY,
     OUTBOUND,
     OUTSIDE,
     OWN,
@@ -21,7 +25,7 @@ from tests.conformance.model import (
     ROOT,
     Configuration,
 )
-from tests.conformance.packets import both, guest, inbound, tcp, udp
+from tests.conformance.packets import both, guest, inbound, invalid, tcp, udp
 
 FEATURE = "tproxy"
 TPROXY = {
@@ -124,6 +128,66 @@ CONFIGURATIONS = (
             "ISTIO_EXCLUDE_INTERFACES": "eth1",
         },
         (*inbound(OWN, 8080, INBOUND), *inbound(OWN_SECOND, 8080, APPLICATION)),
+        is_tproxy=True,
+    ),
+    Configuration(
+        "tproxy, invalid dropped",
+        FEATURE,
+        {**TPROXY, "ISTIO_INBOUND_PORTS": "*", "DROP_INVALID": "true"},
+        (
+            *inbound(OWN, 8080, INBOUND),
+            *invalid(INVALID_TCP, DROPPED),
+            *tcp(PROXY, OWN, 8080, APPLICATION, source=OUTSIDE, mark=MARK, is_transparent=True),
+        ),
+        is_tproxy=True,
+    ),
+    Configuration(
+        "tproxy, another proxy",
+        FEATURE,
+        {
+            **TPROXY,
+            "ISTIO_SERVICE_CIDR": "*",
+            "ISTIO_INBOUND_PORTS": "*",
+            "PROXY_UID": "61340",
+            "PROXY_GID": "61341",
+        },
+        (
+            *inbound(OWN, 8080, INBOUND),
+            *tcp(OTHER_PROXY, OWN, 8080, INBOUND),
+            *tcp(OTHER_PROXY, OTHER, 80, APPLICATION),
+            *tcp(PROXY, OTHER, 80, OUTBOUND),
+        ),
+        proxy=OTHER_PROXY,
+        is_tproxy=True,
+    ),
+    Configuration(
+        "tproxy, groups",
+        FEATURE,
+        {
+            **TPROXY,
+            "ISTIO_SERVICE_CIDR": "*",
+            "ISTIO_INBOUND_PORTS": "8080",
+            "ISTIO_OUTBOUND_OWNER_GROUPS": "alpha",
+        },
+        (
+            *inbound(OWN, 8080, INBOUND),
+            *tcp(PROXY, OWN, 8080, INBOUND),
+            *tcp(ALPHA, OTHER, 80, OUTBOUND),
+            *tcp(APP, OTHER, 80, APPLICATION),
+            *tcp(APP, OWN, 8080, APPLICATION),
+        ),
+        is_tproxy=True,
+    ),
+    Configuration(
+        "tproxy, capture port changed",
+        FEATURE,
+        {**TPROXY, "ISTIO_INBOUND_PORTS": "8081", "INBOUND_CAPTURE_PORT": "16006"},
+        (
+            *inbound(OWN, 8081, INBOUND),
+            *inbound(OWN, 8083, APPLICATION),
+            *tcp(PROXY, OWN, 8081, INBOUND),
+        ),
+        inbound_port=16006,
         is_tproxy=True,
     ),
     Configuration(

@@ -44,12 +44,22 @@ MISTAKES = (
 NEEDS_TPROXY = pytest.mark.xfail(condition="tproxy" in table.NOT_YET, reason="tproxy", strict=True)
 
 
+# The files are right so far.
+RIGHT = {"ISTIO_SERVICE_CIDR": "*", "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE": "8443"}
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[world.World]:
+    """One host for all mistakes: none of them leaves anything there."""
+    with world.make(model.Configuration("refused", "plain", RIGHT, ())) as made:
+        yield made
+
+
 @pytest.fixture
-def made() -> Iterator[world.World]:
-    """A host whose files are right so far."""
-    keys = {"ISTIO_SERVICE_CIDR": "*", "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE": "8443"}
-    with world.make(model.Configuration("refused", "plain", keys, ())) as host:
-        yield host
+def made(host: world.World) -> world.World:
+    """The host with files that are right so far."""
+    host.write(RIGHT)
+    return host
 
 
 def apply_with(made: world.World, lines: dict[str, str]) -> str:

@@ -8,7 +8,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -184,49 +184,65 @@ def make(configuration: Configuration) -> Iterator[World]:
 
 
 def _join(host: netns.Namespace, outside: netns.Namespace, guest: netns.Namespace) -> None:
-    for interface, ours, theirs in (
-        ("eth0", model.OWN, model.OUTSIDE),
-        ("eth1", model.OWN_SECOND, model.OUTSIDE_SECOND),
-    ):
-        netns.link(
-            host,
-            outside,
-            _with_lengths(ours),
-            _with_lengths(theirs),
-            a_interface=interface,
-            b_interface=interface,
-        )
-    host.ip("link", "add", "virbr0", "type", "bridge")
-    host.ip("link", "set", "virbr0", "up")
-    netns.pair(host, guest, "tap0", "eth0")
-    host.ip("link", "set", "tap0", "master", "virbr0")
-    for space, interface, pair in (
-        (host, "virbr0", model.OWN_BRIDGE),
-        (guest, "eth0", model.GUEST),
-    ):
-        for address in _with_lengths(pair):
-            space.add_address(interface, address)
+    """Make the links, addresses and routes of model.py, with few processes: there are many worlds."""
+    _batch(
+        host,
+        f"link add eth0 type veth peer name eth0 netns {outside.name}",
+        f"link add eth1 type veth peer name eth1 netns {outside.name}",
+        f"link add tap0 type veth peer name eth0 netns {guest.name}",
+        "link add virbr0 type bridge",
+        "link set tap0 master virbr0",
+        *(f"link set {name} up" for name in ("eth0", "eth1", "tap0", "virbr0")),
+    )
     here = {model.OUTSIDE, model.OUTSIDE_SECOND, model.LINK_LOCAL}
-    for pair in model.PLACES[Place.OUTSIDE]:
-        for address in pair if pair not in here else ():
-            outside.add_address("lo", f"{address}/{128 if ':' in address else 32}")
-    outside.add_address("lo", f"{model.LINK_LOCAL.v4}/32")
-    outside.add_address("eth0", f"{model.LINK_LOCAL.v6}/64")
-    outside.add_address("lo", f"{model.THIS_NETWORK}/32")
-    for space, destination, via in (
-        (host, ("default", "default"), model.OUTSIDE),
-        (host, ("172.30.0.0/16", "fd00:97::/64"), model.OUTSIDE_SECOND),
-        (outside, ("10.3.0.0/24", "fd00:3::/64"), model.OWN),
-        (guest, ("default", "default"), model.OWN_BRIDGE),
-    ):
-        for network, gateway in zip(destination, via, strict=True):
-            space.ip("-6" if ":" in gateway else "-4", "route", "add", network, "via", gateway)
+    services = [pair for pair in model.PLACES[Place.OUTSIDE] if pair not in here]
+    _batch(
+        outside,
+        "link set eth0 up",
+        "link set eth1 up",
+        *_addresses("eth0", model.OUTSIDE),
+        *_addresses("eth1", model.OUTSIDE_SECOND),
+        f"address add {model.LINK_LOCAL.v6}/64 dev eth0 nodad",
+        *(
+            f"address add {address} dev lo"
+            for pair in services
+            for address in (f"{pair.v4}/32", f"{pair.v6}/128")
+        ),
+        f"address add {model.LINK_LOCAL.v4}/32 dev lo",
+        f"address add {model.THIS_NETWORK}/32 dev lo",
+        f"route add 10.3.0.0/24 via {model.OWN.v4}",
+        f"route add fd00:3::/64 via {model.OWN.v6}",
+    )
+    _batch(
+        guest,
+        "link set eth0 up",
+        *_addresses("eth0", model.GUEST),
+        f"route add default via {model.OWN_BRIDGE.v4}",
+        f"route add default via {model.OWN_BRIDGE.v6}",
+    )
+    _batch(
+        host,
+        *_addresses("eth0", model.OWN),
+        *_addresses("eth1", model.OWN_SECOND),
+        *_addresses("virbr0", model.OWN_BRIDGE),
+        f"route add default via {model.OUTSIDE.v4}",
+        f"route add default via {model.OUTSIDE.v6}",
+        f"route add 172.30.0.0/16 via {model.OUTSIDE_SECOND.v4}",
+        f"route add fd00:97::/64 via {model.OUTSIDE_SECOND.v6}",
+    )
     host.sysctl("net.ipv4.ip_forward", "1")
     host.sysctl("net.ipv6.conf.all.forwarding", "1")
 
 
-def _with_lengths(pair: model.Pair) -> Sequence[str]:
-    return [f"{pair.v4}/24", f"{pair.v6}/64"]
+def _batch(space: netns.Namespace, *lines: str) -> None:
+    space.run(["ip", "-batch", "-"], stdin="".join(f"{line}\n" for line in lines), check=True)
+
+
+def _addresses(interface: str, pair: model.Pair) -> tuple[str, ...]:
+    return (
+        f"address add {pair.v4}/24 dev {interface}",
+        f"address add {pair.v6}/64 dev {interface} nodad",
+    )
 
 
 def _write_etc(host: netns.Namespace, configuration: Configuration) -> None:

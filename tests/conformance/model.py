@@ -141,7 +141,7 @@ class Configuration(NamedTuple):
     `feature`: what has to work for it, one word. `resolvers`: of /etc/resolv.conf. `proxy`: whose
     listeners there are. `outbound_port`, `inbound_port`: where. `nft`: rules that somebody else has
     put in before. `published`: a port of the host's addresses that those take to port 80 of the
-    guest. `has_account`: whether there is a user istio-proxy.
+    guest. `has_account`: whether there is a user istio-proxy. `sysctls`: of the host.
     """
 
     name: str
@@ -155,3 +155,4 @@ class Configuration(NamedTuple):
     is_tproxy: bool = False
     nft: str = ""
     has_account: bool = True
+    sysctls: Mapping[str, str] = {}

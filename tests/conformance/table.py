@@ -20,7 +20,6 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
 NOT_YET: frozenset[str] = frozenset(
     {
         "contradictions",
-        "tproxy",
     }
 )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conformance import model, table, world
+from tests.conformance import model, world
 
 # EX_CONFIG of sysexits.h: what the manual says of a configuration that cannot be.
 STATUS = 78
@@ -41,8 +41,6 @@ MISTAKES = (
     ("ISTIO_HOSTAGENT_RULES", "0.9", "0.9"),
     ("ISTIO_EXCLUDE_INTERFACES", "an-interface-name-that-is-too-long", "too-long"),
 )
-NEEDS_TPROXY = pytest.mark.xfail(condition="tproxy" in table.NOT_YET, reason="tproxy", strict=True)
-
 
 # The files are right so far.
 RIGHT = {"ISTIO_SERVICE_CIDR": "*", "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE": "8443"}
@@ -89,7 +87,6 @@ def test_mistake_is_named_with_its_line(
     assert words in refusal(made, {key: value}, key)
 
 
-@NEEDS_TPROXY
 @pytest.mark.parametrize("key", TPROXY)
 def test_modes_have_to_agree(made: world.World, key: str) -> None:
     lines = {each: "TPROXY" if each == key else "REDIRECT" for each in TPROXY}
@@ -98,7 +95,6 @@ def test_modes_have_to_agree(made: world.World, key: str) -> None:
     assert f"{made.sidecar_env}:" in done
 
 
-@NEEDS_TPROXY
 @pytest.mark.parametrize("key", ["ISTIO_INBOUND_TPROXY_MARK", "ISTIO_INBOUND_TPROXY_ROUTE_TABLE"])
 @pytest.mark.parametrize("value", ["many", "-1", "4294967296"])
 def test_number_is_named_with_its_line(made: world.World, key: str, value: str) -> None:

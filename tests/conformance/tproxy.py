@@ -120,6 +120,31 @@ CONFIGURATIONS = (
         is_tproxy=True,
     ),
     Configuration(
+        "tproxy, by one key",
+        FEATURE,
+        {"ISTIO_INBOUND_INTERCEPTION_MODE": "TPROXY", "ISTIO_INBOUND_PORTS": "*"},
+        (
+            *inbound(OWN, 8080, INBOUND),
+            *tcp(PROXY, OWN, 8080, APPLICATION, source=OUTSIDE, mark=MARK, is_transparent=True),
+        ),
+        is_tproxy=True,
+    ),
+    Configuration(
+        "tproxy, strict reverse path filter",
+        FEATURE,
+        {**TPROXY, "ISTIO_INBOUND_PORTS": "*"},
+        (
+            *inbound(OWN, 8080, INBOUND),
+            *inbound(OWN_SECOND, 8080, INBOUND),
+            *tcp(PROXY, OWN, 8080, INBOUND),
+            *tcp(PROXY, OWN, 8080, APPLICATION, source=OUTSIDE, mark=MARK, is_transparent=True),
+        ),
+        is_tproxy=True,
+        sysctls={
+            f"net.ipv4.conf.{name}.rp_filter": "1" for name in ("all", "default", "lo", "eth0")
+        },
+    ),
+    Configuration(
         "tproxy, an interface excluded",
         "tproxy",
         {

@@ -176,6 +176,8 @@ def make(configuration: Configuration) -> Iterator[World]:
                 {Place.HOST: host, Place.OUTSIDE: outside, Place.GUEST: guest}, directory
             )
             world.write(dict(configuration.keys))
+            for key, value in configuration.sysctls.items():
+                host.sysctl(key, value)
             if configuration.nft:
                 host.run(["nft", "-f", "-"], stdin=configuration.nft, check=True)
             yield world

@@ -37,6 +37,7 @@ from tests.conformance.model import (
     ROOT,
     ROOT_GROUP,
     SECOND_PROXY,
+    STUB,
     Configuration,
     User,
 )
@@ -232,6 +233,21 @@ INTERFACES = (
         ),
     ),
     Configuration(
+        "loopback excluded, and names",
+        "loopback-dns",
+        {
+            **EVERYTHING,
+            "ISTIO_META_DNS_CAPTURE": "true",
+            "ISTIO_EXCLUDE_INTERFACES": "lo",
+        },
+        (
+            *both(APP, RESOLVER, 53, DNS),
+            *both(APP, STUB, 53, APPLICATION),
+            *both(PROXY, RESOLVER, 53, APPLICATION),
+        ),
+        resolvers=(*RESOLVER, STUB),
+    ),
+    Configuration(
         "ports by an excluded interface",
         "interfaces",
         {
@@ -289,6 +305,16 @@ GUESTS = (
             *guest(MESH, 22, OUTBOUND),
             *inbound(OWN, 22, APPLICATION),
         ),
+    ),
+    Configuration(
+        "guests and a port excluded inbound",
+        "guests-excluded-inbound",
+        {
+            **EVERYTHING,
+            "ISTIO_LOCAL_EXCLUDE_PORTS": "9090",
+            "KUBE_VIRT_INTERFACES": "virbr0",
+        },
+        (*guest(OWN_BRIDGE, 9090, OUTBOUND), *inbound(OWN, 9090, APPLICATION)),
     ),
     Configuration(
         "guests, lists",
@@ -422,6 +448,19 @@ LOOPBACK = (
             *tcp(PROXY, LOOPBACK_9, 8080, APPLICATION),
             *tcp(PROXY, LOOPBACK_5, 8080, INBOUND),
             *tcp(PROXY, LOCALHOST.v6, 8080, APPLICATION),
+        ),
+    ),
+    Configuration(
+        "an address of loopback is a service, and all of loopback local",
+        "loopback-both",
+        {
+            "ISTIO_SERVICE_CIDR": "127.0.0.5/32,10.96.0.0/12",
+            "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR": "127.0.0.0/8",
+        },
+        (
+            *tcp(APP, LOOPBACK_5, 80, APPLICATION),
+            *tcp(PROXY, LOOPBACK_5, 80, APPLICATION),
+            *tcp(APP, MESH.v4, 80, OUTBOUND),
         ),
     ),
     Configuration(

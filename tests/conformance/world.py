@@ -150,7 +150,9 @@ def name_answer(packet: Packet, reply: dict[str, Any]) -> str:
     if reply["outcome"] != "answered":
         return str(reply["outcome"])
     asked, seen = [packet.host, packet.port], reply.get("wanted", [packet.host, packet.port])
-    if reply["peer"] != reply["own"]:
+    # The port may be another one: two connections from one port to two destinations become two to
+    # the proxy's one port, where the kernel has to tell them apart.
+    if reply["peer"][0] != reply["own"][0]:
         return f"{reply['server']}, as if from {reply['peer']}"
     if seen != asked:
         return f"{reply['server']}, as if for {seen}"

@@ -71,7 +71,7 @@ test-unit: $(BUILD)/venv.stamp
 
 .PHONY: test-netns
 test-netns: $(BUILD)/venv.stamp $(OTHER_PYROUTE2)
-	$(PYTEST) -q $(PARALLEL) tests/netns tests/contract tests/envoy tests/worker tests/lifecycle
+	$(PYTEST) -q $(PARALLEL) tests/conformance tests/netns tests/contract tests/envoy tests/worker tests/lifecycle
 
 .PHONY: test-booted
 test-booted: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp

@@ -19,7 +19,6 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
 # Features of which some packet still meets something else: it shrinks to nothing.
 NOT_YET: frozenset[str] = frozenset(
     {
-        "contradictions",
         "guests-excluded-inbound",
         "loopback-both",
         "loopback-dns",

@@ -17,13 +17,7 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
     *tproxy.CONFIGURATIONS,
 )
 # Features of which some packet still meets something else: it shrinks to nothing.
-NOT_YET: frozenset[str] = frozenset(
-    {
-        "guests-excluded-inbound",
-        "loopback-both",
-        "loopback-dns",
-    }
-)
+NOT_YET: frozenset[str] = frozenset()
 
 
 class Case(NamedTuple):

@@ -87,13 +87,13 @@ class World:
 
     def _servers(self, configuration: Configuration) -> Iterator[dict[str, Any]]:
         """The proxy's listeners, and a server at each destination where none of them is."""
-        proxys = [
+        listeners = [
             (model.OUTBOUND, model.TCP, configuration.outbound_port, ("0.0.0.0", "::")),
             (model.INBOUND, model.TCP, configuration.inbound_port, ("0.0.0.0", "::")),
             (model.DNS, model.TCP, 15053, model.LOCALHOST),
             (model.DNS, model.UDP, 15053, model.LOCALHOST),
         ]
-        for name, protocol, port, addresses in proxys:
+        for name, protocol, port, addresses in listeners:
             for address in addresses:
                 yield self._server(
                     name,
@@ -102,7 +102,7 @@ class World:
                     configuration.proxy,
                     is_transparent=configuration.is_tproxy and name == model.INBOUND,
                 )
-        taken = {(protocol, port) for _, protocol, port, _ in proxys}
+        taken = {(protocol, port) for _, protocol, port, _ in listeners}
         wanted = dict.fromkeys(
             (packet.protocol, packet.host, packet.port, packet.scope)
             for packet in configuration.packets

@@ -77,6 +77,8 @@ CONFIGURATIONS = (
         {"ISTIO_SERVICE_CIDR": "*", "ISTIO_INBOUND_PORTS": "*", GENERATION: "1.0"},
         (
             *tcp(APP, OTHER, 80, OUTBOUND),
+            *tcp(APP, OWN, 22, APPLICATION),
+            *tcp(APP, OWN, 15021, APPLICATION),
             *LEFT_ALONE,
             *inbound(OWN, 8080, INBOUND),
             *inbound(OWN, 22, APPLICATION),

@@ -62,6 +62,7 @@ GROUPS = (
         (
             *tcp(ALPHA, OTHER, 80, OUTBOUND),
             *tcp(User("app in alpha", 61500, 61600), OTHER, 80, OUTBOUND),
+            *tcp(ALPHA, METADATA, 80, APPLICATION),
             *tcp(BETA, OTHER, 80, APPLICATION),
             *tcp(APP, OTHER, 80, APPLICATION),
             *tcp(ROOT, OTHER, 80, APPLICATION),
@@ -152,7 +153,13 @@ GROUPS = (
             "ISTIO_META_DNS_CAPTURE": "true",
             "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE": "beta",
         },
-        (*both(ALPHA, RESOLVER, 53, DNS), *both(BETA, RESOLVER, 53, APPLICATION)),
+        (
+            *both(ALPHA, RESOLVER, 53, DNS),
+            *both(BETA, RESOLVER, 53, APPLICATION),
+            *udp(BETA, RESOLVER, 53, APPLICATION, source_port=40011),
+            *udp(ALPHA, RESOLVER, 53, DNS, source_port=40011),
+            *udp(BETA, RESOLVER, 53, APPLICATION, source_port=40011),
+        ),
     ),
     Configuration(
         "names of groups, listed",

@@ -229,6 +229,14 @@ DIFFERENCES = (
         _is_named("guests of an excluded interface"),
     ),
     Difference("who resolves for others would ask itself", _is_resolver),
+    Difference(
+        "what an excluded group asks is tracked apart from what is captured",
+        lambda configuration, packet: (
+            configuration.name == "names of groups, excluded"
+            and packet.source_port != 0
+            and packet.user is model.ALPHA
+        ),
+    ),
     Difference("the tunnel's port is not inbound with TPROXY, either", _is_tunnel),
     Difference(
         "what the proxy sends on in a client's name is no self-call",

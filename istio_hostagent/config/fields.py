@@ -110,17 +110,21 @@ class EmptyItem(ValueError):
     """A list has a hole, which earlier versions left out without a word."""
 
 
+class EmptyNetwork(EmptyItem):
+    """A list of networks has a hole: files that are made from variables have them."""
+
+
 def fill_holes(text: str) -> str:
     """The list without its empty items."""
     return ",".join(_items(text))
 
 
-def _check_holes(text: str) -> None:
-    """Refuse `80,,81`, which may have lost something; a comma too many at an end has not."""
+def _check_holes(text: str, error: type[EmptyItem] = EmptyItem) -> None:
+    """Find `80,,81`, which may have lost something; a comma too many at an end has not."""
     if ",," in text.replace(" ", "").replace("\t", "") and _HOLE.search(text):
         spelled = fill_holes(text)
         hint = f": write {spelled}" if len(spelled) <= 100 else ""
-        raise EmptyItem(f"between two commas nothing is written{hint}")
+        raise error(f"between two commas nothing is written{hint}")
 
 
 def _items(text: str) -> Iterator[str]:
@@ -169,7 +173,7 @@ def parse_cidr_list(text: str) -> model.CidrSet:
     """
     if "*" in text and "*" in _items(text):
         raise ValueError("`*` is not possible here: write the networks")
-    _check_holes(text)
+    _check_holes(text, EmptyNetwork)
     return model.CidrSet.of_ends(map(_read_network, _items(text)))
 
 

@@ -63,6 +63,9 @@ class Reader:
             return self._read_default(setting)
         try:
             value = setting.parse(origin.value)
+        except fields.EmptyNetwork as error:
+            self.warn(origin, f"{key}: {error}")
+            return setting.parse(fields.fill_holes(origin.value))
         except fields.EmptyItem as error:
             self.refuse_since(key, origin, str(error))
             return setting.parse(fields.fill_holes(origin.value))

@@ -32,7 +32,6 @@ MISTAKES = (
     ("ISTIO_SERVICE_CIDR", "10.96.0.0/33", "10.96.0.0/33"),
     ("ISTIO_SERVICE_CIDR", "10.96.0.0/12,mesh", "mesh"),
     ("ISTIO_SERVICE_EXCLUDE_CIDR", "*", "*"),
-    ("ISTIO_SERVICE_CIDR", "10.96.0.0/12,,10.0.0.0/8", "between two commas"),
     ("ISTIO_INBOUND_INTERCEPTION_MODE", "NONE", "NONE"),
     ("ENVOY_USER", "no-such-user", "no-such-user"),
     ("EXEC_USER", "no-such-user", "no-such-user"),

@@ -224,3 +224,12 @@ def test_modes_that_disagree_are_an_error(text: str, line: int, said: str) -> No
         f" {said}: both must be the same"
     )
     assert build_config(text).problems == (Problem(FILE, line, message),)
+
+
+def test_a_hole_in_a_list_of_networks_is_a_warning_and_one_of_ports_an_error() -> None:
+    outcome = build_config("ISTIO_SERVICE_CIDR=10.0.0.0/8,,fd00::/8\n")
+    assert outcome.config is not None
+    assert len(outcome.config.redirection.outbound.networks) == 2
+    message = "between two commas nothing is written: write 10.0.0.0/8,fd00::/8"
+    assert outcome.warnings == (Problem(FILE, 1, f"ISTIO_SERVICE_CIDR: {message}"),)
+    assert build_config("ISTIO_INBOUND_PORTS=80,,81\n").config is None

@@ -92,7 +92,7 @@ class ServingPart(part.Part):
             # Moved by PROXY_CONFIG, or not there yet: whoever else answers there is no witness.
             error = f"its admin interface is not at 127.0.0.1:{admin.port}"
             self._serials = None
-            self.value = serving.unanswered(self.value, error)
+            self.value = serving.unanswered(self.value, error, self._clock.monotonic())
             return
         request = {"socket": admin.socket, "port": admin.port, "identity": held.identity}
         is_shown = builds.shows_certificate(built)
@@ -119,7 +119,7 @@ class ServingPart(part.Part):
             if not answer.serials and not is_shown:
                 error = "shows no certificate of this host, as its control plane may want it"
         if error or self._serials is None:
-            self.value = serving.unanswered(self.value, error)
+            self.value = serving.unanswered(self.value, error, self._clock.monotonic())
             return
         now = self._clock.monotonic()
         self.value = serving.answered(self.value, about, self._serials, now)

@@ -15,8 +15,8 @@ MENDED_PAUSE_S = 5.0
 # When it could not be told to load them it is tried again so much later.
 PUT_OFF_S = 10.0
 AGAIN_S = 3600.0
-# One that could not be asked is asked again so often before that.
-UNKNOWN_TRIES = 3
+# One that could not be asked is asked again soon, so often in a row.
+UNKNOWN_TRIES, UNKNOWN_PAUSE_S = 3, 5.0
 # So often it is made to load the files before it is replaced.
 RELOADS = 2
 # After the first replacement the next one comes in a minute, then twice as long, up to an hour.
@@ -86,13 +86,13 @@ def look(value: Serving, subject: Subject | None, now: float) -> Serving:
 
 
 def look_again(value: Serving, now: float) -> Serving:
-    """Now and then: it is asked again if the last answer is old, did not tell, or was wrong."""
+    """Now and then: it is asked again if the last answer is old or was wrong."""
     is_planned = value.is_asking or value.ask_at is not None
     if value.subject is None or value.asked_at is None or is_planned:
         return value
     is_old = now >= value.asked_at + AGAIN_S
-    is_open = 0 < value.unknown < UNKNOWN_TRIES or value.shown is Shown.OTHER
-    return value._replace(ask_at=now) if is_old or is_open else value
+    is_wrong = value.shown is Shown.OTHER
+    return value._replace(ask_at=now) if is_old or is_wrong else value
 
 
 def retry(value: Serving, now: float) -> Serving:
@@ -106,10 +106,12 @@ def asked(value: Serving, now: float) -> Serving:
     return value._replace(is_asking=True, ask_at=None, asked_at=now)
 
 
-def unanswered(value: Serving, error: str) -> Serving:
+def unanswered(value: Serving, error: str, now: float) -> Serving:
     """It could not be asked, or its answer does not tell: nothing is known against it."""
     unknown = min(value.unknown + 1, UNKNOWN_TRIES)
     value = value._replace(is_asking=False, unknown=unknown)
+    if unknown < UNKNOWN_TRIES and value.subject is not None:
+        value = value._replace(ask_at=now + UNKNOWN_PAUSE_S)
     if value.shown is Shown.OTHER:
         return value  # nothing says that this has changed
     return value._replace(shown=Shown.UNKNOWN, last_error=error)

@@ -87,7 +87,9 @@ def test_one_that_does_not_say_is_asked_again_now_and_then_and_left_alone() -> N
     for _ in range(100):
         if value.is_ask_due(now):
             asked += 1
-            value = serving.unanswered(serving.asked(value, now), "mute")
+            value = serving.unanswered(serving.asked(value, now), "mute", now)
+            if asked < serving.UNKNOWN_TRIES:
+                assert value.is_ask_due(now + serving.UNKNOWN_PAUSE_S), "soon"
         assert value.mend_at is None
         now += 60.0
         value = serving.look_again(value, now)

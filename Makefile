@@ -28,7 +28,7 @@ help:
 	@echo 'make test-interop tests with a real istiod and pilot-agent'
 	@echo 'make peers        build istiod, pilot-agent and istioctl for that (minutes, once)'
 	@echo 'make soak         hundreds of kills at random moments, thousands of random inputs'
-	@echo 'make golden       rewrite the expected rule sets'
+	@echo 'make golden       rewrite the expected rule sets, and what documents take from tables'
 	@echo 'make demo         two hosts, a CA and real Envoys on this machine (KEEP=1 leaves it running)'
 	@echo 'make bench        measure the budgets, beside the peers'
 	@echo 'make deb          build and lint the package, into $(BUILD)/deb'

@@ -5,7 +5,7 @@ This is the only module, beside `foreign` (Istio's other keys), in which names o
 stand-in of `FALLBACKS` counts where its key is not set.
 
 In a default, `<KEY>` stands for the value of that key. An empty value means the default, for every
-key.
+key but OWNER_GROUPS.
 """
 
 from collections.abc import Callable
@@ -97,7 +97,7 @@ LOCAL_EXCLUDE_PORTS = Setting(
     "ISTIO_LOCAL_EXCLUDE_PORTS",
     fields.parse_port_list,
     "",
-    "Local ports left alone when ISTIO_INBOUND_PORTS is *.",
+    "Ports whose inbound TCP is left alone, although ISTIO_INBOUND_PORTS is * or has them.",
 )
 INBOUND_EXCLUDE_PORTS = Setting(
     "ISTIO_INBOUND_EXCLUDE_PORTS",
@@ -233,7 +233,8 @@ PROXY_UID = Setting(
     fields.parse_accounts,
     "istio-proxy",
     "Further users whose traffic is the proxy's own and never captured: numbers and names "
-    "between commas. The agent runs the proxy as user istio-proxy, which always is one.",
+    "between commas. The agent runs the proxy as user istio-proxy, which always is one; apply "
+    "without an agent takes these instead.",
     is_guarded=True,
 )
 PROXY_GID = Setting(
@@ -520,7 +521,8 @@ XDS_ROOT_CA = Setting(
     "operating system's store. Empty: the roots that the CA names.",
 )
 
-SETTINGS: tuple[Setting[object], ...] = (
+# What is captured, and how.
+REDIRECTION: tuple[Setting[object], ...] = (
     CUSTOM_RULES, SERVICE_CIDR, SERVICE_EXCLUDE_CIDR, OUTBOUND_PORTS, OUTBOUND_PORTS_EXCLUDE,
     INBOUND_PORTS, CLOSED_PORTS, LOCAL_EXCLUDE_PORTS, INBOUND_EXCLUDE_PORTS, INTERCEPTION_MODE,
     META_INTERCEPTION_MODE, TPROXY_MARK, TPROXY_TABLE, ENVOY_PORT, INBOUND_CAPTURE_PORT,
@@ -528,6 +530,10 @@ SETTINGS: tuple[Setting[object], ...] = (
     LOOPBACK_CIDR,
     INVALID_DROP, DROP_INVALID, DNS_CAPTURE, REDIRECT_DNS, CAPTURE_ALL_DNS, DNS_ADDRESS,
     RESOLVER_USERS, PROXY_UID, PROXY_GID, ENVOY_USER, EXEC_USER, EXEMPT_ROOT, RULES,
+)  # fmt: skip
+
+SETTINGS: tuple[Setting[object], ...] = (
+    *REDIRECTION,
     SYSTEM_NAMESPACE, CA_ADDR, ISTIO_CA, ISTIOD_SAN, TRUST_DOMAIN, NAMESPACE, POD_NAMESPACE,
     SERVICE_ACCOUNT, CLUSTER_ID, TOKEN_FILE, PROV_CERT, CA_ROOT_CA, OUTPUT_CERTS, CERTS_DIR,
     SECRET_TTL, GRACE_RATIO,

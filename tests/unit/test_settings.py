@@ -1,4 +1,4 @@
-"""The tables of keys: complete, consistent with each other, with the template and with the manual."""
+"""The tables of keys: complete, consistent with each other, and in the template and the manual."""
 
 import re
 from pathlib import Path
@@ -75,10 +75,6 @@ def test_help_is_a_sentence() -> None:
         assert text.endswith("."), text
     for reason in foreign.INERT.values():
         assert not reason.endswith("."), reason
-
-
-def test_template_on_disk_is_the_one_made_from_the_table() -> None:
-    assert TEMPLATE.read_text(encoding="utf-8") == manual.render_template()
 
 
 def test_template_names_every_key_of_the_agent_and_sets_none() -> None:

@@ -81,7 +81,9 @@ def _heading(text: str) -> str:
 
 
 def _describe(row: settings.Setting[object]) -> str:
-    default = f" Default: ``{row.default}``." if row.default else ""
+    # A long list needs places where a line can end.
+    text = row.default if len(row.default) < 60 else row.default.replace(",", ", ")
+    default = f" Default: ``{text}``." if text else ""
     return _escape(row.help) + default + _guard(row)
 
 

@@ -56,7 +56,8 @@ class Expectation(NamedTuple):
     Or, if `is_refused`, it must come to nothing. `uid` and `gid`: of the sender, where they are
     not the usual ones (-1). What goes out or comes in by `excluded_interfaces` is left alone.
     `zone`: the tracking zone in which the answer to a datagram is looked for. `is_transparent`: it
-    arrives without translation at the proxy, or is refused while none listens.
+    arrives without translation at the proxy, or is refused while none listens. By one of
+    `guest_interfaces` it is outbound: it must arrive at `from_guest_at` instead of `captured_at`.
     """
 
     text: str
@@ -74,13 +75,24 @@ class Expectation(NamedTuple):
     zone: int = 0
     excluded_interfaces: tuple[str, ...] = ()
     is_transparent: bool = False
+    guest_interfaces: tuple[str, ...] = ()
+    from_guest_at: int = 0
 
     def excludes(self, interface: str) -> bool:
         """Whether what goes by this interface is left alone."""
-        return any(
-            interface == name or (name.endswith("*") and interface.startswith(name[:-1]))
-            for name in self.excluded_interfaces
-        )
+        return _is_one_of(self.excluded_interfaces, interface)
+
+    def at(self, interface: str) -> int:
+        """Where it must arrive when it comes in by this interface; 0: it is left alone."""
+        is_guest = _is_one_of(self.guest_interfaces, interface)
+        return self.from_guest_at if is_guest else self.captured_at
+
+
+def _is_one_of(names: tuple[str, ...], interface: str) -> bool:
+    return any(
+        interface == name or (name.endswith("*") and interface.startswith(name[:-1]))
+        for name in names
+    )
 
 
 class Fate(enum.Enum):
@@ -245,12 +257,19 @@ def _evaluate_arrival(expectation: Expectation, outcome: Outcome) -> Finding:
             text = f"{came}, which is excluded, it arrived at port {outcome.port}"
             return Finding(expectation, State.BROKEN, text)
         return Finding(expectation, State.MET, f"{came} it is left alone: that is excluded")
+    captured_at = expectation.at(arrival.interface)
+    if expectation.captured_at and not captured_at:
+        if outcome.port in expectation.proxy_ports:
+            text = f"{came}, from a guest, it arrived at port {outcome.port}"
+            return Finding(expectation, State.BROKEN, text)
+        text = f"{came} it is left alone: outbound from a guest, and not listed"
+        return Finding(expectation, State.MET, text)
     if not expectation.captured_at:
         if is_open:
             return Finding(expectation, State.MET, f"{came} it is let in now")
         return Finding(expectation, State.MET, f"{came} {by} drops it", closed_by=by)
     if arrival.captured is Fate.ARRIVED:
-        if outcome.port != expectation.captured_at:
+        if outcome.port != captured_at:
             text = f"{came} it arrived at port {outcome.port}"
             return Finding(expectation, State.BROKEN, text)
         if is_open:
@@ -259,9 +278,9 @@ def _evaluate_arrival(expectation: Expectation, outcome: Outcome) -> Finding:
         return Finding(expectation, State.MET, opened, closed_by=by)
     if not is_open:
         return Finding(expectation, State.MET, f"{came} {by} drops it, captured or not")
-    text = f"{came} {by} drops it at port {expectation.captured_at}, and not without capture"
+    text = f"{came} {by} drops it at port {captured_at}, and not without capture"
     if arrival.dropper is not None:
-        text += f"; let it in: {firewall.mend(arrival.dropper, expectation.captured_at)}"
+        text += f"; let it in: {firewall.mend(arrival.dropper, captured_at)}"
     return Finding(expectation, State.BROKEN, text, is_shut=True)
 
 

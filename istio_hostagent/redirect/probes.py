@@ -30,11 +30,13 @@ def build_expectations(
     """Give every expectation once; none when the rules are not ours to make."""
     if not redirection.is_managed:
         return ()
+    # What guests send is captured whatever the groups are.
+    sets = of_guests = exemptions.build_sets(redirection, facts)
     if not redirection.captures_outbound:
         redirection = redirection._replace(
             outbound=config.CidrSet(), outbound_ports=config.PortSet()
         )
-    sets = exemptions.build_sets(redirection, facts)
+        sets = exemptions.build_sets(redirection, facts)
     found: list[Expectation] = []
     for version in (4, 6) if facts.has_ipv6 else (4,):
         chosen = targets.Destinations(redirection, facts, sets, version)
@@ -48,7 +50,7 @@ def build_expectations(
         found += maker.inbound()
         found += maker.answers()
         found += maker.private()
-        found += maker.arrivals()
+        found += maker.arrivals(of_guests)
     names = redirection.excluded_interfaces
     found = [each._replace(excluded_interfaces=names) for each in found] if names else found
     return tuple({expectation[1:]: expectation for expectation in reversed(found)}.values())[::-1]
@@ -347,10 +349,11 @@ class _Maker:
         found = self._out(text, self._localhost, port, 0, sender)
         return found._replace(shape=shape, is_refused=is_refused)
 
-    def arrivals(self) -> Iterator[Expectation]:
+    def arrivals(self, of_guests: exemptions.Sets) -> Iterator[Expectation]:
         """Captured connections from outside, followed up to the proxy.
 
-        Those that are not translated meet the same rules of a firewall as direct ones.
+        Those that are not translated meet the same rules of a firewall as direct ones. An own
+        address may be on the interface of guests, where a connection to it is outbound.
         """
         if self._is_transparent:
             return
@@ -363,7 +366,14 @@ class _Maker:
                 text = f"a connection to {name} port {port} arrives at the proxy"
                 at = self._ports[1]
                 yield Expectation(
-                    text, Sender.ON_LINK, name, port, at, self._redirection.answer_ports
+                    text,
+                    Sender.ON_LINK,
+                    name,
+                    port,
+                    at,
+                    self._redirection.answer_ports,
+                    guest_interfaces=self._redirection.guest_interfaces,
+                    from_guest_at=self._from_guest_at(of_guests, address, port),
                 )
             for port in self._redirection.inbound_closed[:MAX_ARRIVALS]:
                 text = f"port {port} of {name} stays closed, and is not captured"
@@ -371,6 +381,21 @@ class _Maker:
                     text, Sender.ON_LINK, name, port, 0, self._redirection.answer_ports
                 )
             del ports[1:]
+
+    def _from_guest_at(self, sets: exemptions.Sets, address: int, port: int) -> int:
+        """Where a connection of a guest to an own address arrives; 0: it is left alone."""
+        if not self._redirection.guest_interfaces:
+            return 0
+        family = sets.v4 if self._chosen.version == 4 else sets.v6
+        if ranges.contains(sets.exempt_ports, port) or ranges.contains(family.exclude, address):
+            return 0
+        is_listed = ranges.contains(sets.ranged_ports, port) or ranges.contains(
+            family.include, address
+        )
+        is_captured = ranges.contains(sets.named_ports, port) or (
+            is_listed and not ranges.contains(family.never, address)
+        )
+        return self._ports[0] if is_captured else 0
 
     def _named(self, captured: ranges.Ranges) -> list[int]:
         return sorted(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from istio_hostagent.config.model import PortSet, Redirection
+from istio_hostagent.config.model import CidrSet, Owners, PortSet, Redirection
 from istio_hostagent.errors import KernelBusy
 from istio_hostagent.host import arrivals as frames
 from istio_hostagent.host import linkpaths, probedevice, rtmonitor
@@ -28,7 +28,7 @@ from tests.lab.host import CHECKOUT, PYTHON
 from tests.lab.waiting import eventually
 from tests.netns import rig as rigs
 from tests.netns.rig import FACTS, HOST_V4, HOST_V6, Rig
-from tests.unit.samples import ports
+from tests.unit.samples import cidrs, ports
 
 FIREWALLS = Path(__file__).parent / "firewalls"
 CAPTURED = Redirection(inbound=ports(8080, 8081))
@@ -217,6 +217,23 @@ def test_a_port_that_is_closed_with_and_without_capture_is_no_mistake(site: Rig)
     assert [str(each) for each in found if each.state is State.BROKEN] == []
     closed = [each for each in on_link(found) if "captured or not" in each.detail]
     assert len(closed) > 10
+
+
+@pytest.mark.parametrize("outbound", [cidrs(), cidrs("10.1.0.0/24", "fd00:1::/64")])
+@pytest.mark.parametrize("groups", [None, ()])
+def test_an_own_address_on_the_interface_of_guests_is_outbound_for_them(
+    site: Rig, outbound: CidrSet, groups: tuple[int, ...] | None
+) -> None:
+    redirection = CAPTURED._replace(
+        outbound=outbound, owners=Owners(groups=groups), guest_interfaces=("eth*",)
+    )
+    site.install(redirection)
+    found = findings(site, redirection)
+    assert len(on_link(found)) >= 2
+    assert [str(each) for each in found if each.state is not State.MET] == []
+    # Rules that know of no guests are found.
+    site.install(CAPTURED)
+    assert [each for each in on_link(findings(site, redirection)) if each.state is State.BROKEN]
 
 
 def test_what_capture_opens_is_said(site: Rig) -> None:
@@ -433,7 +450,7 @@ def test_without_a_device_what_could_not_be_tested_is_said(site: Rig) -> None:
 
 _FIND = """
 from tests.netns import rig as rigs
-from tests.unit.samples import ports
+from tests.unit.samples import cidrs, ports
 from istio_hostagent.config.model import Redirection
 CAPTURED = Redirection(inbound=ports(8080, 8081))
 class Here:

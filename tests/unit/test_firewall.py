@@ -54,6 +54,19 @@ def test_what_arrives_where_it_must_not_breaks_the_expectation() -> None:
     assert (finding.state, finding.is_shut) == (State.BROKEN, False)
 
 
+@pytest.mark.parametrize("interface", ["eth0", "tap3"])
+@pytest.mark.parametrize("from_guest_at", [15001, 0])
+@pytest.mark.parametrize("port", [8080, 15001, 15006])
+def test_what_a_guest_sends_to_this_host_is_outbound(
+    interface: str, from_guest_at: int, port: int
+) -> None:
+    expectation = CAPTURED._replace(guest_interfaces=("tap*",), from_guest_at=from_guest_at)
+    outcome = Outcome("10.1.0.2", port, arrival=Arrival(A, A, "10.1.0.3", interface))
+    at = from_guest_at if interface == "tap3" else 15006
+    state = State.MET if port == (at or 8080) else State.BROKEN
+    assert expectations.evaluate(expectation, outcome).state is state
+
+
 @pytest.mark.parametrize(
     ("dropper", "command"),
     [

@@ -248,8 +248,7 @@ def _inbound_chains(
     comes from a guest is outbound, wherever it goes.
     """
     guests = redirection.guest_interfaces
-    is_redirected = bool(redirection.inbound) and not redirection.is_transparent
-    if not (is_redirected or guests):
+    if not (redirection.inbound or guests):
         return
     rules = list(owners.interface_rules(redirection.excluded_interfaces, Field.IIFNAME))
     for name in guests:
@@ -257,9 +256,11 @@ def _inbound_chains(
         rules.append(Rule((Match(Field.IIFNAME, Operator.EQ, name),), to_guest, "from a guest"))
     if guests:
         yield model.Chain("ISTIO_GUEST", tuple(_guest_rules(redirection, sets)))
-    if is_redirected:
+    if redirection.inbound:
         rules += _inbound_rules(redirection)
     yield model.Chain("ISTIO_INBOUND", tuple(rules))
+    if redirection.is_transparent:
+        yield model.Chain("ISTIO_IN_KEEP", tuple(transparent.keep_rules(facts)))
     hook = model.Hook("nat", PREROUTING, PRIORITY)
     yield _base_chain("prerouting", hook, "ISTIO_INBOUND")
 
@@ -275,7 +276,8 @@ def _guest_rules(redirection: config.Redirection, sets: exemptions.Sets) -> Iter
 
 
 def _inbound_rules(redirection: config.Redirection) -> tuple[Rule, ...]:
-    to_proxy = Verdict(Action.JUMP, "ISTIO_IN_REDIRECT")
+    is_kept = redirection.is_transparent
+    to_proxy = Verdict(Action.JUMP, "ISTIO_IN_KEEP" if is_kept else "ISTIO_IN_REDIRECT")
     elsewhere = Rule(
         (Match(Field.FIB_DADDR_TYPE, Operator.NE, LOCAL),),
         _RETURN,
@@ -297,10 +299,12 @@ def _output_chains(
 ) -> Iterator[model.Chain]:
     """Whose connection it is comes first, then where it goes."""
     to_proxy = Verdict(Action.JUMP, "ISTIO_REDIRECT")
+    found = redirection.transparent if redirection.is_transparent else None
+    to_applications = transparent.own_rules(found, facts) if found is not None else ()
     whose = (
         *owners.interface_rules(redirection.excluded_interfaces, Field.OIFNAME),
         *_passthrough_rules(facts),
-        *_client_rules(redirection),
+        *to_applications,
         *_exempt_port_rules(sets, _OF_PACKET),
         *_own_call_rules(redirection, facts),
         *owners.exempt_rules(redirection, facts, timeout=_FORGOTTEN.name),
@@ -343,11 +347,6 @@ def _passthrough_rules(facts: config.HostFacts) -> tuple[Rule, ...]:
         )
         for family, field, address in sources
     )
-
-
-def _client_rules(redirection: config.Redirection) -> tuple[Rule, ...]:
-    found = redirection.transparent
-    return (transparent.own_rule(found.mark),) if found and redirection.inbound else ()
 
 
 def _own_call_rules(redirection: config.Redirection, facts: config.HostFacts) -> tuple[Rule, ...]:

@@ -14,7 +14,7 @@ a SYN cookie needs the listening socket once more.
 from collections.abc import Iterator
 
 from ..config import model as config
-from . import model, owners
+from . import exemptions, model, owners
 from .model import Action, Field, Match, Operator, Rule, Verdict
 
 PREROUTING, OUTPUT = 0, 3  # NF_INET_PRE_ROUTING, NF_INET_LOCAL_OUT
@@ -59,12 +59,28 @@ def build_chains(
     yield model.Chain("output_mangle", (back,), model.Hook("route", OUTPUT, PRIORITY))
 
 
-def own_rule(mark: int) -> Rule:
-    """What the proxy sends with the address of a client goes to the application."""
+def own_rules(found: config.Transparent, facts: config.HostFacts) -> Iterator[Rule]:
+    """What the proxy sends with the address of a client goes to the application, and stays so."""
     on_loopback = Match(Field.OIFNAME, Operator.EQ, "lo")
-    is_marked = Match(Field.MARK, Operator.EQ, mark)
+    is_marked = Match(Field.MARK, Operator.EQ, found.mark)
     comment = "the proxy calls an application with the address of a client"
-    return Rule((on_loopback, is_marked), owners.RETURN, comment)
+    for family, field, own in _families(facts):
+        matches = (on_loopback, is_marked, Match(field, Operator.NE, own))
+        yield Rule(matches, Verdict(Action.KEEP, family), comment)
+
+
+def keep_rules(facts: config.HostFacts) -> Iterator[Rule]:
+    """What the proxy has got already: nobody who comes later takes it elsewhere."""
+    comment = "for the proxy: no translation of others, as of a published port"
+    for family, field, own in _families(facts):
+        yield Rule((Match(field, Operator.NE, own),), Verdict(Action.KEEP, family), comment)
+
+
+def _families(facts: config.HostFacts) -> tuple[tuple[str, Field, int], ...]:
+    """Each family with a source that neither of these packets has."""
+    v4 = ("ip", Field.IP_SADDR, exemptions.PASSTHROUGH_V4)
+    v6 = ("ip6", Field.IP6_SADDR, exemptions.PASSTHROUGH_V6)
+    return (v4, v6) if facts.knows_ipv6 else (v4,)
 
 
 def _inbound_rules(

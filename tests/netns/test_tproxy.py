@@ -58,6 +58,25 @@ def test_the_application_sees_the_address_of_its_client(
     eventually(lambda: f"{ADDRESS}:{PORT}" in host.log_text(), "in the access log")
 
 
+# As docker publishes a port: to a container that is not there.
+TRANSLATION = f"fib daddr type local tcp dport {PORT} dnat to 172.17.0.2:80"
+PUBLISHED = "".join(
+    f"table ip published {{ chain {hook} {{ type nat hook {hook} priority -100; {TRANSLATION}; }}; }}\n"
+    for hook in ("prerouting", "output")
+)
+
+
+def test_a_port_that_is_published_by_translation_reaches_the_proxy(
+    host: Host, server: Server, cluster: netns.Network
+) -> None:
+    host.namespace.run(["nft", "-f", "-"], stdin=PUBLISHED, check=True)
+    join(host, **MODE)
+    reply = ask(cluster, ADDRESS, PORT, "ping", until=10)
+    assert reply.received == "hello\nping"
+    assert server.connections(1)[0].peer[0] == CLIENT
+    assert host.verb("verify").returncode == 0
+
+
 def test_without_a_proxy_nothing_reaches_the_application(
     host: Host, server: Server, cluster: netns.Network
 ) -> None:

@@ -60,6 +60,8 @@ IS_IPV4 = (_meta(15), _compare(EQ, b"\x02"))  # NFT_META_NFPROTO is AF_INET
 IS_IPV6 = (_meta(15), _compare(EQ, b"\x0a"))
 IS_TCP = (_meta(16), _compare(EQ, b"\x06"))  # NFT_META_L4PROTO is IPPROTO_TCP
 IS_UDP = (_meta(16), _compare(EQ, b"\x11"))
+_IS_ICMP = (_meta(16), _compare(EQ, b"\x01"))
+_IS_ICMP6 = (_meta(16), _compare(EQ, b"\x3a"))
 
 
 class Load(NamedTuple):
@@ -99,6 +101,9 @@ LOADS = {
     Field.DPORT: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 2, 2),), 2),
     Field.UDP_SPORT: Load(IS_UDP, (_payload(TRANSPORT_HEADER, 0, 2),), 2),
     Field.UDP_DPORT: Load(IS_UDP, (_payload(TRANSPORT_HEADER, 2, 2),), 2),
+    # Behind the heads of ICMP and of the IP packet that follows: 8 and 20, or 40, bytes.
+    Field.ICMP_DPORT: Load(_IS_ICMP, (_payload(TRANSPORT_HEADER, 30, 2),), 2, is_implied=False),
+    Field.ICMP6_DPORT: Load(_IS_ICMP6, (_payload(TRANSPORT_HEADER, 50, 2),), 2, is_implied=False),
     Field.TCP_FLAGS: Load(IS_TCP, (_payload(TRANSPORT_HEADER, 13, 1), keep_bits(FLAGS_MASK)), 1),
     Field.FIB_DADDR_TYPE: Load((), (_TYPE_OF_DADDR,), 4, sys.byteorder),
     Field.FIB_SADDR_TYPE: Load((), (_TYPE_OF_SADDR,), 4, sys.byteorder),

@@ -46,6 +46,9 @@ class Field(enum.Enum):
     DPORT = "tcp dport"
     UDP_SPORT = "udp sport"
     UDP_DPORT = "udp dport"
+    # of an ICMP error, the destination port of the packet that it is about (without IP options)
+    ICMP_DPORT = "@th,240,16"
+    ICMP6_DPORT = "@th,400,16"
     # only the bits FIN, SYN, RST and ACK: what tells the first packet of a connection
     TCP_FLAGS = "tcp flags"
     # what the routes of this host make of an address: RTN_LOCAL is one of its own

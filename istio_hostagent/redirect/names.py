@@ -119,11 +119,15 @@ def _raw_output_rules(redirection: config.Redirection, facts: config.HostFacts) 
     from_resolver = Match(Field.UDP_SPORT, Operator.EQ, redirection.dns.port)
     for match in owners.proxy_matches(redirection, facts):
         yield Rule((from_resolver, match), _CAPTURED, "answer to a captured query")
+    # While the resolver is not there the kernel says so, and whoever asks waits for nothing.
+    on_loopback = Match(Field.OIFNAME, Operator.EQ, "lo")
+    for field in (Field.ICMP_DPORT, *((Field.ICMP6_DPORT,) if facts.knows_ipv6 else ())):
+        is_refusal = Match(field, Operator.EQ, redirection.dns.port)
+        yield Rule((on_loopback, is_refusal), _CAPTURED, "refusal of a captured query")
     yield from owners.interface_rules(redirection.excluded_interfaces, Field.OIFNAME)
     to_zones = Verdict(Action.JUMP, "ISTIO_DNS_ZONES")
     for servers in _servers(redirection, facts, (Field.IP_DADDR, Field.IP6_DADDR)):
         yield Rule((*servers, _TO_NAME_SERVER), to_zones, "queries")
-    on_loopback = Match(Field.OIFNAME, Operator.EQ, "lo")
     for servers in _servers(redirection, facts, (Field.IP_SADDR, Field.IP6_SADDR)):
         matches = (on_loopback, *servers, _FROM_NAME_SERVER)
         yield Rule(matches, _OWN, "answer of a name server on this host")

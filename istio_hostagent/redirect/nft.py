@@ -229,7 +229,7 @@ def _value(field: Field, value: int | str) -> str:
     if isinstance(value, str):
         return f'"{value}"'
     if field is Field.L4PROTO:
-        return {6: "tcp", 17: "udp"}.get(value, str(value))
+        return {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp"}.get(value, str(value))
     if field in (Field.MARK, Field.CT_MARK):
         return f"0x{value:08x}"
     if field in (Field.FIB_DADDR_TYPE, Field.FIB_SADDR_TYPE) and value < len(_ADDRESS_TYPES):

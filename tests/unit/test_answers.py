@@ -34,6 +34,7 @@ REQUESTS: dict[str, Any] = {
     "reader": ("/a", "/b"),
     "second_reader": {},
     "served": {"socket": "/run/envoy.sock", "port": 15000, "identity": "spiffe://a/b"},
+    "takeover": {"part": "netlink", "removes": True},
 }
 GOOD: dict[str, Any] = {
     "certificate": {"held": HELD, "error": ERROR},
@@ -46,6 +47,11 @@ GOOD: dict[str, Any] = {
     "reader": [{"data": "S0VZPXZhbHVlCg=="}, {"errno": 13}],
     "second_reader": {"observed": exchange.to_json(model.Observed())},
     "served": {"serials": ["2e26", "1"]},
+    "takeover": {
+        "found": [{"rules": 23, "author": "istio-iptables", "place": "iptables-nft"}],
+        "left": [],
+        "error": ERROR,
+    },
 }
 anything = st.recursive(
     st.none()

@@ -218,7 +218,8 @@ class _Transaction:
         """Append a part."""
         self.steps.append((part.command, part.step))
         kind, flags = _SUBSYSTEM << 8 | part.command, part.flags | NLM_F_REQUEST
-        self._put(kind, flags, self.first + len(self.steps), _OF_INET, part.body)
+        general = _OF_INET if part.family == INET else _GENERAL.pack(part.family, 0, 0)
+        self._put(kind, flags, self.first + len(self.steps), general, part.body)
 
     def close(self) -> int:
         """Append the end marker; gives the last sequence number."""

@@ -1,7 +1,8 @@
 """The messages of nf_tables: tables, chains, sets, elements and rules to bytes and back.
 
 Not here: sending them (`connection`) and putting them in order (`host.nftables`).
-Everything is of family inet. Source: include/uapi/linux/netfilter/nf_tables.h.
+Everything is of family inet, but for what is deleted of others.
+Source: include/uapi/linux/netfilter/nf_tables.h.
 """
 
 import itertools
@@ -57,6 +58,7 @@ class Message(NamedTuple):
     flags: int
     body: bytes
     step: str
+    family: int = 1  # NFPROTO_INET
 
 
 class TableHead(NamedTuple):
@@ -73,21 +75,27 @@ def new_table(name: str, *, is_owned: bool) -> Message:
     return Message(NEWTABLE, framing.NLM_F_CREATE, body, f"create table {name}")
 
 
-def delete_table(name: str) -> Message:
+def delete_table(name: str, family: int = 1) -> Message:
     """Remove a table with all that is in it."""
-    return Message(DELTABLE, 0, pack_text(1, name), f"delete table {name}")
+    return Message(DELTABLE, 0, pack_text(1, name), f"delete table {name}", family)
 
 
-def delete_rules(table: str, chain: str) -> Message:
+def delete_rules(table: str, chain: str, family: int = 1) -> Message:
     """Remove every rule of a chain."""
     body = pack_text(1, table) + pack_text(2, chain)
-    return Message(DELRULE, 0, body, f"remove the rules of {table} {chain}")
+    return Message(DELRULE, 0, body, f"remove the rules of {table} {chain}", family)
 
 
-def delete_chain(table: str, name: str) -> Message:
+def delete_rule(table: str, chain: str, handle: bytes, family: int) -> Message:
+    """Remove one rule; `handle` as it was read."""
+    body = pack_text(1, table) + pack_text(2, chain) + pack(3, handle)
+    return Message(DELRULE, 0, body, f"remove a rule of {table} {chain}", family)
+
+
+def delete_chain(table: str, name: str, family: int = 1) -> Message:
     """Remove a chain without rules that no rule jumps to."""
     body = pack_text(1, table) + pack_text(3, name)
-    return Message(DELCHAIN, 0, body, f"delete chain {table} {name}")
+    return Message(DELCHAIN, 0, body, f"delete chain {table} {name}", family)
 
 
 def delete_set(table: str, name: str) -> Message:
@@ -244,6 +252,13 @@ def read_chain(body: bytes) -> tuple[str, str, model.Hook | None]:
             kind += " on devices"
         hook = model.Hook(kind, be32(place.get(1, b"")), priority, be32(found.get(5, b"\1")))
     return framing.text(found[1]), framing.text(found[3]), hook
+
+
+def read_raw_rule(body: bytes) -> tuple[str, bytes, bytes, str]:
+    """Read the answer to GETRULE: chain, handle, expressions as bytes, comment."""
+    found = framing.read(body)
+    comment = _read_comment(found.get(7, b""))
+    return framing.text(found[2]), found[3], found.get(4, b""), comment
 
 
 def read_rule(body: bytes) -> tuple[str, model.RuleState]:

@@ -1,0 +1,154 @@
+"""What Istio's scripts have left in the legacy tables of one family: found and taken out.
+
+Found without any library (`legacytables`, `xtrules`); taken out through python-iptables, one
+commit for each table, under the lock of xtables. A process that has loaded the library for one
+family cannot work on the other, so each family has a worker of its own, and only workers import
+this. Of the library no match and no target is loaded: rules go by their position, since what it
+makes of a rule may not equal the rule.
+"""
+
+import contextlib
+import errno
+import fcntl
+import importlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import ApplyRejected, HostUnsupported, KernelBusy, describe
+from ..redirect import takeover
+from . import legacytables, xtrules
+
+PLACES = {socket.AF_INET: "iptables-legacy", socket.AF_INET6: "ip6tables-legacy"}
+_CLASSES = {socket.AF_INET: "Table", socket.AF_INET6: "Table6"}
+# As iptables(8) says of it.
+_LOCK = os.environ.get("XTABLES_LOCKFILE") or "/run/xtables.lock"
+_LOCK_TIME_S = 5.0
+_LOCK_PAUSE_S = 0.02
+_MAX_TRIES = 20
+
+
+def find(family: socket.AddressFamily) -> tuple[takeover.Remains, ...]:
+    """What is there now; raises KernelBusy. No table is made by looking."""
+    tables = [_read(family, name)[0] for name in _names(family)]
+    count = sum(len(taking.rules) for taking in takeover.find(tables))
+    if not count:
+        return ()
+    return (takeover.Remains(count, takeover.name_author(tables), PLACES[family]),)
+
+
+def _names(family: socket.AddressFamily) -> list[str]:
+    return [name for name in legacytables.read(family) if name in takeover.TABLES]
+
+
+def _read(family: socket.AddressFamily, name: str) -> tuple[takeover.Table, legacytables.Entries]:
+    for _ in range(_MAX_TRIES):
+        try:
+            found = legacytables.fetch(family, name)
+        except OSError as error:
+            if error.errno == errno.EAGAIN:
+                continue
+            raise KernelBusy(f"reading {PLACES[family]} {name}: {describe(error)}") from error
+        return xtrules.read(family, name, found), found
+    raise KernelBusy(f"others keep changing {PLACES[family]} {name} while it is read")
+
+
+def take_out(family: socket.AddressFamily) -> None:
+    """Take out what `find` finds; raises ApplyRejected, HostUnsupported, KernelBusy."""
+    try:
+        library: Any = importlib.import_module("iptc")
+    except ImportError as error:
+        raise HostUnsupported(
+            f"python-iptables cannot be loaded: {error}", hint="apt install python3-iptables"
+        ) from error
+    with _locked():
+        for _ in range(_MAX_TRIES):
+            if _try(library, family):
+                return
+    raise KernelBusy(f"others keep changing {PLACES[family]}, without the lock of xtables")
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    """Hold the lock that iptables-legacy takes; raises KernelBusy."""
+    try:
+        descriptor = os.open(_LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise KernelBusy(f"the lock of xtables: {_LOCK}: {describe(error)}") from error
+    try:
+        end = time.monotonic() + _LOCK_TIME_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= end:
+                    raise KernelBusy(
+                        f"another program holds the lock of xtables ({_LOCK})",
+                        hint=f"`fuser -v {_LOCK}` names it",
+                    ) from error
+            time.sleep(_LOCK_PAUSE_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try(library: Any, family: socket.AddressFamily) -> bool:
+    """Make one commit for each table; False: somebody changed one meanwhile."""
+    read = {name: _read(family, name) for name in _names(family)}
+    takings = takeover.find([table for table, _ in read.values()])
+    # In nat are the chains by which the rest is known, should we be killed between two tables.
+    for taking in sorted(takings, key=lambda each: each.table == "nat"):
+        seen, entries = read[taking.table]
+        table = getattr(library, _CLASSES[family])(taking.table, autocommit=False)
+        table.refresh()
+        try:
+            # Both before and behind the library's own look at the table it was the same.
+            if not _is_same(family, taking.table, entries):
+                return False
+            _delete(table, seen, taking)
+            if not _is_same(family, taking.table, entries):
+                return False
+            table.commit()
+        except library.IPTCError as error:
+            if os.strerror(errno.EAGAIN) in str(error):
+                return False
+            raise ApplyRejected(
+                f"{PLACES[family]} {taking.table}: {error}; nothing was changed there",
+                step=f"take Istio's rules out of {taking.table}",
+                errno=errno.EIO,
+            ) from error
+        finally:
+            table.refresh()  # forgets what is not committed
+    return True
+
+
+def _is_same(family: socket.AddressFamily, name: str, entries: legacytables.Entries) -> bool:
+    """Whether a table is as it was, but for its counters."""
+    _, now = _read(family, name)
+    return xtrules.without_counters(family, now) == xtrules.without_counters(family, entries)
+
+
+def _delete(table: Any, seen: takeover.Table, taking: takeover.Taking) -> None:
+    """Change the library's copy; raises its error."""
+    positions: dict[str, list[int]] = {}
+    counts: dict[str, int] = {}
+    for number, rule in enumerate(seen.rules):
+        position = counts.get(rule.chain, 0)
+        counts[rule.chain] = position + 1
+        if number in taking.rules and rule.chain not in taking.chains:
+            positions.setdefault(rule.chain, []).append(position)
+    for chain, found in positions.items():
+        for position in reversed(found):
+            # The library has no method for it, only for a rule that it has made itself.
+            calls, handle = table._iptc, table._handle
+            if calls.iptc_delete_num_entry(chain.encode(), position, handle) != 1:
+                raise importlib.import_module("iptc").IPTCError(
+                    f"cannot delete rule {position + 1} of {chain}: {table.strerror()}"
+                )
+    for chain in taking.chains:
+        table.flush_entries(chain)
+    for chain in taking.chains:
+        table.delete_chain(chain)

@@ -1,0 +1,56 @@
+"""Find what Istio's scripts have left in one part of the packet filter, and take it out if asked.
+
+In: {"part": "netlink" | "ip_tables" | "ip6_tables", "removes": bool}. Out: {"found": [{"rules",
+"author", "place"}, ...], "left": [...], "error": {"code", "message", "hint"} or null}: what was
+there, what still is, and why. A process for each part: python-iptables cannot do two in one.
+"""
+
+import json
+import sys
+from typing import Any
+
+from ..errors import HostAgentError
+from ..host import glance, legacyremains, remains, tproxyremains
+from ..host.nfnetlink import connection
+from ..redirect import takeover
+
+Found = tuple[takeover.Remains, ...]
+
+
+def main() -> None:
+    """Answer one request."""
+    request = json.load(sys.stdin)
+    part = takeover.Part(request["part"])
+    found: Found = ()
+    left: Found = ()
+    answer: dict[str, Any] = {"error": None}
+    try:
+        found = left = _find(part)
+        if request["removes"] and found:
+            try:
+                _take_out(part)
+            finally:
+                left = _find(part)
+    except HostAgentError as error:
+        answer = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+    answer |= {"found": [each._asdict() for each in found]}
+    answer |= {"left": [each._asdict() for each in left]}
+    json.dump(answer, sys.stdout)
+
+
+def _find(part: takeover.Part) -> Found:
+    if part is takeover.Part.NETLINK:
+        return remains.find(connection.Connection()).remains + tproxyremains.find()
+    return legacyremains.find(glance.LEGACY[part])
+
+
+def _take_out(part: takeover.Part) -> None:
+    if part is takeover.Part.NETLINK:
+        remains.take_out(connection.Connection())
+        tproxyremains.take_out()
+    else:
+        legacyremains.take_out(glance.LEGACY[part])
+
+
+if __name__ == "__main__":
+    main()

@@ -287,6 +287,13 @@ class StillDrifted(HostAgentError):
         super().__init__(f"{how}: {self.drifts[0]}{more}", hint=hint)
 
 
+class NotTakenOver(HostAgentError):
+    """Our rules are in, and what Istio's scripts have left there could not be taken out."""
+
+    code = "not-taken-over"
+    exit_status = 75
+
+
 class NotReached(HostAgentError):
     """Captured connections from outside are dropped by the host's own firewall.
 

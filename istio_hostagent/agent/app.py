@@ -17,6 +17,7 @@ from ..host import (
     facts,
     files,
     garbage,
+    glance,
     heldports,
     layers,
     legacyrules,
@@ -95,6 +96,7 @@ def run(environment: Mapping[str, str]) -> None:
         machine=facts,
         jitter=clock.jitter,
         legacy_rules=legacyrules.observe,
+        istio_rules=glance.glance,
     )
     signals.deliver((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), inbox, events.Signalled)
     interval_s = notify.watchdog_interval_s(environment)

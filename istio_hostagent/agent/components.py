@@ -25,6 +25,7 @@ from . import (
     serving,
     statedir,
     supervisor,
+    takeover,
     tasks,
 )
 
@@ -44,8 +45,14 @@ class Components:
         inbox, clock = given.inbox, given.clock
         work = tasks.Tasks(inbox, clock, given.processes, _log_last_words)
         packets = prober.Prober(work, clock, given.packets)
+        others = takeover.Takeover(work, given.istio_rules)
         keeper = redirection.RedirectionPart(
-            given.rules, packets, clock, given.legacy_rules, lambda: not self.proxy.is_envoy
+            given.rules,
+            packets,
+            clock,
+            given.legacy_rules,
+            lambda: not self.proxy.is_envoy,
+            others,
         )
         state = statedir.StateDirectory(given.state, clock)
         user = processes.User(facts.proxy_uid, facts.proxy_gid)
@@ -77,6 +84,7 @@ class Components:
         )
         self.work = work
         self.packets = packets
+        self.others = others
         self.state = state
         self.machine = machine.MachinePart(given.machine, facts, state, clock)
         self.configuration = configuration.ConfigurationPart(

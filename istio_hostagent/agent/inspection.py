@@ -15,12 +15,14 @@ from ..errors import ChildFailed, HostAgentError
 from ..host import garbage, ports
 from ..host.answers import second_reader
 from ..redirect import drift, expectations, model, policy, probes
-from . import prober, proof, tasks
+from ..redirect import takeover as remains
+from . import prober, proof, takeover, tasks
 
 SECOND_READER = "second_reader"
 TIMEOUT_S = 60.0  # of a hundred thousand networks the other decoder takes seconds
 _PACKETS = "packets"
 _RULES = "rules"
+_OTHERS = "others"
 
 
 class ProxyState(enum.Enum):
@@ -67,6 +69,7 @@ class Verification(NamedTuple):
     second_drifts: tuple[str, ...]
     findings: tuple[expectations.Finding, ...]
     proxy: Proxy = Proxy(ProxyState.UNKNOWN, is_required=False)
+    left_by_istio: str = ""  # what its scripts have left; what that does, packets show
 
     @property
     def is_good(self) -> bool:
@@ -85,6 +88,7 @@ class Verification(NamedTuple):
             "broken": self._texts(expectations.State.BROKEN),
             "not_testable": self._texts(expectations.State.NOT_TESTABLE),
             "proxy": self.proxy.to_json(),
+            "left_by_istio": self.left_by_istio,
         }
 
     def _texts(self, state: expectations.State) -> list[str]:
@@ -116,6 +120,7 @@ def start(
     machine: ports.Machine,
     work: tasks.Tasks,
     packets: prober.Prober,
+    others: takeover.Takeover,
     *,
     done: Callable[[Verification], None],
     failed: Callable[[HostAgentError], None],
@@ -130,7 +135,7 @@ def start(
 
     def collect(name: str, answer: Any) -> None:
         ended[name] = answer
-        if len(ended) < 3:
+        if len(ended) < 4:
             return
         for value in ended.values():
             if isinstance(value, HostAgentError):
@@ -144,7 +149,8 @@ def start(
         texts = tuple(str(difference) for difference in second)
         findings = proof.evaluate(made, ended[_PACKETS])
         drifts = tuple(str(difference) for difference in ended[_RULES])
-        done(Verification(drifts=drifts, second_drifts=texts, findings=findings))
+        left = ended[_OTHERS].problem
+        done(Verification(drifts, texts, findings, left_by_istio=left))
         ended.clear()
         garbage.give_back()
 
@@ -157,6 +163,10 @@ def start(
         done=lambda answer: collect(SECOND_READER, answer),
     )
     packets.prove(made, facts, lambda found: collect(_PACKETS, found))
+    if settings.redirection.is_managed:
+        others.look(lambda outcome: collect(_OTHERS, outcome))
+    else:
+        collect(_OTHERS, remains.Outcome())
 
 
 def _second_reading(answer: second_reader.SecondReading) -> model.Observed:

@@ -3,12 +3,13 @@
 It alone changes the kernel while the agent runs, also for the verbs.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..config import model as config
-from ..errors import ApplyRejected, HostAgentError, KernelBusy, StillDrifted
+from ..errors import ApplyRejected, HostAgentError, KernelBusy, NotTakenOver, StillDrifted
 from ..host import changes as committed
 from ..host import garbage, ports
 from ..lifecycle import redirection as states
@@ -16,7 +17,8 @@ from ..lifecycle.life import Life
 from ..lifecycle.situation import Now
 from ..lifecycle.steps import Step
 from ..redirect import drift, expectations, model, plan, policy, probes, staleness
-from . import events, fields, part, prober, proof, verdict
+from ..redirect import takeover as others
+from . import events, fields, part, prober, proof, takeover, verdict
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class RedirectionPart(part.Part):
         clock: ports.Clock,
         legacy_rules: Callable[[], object],
         answers_queries: Callable[[], bool],
+        others: takeover.Takeover,
     ) -> None:
         """Start with nothing desired and nothing known.
 
@@ -60,6 +63,9 @@ class RedirectionPart(part.Part):
         self._clock = clock
         self._legacy_rules = legacy_rules
         self._answers_queries = answers_queries
+        self._others = others
+        self.leftover = ""  # what Istio's scripts have left and nobody could take out
+        self.taken_over: list[str] = []
         self._legacy_seen: object = None  # when packets were last sent
         self._facts: config.HostFacts | None = None
         self._given: config.Redirection | None = None  # as the files say
@@ -137,6 +143,8 @@ class RedirectionPart(part.Part):
                 self._look_at_proxy()
                 self.look_at_addresses()
                 self._look_at_legacy_rules()
+                if self.leftover:
+                    self.doubt()  # the next proof begins with another try
                 if self._clock.monotonic() >= self._read_back_at:
                     self._read_back_at = self._clock.monotonic() + READ_BACK_S
                     self.read_back()
@@ -190,6 +198,8 @@ class RedirectionPart(part.Part):
             "findings": [str(finding) for finding in unkept],
             "untested": len(untested),
             "not_captured": list(self._closed),
+            "taken_over": list(self.taken_over),
+            "left_by_istio": self.leftover,
         }
 
     def _ask(self, pending: states.Pending) -> int:
@@ -210,13 +220,50 @@ class RedirectionPart(part.Part):
             return
         if isinstance(found, HostAgentError):
             self._failed(found)
+            self._tell(found)
         else:
-            self.error = None
-            self.value = states.applied(self.value, has_changed=found.is_any)
-            if found.is_any:
-                logger.info("redirection installed and read back")
-            self._look_again()
-        self._tell(found)
+            # Ours capture from here on: what Istio's scripts have left may go.
+            self._take_over(lambda taken: self._replaced(number, found, taken))
+
+    def _replaced(self, number: int, found: plan.Changes, taken: tuple[str, ...]) -> None:
+        if number != self._asked:
+            return
+        self.error = None
+        has_changed = found.is_any or bool(taken)
+        self.value = states.applied(self.value, has_changed=has_changed)
+        if found.is_any:
+            logger.info("redirection installed and read back")
+        self._look_again()
+        if self.leftover:
+            self._tell(NotTakenOver(self.leftover))
+        else:
+            lines = itertools.chain(found.lines, map(others.render, taken))
+            self._tell(plan.Changes(has_changed, lines))
+
+    def _take_over(self, then: Callable[[tuple[str, ...]], None]) -> None:
+        """Take out what Istio's scripts have left, and say what that was.
+
+        Not where the operator has said that rules of his own capture: these may be they.
+        """
+        if self._is_left_to_others:
+            self.leftover = ""
+            then(())
+            return
+        self._others.take_over(lambda outcome: self._taken_over(outcome, then))
+
+    def _taken_over(
+        self, outcome: others.Outcome, then: Callable[[tuple[str, ...]], None]
+    ) -> None:
+        self.taken_over += [text for text in outcome.taken if text not in self.taken_over]
+        if outcome.taken:
+            logger.warning(
+                "rules that Istio's scripts have left were taken out: ours are there instead",
+                extra=fields.of(DETAIL=", ".join(outcome.taken)),
+            )
+        if outcome.problem and outcome.problem != self.leftover:
+            logger.error("not taken over: %s", outcome.problem)
+        self.leftover = outcome.problem
+        then(outcome.taken)
 
     def _tell(self, found: plan.Changes | HostAgentError) -> None:
         then, self._then = self._then, None
@@ -256,6 +303,10 @@ class RedirectionPart(part.Part):
         self._legacy_seen = self._legacy_rules()
         facts = self._facts
         made = self._build_expectations(facts)
+        # Whatever made the proof necessary may be a script of Istio's.
+        self._take_over(lambda _: self._send(made, facts))
+
+    def _send(self, made: tuple[expectations.Expectation, ...], facts: config.HostFacts) -> None:
         self._packets.prove(made, facts, lambda found: self._proved(made, facts, found))
 
     def _build_expectations(self, facts: config.HostFacts) -> tuple[expectations.Expectation, ...]:
@@ -321,6 +372,8 @@ class RedirectionPart(part.Part):
         """What is as it must be and not as one might expect, or nothing."""
         if self._is_left_to_others:
             return "redirection: up to rules of your own, not tested (ISTIO_CUSTOM_IP_TABLES)"
+        if self.leftover:
+            return self.leftover
         if self._given is not None and self._given.dns.is_captured and not self._answers_queries():
             return "queries for names are not captured: only pilot-agent answers them"
         return verdict.describe_closed(self.findings, self._closed)

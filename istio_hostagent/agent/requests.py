@@ -25,7 +25,7 @@ from ..identity import rotation
 from ..lifecycle.phase import Phase
 from ..lifecycle.redirection import Rules
 from ..lifecycle.report import Report
-from ..redirect import plan, policy
+from ..redirect import plan, policy, takeover
 from ..supervise import validation
 from . import components, configuration, fields, inspection, places, reload, status
 
@@ -144,7 +144,19 @@ class Requests:
         answer = functools.partial(
             _answer_changes, caller, warnings=warnings, has_changes=has_changes
         )
+        if loaded.config.redirection.is_managed:
+            answer = functools.partial(self._plan_takeover, answer)
         self._parts.rules.plan(wanted, answer)
+
+    def _plan_takeover(
+        self, answer: Callable[..., None], found: plan.Changes | HostAgentError
+    ) -> None:
+        """Say also what of Istio's scripts would be taken out."""
+
+        def seen(outcome: takeover.Outcome) -> None:
+            answer(found, taken_over=[each.text for each in outcome.found])
+
+        self._parts.others.look(seen)
 
     def _verify(self, caller: ports.Caller) -> None:
         told = self._parts.life.told
@@ -161,6 +173,7 @@ class Requests:
             parts.host,
             parts.work,
             parts.packets,
+            parts.others,
             done=functools.partial(self._verified, caller, known),
             failed=lambda error: caller.answer(refusal(error)),
         )
@@ -291,11 +304,14 @@ def _answer_changes(
     *,
     warnings: Sequence[str] = (),
     has_changes: bool = False,
+    taken_over: Sequence[str] = (),
 ) -> None:
     if isinstance(found, HostAgentError):
         caller.answer(refusal(found))
         return
-    answer = {"ok": True, "lines": list(found.lines), "warnings": list(warnings)}
+    lines = [*found.lines, *map(takeover.render, taken_over)]
+    answer = {"ok": True, "lines": lines, "warnings": list(warnings)}
+    answer["taken_over"] = list(taken_over)
     if has_changes:
         answer["changes"] = [change.to_json() for change in found.details]
     caller.answer(answer)

@@ -12,12 +12,9 @@ from ..lifecycle import redirection as states
 from ..redirect import expectations
 from . import fields, proof
 
-# What istio-iptables leaves is in its chains, all but the redirection of DNS to 15053.
 _OTHERS_COME_BEFORE = (
     "rules of somebody else come before ours: `nft list ruleset` and `iptables-legacy-save` show"
-    " them; what Istio's scripts have left goes with"
-    " `for i in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy;"
-    " do $i-save | grep -v -e ISTIO_ -e 15053 | $i-restore; done`"
+    " them"
 )
 
 

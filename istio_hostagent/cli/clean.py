@@ -9,13 +9,17 @@ from ..agent.oneshot import clean
 from . import answer
 from .options import Option, Values
 
-OPTIONS = (Option("quiet", "print nothing on success"),)
+OPTIONS = (
+    Option("all", "take out what Istio's own scripts have left as well"),
+    Option("quiet", "print nothing on success"),
+)
 
 
 def execute(values: Values) -> int:
     """Clean, and print what went."""
     answer.ask("clean")
-    lines = clean.perform(os.environ)
+    lines = clean.perform(os.environ, takes_all=values["all"])
     if not values["quiet"]:
-        print("\n".join(lines) or "nothing to do: no rules of ours")
+        nothing = "of ours or of Istio's scripts" if values["all"] else "of ours"
+        print("\n".join(lines) or f"nothing to do: no rules {nothing}")
     return 0

@@ -23,6 +23,7 @@ def execute(values: Values) -> int:
     if values["json"]:
         # An agent of an earlier version gives lines alone.
         shown = {"lines": list(lines), "changes": list(found.get("changes", ()))}
+        shown["taken_over"] = found.get("taken_over", [])
         print(json.dumps({"version": 1, **shown, "warnings": warnings}, indent=1))
     else:
         for line in lines:

@@ -30,6 +30,10 @@ def render(status: dict[str, Any]) -> str:
         rows.append(("encryption", status["encryption"]))
     if redirection["repaired"]:
         rows.append(("repaired", f"{_times(redirection['repaired'])} since the agent started"))
+    if taken := redirection.get("taken_over"):
+        rows.append(("taken over", ", ".join(taken)))
+    if left := redirection.get("left_by_istio"):
+        rows.append(("warning", left))
     rows += [("stuck", text) for text in status.get("stuck", ())]
     rows += [("problem", problem) for problem in configuration["problems"]]
     rows += [("warning", warning) for warning in configuration["warnings"]]

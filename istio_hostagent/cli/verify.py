@@ -35,6 +35,8 @@ def _render(result: dict[str, Any], is_verbose: bool) -> str:
     if proxy.get("last_error"):
         prefix = "no proxy" if proxy["required"] else "note: no proxy"
         lines.append(f"{prefix}: {proxy['last_error']}")
+    if left := result.get("left_by_istio"):
+        lines.append(f"note: {left}")
     if is_verbose:
         lines += [f"met: {line}" for line in result["kept"]]
     met = len(result["kept"])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..config import model
     from ..errors import HostAgentError
-    from ..redirect import expectations, plan
+    from ..redirect import expectations, plan, takeover
     from ..redirect import model as redirect
     from ..supervise import builds, liveness, specs
     from . import changes, layers, probing, procstate, rtmonitor
@@ -531,3 +531,5 @@ class Ports(NamedTuple):
     jitter: Callable[[], float]
     # A value that differs when rules of legacy tables come or go; takes no time, raises nothing.
     legacy_rules: Callable[[], object]
+    # Where Istio's scripts may have left rules; takes no time, raises KernelBusy, NotPermitted.
+    istio_rules: Callable[[], tuple[takeover.Part, ...]]

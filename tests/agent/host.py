@@ -17,7 +17,7 @@ from istio_hostagent.lifecycle import redirection
 from istio_hostagent.redirect import expectations
 from istio_hostagent.redirect import model as redirect
 from istio_hostagent.supervise import specs
-from tests.agent.machine import Bug, Ca, Loads, Machine, Proxy, Reader, Rules
+from tests.agent.machine import Bug, Ca, Loads, Machine, Proxy, Reader, Rules, Takeover
 from tests.agent.texts import ENVOY, HOSTAGENT, OWN, ROOT, SOURCES, TOKEN
 from tests.fakes.caller import FakeCaller
 from tests.fakes.doors import FakeDoors
@@ -120,7 +120,8 @@ class MemoryHost(Machine):
             proxy=FakeProxyFiles(self.disk, self.programs, self.step),
             machine=self.machine,
             jitter=lambda: 0.0,
-            legacy_rules=lambda: self.legacy_rules,
+            legacy_rules=lambda: (self.legacy_rules, tuple(self.left_by_istio)),
+            istio_rules=self.glance,
         )
         self.is_leaving = False
         self._started_at = self.clock.monotonic()
@@ -351,6 +352,7 @@ class MemoryHost(Machine):
         self.reader = Reader.GOOD
         self.ca, self.proxy, self.rules = Ca.GOOD, Proxy.GOOD, Rules.TAKEN
         self.loads, self.is_wrong_at_start = Loads.ALWAYS, False
+        self.takeover = Takeover.GOOD
         soon = self.clock.monotonic() + 0.2
         self.running = [(child, spec, min(at, soon)) for child, spec, at in self.running]
         self.kill_after = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from istio_hostagent.agent import reload
-from istio_hostagent.redirect import exchange, expectations, firewall
+from istio_hostagent.redirect import exchange, expectations, firewall, takeover
 from istio_hostagent.redirect import model as redirect
 from istio_hostagent.supervise import specs
 from istio_hostagent.supervise.liveness import Answer, Door
@@ -50,6 +50,13 @@ class Ca(enum.Enum):
     MISSING = "missing"  # nothing to show to it
     CRASHING = "crashing"  # its worker does
     HANGING = "hanging"  # its worker does
+
+
+class Takeover(enum.Enum):
+    GOOD = "good"
+    LOCKED = "locked"  # its worker cannot change anything
+    CRASHING = "crashing"
+    HANGING = "hanging"
 
 
 class Proxy(enum.Enum):
@@ -134,6 +141,8 @@ class Machine:
         self.rules = Rules.TAKEN
         self.is_fork_refused = False
         self.legacy_rules: tuple[str, ...] = ()
+        self.left_by_istio: dict[takeover.Part, int] = {}  # rules of its scripts
+        self.takeover = Takeover.GOOD
         self.foreign: set[str] = set()  # what others than root can change of those
         self.reader = Reader.GOOD
         self.unreadable: set[str] = set()  # paths of environment files
@@ -271,9 +280,43 @@ class Machine:
             return Plan(0.02, lambda: (0, read_foreign(self.disk, self.unreadable, request)))
         if module == "served":
             return Plan(0.05, lambda: (0, json.dumps(self._served(request)).encode()))
+        if module == "takeover":
+            match self.takeover:
+                case Takeover.CRASHING:
+                    return Plan(0.02, lambda: (-11, b""))
+                case Takeover.HANGING:
+                    return Plan(None)
+            return Plan(0.3, lambda: (0, json.dumps(self._take_over(request)).encode()))
         assert module == "second_reader"
         observed = exchange.to_json(self.space.kernel().observe())
         return Plan(0.05, lambda: (0, json.dumps({"observed": observed}).encode()))
+
+    def run_istio(self, part: takeover.Part) -> None:
+        """A script of Istio's writes its rules; of those in legacy tables nobody is told."""
+        self.left_by_istio[part] = 23
+
+    def glance(self) -> tuple[takeover.Part, ...]:
+        """Where scripts of Istio's have left something."""
+        return tuple(self.left_by_istio)
+
+    def _take_over(self, request: Any) -> dict[str, Any]:
+        part = takeover.Part(request["part"])
+        error = None
+        found = left = self.left_by_istio.get(part, 0)
+        if request["removes"] and self.takeover is Takeover.LOCKED:
+            message = "another program holds the lock of xtables"
+            error = {"code": "kernel-busy", "message": message, "hint": ""}
+        elif request["removes"]:
+            if not self.space.kernel().observe().tables:
+                raise Bug("rules of Istio's scripts go while none of ours are in")
+            self.left_by_istio.pop(part, None)
+            left = 0
+
+        def show(count: int) -> list[dict[str, Any]]:
+            place = {"rules": count, "author": "istio-iptables", "place": "iptables-legacy"}
+            return [place] if count else []
+
+        return {"found": show(found), "left": show(left), "error": error}
 
     def _served(self, request: Any) -> dict[str, Any]:
         """What the proxy that runs says of its certificate."""

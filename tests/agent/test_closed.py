@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from istio_hostagent.agent import events, prober, reconcile, redirection
+from istio_hostagent.agent import events, prober, reconcile, redirection, takeover
 from istio_hostagent.config import model
 from istio_hostagent.redirect import expectations
 from istio_hostagent.redirect.expectations import Fate
@@ -50,8 +50,9 @@ class Keeper:
         self.packets = Prober()
         rules = reconcile.Reconciler(FakeKernel())
         packets = cast("Any", self.packets)
+        others = takeover.Takeover(cast("Any", None), lambda: ())
         self.part = redirection.RedirectionPart(
-            rules, packets, FakeClock(), lambda: None, lambda: True
+            rules, packets, FakeClock(), lambda: None, lambda: True, others
         )
         self.part.configure(CONFIGS["A"], FACTS)
         self.prove()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from istio_hostagent.redirect import takeover
 from tests.agent import machine
 from tests.agent.host import MemoryHost
 from tests.agent.texts import CERTS, CLUSTER, ENVOY, TEXTS
@@ -244,6 +245,64 @@ def test_legacy_rules_that_come_before_ours_are_noticed_although_nobody_tells(
     host.thief = None
     host.legacy_rules = ()
     host.until(lambda: host.is_in_mesh, 90.0, "in the mesh again")
+
+
+PARTS = tuple(takeover.Part)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_istios_scripts_have_left_goes_once_ours_are_in(
+    host: MemoryHost, part: takeover.Part
+) -> None:
+    host.run_istio(part)  # its worker fails if there is nothing of ours yet
+    host.join()
+    assert not host.left_by_istio
+    said = ["23 rules of istio-iptables in iptables-legacy"]
+    assert host.status["redirection"]["taken_over"] == said
+
+
+def test_what_istios_scripts_write_later_goes_within_a_minute(host: MemoryHost) -> None:
+    host.join()
+    host.run(120.0)
+    host.run_istio(takeover.Part.LEGACY_V4)
+    host.until(lambda: not host.left_by_istio, 61.0, "taken out")
+    assert host.is_in_mesh
+
+
+@pytest.mark.parametrize("kind", [each for each in machine.Takeover if each.value != "good"])
+def test_what_cannot_be_taken_out_is_named_and_tried_again(
+    host: MemoryHost, kind: machine.Takeover
+) -> None:
+    """Packets show that ours hold all the same, so that is no reason to stay out."""
+    host.takeover = kind
+    host.run_istio(takeover.Part.LEGACY_V4)
+    host.join()
+    assert host.left_by_istio
+    said = host.status["redirection"]["left_by_istio"]
+    assert said in host.summary
+    expected = {
+        machine.Takeover.LOCKED: "could not be taken out (another program holds the lock",
+        machine.Takeover.CRASHING: "is not known: worker takeover was ended by SIGSEGV",
+        machine.Takeover.HANGING: "is not known: worker takeover did not end in time",
+    }
+    assert expected[kind] in said
+    host.takeover = machine.Takeover.GOOD
+    host.until(lambda: not host.left_by_istio, 120.0, "taken out")
+    host.until(lambda: not host.status["redirection"]["left_by_istio"], 1.0, "and said")
+
+
+def test_apply_says_what_it_took_over_and_fails_where_it_could_not(host: MemoryHost) -> None:
+    host.join()
+    host.run_istio(takeover.Part.LEGACY_V4)
+    line = "-23 rules of istio-iptables in iptables-legacy"
+    planned = host.answer("plan")
+    assert (planned["lines"][-1], planned["taken_over"]) == (line, [line[1:]])
+    host.takeover = machine.Takeover.LOCKED
+    refused = host.answer("apply")
+    assert (refused["code"], refused["exit_status"]) == ("not-taken-over", 75)
+    host.run(1.0)  # the proof behind it tries as well
+    host.takeover = machine.Takeover.GOOD
+    assert host.answer("apply")["lines"] == [line]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from istio_hostagent.host import procstate
+from istio_hostagent.redirect import takeover
 from tests.agent import machine, texts
 from tests.agent.host import MemoryHost
 from tests.agent.texts import (
@@ -157,6 +158,14 @@ class Life(RuleBasedStateMachine):
     def shut(self, is_shut: bool) -> None:
         self.host.shut(is_shut=is_shut)
 
+    @rule(part=st.sampled_from(takeover.Part))
+    def run_istio(self, part: takeover.Part) -> None:
+        self.host.run_istio(part)
+
+    @rule(kind=st.sampled_from(machine.Takeover))
+    def change_takeover(self, kind: machine.Takeover) -> None:
+        self.host.takeover = kind
+
     @rule(is_full=st.booleans())
     def fill_disk(self, is_full: bool) -> None:
         self.host.disk.is_full = is_full
@@ -267,6 +276,7 @@ class Life(RuleBasedStateMachine):
 
         host.until(is_whole, MENDED_S, f"{name} is in force, whole and accepted")
         host.until(lambda: any(map(host.visible, host.certificates)), MENDED_S, "certificates")
+        host.until(lambda: not host.left_by_istio, MENDED_S, "Istio's rules are taken over")
         host.until(lambda: not any(each.is_open for each in host.callers), 60.0, "answers")
         host.stop()
         assert not host.has_rules

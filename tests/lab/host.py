@@ -58,6 +58,8 @@ class Host:
         self.agent: subprocess.Popen[str] | None = None
         # Whether the agent has process numbers of its own, like in a container.
         self.has_pid_namespace = False
+        # What runs its agent and its verbs, as words in front of their command lines.
+        self.wrapper: list[str] = []
         # Who keeps its descriptors; None: nobody.
         self.manager: Manager | None = None
         # Where the agent's package lies.
@@ -159,7 +161,7 @@ class Host:
             descriptors = self.manager.descriptors()
         with open(self.log, "a") as log:
             self.agent = subprocess.Popen(
-                self.namespace.argv([*prefix, *command]),
+                self.namespace.argv([*self.wrapper, *prefix, *command]),
                 env=environment,
                 pass_fds=descriptors,
                 cwd=self.checkout,
@@ -188,7 +190,7 @@ class Host:
     def verb(self, *words: str, is_checked: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one verb on this host; `is_checked`: a status other than 0 is an error."""
         done = subprocess.run(
-            self.namespace.argv([PYTHON, "-m", "istio_hostagent", *words]),
+            self.namespace.argv([*self.wrapper, PYTHON, "-m", "istio_hostagent", *words]),
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import ssl
 from pathlib import Path
@@ -463,47 +462,3 @@ def test_rules_of_the_operators_own_are_said_to_be_untested(
     assert not host.status()["redirection"]["managed"]
     assert f"redirection    {what}\n" in host.verb("status").stdout
     assert host.tables() == set()
-
-
-# As istio-iptables of Istio 1.19 writes them with DNS capture, in part.
-LEFT_BY_ISTIO = """*nat
-:ISTIO_INBOUND - [0:0]
-:ISTIO_IN_REDIRECT - [0:0]
-:ISTIO_OUTPUT - [0:0]
-:ISTIO_REDIRECT - [0:0]
--A PREROUTING -p tcp -j ISTIO_INBOUND
--A OUTPUT -p tcp -j ISTIO_OUTPUT
--A OUTPUT -p udp --dport 53 -m owner --uid-owner {uid} -j RETURN
--A OUTPUT -p udp --dport 53 -d 127.0.0.53/32 -j REDIRECT --to-ports 15053
--A POSTROUTING -p udp --dport 15053 -j SNAT --to-source 127.0.0.1
--A ISTIO_INBOUND -p tcp --dport 22 -j RETURN
--A ISTIO_INBOUND -p tcp -j ISTIO_IN_REDIRECT
--A ISTIO_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15006
--A ISTIO_OUTPUT -m owner --uid-owner {uid} -j RETURN
--A ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN
--A ISTIO_OUTPUT -j ISTIO_REDIRECT
--A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001
-COMMIT
-"""
-
-
-@pytest.mark.envoy
-@pytest.mark.skipif(shutil.which("iptables-nft") is None, reason="needs iptables")
-@pytest.mark.parametrize("variant", ["nft", "legacy"])
-def test_rules_that_istio_left_are_named_with_the_command_that_takes_them_out(
-    make_host: MakeHost, envoy: str, variant: str
-) -> None:
-    host = make_host(envoy=envoy)
-    rules = LEFT_BY_ISTIO.format(uid=proxy_user()[0])
-    host.namespace.run([f"iptables-{variant}-restore", "--noflush"], stdin=rules, check=True)
-    configure(host)
-    host.start()
-    host.verb("wait", "--timeout", "0.1", is_checked=False)
-    eventually(lambda: "Istio's scripts have left" in host.log_text(), "it is said")
-    command = host.status()["summary"].rsplit("`", 2)[1]
-    host.namespace.run(["sh", "-c", command])
-    host.verb("reload")
-    host.verb("wait", "--timeout", "20")
-    left = host.namespace.run([f"iptables-{variant}-save"]).stdout
-    assert "ISTIO" not in left
-    assert "15053" not in left

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from istio_hostagent.agent import prober, reconcile, redirection, tasks
+from istio_hostagent.agent import prober, reconcile, redirection, takeover, tasks
 from istio_hostagent.config.model import Redirection
 from istio_hostagent.host import children, clock, mailbox, probing
 from istio_hostagent.lifecycle.redirection import Rules
@@ -41,8 +41,9 @@ class Keeper:
         self._work = tasks.Tasks(self._inbox, self._clock, processes)
         self._prober = prober.Prober(self._work, self._clock, probing.Packets())
         rules = reconcile.Reconciler(kernel)
+        others = takeover.Takeover(self._work, lambda: ())
         self.part = redirection.RedirectionPart(
-            rules, self._prober, self._clock, lambda: None, lambda: True
+            rules, self._prober, self._clock, lambda: None, lambda: True, others
         )
 
     def settle(self, settings: Redirection) -> None:

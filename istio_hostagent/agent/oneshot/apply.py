@@ -1,6 +1,7 @@
 """`apply`: the rules of the configuration into the kernel."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping
 
 from ...config import model
@@ -9,7 +10,7 @@ from ...host import heldports, layers, nftables, processes, socketowner, unconfi
 from ...redirect import model as rulesets
 from ...redirect import plan, policy
 from .. import reconcile
-from . import configuration
+from . import configuration, takeover
 from .kernel import locked
 
 
@@ -22,7 +23,10 @@ def perform(environment: Mapping[str, str], reading: layers.Reading) -> Iterator
     with ready(environment, reading) as (kernel, rules):
         done = reconcile.reconcile(rules, kernel)
         unconfirmed.forget()
-        return plan.describe(done)
+        if not rules.tables:
+            return plan.describe(done)  # rules of the operator's own, which may be Istio's
+        # Ours capture from here on: what Istio's scripts have left may go.
+        return itertools.chain(plan.describe(done), takeover.take_over_all())
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from ...host import (
     children,
     clock,
     facts,
+    glance,
     heldports,
     layers,
     mailbox,
@@ -16,7 +17,7 @@ from ...host import (
     processes,
     statefiles,
 )
-from .. import events, fields, inspection, places, prober, reconcile, tasks
+from .. import events, fields, inspection, places, prober, reconcile, takeover, tasks
 from . import configuration
 from .kernel import locked
 
@@ -38,6 +39,7 @@ def perform(environment: Mapping[str, str], reading: layers.Reading) -> dict[str
             facts,
             work,
             packets,
+            takeover.Takeover(work, glance.glance),
             done=found.append,
             failed=failures.append,
         )

@@ -41,7 +41,7 @@ class Takeover:
         self._start(done, removes=False)
 
     def take_over(self, done: Done) -> None:
-        """Take out what is there; `done` is called once, now or later."""
+        """Take out what is there, while rules of ours are; `done` is called once, now or later."""
         self._start(done, removes=True)
 
     def _start(self, done: Done, *, removes: bool) -> None:
@@ -63,7 +63,7 @@ class Takeover:
             # A number of its own: a look of somebody else may be under way.
             self._work.start_worker(
                 WORKER,
-                {"part": part.value, "removes": removes},
+                {"part": part.value, "removes": removes, "is_replaced": True},
                 user=None,
                 timeout_s=TIMEOUT_S,
                 done=collect,

@@ -14,12 +14,12 @@ import importlib
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import ApplyRejected, HostUnsupported, KernelBusy, describe
 from ..redirect import takeover
-from . import legacytables, xtrules
+from . import legacytables, remains, xtrules
 
 PLACES = {socket.AF_INET: "iptables-legacy", socket.AF_INET6: "ip6tables-legacy"}
 _CLASSES = {socket.AF_INET: "Table", socket.AF_INET6: "Table6"}
@@ -55,8 +55,11 @@ def _read(family: socket.AddressFamily, name: str) -> tuple[takeover.Table, lega
     raise KernelBusy(f"others keep changing {PLACES[family]} {name} while it is read")
 
 
-def take_out(family: socket.AddressFamily) -> None:
-    """Take out what `find` finds; raises ApplyRejected, HostUnsupported, KernelBusy."""
+def take_out(family: socket.AddressFamily, may_go: Callable[[], bool]) -> None:
+    """Take out what `find` finds; raises ApplyRejected, HostUnsupported, KernelBusy.
+
+    `may_go` is asked before each commit.
+    """
     try:
         library: Any = importlib.import_module("iptc")
     except ImportError as error:
@@ -65,7 +68,7 @@ def take_out(family: socket.AddressFamily) -> None:
         ) from error
     with _locked():
         for _ in range(_MAX_TRIES):
-            if _try(library, family):
+            if _try(library, family, may_go):
                 return
     raise KernelBusy(f"others keep changing {PLACES[family]}, without the lock of xtables")
 
@@ -95,7 +98,7 @@ def _locked() -> Iterator[None]:
         os.close(descriptor)
 
 
-def _try(library: Any, family: socket.AddressFamily) -> bool:
+def _try(library: Any, family: socket.AddressFamily, may_go: Callable[[], bool]) -> bool:
     """Make one commit for each table; False: somebody changed one meanwhile."""
     read = {name: _read(family, name) for name in _names(family)}
     takings = takeover.find([table for table, _ in read.values()])
@@ -109,6 +112,8 @@ def _try(library: Any, family: socket.AddressFamily) -> bool:
             if not _is_same(family, taking.table, entries):
                 return False
             _delete(table, seen, taking)
+            if not may_go():
+                raise KernelBusy(remains.NOT_REPLACED)
             if not _is_same(family, taking.table, entries):
                 return False
             table.commit()

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..errors import KernelBusy
-from ..redirect import takeover
+from ..redirect import model, takeover
 from . import compatrules
 from .nfnetlink import connection, framing, messages
 
 FAMILIES = {2: "iptables-nft", 10: "ip6tables-nft"}  # NFPROTO_IPV4, NFPROTO_IPV6
+NOT_REPLACED = "rules of ours are not there"
 _GETFLOWTABLE = 23
 _ACCEPT = 1
 _MAX_TRIES = 20
@@ -38,11 +39,12 @@ class _Compat(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What is there, and the messages that take it out."""
+    """What is there, the messages that take it out, and whether rules of ours are there."""
 
     remains: tuple[takeover.Remains, ...]
     messages: tuple[messages.Message, ...]
     generation: int
+    has_ours: bool
 
 
 def find(link: connection.Connection) -> Seen:
@@ -54,15 +56,27 @@ def find(link: connection.Connection) -> Seen:
         for family, place in FAMILIES.items():
             _find_compat(link, family, place, remains, away)
         _find_native(link, remains, away)
+        has_ours = is_ours_there(link)
         if generation == link.generation():
-            return Seen(tuple(remains), tuple(away), generation)
+            return Seen(tuple(remains), tuple(away), generation, has_ours)
     raise KernelBusy("others keep changing the rules while they are read")
 
 
-def take_out(link: connection.Connection) -> None:
-    """Take out what `find` finds; raises ApplyRejected, KernelBusy, NotPermitted."""
+def is_ours_there(link: connection.Connection) -> bool:
+    """Whether rules of ours capture; raises KernelBusy, NotPermitted."""
+    heads = map(messages.read_table, link.dump(messages.GETTABLE, is_strict=False))
+    return any([head.name == model.MAIN_TABLE for head in heads])
+
+
+def take_out(link: connection.Connection, *, is_replaced: bool) -> None:
+    """Take out what `find` finds; raises ApplyRejected, KernelBusy, NotPermitted.
+
+    `is_replaced`: only while rules of ours are there.
+    """
     for _ in range(_MAX_TRIES):
         seen = find(link)
+        if is_replaced and not seen.has_ours:
+            raise KernelBusy(NOT_REPLACED)
         try:
             link.commit(seen.messages, lambda seen=seen: seen.generation)  # type: ignore[misc]
         except KernelBusy:

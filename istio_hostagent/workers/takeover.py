@@ -1,8 +1,9 @@
 """Find what Istio's scripts have left in one part of the packet filter, and take it out if asked.
 
-In: {"part": "netlink" | "ip_tables" | "ip6_tables", "removes": bool}. Out: {"found": [{"rules",
-"author", "place"}, ...], "left": [...], "error": {"code", "message", "hint"} or null}: what was
-there, what still is, and why. A process for each part: python-iptables cannot do two in one.
+In: {"part": "netlink" | "ip_tables" | "ip6_tables", "removes": bool, "is_replaced": bool}; it is
+replaced: taken out only while rules of ours are there. Out: {"found": [{"rules", "author",
+"place"}, ...], "left": [...], "error": {"code", "message", "hint"} or null}: what was there, what
+still is, and why. A process for each part: python-iptables cannot do two in one.
 """
 
 import json
@@ -28,7 +29,7 @@ def main() -> None:
         found = left = _find(part)
         if request["removes"] and found:
             try:
-                _take_out(part)
+                _take_out(part, is_replaced=request["is_replaced"])
             finally:
                 left = _find(part)
     except HostAgentError as error:
@@ -44,12 +45,17 @@ def _find(part: takeover.Part) -> Found:
     return legacyremains.find(glance.LEGACY[part])
 
 
-def _take_out(part: takeover.Part) -> None:
+def _take_out(part: takeover.Part, *, is_replaced: bool) -> None:
+    link = connection.Connection()
+
+    def may_go() -> bool:
+        return not is_replaced or remains.is_ours_there(link)
+
     if part is takeover.Part.NETLINK:
-        remains.take_out(connection.Connection())
+        remains.take_out(link, is_replaced=is_replaced)
         tproxyremains.take_out()
     else:
-        legacyremains.take_out(glance.LEGACY[part])
+        legacyremains.take_out(glance.LEGACY[part], may_go)
 
 
 if __name__ == "__main__":

@@ -306,9 +306,10 @@ class Machine:
         if request["removes"] and self.takeover is Takeover.LOCKED:
             message = "another program holds the lock of xtables"
             error = {"code": "kernel-busy", "message": message, "hint": ""}
+        elif request["removes"] and not self.space.kernel().observe().tables:
+            message = "rules of ours are not there"
+            error = {"code": "kernel-busy", "message": message, "hint": ""}
         elif request["removes"]:
-            if not self.space.kernel().observe().tables:
-                raise Bug("rules of Istio's scripts go while none of ours are in")
             self.left_by_istio.pop(part, None)
             left = 0
 

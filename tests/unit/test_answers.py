@@ -34,7 +34,7 @@ REQUESTS: dict[str, Any] = {
     "reader": ("/a", "/b"),
     "second_reader": {},
     "served": {"socket": "/run/envoy.sock", "port": 15000, "identity": "spiffe://a/b"},
-    "takeover": {"part": "netlink", "removes": True},
+    "takeover": {"part": "netlink", "removes": True, "is_replaced": True},
 }
 GOOD: dict[str, Any] = {
     "certificate": {"held": HELD, "error": ERROR},

@@ -26,7 +26,7 @@ def perform(environment: Mapping[str, str], reading: layers.Reading) -> Iterator
         if not rules.tables:
             return plan.describe(done)  # rules of the operator's own, which may be Istio's
         # Ours capture from here on: what Istio's scripts have left may go.
-        return itertools.chain(plan.describe(done), takeover.take_over_all())
+        return itertools.chain(plan.describe(done), takeover.take_over_all(is_replaced=True))
 
 
 @contextlib.contextmanager

@@ -28,4 +28,4 @@ def perform(environment: Mapping[str, str], *, takes_all: bool = False) -> Itera
             return lines
         # Only this takes workers.
         others = importlib.import_module(".takeover", __package__)
-        return itertools.chain(lines, others.take_over_all())
+        return itertools.chain(lines, others.take_over_all(is_replaced=False))

@@ -10,24 +10,25 @@ from .. import takeover as workers
 
 def look() -> takeover.Outcome:
     """Find out what is there; raises KernelBusy, NotPermitted."""
-    return _ask(removes=False)
+    return _ask(removes=False, is_replaced=False)
 
 
-def take_over_all() -> Iterator[str]:
+def take_over_all(*, is_replaced: bool) -> Iterator[str]:
     """Take out what is there; gives the lines of the diff.
 
-    Raises NotTakenOver if something is left, KernelBusy, NotPermitted.
+    `is_replaced`: only while rules of ours are there. Raises NotTakenOver if something
+    is left, KernelBusy, NotPermitted.
     """
-    outcome = _ask(removes=True)
+    outcome = _ask(removes=True, is_replaced=is_replaced)
     if outcome.problem:
         raise NotTakenOver(outcome.problem)
     return map(takeover.render, outcome.taken)
 
 
-def _ask(*, removes: bool) -> takeover.Outcome:
+def _ask(*, removes: bool, is_replaced: bool) -> takeover.Outcome:
     started: list[processes.Worker | HostAgentError] = []
     for part in glance.glance():
-        request = {"part": part.value, "removes": removes}
+        request = {"part": part.value, "removes": removes, "is_replaced": is_replaced}
         try:
             started.append(processes.Worker(workers.WORKER, request))
         except OSError as error:

@@ -20,6 +20,7 @@ PROGRAMS = {
     "nft": ("iptables-nft", "ip6tables-nft"),
 }
 OURS = ("istio_hostagent", "istio_guard")
+WATCHER = "watcher"  # of a test
 # As Docker makes them, a firewall, and operators who know what they want.
 FOREIGN = """*raw
 -A PREROUTING -p udp -m udp --sport 5353 -j CT --zone 1
@@ -225,7 +226,7 @@ def restore(space: netns.Namespace, program: str, text: str) -> None:
 
 
 def save(space: netns.Namespace, *, back_ends: tuple[str, ...] = ("legacy", "nft")) -> str:
-    """Everything that is not in a table of ours, as text without counters and times.
+    """Everything that is not in a table of ours, or of a test's, as text without counters and times.
 
     Of what is made by looking, that is an empty legacy table, nothing is looked at.
     """
@@ -237,7 +238,7 @@ def save(space: netns.Namespace, *, back_ends: tuple[str, ...] = ("legacy", "nft
             text = space.run([f"{program}-save"], check=True).stdout
             found.append(f"{program}\n{_plain(text)}")
     tables = space.run(["nft", "list", "tables"], check=True).stdout
-    others = [line for line in tables.splitlines() if line.split()[-1] not in OURS]
+    others = [line for line in tables.splitlines() if line.split()[-1] not in (*OURS, WATCHER)]
     found.append("".join(f"{line}\n" for line in others))
     for family in ("-4", "-6"):
         found.append(space.ip(family, "rule"))

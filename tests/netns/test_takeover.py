@@ -7,14 +7,16 @@ Whether a connection goes around is seen in the kernel, by a table of the test's
 import contextlib
 import fcntl
 import json
+import random
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from tests.lab import istiorules, layers, netns
+from tests.lab import istiorules, layers, netns, soak
 from tests.lab.host import PYTHON, Host, proxy_user
 from tests.lab.waiting import eventually
 from tests.netns.conftest import CAPTURING, NOBODY, MakeHost, configure, join
@@ -334,3 +336,34 @@ def nft_rules(host: Host) -> str:
     return "".join(
         host.namespace.run([f"{program}-save"]).stdout for program in istiorules.PROGRAMS["nft"]
     )
+
+
+KILLS = soak.times(5, 200)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("back_end", ["legacy", "nft"])
+def test_a_verb_killed_while_it_takes_over_leaves_no_gap(
+    make_host: MakeHost, back_end: str
+) -> None:
+    """Whatever it has left, the next one ends with."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    host = make_host()
+    configure(host)
+    istiorules.write_foreign(host.namespace, back_end)
+    before = tell_rules(host)
+    install_classic(host.namespace, back_end, "istio-iptables 1.19")
+    with traffic(host):
+        for _ in range(KILLS):
+            words = host.namespace.argv([PYTHON, "-m", "istio_hostagent", "apply"])
+            verb = subprocess.Popen(words, env=host.environment, stdout=subprocess.DEVNULL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                verb.wait(dice.uniform(0.0, 0.5))
+            verb.kill()
+            verb.wait(10)
+            host.verb("apply")
+            assert tell_rules(host) == before
+            install_classic(host.namespace, back_end, "istio-iptables 1.19")
+            host.verb("clean")  # theirs capture again

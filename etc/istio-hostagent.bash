@@ -6,7 +6,7 @@ _istio_hostagent() {
     else
         case ${COMP_WORDS[1]} in
             apply) words='--quiet --confirm-within --confirm --go-back' ;;
-            clean) words='--quiet' ;;
+            clean) words='--all --quiet' ;;
             config) words='--explain --json' ;;
             plan | status) words='--json' ;;
             run) words='--debug' ;;

@@ -1,6 +1,7 @@
 """Take our rules out of this network namespace, and the marks that they were there.
 
-Refused while an agent runs here: `systemctl stop istio-hostagent` takes the host out of the mesh.
+With --all what Istio's own scripts have left here goes as well: what is known by its shape to be
+theirs, and nothing else. Refused while an agent runs here: `systemctl stop istio-hostagent` takes the host out of the mesh.
 """
 
 import os

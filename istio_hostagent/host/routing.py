@@ -22,6 +22,9 @@ _TO_TABLE = 1  # FR_ACT_TO_TBL
 _RULE = struct.Struct("=8BI")  # family, lengths, tos, table, two reserved, action, flags
 _U32 = struct.Struct("=I")
 _RTA_OIF = 4
+# What tells our route from one of Istio's scripts for the same table, which otherwise the kernel
+# takes for it: theirs have 0, and 1024 in IPv6.
+_METRIC = 137
 _RTN_LOCAL, _SCOPE_HOST = 2, 254
 _NLM_F_EXCL = 0x200
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -135,4 +138,5 @@ def _route_body(routing: model.Routing) -> bytes:
     body += framing.pack(rtnetlink.RTA_TABLE, _U32.pack(routing.table))
     if routing.kind == "route":
         body += framing.pack(_RTA_OIF, _U32.pack(rtnetlink.LOOPBACK))
+        body += framing.pack(rtnetlink.RTA_PRIORITY, _U32.pack(_METRIC))
     return body

@@ -1,7 +1,8 @@
 """What Istio's scripts have left of TPROXY in the routing policy: found and taken out.
 
 Rules that send packets of their mark to their table, and the route there by which everything is
-local; each exactly as they write it. None of their own cleanups takes these out.
+local; each exactly as they write it. None of their own cleanups takes these out. Ours may be the
+same but for their number (`routing`).
 Source: include/uapi/linux/fib_rules.h and rtnetlink.h.
 """
 
@@ -10,7 +11,7 @@ import socket
 import struct
 
 from ..errors import ApplyRejected, NotPermitted
-from ..redirect import takeover
+from ..redirect import model, takeover
 from . import netlink, rtnetlink
 from .nfnetlink import framing
 
@@ -53,7 +54,8 @@ def _find_of(family: int) -> list[tuple[int, bytes]]:
     rules = _dump(_GETRULE, head, "reading the routing policy")
     own = [body for body in rules if _is_of_mark(body)]
     found = [(_DELRULE, body) for body in own]
-    if any(_table_of(body) == takeover.TPROXY_TABLE for body in rules if body not in own):
+    others = (body for body in rules if body not in own and not _is_ours(body))
+    if any(_table_of(body) == takeover.TPROXY_TABLE for body in others):
         return found  # somebody else looks into that table
     # Of this table alone (NETLINK_GET_STRICT_CHK): there may be a million other routes.
     head = rtnetlink.RTMSG.pack(family, 0, 0, 0, takeover.TPROXY_TABLE, 0, 0, 0, 0)
@@ -75,11 +77,15 @@ def _table_of(body: bytes) -> int:
     return int(_U32.unpack(found[_TABLE])[0]) if _TABLE in found else body[4]
 
 
+def _is_ours(body: bytes) -> bool:
+    return framing.read(body[_RULE.size :]).get(_PROTOCOL) == bytes((model.ROUTING_PROTOCOL,))
+
+
 def _is_of_mark(body: bytes) -> bool:
     _, to, source, tos, _, _, _, action, flags = _RULE.unpack_from(body)
     found = framing.read(body[_RULE.size :])
     is_plain = (to, source, tos, flags, action) == (0, 0, 0, 0, _TO_TABLE)
-    if not is_plain or not found.keys() <= _OF_MARK or _FWMARK not in found:
+    if not is_plain or not found.keys() <= _OF_MARK or _FWMARK not in found or _is_ours(body):
         return False
     (mark,) = _U32.unpack(found[_FWMARK])
     (mask,) = _U32.unpack(found.get(_FWMASK, b"\xff" * 4))
@@ -88,8 +94,14 @@ def _is_of_mark(body: bytes) -> bool:
 
 
 def _is_of_tproxy(body: bytes) -> bool:
-    _, to, source, tos, table, _, _, kind, _ = rtnetlink.RTMSG.unpack_from(body)
-    if (to, source, tos, table, kind) != (0, 0, 0, takeover.TPROXY_TABLE, _LOCAL):
+    _, to, source, tos, table, protocol, _, kind, _ = rtnetlink.RTMSG.unpack_from(body)
+    if protocol == model.ROUTING_PROTOCOL or (to, source, tos, table, kind) != (
+        0,
+        0,
+        0,
+        takeover.TPROXY_TABLE,
+        _LOCAL,
+    ):
         return False
     found = framing.read(body[rtnetlink.RTMSG.size :])
     is_of_lo = found.get(_OUTGOING) == _U32.pack(rtnetlink.LOOPBACK)

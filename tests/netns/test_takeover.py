@@ -219,6 +219,23 @@ def test_a_table_that_somebody_else_looks_into_keeps_its_route(make_host: MakeHo
     assert "local default dev lo" in host.namespace.ip("route", "show", "table", "133")
 
 
+def test_our_own_routing_for_the_same_mark_and_table_stays(make_host: MakeHost) -> None:
+    """TPROXY instead of TPROXY: both are there at first, and then ours alone."""
+    host = make_host()
+    configure(host, ISTIO_INBOUND_INTERCEPTION_MODE="TPROXY")
+    before = tell_rules(host)
+    host.verb("apply")
+    ours = tell_rules(host)
+    host.verb("clean")
+    assert tell_rules(host) == before
+    install_classic(host.namespace, "nft", "istio-iptables.sh 0.8")
+    assert "-3 rules of istio-iptables in the routing policy" in host.verb("apply").stdout
+    assert tell_rules(host) == ours
+    assert host.verb("apply").stdout == "nothing to do: the rules are as desired\n"
+    host.verb("clean", "--all")
+    assert tell_rules(host) == before
+
+
 @pytest.mark.parametrize("back_end", ["legacy", "nft"])
 def test_clean_takes_theirs_out_only_when_it_is_asked_to(
     make_host: MakeHost, back_end: str
@@ -235,6 +252,23 @@ def test_clean_takes_theirs_out_only_when_it_is_asked_to(
     assert tell_rules(host) == before
     nothing = "nothing to do: no rules of ours or of Istio's scripts\n"
     assert host.verb("clean", "--all").stdout == nothing
+
+
+def test_while_rules_wait_for_confirmation_theirs_stay(make_host: MakeHost) -> None:
+    """Going back would find nothing else to go back to."""
+    host = make_host()
+    configure(host)
+    before = tell_rules(host)
+    install_classic(host.namespace, "nft", "istio-iptables.sh 1.0")
+    between = tell_rules(host)
+    host.verb("apply", "--confirm-within", "60s")
+    assert tell_rules(host) == between
+    host.verb("apply", "--go-back")
+    assert tell_rules(host) == between
+    host.verb("apply", "--confirm-within", "60s")
+    confirmed = host.verb("apply", "--confirm").stdout
+    assert confirmed.endswith("-12 rules of istio-iptables.sh in iptables-nft\n")
+    assert tell_rules(host) == before
 
 
 def test_rules_of_the_operators_own_are_left_alone(make_host: MakeHost) -> None:

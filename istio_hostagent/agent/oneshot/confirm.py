@@ -3,10 +3,12 @@
 Whoever has a working connection decides, also after the time is over, as long as nobody else has.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 
 from ...errors import NothingToConfirm
 from ...host import control, fallback, files, nftables, unconfirmed
+from . import takeover
 from .kernel import locked
 
 # A `verify` or going back may be under way.
@@ -14,11 +16,17 @@ _LOCK_S = 10.0
 
 
 def confirm() -> Iterator[str]:
-    """Let the rules stay that wait; returns what to print. Raises NothingToConfirm."""
+    """Let the rules stay that wait; returns what to print. Raises NothingToConfirm.
 
-    def keep(record: unconfirmed.Record, _kernel: nftables.NftKernel) -> Iterator[str]:
+    What Istio's scripts have left was kept for going back till now; raises NotTakenOver.
+    """
+
+    def keep(record: unconfirmed.Record, kernel: nftables.NftKernel) -> Iterator[str]:
         unconfirmed.decide(record, unconfirmed.CONFIRMED)
-        return iter(("confirmed: the rules stay",))
+        lines = ("confirmed: the rules stay",)
+        if not kernel.observe().tables:
+            return iter(lines)  # rules of the operator's own, which may be Istio's
+        return itertools.chain(lines, takeover.take_over_all(is_replaced=True))
 
     return _decide(keep)
 

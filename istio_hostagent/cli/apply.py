@@ -1,7 +1,8 @@
 """Install the rules of the configuration and read them back.
 
 Needs no CA, no proxy and no running service; with an agent running it asks that one. Exit status
-0 only when the rules are in and read back equal; otherwise nothing has changed.
+0 only when the rules are in and read back equal; otherwise nothing has changed, unless all that
+failed is what comes last: to take out what Istio's own scripts have left.
 
 With --confirm-within the rules go out again by themselves after that time (5s to 1h), and what was
 there before comes back, unless `apply --confirm` comes first; also if the terminal or the ssh

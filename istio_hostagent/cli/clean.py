@@ -1,7 +1,8 @@
 """Take our rules out of this network namespace, and the marks that they were there.
 
 With --all what Istio's own scripts have left here goes as well: what is known by its shape to be
-theirs, and nothing else. Refused while an agent runs here: `systemctl stop istio-hostagent` takes the host out of the mesh.
+theirs, and nothing else. Refused while an agent runs here: `systemctl stop istio-hostagent` takes
+the host out of the mesh.
 """
 
 import os

@@ -1,6 +1,5 @@
 """Which connections the rules capture, connection by connection."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address, ip_network
 
 import pytest
@@ -9,11 +8,11 @@ from hypothesis import strategies as st
 
 from istio_hostagent.config import clouds
 from istio_hostagent.config.model import CidrSet, PortSet, Redirection
-from istio_hostagent.redirect import expectations, model, policy, probes
+from istio_hostagent.redirect import evaluator, expectations, model, policy, probes
 from istio_hostagent.redirect.expectations import Sender
 from tests.lab import soak
 from tests.unit import packet as packets
-from tests.unit.packet import Packet
+from tests.unit.packet import make as make_packet
 from tests.unit.samples import (
     ALL,
     CASES,
@@ -39,7 +38,7 @@ ALL_RULES = policy.build_ruleset(ALL, FACTS)
 def test_metadata_service_is_captured_only_if_it_is_named(service: clouds.Service) -> None:
     address = ip_network(service.address)
     source = "10.1.0.2" if address.version == 4 else "fd00:1::2"
-    packet = Packet(service.address, source=source)
+    packet = make_packet(service.address, source=source)
     assert packets.outbound(ALL_RULES, packet) == DIRECT
     anywhere = "0.0.0.0/0" if address.version == 4 else "::/0"
     wide = address.supernet(new_prefix=address.max_prefixlen - 1)
@@ -51,78 +50,86 @@ def test_metadata_service_is_captured_only_if_it_is_named(service: clouds.Servic
 
 def test_what_is_no_metadata_service_is_captured_beside_one() -> None:
     for near in ("100.100.100.201", "168.63.129.17", "192.0.0.193", "100.96.0.97"):
-        assert packets.outbound(ALL_RULES, Packet(near)) == OUT
+        assert packets.outbound(ALL_RULES, make_packet(near)) == OUT
     for near in ("fd00:42::43", "fd00:ec2::253", "fd00:c1::a9fe:a9ff", "fd20:ce::255"):
-        assert packets.outbound(ALL_RULES, Packet(near, source="fd00:1::2")) == OUT
+        assert packets.outbound(ALL_RULES, make_packet(near, source="fd00:1::2")) == OUT
 
 
 @pytest.mark.parametrize(
     ("packet", "port"),
     [
-        pytest.param(Packet("10.96.7.7"), OUT, id="listed"),
-        pytest.param(Packet("10.111.255.255"), OUT, id="last-of-listed"),
-        pytest.param(Packet("10.112.0.0"), DIRECT, id="after-listed"),
-        pytest.param(Packet("10.95.255.255"), DIRECT, id="before-listed"),
-        pytest.param(Packet("fd00:10::9", source="fd00:1::2"), OUT, id="listed-ipv6"),
-        pytest.param(Packet("fd00:11::9", source="fd00:1::2"), DIRECT, id="not-listed-ipv6"),
-        pytest.param(Packet("10.96.1.9"), DIRECT, id="excluded-beats-listed"),
-        pytest.param(Packet("8.8.8.8", 3306), OUT, id="listed-port-anywhere"),
-        pytest.param(Packet("10.96.1.9", 3306), DIRECT, id="excluded-beats-listed-port"),
-        pytest.param(Packet("10.96.7.7", uid=0, gid=0), OUT, id="root-like-everybody"),
-        pytest.param(Packet("10.96.7.7", uid=PROXY_UID), DIRECT, id="proxy-uid"),
-        pytest.param(Packet("10.96.7.7", gid=PROXY_GID), DIRECT, id="proxy-gid"),
-        pytest.param(Packet("10.96.7.7", gid=PROXY_UID), OUT, id="gid-that-equals-the-uid"),
-        pytest.param(Packet("10.96.7.7", protocol=17), DIRECT, id="udp"),
-        pytest.param(Packet("10.96.7.7", flags=packets.SYN_ACK), DIRECT, id="reply"),
-        pytest.param(Packet("10.96.7.7", flags=0x10), DIRECT, id="established-before"),
-        pytest.param(Packet("127.0.0.1", out="lo"), DIRECT, id="localhost"),
-        pytest.param(Packet("127.0.0.1", 3306, out="lo"), DIRECT, id="localhost-listed-port"),
-        pytest.param(Packet("10.1.0.2", out="lo"), DIRECT, id="own-address"),
-        pytest.param(Packet("10.1.0.2", uid=PROXY_UID, out="lo"), IN, id="self-call-uid"),
-        pytest.param(Packet("10.1.0.2", gid=PROXY_GID, out="lo"), IN, id="self-call-gid"),
+        pytest.param(make_packet("10.96.7.7"), OUT, id="listed"),
+        pytest.param(make_packet("10.111.255.255"), OUT, id="last-of-listed"),
+        pytest.param(make_packet("10.112.0.0"), DIRECT, id="after-listed"),
+        pytest.param(make_packet("10.95.255.255"), DIRECT, id="before-listed"),
+        pytest.param(make_packet("fd00:10::9", source="fd00:1::2"), OUT, id="listed-ipv6"),
+        pytest.param(make_packet("fd00:11::9", source="fd00:1::2"), DIRECT, id="not-listed-ipv6"),
+        pytest.param(make_packet("10.96.1.9"), DIRECT, id="excluded-beats-listed"),
+        pytest.param(make_packet("8.8.8.8", 3306), OUT, id="listed-port-anywhere"),
+        pytest.param(make_packet("10.96.1.9", 3306), DIRECT, id="excluded-beats-listed-port"),
+        pytest.param(make_packet("10.96.7.7", uid=0, gid=0), OUT, id="root-like-everybody"),
+        pytest.param(make_packet("10.96.7.7", uid=PROXY_UID), DIRECT, id="proxy-uid"),
+        pytest.param(make_packet("10.96.7.7", gid=PROXY_GID), DIRECT, id="proxy-gid"),
+        pytest.param(make_packet("10.96.7.7", gid=PROXY_UID), OUT, id="gid-that-equals-the-uid"),
+        pytest.param(make_packet("10.96.7.7", protocol=17), DIRECT, id="udp"),
+        pytest.param(make_packet("10.96.7.7", flags=packets.SYN_ACK), DIRECT, id="reply"),
+        pytest.param(make_packet("10.96.7.7", flags=0x10), DIRECT, id="established-before"),
+        pytest.param(make_packet("127.0.0.1", out="lo"), DIRECT, id="localhost"),
+        pytest.param(make_packet("127.0.0.1", 3306, out="lo"), DIRECT, id="localhost-listed-port"),
+        pytest.param(make_packet("10.1.0.2", out="lo"), DIRECT, id="own-address"),
+        pytest.param(make_packet("10.1.0.2", uid=PROXY_UID, out="lo"), IN, id="self-call-uid"),
+        pytest.param(make_packet("10.1.0.2", gid=PROXY_GID, out="lo"), IN, id="self-call-gid"),
         pytest.param(
-            Packet("fd00:1::2", source="fd00:1::2", uid=PROXY_UID, out="lo"), IN, id="self-call-v6"
-        ),
-        pytest.param(Packet("127.0.0.1", uid=PROXY_UID, out="lo"), DIRECT, id="proxy-localhost"),
-        pytest.param(
-            Packet("::1", source="::1", uid=PROXY_UID, out="lo"), DIRECT, id="proxy-localhost-v6"
+            make_packet("fd00:1::2", source="fd00:1::2", uid=PROXY_UID, out="lo"),
+            IN,
+            id="self-call-v6",
         ),
         pytest.param(
-            Packet("10.1.0.2", 15008, uid=PROXY_UID, out="lo"), DIRECT, id="self-call-tunnel"
+            make_packet("127.0.0.1", uid=PROXY_UID, out="lo"), DIRECT, id="proxy-localhost"
         ),
         pytest.param(
-            Packet("10.1.0.2", source="127.0.0.6", uid=PROXY_UID, out="lo"),
+            make_packet("::1", source="::1", uid=PROXY_UID, out="lo"),
+            DIRECT,
+            id="proxy-localhost-v6",
+        ),
+        pytest.param(
+            make_packet("10.1.0.2", 15008, uid=PROXY_UID, out="lo"), DIRECT, id="self-call-tunnel"
+        ),
+        pytest.param(
+            make_packet("10.1.0.2", source="127.0.0.6", uid=PROXY_UID, out="lo"),
             DIRECT,
             id="handed-to-application",
         ),
         pytest.param(
-            Packet("fd00:1::2", source="::6", uid=PROXY_UID, out="lo"),
+            make_packet("fd00:1::2", source="::6", uid=PROXY_UID, out="lo"),
             DIRECT,
             id="handed-to-application-v6",
         ),
     ],
 )
-def test_standard_outbound(packet: Packet, port: int) -> None:
+def test_standard_outbound(packet: evaluator.Packet, port: int) -> None:
     assert packets.outbound(STANDARD_RULES, packet) == port
 
 
 @pytest.mark.parametrize(
     ("packet", "port"),
     [
-        pytest.param(Packet("8.8.8.8"), OUT, id="anything"),
-        pytest.param(Packet("2001:4860::8", source="fd00:1::2"), OUT, id="anything-ipv6"),
-        pytest.param(Packet("192.168.9.9"), DIRECT, id="excluded"),
-        pytest.param(Packet("8.8.8.8", 25), DIRECT, id="excluded-port"),
-        pytest.param(Packet("8.8.8.8", 6005), DIRECT, id="excluded-port-range"),
-        pytest.param(Packet("10.1.0.2", 25, uid=PROXY_UID, out="lo"), DIRECT, id="before-all"),
-        pytest.param(Packet("169.254.169.254"), DIRECT, id="metadata"),
-        pytest.param(Packet("fd00:ec2::254", source="fd00:1::2"), DIRECT, id="metadata-v6"),
-        pytest.param(Packet("fe80::1", source="fe80::2"), DIRECT, id="link-local-v6"),
-        pytest.param(Packet("168.63.129.16"), DIRECT, id="platform-service"),
-        pytest.param(Packet("255.255.255.255"), DIRECT, id="broadcast"),
+        pytest.param(make_packet("8.8.8.8"), OUT, id="anything"),
+        pytest.param(make_packet("2001:4860::8", source="fd00:1::2"), OUT, id="anything-ipv6"),
+        pytest.param(make_packet("192.168.9.9"), DIRECT, id="excluded"),
+        pytest.param(make_packet("8.8.8.8", 25), DIRECT, id="excluded-port"),
+        pytest.param(make_packet("8.8.8.8", 6005), DIRECT, id="excluded-port-range"),
+        pytest.param(
+            make_packet("10.1.0.2", 25, uid=PROXY_UID, out="lo"), DIRECT, id="before-all"
+        ),
+        pytest.param(make_packet("169.254.169.254"), DIRECT, id="metadata"),
+        pytest.param(make_packet("fd00:ec2::254", source="fd00:1::2"), DIRECT, id="metadata-v6"),
+        pytest.param(make_packet("fe80::1", source="fe80::2"), DIRECT, id="link-local-v6"),
+        pytest.param(make_packet("168.63.129.16"), DIRECT, id="platform-service"),
+        pytest.param(make_packet("255.255.255.255"), DIRECT, id="broadcast"),
     ],
 )
-def test_everything_outbound(packet: Packet, port: int) -> None:
+def test_everything_outbound(packet: evaluator.Packet, port: int) -> None:
     assert packets.outbound(ALL_RULES, packet) == port
 
 
@@ -145,7 +152,7 @@ def test_everything_outbound(packet: Packet, port: int) -> None:
 def test_inbound(rules: model.Ruleset, port: int, captured: bool) -> None:
     for destination in ("10.1.0.2", "fd00:1::2"):
         source = "fd00:9::9" if ":" in destination else "10.9.9.9"
-        arrived = packets.inbound(rules, Packet(destination, port, source))
+        arrived = packets.inbound(rules, make_packet(destination, port, source))
         assert arrived == (IN if captured else DIRECT)
 
 
@@ -163,13 +170,13 @@ def test_inbound(rules: model.Ruleset, port: int, captured: bool) -> None:
 def test_only_what_goes_to_this_host_is_inbound(destination: str, captured: bool) -> None:
     """A container or a virtual machine whose traffic the host forwards is not a client of it."""
     source = "fd00:17::2" if ":" in destination else "172.17.0.2"
-    packet = Packet(destination, 8080, source)
+    packet = make_packet(destination, 8080, source)
     for rules in (STANDARD_RULES, ALL_RULES):
         assert packets.inbound(rules, packet) == (IN if captured else DIRECT)
 
 
 def test_ssh_is_captured_only_where_it_is_named() -> None:
-    ssh = Packet("10.1.0.2", 22, "10.9.9.9")
+    ssh = make_packet("10.1.0.2", 22, "10.9.9.9")
     in_range = policy.build_ruleset(Redirection(inbound=ports((20, 30))), FACTS)
     named = policy.build_ruleset(Redirection(inbound=ports((20, 30), 22)), FACTS)
     assert packets.inbound(in_range, ssh) == DIRECT
@@ -179,21 +186,21 @@ def test_ssh_is_captured_only_where_it_is_named() -> None:
 def test_ssh_on_another_port_is_spared_there() -> None:
     facts = type(FACTS)(PROXY_UID, PROXY_GID, ssh_ports=(2222,))
     rules = policy.build_ruleset(Redirection(inbound=EVERYTHING), facts)
-    assert packets.inbound(rules, Packet("10.1.0.2", 2222, "10.9.9.9")) == DIRECT
-    assert packets.inbound(rules, Packet("10.1.0.2", 22, "10.9.9.9")) == IN
+    assert packets.inbound(rules, make_packet("10.1.0.2", 2222, "10.9.9.9")) == DIRECT
+    assert packets.inbound(rules, make_packet("10.1.0.2", 22, "10.9.9.9")) == IN
 
 
 def test_excluded_port_beats_the_named_one() -> None:
     rules = policy.build_ruleset(
         Redirection(inbound=ports(22, 8080), inbound_exclude=ports(22)), FACTS
     )
-    assert packets.inbound(rules, Packet("10.1.0.2", 22, "10.9.9.9")) == DIRECT
-    assert packets.inbound(rules, Packet("10.1.0.2", 8080, "10.9.9.9")) == IN
+    assert packets.inbound(rules, make_packet("10.1.0.2", 22, "10.9.9.9")) == DIRECT
+    assert packets.inbound(rules, make_packet("10.1.0.2", 8080, "10.9.9.9")) == IN
 
 
 def test_the_tunnel_is_never_captured() -> None:
     rules = policy.build_ruleset(Redirection(inbound=ports(15008)), FACTS)
-    assert packets.inbound(rules, Packet("10.1.0.2", 15008, "10.9.9.9")) == DIRECT
+    assert packets.inbound(rules, make_packet("10.1.0.2", 15008, "10.9.9.9")) == DIRECT
 
 
 @pytest.mark.parametrize(
@@ -211,22 +218,22 @@ def test_the_tunnel_is_never_captured() -> None:
 def test_special_destinations_only_if_named(listed: str, destination: str, port: int) -> None:
     rules = policy.build_ruleset(Redirection(outbound=cidrs(listed)), FACTS)
     out = "lo" if destination.startswith("127.") or destination == "10.1.0.2" else "eth0"
-    assert packets.outbound(rules, Packet(destination, out=out)) == port
+    assert packets.outbound(rules, make_packet(destination, out=out)) == port
 
 
 def test_a_named_port_is_captured_even_towards_metadata_but_a_range_is_not() -> None:
     rules = policy.build_ruleset(Redirection(outbound_ports=ports(8000, (9000, 9100))), FACTS)
-    assert packets.outbound(rules, Packet("169.254.169.254", 8000)) == OUT
-    assert packets.outbound(rules, Packet("169.254.169.254", 9000)) == DIRECT
-    assert packets.outbound(rules, Packet("1.2.3.4", 9000)) == OUT
+    assert packets.outbound(rules, make_packet("169.254.169.254", 8000)) == OUT
+    assert packets.outbound(rules, make_packet("169.254.169.254", 9000)) == DIRECT
+    assert packets.outbound(rules, make_packet("1.2.3.4", 9000)) == OUT
 
 
 def test_nothing_configured_captures_nothing_of_applications() -> None:
     rules = policy.build_ruleset(Redirection(), FACTS)
-    assert packets.outbound(rules, Packet("10.96.7.7")) == DIRECT
-    assert packets.inbound(rules, Packet("10.1.0.2", 8080, "10.9.9.9")) == DIRECT
+    assert packets.outbound(rules, make_packet("10.96.7.7")) == DIRECT
+    assert packets.inbound(rules, make_packet("10.1.0.2", 8080, "10.9.9.9")) == DIRECT
     # as Istio: what the proxy sends to an own address is for its inbound side
-    assert packets.outbound(rules, Packet("10.1.0.2", uid=PROXY_UID, out="lo")) == IN
+    assert packets.outbound(rules, make_packet("10.1.0.2", uid=PROXY_UID, out="lo")) == IN
     assert [table.name for table in rules.tables] == [model.MAIN_TABLE]
 
 
@@ -241,9 +248,9 @@ def test_the_address_for_the_proxy_is_there_exactly_with_ipv6() -> None:
 
 def test_other_proxy_ports_are_used() -> None:
     rules = policy.build_ruleset(CASES["other-proxy-ports"], FACTS)
-    assert packets.outbound(rules, Packet("10.5.5.5")) == 16001
-    assert packets.inbound(rules, Packet("10.1.0.2", 80, "10.9.9.9")) == 16006
-    assert packets.inbound(rules, Packet("10.1.0.2", 16006, "10.9.9.9")) == DIRECT
+    assert packets.outbound(rules, make_packet("10.5.5.5")) == 16001
+    assert packets.inbound(rules, make_packet("10.1.0.2", 80, "10.9.9.9")) == 16006
+    assert packets.inbound(rules, make_packet("10.1.0.2", 16006, "10.9.9.9")) == DIRECT
 
 
 def test_cost_of_a_connection_does_not_grow_with_the_number_of_networks() -> None:
@@ -326,7 +333,7 @@ def test_rules_keep_every_promise(redirection: Redirection) -> None:
         source = expectation.source or ("fd00:1::2" if is_v6 else "10.1.0.2")
         if expectation.sender in (Sender.NEIGHBOUR, Sender.ON_LINK):
             arrived = packets.inbound(
-                rules, Packet(expectation.destination, expectation.port, source)
+                rules, make_packet(expectation.destination, expectation.port, source)
             )
             assert arrived == expectation.captured_at, expectation
             continue
@@ -335,9 +342,9 @@ def test_rules_keep_every_promise(redirection: Redirection) -> None:
             ("127.", "::1")
         )
         out = "lo" if is_local and expectation.destination != "::1f" else "eth0"
-        packet = Packet(expectation.destination, expectation.port, source, uid, gid, out)
+        packet = make_packet(expectation.destination, expectation.port, source, uid, gid, out)
         if expectation.shape is expectations.Shape.ANSWER:
-            packet = replace(packet, port=40000, source_port=packet.port, flags=packets.SYN_ACK)
+            packet = packet._replace(port=40000, source_port=packet.port, flags=packets.SYN_ACK)
         assert packets.is_refused(rules, packet) is expectation.is_refused, expectation
         if not expectation.is_refused:
             assert packets.outbound(rules, packet) == expectation.captured_at, expectation
@@ -352,7 +359,7 @@ def test_the_guard_refuses_what_is_captured_and_nothing_else(
 ) -> None:
     uid, gid = ACTORS[sender]
     rules = policy.build_ruleset(redirection, FACTS)
-    packet = Packet(str(IPv4Address(address)), port, uid=uid, gid=gid)
+    packet = make_packet(str(IPv4Address(address)), port, uid=uid, gid=gid)
     is_captured = packets.outbound(rules, packet) == redirection.outbound_capture_port
     is_loopback = packet.address.is_loopback
     assert packets.is_guarded(rules, packet) is (is_captured and not is_loopback)
@@ -374,9 +381,9 @@ def test_what_others_translate_is_guarded_as_it_was_asked_for(
     """The main table judges what is asked for, the guard what somebody has made of it."""
     uid, gid = ACTORS[sender]
     rules = policy.build_ruleset(redirection, FACTS)
-    asked = Packet(*asked_for, uid=uid, gid=gid)
+    asked = make_packet(*asked_for, uid=uid, gid=gid)
     is_captured = packets.outbound(rules, asked) == redirection.outbound_capture_port
-    packet = Packet(*translated, uid=uid, gid=gid, asked_for=asked_for)
+    packet = make_packet(*translated, uid=uid, gid=gid, asked_for=asked_for)
     if not (asked.address.is_loopback and is_captured):  # these leave by `lo`
         assert packets.is_guarded(rules, packet) is is_captured
 
@@ -385,36 +392,40 @@ def test_what_others_translate_is_guarded_as_it_was_asked_for(
     ("packet", "is_refused"),
     [
         pytest.param(
-            Packet("8.8.8.8", asked_for=("192.168.9.9", 80)), False, id="excluded-to-captured"
+            make_packet("8.8.8.8", asked_for=("192.168.9.9", 80)), False, id="excluded-to-captured"
         ),
         pytest.param(
-            Packet("192.168.9.9", asked_for=("8.8.8.8", 80)), True, id="captured-to-excluded"
+            make_packet("192.168.9.9", asked_for=("8.8.8.8", 80)), True, id="captured-to-excluded"
         ),
         pytest.param(
-            Packet("8.8.8.8", 80, asked_for=("8.8.8.8", 25)), False, id="excluded-port-to-captured"
+            make_packet("8.8.8.8", 80, asked_for=("8.8.8.8", 25)),
+            False,
+            id="excluded-port-to-captured",
         ),
         pytest.param(
-            Packet("8.8.8.8", 25, asked_for=("8.8.8.8", 80)), True, id="captured-port-to-excluded"
+            make_packet("8.8.8.8", 25, asked_for=("8.8.8.8", 80)),
+            True,
+            id="captured-port-to-excluded",
         ),
         pytest.param(
-            Packet("2001:db8::5", source="fd00:1::2", asked_for=("fd99::9", 80)),
+            make_packet("2001:db8::5", source="fd00:1::2", asked_for=("fd99::9", 80)),
             False,
             id="excluded-to-captured-v6",
         ),
         pytest.param(
-            Packet("fd99::9", source="fd00:1::2", asked_for=("2001:db8::5", 80)),
+            make_packet("fd99::9", source="fd00:1::2", asked_for=("2001:db8::5", 80)),
             True,
             id="captured-to-excluded-v6",
         ),
         pytest.param(
-            Packet("127.0.0.1", 15001, asked_for=("8.8.8.8", 80)), False, id="to-the-proxy"
+            make_packet("127.0.0.1", 15001, asked_for=("8.8.8.8", 80)), False, id="to-the-proxy"
         ),
         pytest.param(
-            Packet("192.168.9.9", uid=PROXY_UID, asked_for=("8.8.8.8", 80)), False, id="proxy"
+            make_packet("192.168.9.9", uid=PROXY_UID, asked_for=("8.8.8.8", 80)), False, id="proxy"
         ),
     ],
 )
-def test_the_guard_and_translations_of_others(packet: Packet, is_refused: bool) -> None:
+def test_the_guard_and_translations_of_others(packet: evaluator.Packet, is_refused: bool) -> None:
     assert packets.is_guarded(ALL_RULES, packet) is is_refused
 
 
@@ -423,11 +434,11 @@ def test_the_guard_and_translations_of_others(packet: Packet, is_refused: bool) 
 def test_an_answer_of_nobody_knows_whom_is_dropped_by_both_tables(
     port: int, uid: int | None
 ) -> None:
-    answer = Packet("10.9.9.9", 40000, uid=uid, flags=packets.SYN_ACK, source_port=port)
+    answer = make_packet("10.9.9.9", 40000, uid=uid, flags=packets.SYN_ACK, source_port=port)
     for rules in (STANDARD_RULES, ALL_RULES):
         assert packets.is_refused(rules, answer)
         assert packets.is_dropped_by_guard(rules, answer)
-        for other in (replace(answer, uid=PROXY_UID), replace(answer, source_port=port + 1)):
+        for other in (answer._replace(uid=PROXY_UID), answer._replace(source_port=port + 1)):
             assert not packets.is_refused(rules, other)
             assert not packets.is_dropped_by_guard(rules, other)
 
@@ -435,19 +446,22 @@ def test_an_answer_of_nobody_knows_whom_is_dropped_by_both_tables(
 def test_without_private_ports_none_is_refused() -> None:
     rules = policy.build_ruleset(STANDARD._replace(private_ports=()), FACTS)
     for port in (15000, 15004, 15020):
-        assert packets.is_refused(STANDARD_RULES, Packet("127.0.0.1", port, out="lo"))
-        assert not packets.is_refused(rules, Packet("127.0.0.1", port, out="lo"))
+        assert packets.is_refused(STANDARD_RULES, make_packet("127.0.0.1", port, out="lo"))
+        assert not packets.is_refused(rules, make_packet("127.0.0.1", port, out="lo"))
     made = probes.build_expectations(STANDARD._replace(private_ports=()), FACTS)
     assert not any(each.shape is expectations.Shape.SYN for each in made)
 
 
 def test_the_guard_lets_captured_connections_and_replies_pass() -> None:
     rules = policy.build_ruleset(ALL, FACTS)
-    for redirected in (Packet("127.0.0.1", 15001), Packet("::1", 15001, source="fd00:1::2")):
+    for redirected in (
+        make_packet("127.0.0.1", 15001),
+        make_packet("::1", 15001, source="fd00:1::2"),
+    ):
         assert not packets.is_guarded(rules, redirected)
-    assert not packets.is_guarded(rules, Packet("8.8.8.8", flags=packets.SYN_ACK))
-    assert not packets.is_guarded(rules, Packet("10.1.0.2", out="lo"))
-    assert packets.is_guarded(rules, Packet("8.8.8.8"))
+    assert not packets.is_guarded(rules, make_packet("8.8.8.8", flags=packets.SYN_ACK))
+    assert not packets.is_guarded(rules, make_packet("10.1.0.2", out="lo"))
+    assert packets.is_guarded(rules, make_packet("8.8.8.8"))
 
 
 @pytest.mark.parametrize(
@@ -467,6 +481,6 @@ def test_the_guard_lets_captured_connections_and_replies_pass() -> None:
     ],
 )
 def test_very_many_networks(address: str, port: int) -> None:
-    packet = Packet(address, source="fd00:1::2" if ":" in address else "10.1.0.2")
+    packet = make_packet(address, source="fd00:1::2" if ":" in address else "10.1.0.2")
     assert packets.outbound(MANY_RULES, packet) == port
     assert packets.is_guarded(MANY_RULES, packet) is (port == OUT)

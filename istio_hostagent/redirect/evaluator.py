@@ -1,0 +1,421 @@
+"""What becomes of a packet by rules of ours: a model of what the kernel makes of them.
+
+It knows typed rules, and every field and action of `model` by a table; chains of all tables are
+met in the order in which the kernel calls them. Not here: what others' rules do, what a result
+means for people (`explanation`), routes: whose addresses and which interfaces are given.
+tests/netns/test_evaluator.py holds this against the kernel.
+Sources: net/netfilter/{nf_tables_core,nft_meta,nft_ct,nf_nat_core,nf_conntrack_proto_tcp}.c.
+"""
+
+import enum
+from collections.abc import Callable, Collection, Iterator, Sequence
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from ..config import model as config
+from . import expressions, model, names, ranges
+from .model import Action, Field, Operator
+
+PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = range(5)  # NF_INET_*
+SYN, ACK = 0x02, 0x10
+_FLAGS = 0x17  # FIN, SYN, RST, ACK
+UNICAST, LOCAL, BROADCAST, MULTICAST = 1, 2, 3, 5  # RTN_*
+# NF_IP_PRI_CONNTRACK: chains before it see no connection.
+_TRACKING_PRIORITY = -200
+# NF_IP_PRI_NAT_DST: all chains of type nat are called from here, in the order of their priorities.
+_NAT_PRIORITY = -100
+_LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+_LOOPBACK_INTERFACE = "lo"
+_VERSIONS = {"ip": 4, "ip6": 6}
+_IPS_DST_NAT, _INVALID = 0x20, 1  # of `ct status` and `ct state`
+
+Address = config.Address
+
+
+class Tracking(enum.Enum):
+    """What connection tracking makes of a packet."""
+
+    NEW = "new"  # it begins a connection, so that chains of type nat decide
+    ESTABLISHED = "established"  # what they decided of the connection's first packet stays so
+    INVALID = "invalid"  # it belongs to no connection and begins none
+
+
+class Packet(NamedTuple):
+    """A packet where it meets the first hook: sent by this host, or come in by `iif`.
+
+    `uid`, `gid`: of the socket that sends it (fsuid and fsgid), None: it belongs to no socket.
+    `oif`: by which interface the route of its destination leaves. `flags`: of TCP.
+    `asked_for`: the connection's destination before somebody else translated it.
+    `tracking`: None: what the kernel makes of it where it knows no connection of these addresses.
+    """
+
+    destination: str
+    port: int
+    source: str
+    source_port: int = 40000
+    protocol: int = names.TCP
+    flags: int = SYN
+    uid: int | None = None
+    gid: int | None = None
+    iif: str = ""
+    oif: str = ""
+    asked_for: tuple[str, int] | None = None
+    tracking: Tracking | None = None
+    zone: int = 0
+
+    @property
+    def address(self) -> Address:
+        """The destination."""
+        return ip_address(self.destination)
+
+    @property
+    def state(self) -> Tracking:
+        """What connection tracking makes of it.
+
+        Of TCP the first packet begins a connection, and so does one with an ACK alone (sysctl
+        nf_conntrack_tcp_loose); see tcp_conntracks.
+        """
+        if self.tracking is not None:
+            return self.tracking
+        is_valid = self.protocol != names.TCP or self.flags & _FLAGS in (SYN, ACK)
+        return Tracking.NEW if is_valid else Tracking.INVALID
+
+
+class Step(NamedTuple):
+    """A rule that the packet met all conditions of; its number in the chain counts from 1.
+
+    Number 0 without a rule: the end of the chain was reached, and no rule had decided.
+    """
+
+    table: str
+    chain: str
+    number: int
+    rule: model.Rule | None
+    hook: int
+
+
+class End(enum.Enum):
+    """How far a packet gets."""
+
+    PASSED = "passed"
+    REJECTED = "rejected"  # the sender is told
+    DROPPED = "dropped"
+
+
+class Way(NamedTuple):
+    """What became of a packet: how it looks after the last hook, and the rules on its way.
+
+    `decider`: what decided where it goes: the rule that captured, refused or returned it; None: no
+    chain that could was called. `captured_at`: the local port of the redirection, or 0.
+    """
+
+    packet: Packet
+    end: End
+    steps: tuple[Step, ...]
+    decider: Step | None
+    captured_at: int = 0
+
+
+def follow(
+    tables: Sequence[model.Table],
+    packet: Packet,
+    own: Collection[Address],
+    hooks: Sequence[int] = (),
+) -> Way:
+    """Lead a packet through the chains of all hooks that it meets, or of these `hooks` alone.
+
+    `own`: the addresses of this host beside those of loopback. Raises KeyError for a field, an
+    action, a set or a chain that is not known.
+    """
+    walk = _Walk(packet, own)
+    for hook in hooks or _hooks(walk):
+        walk.pass_hook(tables, hook)
+        if walk.end is not End.PASSED:
+            break
+    return walk.result()
+
+
+def enter_chain(
+    table: model.Table, chain: str, packet: Packet, own: Collection[Address], hook: int = OUTPUT
+) -> Way:
+    """Lead a packet through one chain alone, as if it were called there; see `follow`.
+
+    It is tracked by then, and nobody has decided on its translation.
+    """
+    walk = _Walk(packet, own)
+    walk.hook, walk.is_tracked = hook, True
+    decider = walk.pass_chain(table, chain)
+    return walk.result()._replace(decider=decider)
+
+
+def is_local(address: Address, own: Collection[Address]) -> bool:
+    """Whether a packet to this address stays on this host."""
+    return address.is_loopback or address in own
+
+
+def _hooks(walk: "_Walk") -> Iterator[int]:
+    """The hooks in the order of the kernel; what the first make of it tells the next ones."""
+    if not walk.packet.iif:
+        yield OUTPUT
+        is_here = is_local(walk.packet.address, walk.own)
+        if is_here:
+            walk.packet = walk.packet._replace(oif=_LOOPBACK_INTERFACE)
+        yield POSTROUTING
+        if not is_here:
+            return
+        # It comes in by `lo`, where its socket is not looked up any more.
+        walk.packet = walk.packet._replace(iif=_LOOPBACK_INTERFACE, oif="", uid=None, gid=None)
+    yield PREROUTING
+    if is_local(walk.packet.address, walk.own):
+        yield INPUT
+    else:
+        yield FORWARD
+        yield POSTROUTING
+
+
+class _Next(enum.Enum):
+    """What comes behind a rule that applies."""
+
+    RULE = enum.auto()
+    CALLER = enum.auto()  # the rule behind the one that called this chain
+    BASE_CHAIN = enum.auto()  # the packet has passed this base chain
+    NOTHING = enum.auto()
+
+
+class _Walk:
+    """A packet on its way."""
+
+    def __init__(self, packet: Packet, own: Collection[Address]) -> None:
+        self.packet = packet
+        self.own = own
+        self.hook = 0
+        self.is_tracked = False
+        self.end = End.PASSED
+        self._is_decided = False  # where its connection is translated to
+        self._captured_at = 0
+        self._steps: list[Step] = []
+        self._decider: Step | None = None
+        # Of the base chain that it is in:
+        self._table = model.Table("", (), ())
+        self._decided: Step | None = None
+        self._callers: list[Step] = []
+
+    def result(self) -> Way:
+        """What became of it so far."""
+        return Way(self.packet, self.end, tuple(self._steps), self._decider, self._captured_at)
+
+    def pass_hook(self, tables: Sequence[model.Table], hook: int) -> None:
+        """Meet every base chain of a hook."""
+        self.hook = hook
+        found = [
+            (_effective(each.hook), each.hook, table, each)
+            for table in tables
+            for each in table.chains
+            if each.hook is not None and each.hook.number == hook
+        ]
+        for at, where, table, chain in sorted(found, key=lambda each: each[0]):
+            self.is_tracked = self.is_tracked or at[0] > _TRACKING_PRIORITY
+            is_nat = where.kind == "nat"
+            if is_nat and (self._is_decided or self.packet.state is not Tracking.NEW):
+                continue
+            decided = self.pass_chain(table, chain.name)
+            if self.end is End.PASSED and not where.policy:
+                self.end = End.DROPPED
+            if is_nat or self.end is not End.PASSED:
+                self._decider = decided
+            if self.end is not End.PASSED:
+                return
+
+    def pass_chain(self, table: model.Table, name: str) -> Step | None:
+        """Meet the rules of a base chain; gives the step that decided."""
+        self._table, self._decided, self._callers = table, None, []
+        self._pass_rules(name)
+        return self._decided
+
+    def _pass_rules(self, name: str) -> _Next:
+        (chain,) = (each for each in self._table.chains if each.name == name)
+        has_applied = False
+        for number, rule in enumerate(chain.rules, 1):
+            if not self._applies(rule):
+                continue
+            has_applied = True
+            step = Step(self._table.name, name, number, rule, self.hook)
+            self._steps.append(step)
+            self._callers.append(step)
+            following = ACTIONS[rule.verdict.action](self, rule.verdict)
+            self._callers.pop()
+            if following is not _Next.RULE:
+                return following
+        # A base chain hands on: what was decided behind its rules is decided.
+        if self._callers or not has_applied:
+            self._decided = Step(self._table.name, name, 0, None, self.hook)
+        return _Next.CALLER
+
+    def _applies(self, rule: model.Rule) -> bool:
+        # A reset is an answer to TCP alone; expressions.compile_rule() asks for it.
+        if rule.verdict.action is Action.REJECT and self.packet.protocol != names.TCP:
+            return False
+        return all(map(self._holds, rule.matches))
+
+    def _holds(self, match: model.Match) -> bool:
+        value = FIELDS[match.field](self)
+        if value is None:
+            return False  # the packet has no such field: whatever is asked, the rule ends here
+        if match.prefix:
+            rest = expressions.LOADS[match.field].size * 8 - match.prefix
+            value = int(value) >> rest << rest
+        if match.operator in (Operator.IN, Operator.NOT_IN):
+            (content,) = (each.ranges for each in self._table.sets if each.name == match.value)
+            return ranges.contains(content, int(value)) is (match.operator is Operator.IN)
+        return _equals(value, match.value) is (match.operator is Operator.EQ)
+
+    # -- actions --------------------------------------------------------------------------------
+
+    def leave(self, _verdict: model.Verdict) -> _Next:
+        """RETURN."""
+        self._decided = self._callers[-1]
+        return _Next.CALLER
+
+    def jump(self, verdict: model.Verdict) -> _Next:
+        """JUMP: at its end the next rule here."""
+        following = self._pass_rules(str(verdict.target))
+        return _Next.RULE if following is _Next.CALLER else following
+
+    def goto(self, verdict: model.Verdict) -> _Next:
+        """GOTO: at its end the caller of this chain goes on."""
+        return self._pass_rules(str(verdict.target))
+
+    def set_zone(self, verdict: model.Verdict) -> _Next:
+        """ZONE: the first one counts, and only before tracking (nft_ct_set_zone_eval())."""
+        if not self.is_tracked and not self.packet.zone:
+            self.packet = self.packet._replace(zone=int(verdict.target))
+        return _Next.RULE
+
+    def redirect(self, verdict: model.Verdict) -> _Next:
+        """REDIRECT: to loopback what this host sends, else to an address of the interface.
+
+        Which one that is, of several, is not known here: one of this host stays as it is.
+        """
+        self._captured_at = int(verdict.target)
+        is_here = (
+            is_local(self.packet.address, self.own) and self.packet.iif != _LOOPBACK_INTERFACE
+        )
+        if self.hook == OUTPUT or not is_here:
+            self._translate(_LOOPBACK[self.packet.address.version], self._captured_at)
+        else:
+            self._translate(self.packet.destination, self._captured_at)
+        return self._decide()
+
+    def keep(self, verdict: model.Verdict) -> _Next:
+        """KEEP; a packet of the other family is not meant (nft_nat_inet_eval())."""
+        is_meant = self.packet.address.version == _VERSIONS[str(verdict.target)]
+        return self._decide() if is_meant else _Next.RULE
+
+    def reject(self, _verdict: model.Verdict) -> _Next:
+        """REJECT."""
+        self.end = End.REJECTED
+        return self._decide(_Next.NOTHING)
+
+    def drop(self, _verdict: model.Verdict) -> _Next:
+        """DROP."""
+        self.end = End.DROPPED
+        return self._decide(_Next.NOTHING)
+
+    def _translate(self, address: str, port: int) -> None:
+        before = (self.packet.destination, self.packet.port)
+        if before != (address, port):
+            asked_for = self.packet.asked_for or before
+            self.packet = self.packet._replace(destination=address, port=port, asked_for=asked_for)
+
+    def _decide(self, following: _Next = _Next.BASE_CHAIN) -> _Next:
+        """Name the rule that decided: where a chain has but one, the rule that led there."""
+        self._is_decided = True
+        *callers, last = self._callers
+        (chain,) = (each for each in self._table.chains if each.name == last.chain)
+        self._decided = callers[-1] if callers and len(chain.rules) == 1 else last
+        return following
+
+
+def _effective(hook: model.Hook) -> tuple[int, int]:
+    """When a base chain is called; chains of type nat only for translations of destinations."""
+    if hook.kind != "nat":
+        return (hook.priority, 0)
+    if hook.number not in (PREROUTING, OUTPUT):
+        raise KeyError(f"a nat chain at hook {hook.number}")
+    return (_NAT_PRIORITY, hook.priority)
+
+
+def _equals(value: int | str, wanted: int | str) -> bool:
+    if isinstance(value, str) and isinstance(wanted, str) and wanted.endswith("*"):
+        return value.startswith(wanted[:-1])
+    return value == wanted
+
+
+def _address(text: str, version: int) -> int | None:
+    found = ip_address(text)
+    return int(found) if found.version == version else None
+
+
+def _of(protocol: int, walk: _Walk, value: int) -> int | None:
+    return value if walk.packet.protocol == protocol else None
+
+
+def _address_type(walk: _Walk) -> int:
+    address = walk.packet.address
+    if is_local(address, walk.own):
+        return LOCAL
+    if address.is_multicast:
+        return MULTICAST
+    return BROADCAST if walk.packet.destination == "255.255.255.255" else UNICAST
+
+
+def _has_entry(walk: _Walk) -> bool:
+    return walk.is_tracked and walk.packet.state is not Tracking.INVALID
+
+
+def _original(walk: _Walk) -> tuple[str, int]:
+    return walk.packet.asked_for or (walk.packet.destination, walk.packet.port)
+
+
+def _tracked(walk: _Walk, value: int | None) -> int | None:
+    return value if _has_entry(walk) else None
+
+
+# What a field is of a packet; None: it has none, and no rule that looks at it applies.
+FIELDS: dict[Field, Callable[[_Walk], int | str | None]] = {
+    Field.L4PROTO: lambda walk: walk.packet.protocol,
+    # Without an interface the name is empty (nft_meta_store_ifname()).
+    Field.IIFNAME: lambda walk: walk.packet.iif,
+    Field.OIFNAME: lambda walk: walk.packet.oif,
+    Field.SKUID: lambda walk: walk.packet.uid,
+    Field.SKGID: lambda walk: walk.packet.gid,
+    Field.IP_SADDR: lambda walk: _address(walk.packet.source, 4),
+    Field.IP6_SADDR: lambda walk: _address(walk.packet.source, 6),
+    Field.IP_DADDR: lambda walk: _address(walk.packet.destination, 4),
+    Field.IP6_DADDR: lambda walk: _address(walk.packet.destination, 6),
+    Field.SPORT: lambda walk: _of(names.TCP, walk, walk.packet.source_port),
+    Field.DPORT: lambda walk: _of(names.TCP, walk, walk.packet.port),
+    Field.UDP_SPORT: lambda walk: _of(names.UDP, walk, walk.packet.source_port),
+    Field.UDP_DPORT: lambda walk: _of(names.UDP, walk, walk.packet.port),
+    Field.TCP_FLAGS: lambda walk: _of(names.TCP, walk, walk.packet.flags & _FLAGS),
+    Field.FIB_DADDR_TYPE: _address_type,
+    Field.CT_STATUS_DNAT: lambda walk: _tracked(
+        walk, _IPS_DST_NAT if walk.packet.asked_for else 0
+    ),
+    # What is not tracked yet counts as invalid (nft_ct_get_eval()).
+    Field.CT_STATE_INVALID: lambda walk: 0 if _has_entry(walk) else _INVALID,
+    Field.ORIGINAL_IP_DADDR: lambda walk: _tracked(walk, _address(_original(walk)[0], 4)),
+    Field.ORIGINAL_IP6_DADDR: lambda walk: _tracked(walk, _address(_original(walk)[0], 6)),
+    Field.ORIGINAL_DPORT: lambda walk: _tracked(walk, _of(names.TCP, walk, _original(walk)[1])),
+}
+# What a verdict does, and what comes behind it.
+ACTIONS: dict[Action, Callable[[_Walk, model.Verdict], _Next]] = {
+    Action.RETURN: _Walk.leave,
+    Action.JUMP: _Walk.jump,
+    Action.GOTO: _Walk.goto,
+    Action.REDIRECT: _Walk.redirect,
+    Action.KEEP: _Walk.keep,
+    Action.REJECT: _Walk.reject,
+    Action.DROP: _Walk.drop,
+    Action.ZONE: _Walk.set_zone,
+}

@@ -1,0 +1,465 @@
+"""The model and the kernel agree on every packet: generated rules, generated packets, really sent.
+
+Configurations bring the rules that the product makes; tables of random rules bring what it does not
+make yet. Each set of rules gets a batch of packets through `host.probing`, which sees a packet
+behind every translation and lets none leave. The guard, whose chain comes later than that, is tried
+with its chain moved before it.
+"""
+
+import contextlib
+import errno
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_address, ip_network
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from istio_hostagent.config import model as config
+from istio_hostagent.host import nftables, probetable, probing
+from istio_hostagent.redirect import evaluator, expressions, model, names, policy, tables
+from istio_hostagent.redirect.evaluator import End, Packet
+from istio_hostagent.redirect.expectations import Expectation, Outcome, Sender, Shape
+from istio_hostagent.redirect.model import Action, Field, Match, Operator, Rule, Verdict
+from tests.lab import soak
+from tests.netns import rig as rigs
+from tests.netns.rig import FACTS as RIG_FACTS
+from tests.netns.rig import Rig
+
+EXAMPLES, PACKETS = soak.times(22, 400), 90
+# So many sockets of one kind are there; further packets of that kind are left out of a batch.
+OF_A_KIND = 8
+GROUP, RESOLVER = 61700, 61800
+FACTS = RIG_FACTS._replace(
+    name_servers=tuple(map(ip_address, ("127.0.0.53", "10.1.0.53", "fd00:1::53")))
+)
+OWN = (*FACTS.addresses, ip_address("::6"))
+ACTORS = (
+    (rigs.APP, rigs.APP),
+    (0, 0),
+    (rigs.PROXY_USER, rigs.APP),
+    (rigs.APP, rigs.PROXY_GROUP),
+    (rigs.APP, GROUP),
+    (RESOLVER, rigs.APP),
+)
+LOCAL_V4 = ("127.0.0.1", "127.0.0.5", "127.0.0.53", rigs.HOST_V4)
+LOCAL_V6 = ("::1", rigs.HOST_V6)
+ELSEWHERE = (
+    *("10.1.0.1", "10.1.0.53", "10.96.0.0", "10.96.255.255", "10.97.0.0", "169.254.169.254"),
+    *("168.63.129.16", "203.0.113.5", "192.168.3.4", "255.0.0.1"),
+    *("fd00:1::53", "fd00:10::5", "fd00:10:0:1::", "fd00:20::5", "fd00:ec2::254", "2001:db8::1"),
+)
+PORTS = (22, 25, 53, 80, 443, 3306, 6000, 6010, 6011, 8080, 15000, 15001, 15006, 15008, 15053)
+# The tables of probes drop at -90.
+_LAST_PRIORITY = -95
+
+Random = random.Random
+
+
+def test_every_kind_of_packet_is_sent() -> None:
+    """What is held against the kernel below is not all of one kind."""
+    made = [expectation for expectation, _ in make_batch(1)]
+    assert {each.shape for each in made} == set(Shape)
+    assert {each.sender for each in made} == {Sender.APPLICATION, Sender.NEIGHBOUR}
+
+
+class Sent(NamedTuple):
+    """A packet as it is sent, and as the model knows it."""
+
+    expectation: Expectation
+    packet: Packet
+
+
+def make_batch(seed: int) -> list[Sent]:
+    """Packets of all kinds, no more of one than there are sockets for."""
+    chance = Random(seed)
+    kinds: Counter[probing.Kind] = Counter()
+    batch = []
+    for _ in range(PACKETS):
+        sent = _make_packet(chance)
+        kind = probing.kind_of(sent.expectation)
+        kinds[kind] += 1
+        if kinds[kind] <= OF_A_KIND or kind.is_raw or kind.sender is Sender.NEIGHBOUR:
+            batch.append(sent)
+    return batch
+
+
+def _make_packet(chance: Random) -> Sent:
+    makers = (_connection, _connection, _connection, _datagram, _datagram, _raw, _frame, _frame)
+    return chance.choice(makers)(chance)
+
+
+def _destination(chance: Random) -> str:
+    return chance.choice((*LOCAL_V4, *LOCAL_V6, *ELSEWHERE, *ELSEWHERE))
+
+
+def _source_of(destination: str) -> str:
+    """As the kernel chooses it."""
+    is_v4 = "." in destination
+    if not evaluator.is_local(ip_address(destination), OWN):
+        return rigs.HOST_V4 if is_v4 else rigs.HOST_V6
+    return "127.0.0.1" if destination.startswith("127.") else destination
+
+
+def _outgoing(
+    chance: Random, shape: Shape, destination: str, source: str = "", **of_packet: int
+) -> Sent:
+    uid, gid = chance.choice(ACTORS)
+    port = chance.choice(PORTS)
+    is_here = evaluator.is_local(ip_address(destination), OWN)
+    made = Expectation("", Sender.APPLICATION, destination, port, 0, (), source, shape=shape)
+    packet = Packet(
+        destination,
+        port,
+        source or _source_of(destination),
+        uid=uid,
+        gid=gid,
+        oif="lo" if is_here else "eth0",
+    )
+    return Sent(made._replace(uid=uid, gid=gid), packet._replace(**of_packet))  # type: ignore[arg-type] # all are numbers
+
+
+def _connection(chance: Random) -> Sent:
+    destination = _destination(chance)
+    source = ""
+    if destination in (*LOCAL_V4, rigs.HOST_V6) and chance.random() < 0.3:
+        source = "::6" if ":" in destination else "127.0.0.6"
+    return _outgoing(chance, Shape.CONNECTION, destination, source)
+
+
+def _datagram(chance: Random) -> Sent:
+    destination = _destination(chance)
+    return _outgoing(chance, Shape.DATAGRAM, destination, protocol=names.UDP, flags=0)
+
+
+def _raw(chance: Random) -> Sent:
+    """From this host to itself, both ends the same address."""
+    destination = chance.choice((*LOCAL_V4, *LOCAL_V6))
+    if chance.random() < 0.5:
+        sent = _outgoing(chance, Shape.SYN, destination)
+        return sent._replace(packet=sent.packet._replace(source=destination))
+    sent = _outgoing(chance, Shape.ANSWER, destination)
+    packet = sent.packet._replace(
+        source=destination, source_port=sent.packet.port, port=40000, flags=0x12
+    )
+    return sent._replace(packet=packet)
+
+
+def _frame(chance: Random) -> Sent:
+    destination, port = _destination(chance), chance.choice(PORTS)
+    source = probetable.NEIGHBOUR_V6 if ":" in destination else probetable.NEIGHBOUR_V4
+    made = Expectation("", Sender.NEIGHBOUR, destination, port, 0, ())
+    return Sent(made, Packet(destination, port, str(source), iif="lo"))
+
+
+class Bench:
+    """A host with rules, and a sender of packets there that keeps its sockets."""
+
+    def __init__(self, rig: Rig, packets: rigs.Packets, kernel: nftables.NftKernel) -> None:
+        self._rig = rig
+        self._packets = packets
+        self._kernel = kernel
+        self.compared = 0
+
+    def compare(self, ruleset: model.Ruleset, seed: int) -> None:
+        """Load the rules, send a batch, and assert that each packet goes where the model says."""
+        self._rig.apply(self._kernel, ruleset)
+        batch = make_batch(seed)
+        outcomes = self._packets.outcomes(tuple(each.expectation for each in batch), FACTS)
+        wrong = []
+        for sent, outcome in zip(batch, outcomes, strict=True):
+            hook = evaluator.PREROUTING if sent.packet.iif else evaluator.OUTPUT
+            way = evaluator.follow(_before_probes(ruleset), sent.packet, OWN, (hook,))
+            found, expected = _seen(sent, outcome), _predicted(sent, way)
+            if found != expected:
+                wrong.append(f"{sent.packet}\n  model: {expected}\n  kernel: {found} {outcome}")
+                wrong += [f"    {step.chain} {step.number}" for step in way.steps]
+        assert not wrong, "\n".join(wrong)
+        self.compared += len(batch)
+
+
+def _before_probes(ruleset: model.Ruleset) -> list[model.Table]:
+    """What a packet has passed when it is seen: chains of type nat all come at -100."""
+    return [
+        table._replace(
+            chains=tuple(
+                each
+                for each in table.chains
+                if each.hook is None
+                or each.hook.kind == "nat"
+                or each.hook.priority <= _LAST_PRIORITY
+            )
+        )
+        for table in ruleset.tables
+    ]
+
+
+def _predicted(sent: Sent, way: evaluator.Way) -> tuple[object, ...]:
+    if way.end is not End.PASSED:
+        return ("gone",)
+    packet = way.packet
+    zone = packet.zone if packet.state is not evaluator.Tracking.INVALID else 0
+    if sent.expectation.shape is Shape.ANSWER:
+        return (packet.destination, packet.source_port, zone)
+    is_inbound = sent.expectation.sender is Sender.NEIGHBOUR
+    # Which of several own addresses it is, the interface decides.
+    address = "" if is_inbound and way.captured_at else packet.destination
+    return (address, packet.port, zone)
+
+
+def _seen(sent: Sent, outcome: Outcome) -> tuple[object, ...]:
+    # A refused connection may say so before it is looked at.
+    if outcome.errno not in (0, errno.ECONNREFUSED):
+        return ("not sent", errno.errorcode.get(outcome.errno, outcome.errno))
+    if not outcome.address:
+        return ("gone",)
+    is_inbound = sent.expectation.sender is Sender.NEIGHBOUR
+    is_redirected = (outcome.address, outcome.port) != sent.expectation[2:4]
+    return ("" if is_inbound and is_redirected else outcome.address, outcome.port, outcome.zone)
+
+
+@pytest.fixture(scope="module")
+def bench(rig: Rig) -> Iterator[Bench]:
+    rig.host.add_address("lo", "::6/128")
+    with contextlib.closing(rigs.Packets(rig.host)) as packets, rig.kernel() as kernel:
+        # All kinds at once, so that no socket has to be made in between.
+        counts: Counter[probing.Kind] = Counter()
+        every = []
+        for seed in range(60):
+            for sent in make_batch(seed):
+                kind = probing.kind_of(sent.expectation)
+                counts[kind] += 1
+                if counts[kind] <= OF_A_KIND:
+                    every.append(sent.expectation)
+        packets.outcomes(tuple(every), FACTS)
+        yield Bench(rig, packets, kernel)
+        rig.apply(kernel, model.Ruleset())
+
+
+HELD = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+)
+seeds = st.integers(0, 2**32)
+
+
+# -- rules as the product makes them ------------------------------------------------------------
+
+NETWORKS = (
+    *("10.96.0.0/16", "10.0.0.0/8", "10.1.0.0/24", "169.254.169.254/32", "127.0.0.5/32"),
+    *("203.0.113.0/24", "192.168.0.0/16", "0.0.0.0/0", "10.1.0.2/32", "127.0.0.1/32"),
+    *("fd00:10::/64", "::/0", "fd00:ec2::254/128", "2001:db8::/32", "::1/128"),
+)
+networks = st.lists(st.sampled_from(NETWORKS), max_size=4).map(
+    lambda found: config.CidrSet.of(map(ip_network, found))
+)
+port_sets = st.lists(
+    st.one_of(
+        st.sampled_from(PORTS).map(lambda port: (port, port)),
+        st.sampled_from([(6000, 6010), (1, 1024), (8000, 9000)]),
+    ),
+    max_size=3,
+).map(lambda found: config.PortSet(False, tuple(sorted(set(found)))))
+every_port = st.just(config.PortSet(is_all=True))
+no_ports = st.just(config.PortSet())
+gids = st.lists(st.sampled_from([gid for _, gid in ACTORS]), max_size=2, unique=True).map(tuple)
+interfaces = st.sampled_from(
+    [(), (), (), ("eth1",), ("eth0",), ("lo",), ("l*",), ("e*", "docker*")]
+)
+owners = st.builds(
+    lambda **given: config.Owners(**given),
+    proxy_uids=st.sampled_from([(), (RESOLVER,)]),
+    proxy_gids=st.sampled_from([(), (GROUP,)]),
+    exempts_root=st.booleans(),
+    groups=st.one_of(st.none(), st.none(), gids),
+    groups_exclude=st.one_of(st.just(()), gids),
+)
+redirections = st.builds(
+    lambda **given: config.Redirection(**given),
+    outbound=st.one_of(st.just(config.CidrSet(is_all=True)), networks),
+    outbound_exclude=st.one_of(st.just(config.CidrSet()), networks),
+    outbound_ports=st.one_of(no_ports, port_sets),
+    outbound_ports_exclude=st.one_of(no_ports, port_sets),
+    inbound=st.one_of(every_port, port_sets),
+    inbound_exclude=st.one_of(no_ports, port_sets),
+    owners=owners,
+    dns=st.builds(
+        lambda **given: config.Dns(**given),
+        is_captured=st.booleans(),
+        is_every_server=st.booleans(),
+        resolver_uids=st.sampled_from([(), (RESOLVER,)]),
+    ),
+    excluded_interfaces=interfaces,
+    guest_interfaces=st.sampled_from([(), (), ("lo",), ("veth*",)]),
+    loopback_v4=st.sampled_from(["127.0.0.1/32", "127.0.0.0/8"]).map(ip_network),
+    drops_invalid=st.booleans(),
+    generation=st.sampled_from([config.Generation.CURRENT] * 3 + list(config.Generation)),
+)
+
+
+@HELD
+@given(redirections, seeds)
+def test_rules_of_configurations(bench: Bench, redirection: config.Redirection, seed: int) -> None:
+    bench.compare(policy.build_ruleset(redirection, FACTS), seed)
+
+
+@HELD
+@given(redirections, seeds)
+def test_the_guard_alone(bench: Bench, redirection: config.Redirection, seed: int) -> None:
+    """As if our other table were gone, and somebody else's may have translated."""
+    made = policy.build_ruleset(redirection, FACTS)
+    guards = [each for each in made.tables if each.name == model.GUARD_TABLE]
+    chance = Random(seed)
+    others = [_translator(chance)] if chance.random() < 0.7 else []
+    bench.compare(made._replace(tables=(*others, *map(_moved, guards))), seed)
+
+
+def _moved(table: model.Table) -> model.Table:
+    return table._replace(
+        chains=tuple(
+            each._replace(hook=each.hook._replace(priority=_LAST_PRIORITY)) if each.hook else each
+            for each in table.chains
+        )
+    )
+
+
+def _translator(chance: Random) -> model.Table:
+    """Translation as docker's and kube-proxy's, of some ports; under a name that is ours."""
+    rules = [
+        Rule(
+            (
+                Match(Field.L4PROTO, Operator.EQ, names.TCP),
+                Match(Field.DPORT, Operator.EQ, chance.choice(PORTS)),
+            ),
+            Verdict(Action.REDIRECT, chance.choice(PORTS)),
+        )
+        for _ in range(4)
+    ]
+    hook = model.Hook("nat", evaluator.OUTPUT, -100)
+    chain = model.Chain("translate", tuple(rules), hook)
+    return tables.build_table(model.MAIN_TABLE, [chain], [], may_be_owned=False)
+
+
+# -- any rules ----------------------------------------------------------------------------------
+
+_SETS = [
+    model.make_set("ports", model.SetKind.PORT, ((20, 25), (80, 80), (6000, 9000))),
+    model.make_set("v4", model.SetKind.IPV4, ((0x0A010000, 0x0A01FFFF), (0x7F000005, 0x7F000035))),
+    model.make_set("v6", model.SetKind.IPV6, ((1, 1), (0xFD000010 << 96, (0xFD000011 << 96) - 1))),
+    model.make_set("v4_16", model.SetKind.IPV4_VALUES, ((0x0A600000,) * 2, (0x0A010000,) * 2)),
+    model.make_set("v6_32", model.SetKind.IPV6_VALUES, ((0xFD000010 << 96,) * 2,)),
+]
+_V4 = (Field.IP_SADDR, Field.IP_DADDR, Field.ORIGINAL_IP_DADDR)
+_V6 = (Field.IP6_SADDR, Field.IP6_DADDR, Field.ORIGINAL_IP6_DADDR)
+_OF_PORTS = (*(Field.SPORT, Field.DPORT, Field.UDP_SPORT, Field.UDP_DPORT, Field.ORIGINAL_DPORT),)
+_VALUES: dict[Field, Sequence[int | str]] = {
+    Field.L4PROTO: (6, 17),
+    Field.IIFNAME: ("lo", "eth0", "l*", ""),
+    Field.OIFNAME: ("lo", "eth0", "e*", ""),
+    Field.SKUID: [uid for uid, _ in ACTORS],
+    Field.SKGID: [gid for _, gid in ACTORS],
+    Field.TCP_FLAGS: (0x02, 0x12, 0x10),
+    Field.FIB_DADDR_TYPE: (evaluator.UNICAST, evaluator.LOCAL),
+    Field.CT_STATUS_DNAT: (0, 0x20),
+    Field.CT_STATE_INVALID: (0, 1),
+    **dict.fromkeys(_OF_PORTS, PORTS),
+    **dict.fromkeys(_V4, tuple(int(ip_address(each)) for each in (*LOCAL_V4, *ELSEWHERE[:10]))),
+    **dict.fromkeys(_V6, tuple(int(ip_address(each)) for each in (*LOCAL_V6, *ELSEWHERE[10:]))),
+}
+
+
+def test_every_field_and_action_is_tried() -> None:
+    """What is new in the model is tried against the kernel too, and not believed."""
+    assert _VALUES.keys() == set(Field)
+    assert {*_FILTERING, *_TRANSLATING} == set(Action)
+
+
+@st.composite
+def matches(draw: st.DrawFn) -> Match:
+    """Any condition."""
+    field = draw(st.sampled_from(list(Field)))
+    assert isinstance(field, Field)
+    of_set = {
+        **dict.fromkeys(_OF_PORTS, (("ports", 0),)),
+        **dict.fromkeys(_V4, (("v4", 0), ("v4_16", 16))),
+        **dict.fromkeys(_V6, (("v6", 0), ("v6_32", 32))),
+    }
+    if field in of_set and draw(st.booleans()):
+        name, prefix = draw(st.sampled_from(of_set[field]))
+        operator = draw(st.sampled_from([Operator.IN, Operator.NOT_IN]))
+        return Match(field, operator, name, prefix)
+    value = draw(st.sampled_from(_VALUES[field]))
+    operator = draw(st.sampled_from([Operator.EQ, Operator.NE]))
+    prefix = 0
+    if field in (*_V4, *_V6) and draw(st.booleans()):
+        prefix = 8
+        bits = expressions.LOADS[field].size * 8 - prefix
+        value = value >> bits << bits  # type: ignore[operator] # an address is a number
+    return Match(field, operator, value, prefix)
+
+
+_FILTERING = (Action.RETURN, Action.JUMP, Action.GOTO, Action.ZONE, Action.DROP, Action.REJECT)
+_TRANSLATING = (Action.RETURN, Action.JUMP, Action.GOTO, Action.REDIRECT, Action.KEEP)
+
+
+@st.composite
+def rules(draw: st.DrawFn, kind: str, depth: int) -> Rule:
+    """A rule of the chain that is so many calls deep; it calls deeper ones alone."""
+    actions = _TRANSLATING if kind == "nat" else _FILTERING
+    found = draw(st.lists(matches(), max_size=2))
+    assert isinstance(found, list)
+    action = draw(st.sampled_from(actions))
+    assert isinstance(action, Action)
+    target: object = ""
+    if action in (Action.JUMP, Action.GOTO):
+        if depth == 3:
+            action = Action.RETURN
+        else:
+            target = f"{kind}_{depth + 1}"
+    elif action is Action.ZONE:
+        target = draw(st.sampled_from([1, 2]))
+    elif action is Action.REDIRECT:
+        target = draw(st.sampled_from([15001, 15006, 80]))
+        found.insert(0, Match(Field.L4PROTO, Operator.EQ, draw(st.sampled_from([6, 17]))))
+    elif action is Action.KEEP:
+        target = draw(st.sampled_from(["ip", "ip6"]))
+    elif action in (Action.DROP, Action.REJECT) and not found:
+        found.append(Match(Field.DPORT, Operator.EQ, 80))  # or nothing more is learnt
+    return Rule(tuple(found), Verdict(action, target))  # type: ignore[arg-type] # one of these
+
+
+@st.composite
+def rulesets(draw: st.DrawFn) -> model.Ruleset:
+    """One table with chains of both kinds at both hooks."""
+    chains = []
+    for kind in ("filter", "nat"):
+        for depth in (1, 2, 3):
+            content = draw(st.lists(rules(kind, depth), max_size=4))
+            chains.append(model.Chain(f"{kind}_{depth}", tuple(content)))
+    for hook in (evaluator.PREROUTING, evaluator.OUTPUT):
+        for kind, priority in (
+            *(("filter", -300), ("filter", -150), ("filter", -102)),
+            *(("nat", -101), ("nat", 7), ("filter", -95)),
+        ):
+            content = draw(st.lists(rules(kind, 0), max_size=4))
+            at = model.Hook(kind, hook, priority)
+            chains.append(model.Chain(f"at_{hook}_{priority}_{kind}", tuple(content), at))
+    made = tables.build_table(model.MAIN_TABLE, chains, _SETS, may_be_owned=False)
+    return model.Ruleset((made,))
+
+
+@HELD
+@given(rulesets(), seeds)
+def test_any_rules(bench: Bench, ruleset: model.Ruleset, seed: int) -> None:
+    bench.compare(ruleset, seed)
+
+
+def test_so_many_packets_were_compared(bench: Bench) -> None:
+    """The last of this module: the others have sent them."""
+    assert bench.compared >= 5000

@@ -234,11 +234,11 @@ class _Walk:
 
     def _pass_rules(self, name: str) -> _Next:
         (chain,) = (each for each in self._table.chains if each.name == name)
-        has_applied = False
+        last = 0
         for number, rule in enumerate(chain.rules, 1):
             if not self._applies(rule):
                 continue
-            has_applied = True
+            last = number
             step = Step(self._table.name, name, number, rule, self.hook)
             self._steps.append(step)
             self._callers.append(step)
@@ -246,8 +246,9 @@ class _Walk:
             self._callers.pop()
             if following is not _Next.RULE:
                 return following
-        # A base chain hands on: what was decided behind its rules is decided.
-        if self._callers or not has_applied:
+        # A rule that hands on as the last one, or in a base chain, leaves the decision to others.
+        is_handed_on = last == len(chain.rules) or not self._callers
+        if not (last and is_handed_on):
             self._decided = Step(self._table.name, name, 0, None, self.hook)
         return _Next.CALLER
 

@@ -451,7 +451,7 @@ def rulesets(draw: st.DrawFn) -> model.Ruleset:
             at = model.Hook(kind, hook, priority)
             chains.append(model.Chain(f"at_{hook}_{priority}_{kind}", tuple(content), at))
     made = tables.build_table(model.MAIN_TABLE, chains, _SETS, may_be_owned=False)
-    return model.Ruleset((made,))
+    return model.Ruleset((made,), (model.PASSTHROUGH_ADDRESS,))
 
 
 @HELD

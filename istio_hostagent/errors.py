@@ -129,6 +129,13 @@ class ConfigInvalid(HostAgentError):
         super().__init__(f"{self.problems[0]}{more}")
 
 
+class WrongUsage(HostAgentError):
+    """A command line asks for what does not exist or cannot be; whoever wrote it corrects it."""
+
+    code = "wrong-usage"
+    exit_status = 64
+
+
 class HostUnsupported(HostAgentError):
     """The host lacks something that no retry brings: a kernel feature, a user, a binary."""
 

@@ -14,13 +14,15 @@ USAGE_STATUS = 64
 class Option(NamedTuple):
     """One option of a verb: a switch, or with a `metavar` a number of seconds or a text.
 
-    Which of these says the default.
+    Which of these says the default. `is_word`: it has no name on the command line, only its place
+    there, and has to be given.
     """
 
     name: str
     help: str
     default: bool | float | str = False
     metavar: str = ""
+    is_word: bool = False
 
 
 Values = Mapping[str, Any]
@@ -30,7 +32,7 @@ def parse(
     prog: str, words: Sequence[str], options: Sequence[Option], *, text: str, example: str
 ) -> Values:
     """Return the value of every option by its name; ends the process for --help and mistakes."""
-    if not words:
+    if not words and not any(option.is_word for option in options):
         return {option.name: option.default for option in options}
     argparse = importlib.import_module("argparse")
     parser = argparse.ArgumentParser(
@@ -41,7 +43,9 @@ def parse(
         exit_on_error=True,
     )
     for option in options:
-        if option.metavar:
+        if option.is_word:
+            parser.add_argument(option.name, metavar=option.metavar, help=option.help)
+        elif option.metavar:
             parser.add_argument(
                 f"--{option.name}",
                 dest=option.name,

@@ -21,6 +21,12 @@ VERBS = (
     Verb("wait", LOOK, "wait until this host is in the mesh", "wait --timeout 60"),
     Verb("config", LOOK, "print the configuration that the files make", "config --explain"),
     Verb("plan", LOOK, "show what apply would change", "plan"),
+    Verb(
+        "explain",
+        LOOK,
+        "say where a packet goes, and which rule decides",
+        "explain tcp 10.0.0.5:443 --from-user app",
+    ),
     Verb("verify", LOOK, "read the rules back and prove them with packets", "verify"),
     Verb("apply", CHANGE, "install the rules of the configuration", "apply"),
     Verb("clean", CHANGE, "take our rules out", "clean"),

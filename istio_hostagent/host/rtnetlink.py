@@ -79,6 +79,16 @@ class InterfaceAddress(NamedTuple):
         return bool(self.flags & _DEPRECATED)
 
 
+class Route(NamedTuple):
+    """By which interface packets go, and from which address where the sender leaves that open.
+
+    To an address of this host they go by `lo`.
+    """
+
+    interface: str
+    source: model.Address | None
+
+
 def probe_links() -> list[Link]:
     """Give every interface; raises KernelBusy, NotPermitted, HostUnsupported."""
     body = IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
@@ -147,6 +157,17 @@ def source_of(destination: model.Address, *, uid: int | None = None) -> model.Ad
     found = _look_up(destination, uid=uid)
     source = found.get(RTA_PREFSRC) if found is not None else None
     return ipaddress.ip_address(source) if source else None
+
+
+def find_route(destination: model.Address, *, uid: int | None = None) -> Route | None:
+    """Give the way to `destination`; None: there is none. See `source_of`."""
+    found = _look_up(destination, uid=uid)
+    if found is None or _RTA_OIF not in found:
+        return None
+    (interface,) = _U32.unpack(found[_RTA_OIF])
+    source = found.get(RTA_PREFSRC)
+    name = next((each.name for each in probe_links() if each.interface == interface), "")
+    return Route(name, ipaddress.ip_address(source) if source else None)
 
 
 def _look_up(destination: model.Address, *, uid: int | None = None) -> dict[int, bytes] | None:

@@ -24,6 +24,7 @@ UNICAST, LOCAL, BROADCAST, MULTICAST = 1, 2, 3, 5  # RTN_*
 _TRACKING_PRIORITY = -200
 # NF_IP_PRI_NAT_DST: all chains of type nat are called from here, in the order of their priorities.
 _NAT_PRIORITY = -100
+_NAT_HOOKS = (PREROUTING, OUTPUT)
 _LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 _LOOPBACK_INTERFACE = "lo"
 _VERSIONS = {"ip": 4, "ip6": 6}
@@ -225,6 +226,8 @@ class _Walk:
                 self._decider = decided
             if self.end is not End.PASSED:
                 return
+        # Where nobody translates, that is decided too (nf_nat_alloc_null_binding()).
+        self._is_decided = self._is_decided or hook in _NAT_HOOKS
 
     def pass_chain(self, table: model.Table, name: str) -> Step | None:
         """Meet the rules of a base chain; gives the step that decided."""
@@ -341,7 +344,7 @@ def _effective(hook: model.Hook) -> tuple[int, int]:
     """When a base chain is called; chains of type nat only for translations of destinations."""
     if hook.kind != "nat":
         return (hook.priority, 0)
-    if hook.number not in (PREROUTING, OUTPUT):
+    if hook.number not in _NAT_HOOKS:
         raise KeyError(f"a nat chain at hook {hook.number}")
     return (_NAT_PRIORITY, hook.priority)
 

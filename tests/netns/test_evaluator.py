@@ -352,7 +352,7 @@ _SETS = [
     model.make_set("ports", model.SetKind.PORT, ((20, 25), (80, 80), (6000, 9000))),
     model.make_set("v4", model.SetKind.IPV4, ((0x0A010000, 0x0A01FFFF), (0x7F000005, 0x7F000035))),
     model.make_set("v6", model.SetKind.IPV6, ((1, 1), (0xFD000010 << 96, (0xFD000011 << 96) - 1))),
-    model.make_set("v4_16", model.SetKind.IPV4_VALUES, ((0x0A600000,) * 2, (0x0A010000,) * 2)),
+    model.make_set("v4_16", model.SetKind.IPV4_VALUES, ((0x0A010000,) * 2, (0x0A600000,) * 2)),
     model.make_set("v6_32", model.SetKind.IPV6_VALUES, ((0xFD000010 << 96,) * 2,)),
 ]
 _V4 = (Field.IP_SADDR, Field.IP_DADDR, Field.ORIGINAL_IP_DADDR)

@@ -131,6 +131,13 @@ def test_what_this_host_sends_to_itself_comes_in_by_loopback_without_a_socket() 
     assert follow(OUT, captured, arrives).end is End.DROPPED
 
 
+def test_what_nobody_has_translated_on_its_way_out_stays_so_on_its_way_in() -> None:
+    captured = base("nat", -101, rule(to(15006)), number=evaluator.PREROUTING)
+    to_own = OUT._replace(destination="10.1.0.2", oif="lo")
+    assert follow(to_own, captured).captured_at == 0
+    assert follow(IN, captured).captured_at == 15006
+
+
 def test_what_passes_through_this_host_is_forwarded_and_not_let_in() -> None:
     forward, enter = (
         base("filter", number, rule(DROP), number=number)

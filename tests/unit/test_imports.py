@@ -243,6 +243,7 @@ ALONE = {
     "clean": ("cli.clean",),
     "config": ("cli.config",),
     "verify": ("agent.oneshot.start", "agent.oneshot.verify"),
+    "explain": ("agent.oneshot.start", "agent.oneshot.explain"),
 }
 # Of Python's own library, what costs a millisecond or more and no verb uses.
 HEAVY_STANDARD = {

@@ -28,8 +28,13 @@ def require(
     """What was loaded, the configuration and the facts; ConfigInvalid with every problem."""
     loaded, facts, sources = load(environment, reading)
     if loaded.config is None:
-        missing = Problem(
-            sources.cluster, 0, f"no configuration yet: it and {sources.sidecar} set nothing"
-        )
-        raise ConfigInvalid(loaded.problems or (missing,))
+        raise unusable(loaded, sources)
     return loaded, loaded.config, facts
+
+
+def unusable(loaded: reload.Loaded, sources: places.Sources) -> ConfigInvalid:
+    """Why there is no configuration: every problem, or that the files set nothing."""
+    missing = Problem(
+        sources.cluster, 0, f"no configuration yet: it and {sources.sidecar} set nothing"
+    )
+    return ConfigInvalid(loaded.problems or (missing,))

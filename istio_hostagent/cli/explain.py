@@ -3,7 +3,11 @@
 The packet is the first of a connection, or a datagram. Without --from it is one that this host
 sends, by the interface of its route, for an ordinary user if none is named. With --from it comes
 from another host, by the interface of the route back there if none is named. The answer comes
-from the model of the configuration in force; no packet is sent.
+from the model of the configuration in force; no packet is sent without --live. With --live one
+is, as a probe that is dropped before it leaves, and the kernel tells which rules it met.
+
+Exit status: 0 whatever becomes of the packet, 64 if there is no such packet, and with --live 1 if
+the kernel did something else than the model.
 """
 
 import ipaddress
@@ -24,6 +28,7 @@ OPTIONS = (
     Option("from-group", "the sender's group, if not the user's own", "", "GROUP"),
     Option("from", "the other host from which it comes", "", "ADDRESS"),
     Option("interface", "by which it goes out or comes in", "", "NAME"),
+    Option("live", "send such a packet, and compare what the kernel does with it"),
     Option("json", "for programs"),
 )
 
@@ -35,7 +40,7 @@ def execute(values: Values) -> int:
     status = asked["status"] if asked is not None else None
     found = answer.alone("explain", os.environ, question=question, status=status)
     print(json.dumps(found, indent=1) if values["json"] else render(found, question))
-    return 0
+    return 0 if found["live"] is None or found["live"]["agrees"] else 1
 
 
 def read_question(values: Values) -> Question:
@@ -60,6 +65,7 @@ def read_question(values: Values) -> Question:
         values["from-group"],
         source,
         values["interface"],
+        values["live"],
     )
 
 
@@ -94,7 +100,21 @@ def render(found: dict[str, Any], question: Question) -> str:
     lines.append(f"  rules met: {_describe_path(found['path'])}")
     lines.append(f"  without our rules: {found['without_rules']['text']}")
     lines += [f"  note: {note}" for note in found["notes"]]
+    if found["live"] is not None:
+        lines += _describe_live(found["live"])
     return "\n".join(lines)
+
+
+def _describe_live(live: dict[str, Any]) -> list[str]:
+    sent = f"  sent from {live['source']} by {live['interface']}"
+    going = "it went no further"
+    if live["address"]:
+        going = f"it was going to {live['address']} port {live['port']}"
+    lines = [f"{sent}: {going}", f"  kernel met: {_describe_path(live['path'])}"]
+    if live["others"]:
+        lines.append(f"  and rules of others: {', '.join(live['others'])}")
+    lines += [f"  differs: {each}" for each in live["differences"]]
+    return [*lines, *(["  kernel and model agree"] if live["agrees"] else [])]
 
 
 def _describe_path(path: list[dict[str, Any]]) -> str:

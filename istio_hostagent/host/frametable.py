@@ -83,9 +83,7 @@ class Frames:
 
     def trace(self, table: str) -> Iterator[messages.Message]:
         """Give the rule from which on a frame that asks for it is traced."""
-        on = Expr("immediate", (("dreg", 1), ("data", b"\1")))
-        mark = Expr("meta", (("key", 12), ("sreg", 1)))  # NFT_META_NFTRACE
-        rule = (*expressions.IS_TCP, *self._is_ours(_TRACED, 4), on, mark)
+        rule = (*expressions.IS_TCP, *self._is_ours(_TRACED, 4), *expressions.TRACE)
         yield messages.new_rule(table, _ENTERED, model.RuleState(rule, "probe"))
 
     def _is_ours(self, mark: int, offset: int) -> tuple[Expr, ...]:

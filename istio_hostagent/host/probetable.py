@@ -21,7 +21,7 @@ from .nfnetlink import connection, framing, messages
 NEIGHBOUR_V4 = ipaddress.IPv4Address("192.0.2.1")  # TEST-NET-1
 NEIGHBOUR_V6 = ipaddress.IPv6Address("2001:db8::1")
 # All destination NAT happens at -100, whatever the priority of its chains.
-_PRIORITY = -90
+PRIORITY = -90
 _PREROUTING, _OUTPUT = 0, 3
 # Of each protocol: where packets of IPv4 and IPv6 are recorded, and the zones of both.
 _RECORDS = {False: ("seen_v4", "seen_v6", "zones"), True: ("udp_v4", "udp_v6", "udp_zones")}
@@ -155,7 +155,7 @@ class ProbeTable:
         if not sources:
             return
         for number, (name, chain, priority) in enumerate(
-            ((_ENTERED, "before_mangle", _BEFORE_MANGLE), (_TAKEN, "taken", _PRIORITY - 1)), 120
+            ((_ENTERED, "before_mangle", _BEFORE_MANGLE), (_TAKEN, "taken", PRIORITY - 1)), 120
         ):
             yield messages.new_recording_set(self.name, name, number, 8)
             hook = model.Hook("filter", _PREROUTING, priority)
@@ -202,13 +202,13 @@ class ProbeTable:
         on_lo = Match(Field.IIFNAME, Operator.EQ, "lo")
         from_v4 = Match(Field.IP_SADDR, Operator.EQ, int(NEIGHBOUR_V4))
         from_v6 = Match(Field.IP6_SADDR, Operator.EQ, int(NEIGHBOUR_V6))
-        yield messages.new_chain(self.name, "output", model.Hook("filter", _OUTPUT, _PRIORITY))
+        yield messages.new_chain(self.name, "output", model.Hook("filter", _OUTPUT, PRIORITY))
         for is_udp in (False, True):
             made = [each for each in local if each.is_udp is is_udp]
             yield from self._watch("output", made, (), (), is_udp=is_udp)
             made = [each for each in answers if each.is_udp is is_udp]
             yield from self._watch("output", made, (), (), is_answer=True, is_udp=is_udp)
-        hook = model.Hook("filter", _PREROUTING, _PRIORITY)
+        hook = model.Hook("filter", _PREROUTING, PRIORITY)
         yield messages.new_chain(self.name, "prerouting", hook)
         yield from self._watch("prerouting", wire, (on_lo, from_v4), (on_lo, from_v6))
 

@@ -9,10 +9,11 @@ connection is given up before the table goes. Nothing here waits.
 import collections
 import contextlib
 import errno
+import functools
 import io
 import ipaddress
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import HostAgentError
@@ -193,15 +194,25 @@ def first_round(expectations: Sequence[Expectation]) -> int:
     return len(expectations)
 
 
+Parts = Callable[
+    [Sequence[probetable.Source], Sequence[probetable.Source], str], Iterable[messages.Message]
+]
+
+
 class Round:
     """Some packets that were sent at once; `outcomes` in the order of their expectations."""
 
     def __init__(
-        self, expectations: Sequence[Expectation], pool: Pool, link: connection.Connection
+        self,
+        expectations: Sequence[Expectation],
+        pool: Pool,
+        link: connection.Connection,
+        also: Parts | None = None,
     ) -> None:
         """Send them; raises ApplyRejected, KernelBusy, NotPermitted, OSError with none sent.
 
-        What could not be sent has its reason among the outcomes.
+        What could not be sent has its reason among the outcomes. `also`: further parts of the
+        table, made from the sources of packets that leave and of those from outside.
         """
         self.outcomes = [Outcome() for _ in expectations]
         self._expectations = expectations
@@ -215,7 +226,11 @@ class Round:
             self._sources = self._bind_all()
             local, wire, answers = self._sort_sources()
             self._arrivals = self._prepare_arrivals()
-            more = self._arrivals.build if self._arrivals is not None else _nothing
+            more: Callable[[str], Iterable[messages.Message]] = _nothing
+            if self._arrivals is not None:
+                more = self._arrivals.build
+            if also is not None:
+                more = functools.partial(also, local, wire)
             transparent = [
                 source
                 for index, source in self._sources.items()
@@ -233,6 +248,11 @@ class Round:
             code = self._arrivals.send(pool.device)
             if code:
                 pool.give_up_device(code)
+
+    @property
+    def source_ports(self) -> dict[int, int]:
+        """The source port of each packet that has one of its own, by its number."""
+        return {index: source.port for index, source in self._sources.items()}
 
     def _prepare_arrivals(self) -> arrivals.Arrivals | None:
         """What follows frames from a link; None: there are none, or no device to send them."""
@@ -438,9 +458,12 @@ class Packets:
 
     def send(self, made: Sequence[Expectation]) -> Round:
         """Send one packet for each expectation; raises HostAgentError, OSError with none sent."""
+        return Round(made, self._pool, self._connect())
+
+    def _connect(self) -> connection.Connection:
         if self._link is None or self._link.socket.fileno() < 0:
             self._link = connection.Connection()
-        return Round(made, self._pool, self._link)
+        return self._link
 
     def close(self) -> None:
         """Close everything; may be called twice."""

@@ -7,6 +7,7 @@ Source: include/uapi/linux/netfilter/nf_tables.h, net/netfilter/nf_tables_trace.
 
 import socket
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..redirect import firewall, model, nft
@@ -19,7 +20,7 @@ _TRANSPORT, _POLICY = 9, 16
 _BY_POLICY, _BY_RULE = 1, 3
 _DROP, _ACCEPT = 0, 1
 _FAMILIES = {1: "inet", 2: "ip", 10: "ip6", 7: "bridge", 5: "netdev"}
-_NUMBERS = {name: number for number, name in _FAMILIES.items()}
+NUMBERS = {name: number for number, name in _FAMILIES.items()}
 _PORTS_AND_SEQUENCE = struct.Struct(">HHI")  # the beginning of a TCP header
 _RECEIVE_SIZE = 1 << 16
 _BUFFER = 1 << 20
@@ -27,7 +28,12 @@ _BUFFER = 1 << 20
 _MAX_EVENTS = 4096
 
 
-class _Event(NamedTuple):
+class Event(NamedTuple):
+    """A rule that a packet met and that decided something, or (handle 0) the end of a base chain.
+
+    Rules without a verdict are told as well, if all their conditions hold.
+    """
+
     family: str
     table: str
     chain: str
@@ -55,8 +61,25 @@ class Tracer:
 
         Tables of probes do not count.
         """
+        droppers: dict[tuple[int, int], firewall.Dropper] = {}
+        for name, way in self._read_ways():
+            dropper = _find_dropper(way)
+            if dropper is not None:
+                droppers[name] = dropper
+        return droppers
+
+    def read_way(self, source_port: int) -> list[Event]:
+        """Give what a packet met that has this source port; never blocks.
+
+        Translation may give it another number on its way.
+        """
+        ways = (way for (port, _), way in self._read_ways() if port == source_port)
+        return [event for way in ways for event in way]
+
+    def _read_ways(self) -> Iterator[tuple[tuple[int, int], list[Event]]]:
+        """Source port and sequence number of each packet and what it met, the first one first."""
         names: dict[bytes, tuple[int, int]] = {}
-        ways: dict[bytes, list[_Event]] = {}
+        ways: dict[bytes, list[Event]] = {}
         for _ in range(_MAX_EVENTS):
             try:
                 data = self._socket.recv(_RECEIVE_SIZE, socket.MSG_DONTWAIT)
@@ -72,22 +95,19 @@ class Tracer:
                     source_port, _, sequence = _PORTS_AND_SEQUENCE.unpack_from(header)
                     names.setdefault(packet, (source_port, sequence))
                 ways.setdefault(packet, []).append(_read(message.body[0], found))
-        droppers: dict[tuple[int, int], firewall.Dropper] = {}
         for packet, way in ways.items():
-            dropper = _find_dropper(way)
-            if packet in names and dropper is not None:
-                droppers[names[packet]] = dropper
-        return droppers
+            if packet in names:
+                yield names[packet], way
 
 
-def _read(family: int, found: dict[int, bytes]) -> _Event:
+def _read(family: int, found: dict[int, bytes]) -> Event:
     by = framing.be32(found.get(_TYPE, b""))
     verdict = framing.read(found.get(_VERDICT, b"")).get(1, b"")
     code = int.from_bytes(verdict, "big", signed=True) & 0xFF if verdict else -1
     is_drop = by == _BY_RULE and code == _DROP
     if by == _BY_POLICY:
         is_drop = framing.be32(found.get(_POLICY, b"\1")) == _DROP
-    return _Event(
+    return Event(
         _FAMILIES.get(family, str(family)),
         framing.text(found.get(_TABLE, b"")),
         framing.text(found.get(_CHAIN, b"")),
@@ -97,7 +117,7 @@ def _read(family: int, found: dict[int, bytes]) -> _Event:
     )
 
 
-def _find_dropper(way: list[_Event]) -> firewall.Dropper | None:
+def _find_dropper(way: list[Event]) -> firewall.Dropper | None:
     for index, event in enumerate(way):
         if not event.is_drop or event.table.startswith(model.PROBE_TABLE_PREFIX):
             continue
@@ -119,7 +139,7 @@ def _find_dropper(way: list[_Event]) -> firewall.Dropper | None:
 
 def with_text(link: connection.Connection, dropper: firewall.Dropper) -> firewall.Dropper:
     """Add the rule's own words, if it has any; raises KernelBusy, NotPermitted."""
-    family = _NUMBERS.get(dropper.family)
+    family = NUMBERS.get(dropper.family)
     if not dropper.handle or family is None:
         return dropper
     of_chain = framing.pack_text(1, dropper.table) + framing.pack_text(2, dropper.chain)

@@ -121,17 +121,19 @@ def follow(
     tables: Sequence[model.Table],
     packet: Packet,
     own: Collection[Address],
-    hooks: Sequence[int] = (),
+    *,
+    until: int | None = None,
 ) -> Way:
-    """Lead a packet through the chains of all hooks that it meets, or of these `hooks` alone.
+    """Lead a packet through the chains of all hooks that it meets.
 
-    `own`: the addresses of this host beside those of loopback. Raises KeyError for a field, an
-    action, a set or a chain that is not known.
+    `own`: the addresses of this host beside those of loopback. `until`: at the first hook alone,
+    chains before this priority. Raises KeyError for a field, an action, a set or a chain that is
+    not known.
     """
     walk = _Walk(packet, own)
-    for hook in hooks or _hooks(walk):
-        walk.pass_hook(tables, hook)
-        if walk.end is not End.PASSED:
+    for hook in _hooks(walk):
+        walk.pass_hook(tables, hook, until)
+        if walk.end is not End.PASSED or until is not None:
             break
     return walk.result()
 
@@ -205,8 +207,10 @@ class _Walk:
         """What became of it so far."""
         return Way(self.packet, self.end, tuple(self._steps), self._decider, self._captured_at)
 
-    def pass_hook(self, tables: Sequence[model.Table], hook: int) -> None:
-        """Meet every base chain of a hook."""
+    def pass_hook(
+        self, tables: Sequence[model.Table], hook: int, until: int | None = None
+    ) -> None:
+        """Meet every base chain of a hook, or those before this priority."""
         self.hook = hook
         found = [
             (_effective(each.hook), each.hook, table, each)
@@ -215,6 +219,8 @@ class _Walk:
             if each.hook is not None and each.hook.number == hook
         ]
         for at, where, table, chain in sorted(found, key=lambda each: each[0]):
+            if until is not None and at[0] >= until:
+                return
             self.is_tracked = self.is_tracked or at[0] > _TRACKING_PRIORITY
             is_nat = where.kind == "nat"
             if is_nat and (self._is_decided or self.packet.state is not Tracking.NEW):

@@ -23,6 +23,11 @@ FLAGS_MASK = b"\x17"  # FIN, SYN, RST, ACK
 ORIGINAL = 0  # IP_CT_DIR_ORIGINAL
 _IPS_DST_NAT = 1 << 5  # set only where the translated destination differs
 COUNTER = Expr("counter")
+# From here on the kernel tells of the packet's way: NFT_META_NFTRACE.
+TRACE = (
+    Expr("immediate", (("dreg", 1), ("data", b"\1"))),
+    Expr("meta", (("key", 12), ("sreg", 1))),
+)
 _NFPROTO = {"ip": 2, "ip6": 10}
 
 _CODES = {

@@ -29,7 +29,7 @@ from tests.netns import rig as rigs
 from tests.netns.rig import FACTS as RIG_FACTS
 from tests.netns.rig import Rig
 
-EXAMPLES, PACKETS = soak.times(22, 400), 90
+EXAMPLES, PACKETS = soak.times(24, 400), 90
 # So many sockets of one kind are there; further packets of that kind are left out of a batch.
 OF_A_KIND = 8
 GROUP, RESOLVER = 61700, 61800
@@ -53,8 +53,8 @@ ELSEWHERE = (
     *("fd00:1::53", "fd00:10::5", "fd00:10:0:1::", "fd00:20::5", "fd00:ec2::254", "2001:db8::1"),
 )
 PORTS = (22, 25, 53, 80, 443, 3306, 6000, 6010, 6011, 8080, 15000, 15001, 15006, 15008, 15053)
-# The tables of probes drop at -90.
-_LAST_PRIORITY = -95
+# Before the tables of probes, which drop what they see.
+_LAST_PRIORITY = probetable.PRIORITY - 5
 
 Random = random.Random
 
@@ -164,37 +164,27 @@ class Bench:
         self._kernel = kernel
         self.compared = 0
 
-    def compare(self, ruleset: model.Ruleset, seed: int) -> None:
-        """Load the rules, send a batch, and assert that each packet goes where the model says."""
+    def compare(self, ruleset: model.Ruleset, seed: int, *, is_any: bool = False) -> None:
+        """Load the rules, send a batch, and assert that each packet goes where the model says.
+
+        `is_any`: rules may look at the address to which an arrival was redirected. Of `lo`, which
+        has ::1 and ::6, it is not known which one the kernel takes: these are not compared.
+        """
         self._rig.apply(self._kernel, ruleset)
         batch = make_batch(seed)
         outcomes = self._packets.outcomes(tuple(each.expectation for each in batch), FACTS)
         wrong = []
         for sent, outcome in zip(batch, outcomes, strict=True):
-            hook = evaluator.PREROUTING if sent.packet.iif else evaluator.OUTPUT
-            way = evaluator.follow(_before_probes(ruleset), sent.packet, OWN, (hook,))
+            way = evaluator.follow(ruleset.tables, sent.packet, OWN, until=probetable.PRIORITY)
+            is_v6_arrival = sent.packet.iif and sent.packet.address.version == 6
+            if is_any and is_v6_arrival and way.captured_at:
+                continue
             found, expected = _seen(sent, outcome), _predicted(sent, way)
             if found != expected:
                 wrong.append(f"{sent.packet}\n  model: {expected}\n  kernel: {found} {outcome}")
                 wrong += [f"    {step.chain} {step.number}" for step in way.steps]
+            self.compared += 1
         assert not wrong, "\n".join(wrong)
-        self.compared += len(batch)
-
-
-def _before_probes(ruleset: model.Ruleset) -> list[model.Table]:
-    """What a packet has passed when it is seen: chains of type nat all come at -100."""
-    return [
-        table._replace(
-            chains=tuple(
-                each
-                for each in table.chains
-                if each.hook is None
-                or each.hook.kind == "nat"
-                or each.hook.priority <= _LAST_PRIORITY
-            )
-        )
-        for table in ruleset.tables
-    ]
 
 
 def _predicted(sent: Sent, way: evaluator.Way) -> tuple[object, ...]:
@@ -243,6 +233,7 @@ HELD = settings(
     max_examples=EXAMPLES,
     deadline=None,
     database=None,
+    derandomize=not soak.IS_SOAKING,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )
@@ -380,11 +371,20 @@ def test_every_field_and_action_is_tried() -> None:
     assert {*_FILTERING, *_TRANSLATING} == set(Action)
 
 
+# What is known of a packet changes from hook to hook: there these are tried more often.
+_TRACKED = (Field.CT_STATUS_DNAT, Field.CT_STATE_INVALID, Field.ORIGINAL_DPORT)
+_TELLING = {
+    -300: _TRACKED,
+    -150: (*_TRACKED, *_OF_PORTS),
+    -102: _OF_PORTS,
+    -95: (*_TRACKED, *_OF_PORTS, Field.ORIGINAL_IP_DADDR, Field.IP_DADDR, Field.IP6_DADDR),
+}
+
+
 @st.composite
-def matches(draw: st.DrawFn) -> Match:
+def matches(draw: st.DrawFn, priority: int) -> Match:
     """Any condition."""
-    field = draw(st.sampled_from(list(Field)))
-    assert isinstance(field, Field)
+    field = draw(st.sampled_from([*Field, *(_TELLING.get(priority, ()) * 3)]))
     of_set = {
         **dict.fromkeys(_OF_PORTS, (("ports", 0),)),
         **dict.fromkeys(_V4, (("v4", 0), ("v4_16", 16))),
@@ -404,19 +404,24 @@ def matches(draw: st.DrawFn) -> Match:
     return Match(field, operator, value, prefix)
 
 
-_FILTERING = (Action.RETURN, Action.JUMP, Action.GOTO, Action.ZONE, Action.DROP, Action.REJECT)
-_TRANSLATING = (Action.RETURN, Action.JUMP, Action.GOTO, Action.REDIRECT, Action.KEEP)
+_FILTERING = (
+    *(Action.RETURN, Action.RETURN, Action.JUMP, Action.JUMP, Action.GOTO),
+    *(Action.ZONE, Action.ZONE, Action.DROP, Action.REJECT),
+)
+_TRANSLATING = (
+    *(Action.RETURN, Action.RETURN, Action.JUMP, Action.JUMP, Action.GOTO),
+    *(Action.REDIRECT, Action.REDIRECT, Action.KEEP),
+)
+_REFUSING = (Action.DROP, Action.REJECT)
 
 
 @st.composite
-def rules(draw: st.DrawFn, kind: str, depth: int) -> Rule:
+def rules(draw: st.DrawFn, kind: str, depth: int, priority: int = 0) -> Rule:
     """A rule of the chain that is so many calls deep; it calls deeper ones alone."""
-    actions = _TRANSLATING if kind == "nat" else _FILTERING
-    found = draw(st.lists(matches(), max_size=2))
-    assert isinstance(found, list)
-    action = draw(st.sampled_from(actions))
-    assert isinstance(action, Action)
-    target: object = ""
+    count = draw(st.sampled_from([0, 1, 1, 1, 2]))
+    found = [draw(matches(priority)) for _ in range(count)]
+    action = draw(st.sampled_from(_TRANSLATING if kind == "nat" else _FILTERING))
+    target: int | str = ""
     if action in (Action.JUMP, Action.GOTO):
         if depth == 3:
             action = Action.RETURN
@@ -429,35 +434,52 @@ def rules(draw: st.DrawFn, kind: str, depth: int) -> Rule:
         found.insert(0, Match(Field.L4PROTO, Operator.EQ, draw(st.sampled_from([6, 17]))))
     elif action is Action.KEEP:
         target = draw(st.sampled_from(["ip", "ip6"]))
-    elif action in (Action.DROP, Action.REJECT) and not found:
+    elif action in _REFUSING and not found:
         found.append(Match(Field.DPORT, Operator.EQ, 80))  # or nothing more is learnt
-    return Rule(tuple(found), Verdict(action, target))  # type: ignore[arg-type] # one of these
+    return Rule(tuple(found), Verdict(action, target))
 
 
 @st.composite
 def rulesets(draw: st.DrawFn) -> model.Ruleset:
     """One table with chains of both kinds at both hooks."""
     chains = []
+    # What is dropped on its way in is waited for, for 0.3 s: not in most.
+    drops_arrivals = draw(st.sampled_from([False] * 5 + [True]))
     for kind in ("filter", "nat"):
         for depth in (1, 2, 3):
-            content = draw(st.lists(rules(kind, depth), max_size=4))
+            content = draw(st.lists(rules(kind, depth), min_size=1, max_size=4))
             chains.append(model.Chain(f"{kind}_{depth}", tuple(content)))
     for hook in (evaluator.PREROUTING, evaluator.OUTPUT):
         for kind, priority in (
             *(("filter", -300), ("filter", -150), ("filter", -102)),
             *(("nat", -101), ("nat", 7), ("filter", -95)),
         ):
-            content = draw(st.lists(rules(kind, 0), max_size=4))
+            content = draw(st.lists(rules(kind, 0, priority), min_size=1, max_size=5))
             at = model.Hook(kind, hook, priority)
             chains.append(model.Chain(f"at_{hook}_{priority}_{kind}", tuple(content), at))
+    if not drops_arrivals:
+        chains = list(map(_without_refusal, chains))
     made = tables.build_table(model.MAIN_TABLE, chains, _SETS, may_be_owned=False)
     return model.Ruleset((made,), (model.PASSTHROUGH_ADDRESS,))
 
 
-@HELD
+def _without_refusal(chain: model.Chain) -> model.Chain:
+    """The same, if it is met by arrivals, with nothing refused."""
+    if chain.hook is not None and chain.hook.number == evaluator.OUTPUT:
+        return chain
+    back = Verdict(Action.RETURN)
+    return chain._replace(
+        rules=tuple(
+            rule._replace(verdict=back) if rule.verdict.action in _REFUSING else rule
+            for rule in chain.rules
+        )
+    )
+
+
+@settings(HELD, max_examples=3 * EXAMPLES)
 @given(rulesets(), seeds)
 def test_any_rules(bench: Bench, ruleset: model.Ruleset, seed: int) -> None:
-    bench.compare(ruleset, seed)
+    bench.compare(ruleset, seed, is_any=True)
 
 
 def test_so_many_packets_were_compared(bench: Bench) -> None:

@@ -17,13 +17,15 @@ DOCUMENT = CHECKOUT / "docs" / "json.md"
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
+def beside() -> Iterator[netns.Namespace]:
+    with netns.Namespace("beside") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def host(beside: netns.Namespace) -> Iterator[Host]:
     """A host with files and one link, and no agent."""
-    with (
-        netns.Namespace("explained") as space,
-        netns.Namespace("beside") as beside,
-        Host(space) as made,
-    ):
+    with netns.Namespace("explained") as space, Host(space) as made:
         netns.link(space, beside, [f"{ADDRESS}/24", "fd00:1::2/64"], [f"{NEIGHBOUR}/24"])
         made.write_cluster(
             CA_ADDR="10.1.0.1:15012",
@@ -119,14 +121,92 @@ def test_what_is_missing_on_this_host_is_said(host: Host) -> None:
     assert found["notes"] == ["this host has no interface eth7 now"]
 
 
-def test_every_field_is_documented_once(host: Host) -> None:
+@pytest.fixture
+def applied(host: Host) -> Iterator[Host]:
+    """The host with its rules in the kernel."""
+    host.verb("apply")
+    yield host
+    host.namespace.run(["nft", "flush", "ruleset"])
+    host.verb("clean")
+
+
+LIVE = (
+    "tcp 10.1.0.9:443",
+    "tcp 10.1.0.9:443 --from-user 4711 --from-group 4712",
+    "tcp 10.1.0.70:443",
+    "tcp [fd00:1::9]:443",
+    "udp 10.1.0.9:53",
+    f"tcp {ADDRESS}:80",
+    f"tcp 10.1.0.9:443 --from-user {proxy_user()[0]}",
+    f"tcp {ADDRESS}:80 --from-user {proxy_user()[0]}",
+    f"tcp {ADDRESS}:8080 --from {NEIGHBOUR}",
+    f"tcp {ADDRESS}:22 --from {NEIGHBOUR}",
+    "tcp [fd00:1::2]:8080 --from fd00:1::9",
+)
+
+
+def test_the_kernel_meets_the_rules_that_the_model_names(
+    applied: Host, beside: netns.Namespace
+) -> None:
+    seen = "meta l4proto { tcp, udp } counter"
+    table = (
+        f"table inet seen {{ chain c {{ type filter hook prerouting priority -400; {seen}; }}; }}"
+    )
+    beside.run(["nft", "-f", "-"], stdin=table)
+    for words in LIVE:
+        found = explain(applied, *words.split(), "--live")
+        live = found["live"]
+        assert live["differences"] == [], words
+        assert live["agrees"]
+        captured_at = found["captured_at"]
+        assert live["port"] == (captured_at or found["packet"]["port"]), words
+        ours = [step for step in found["path"] if step["table"] == "istio_hostagent"]
+        path = [{key: step[key] for key in ("table", "chain", "rule")} for step in ours]
+        assert live["path"] == path, words
+    # Nothing has left the host.
+    assert (
+        "counter packets 0 bytes 0" in beside.run(["nft", "list", "table", "inet", "seen"]).stdout
+    )
+
+
+def test_a_rule_that_somebody_has_put_in_is_named_as_the_difference(applied: Host) -> None:
+    rule = "insert rule inet istio_hostagent ISTIO_OUTPUT ip daddr 10.1.0.9 return"
+    applied.namespace.run(["nft", rule])
+    others = (
+        "table ip o { chain c { type filter hook output priority -110; tcp dport 443 counter; }; }"
+    )
+    applied.namespace.run(["nft", "-f", "-"], stdin=others)
+    done = applied.verb("explain", "tcp", "10.1.0.9:443", "--live", is_checked=False)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert "  and rules of others: ip o c rule 1" in lines
+    assert any(
+        line.endswith("the kernel istio_hostagent ISTIO_OUTPUT rule 1") for line in lines
+    ), lines
+    assert (
+        "  differs: the model sends it to 127.0.0.1 port 15001, the kernel to 10.1.0.9 port 443"
+        in lines
+    )
+    assert "  kernel and model agree" not in lines
+
+
+def test_what_cannot_be_sent_is_refused(host: Host) -> None:
+    words = ("udp", f"{ADDRESS}:53", "--from", NEIGHBOUR, "--live")
+    done = host.verb("explain", *words, is_checked=False)
+    assert (done.returncode, done.stdout) == (64, "")
+    done = host.verb("explain", "tcp", "203.0.113.9:80", "--live", is_checked=False)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert "the packet cannot be sent: no route" in done.stderr
+
+
+def test_every_field_is_documented_once(applied: Host) -> None:
     _, _, text = DOCUMENT.read_text().partition("## `istio-hostagent explain --json`, version 1\n")
     documented = []
     for row in re.findall(r"^\| (`[^|]+`) \|", text.partition("\n## ")[0], re.MULTILINE):
         first, *others = re.findall("`([^`]+)`", row)
         documented += [first, *(first.rpartition(".")[0] + other for other in others)]
-    found = explain(host, "tcp", "10.1.0.9:443")
-    inner = {"packet", "without_rules"}
+    found = explain(applied, "tcp", "10.1.0.9:443", "--live")
+    inner = {"packet", "without_rules", "live"}
     fields = [
         f"{name}.{field}" if field else name
         for name, value in found.items()
@@ -136,6 +216,7 @@ def test_every_field_is_documented_once(host: Host) -> None:
     rule = {"table", "chain", "rule", "comment"}
     assert found["decided_by"].keys() == found["path"][0].keys() == rule
     assert found["settings"][0].keys() == {"key", "file", "line"}
+    assert explain(applied, "tcp", "10.1.0.9:443")["live"] is None
 
 
 def test_beside_an_agent_it_explains_what_is_in_force(

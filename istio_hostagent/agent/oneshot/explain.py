@@ -1,9 +1,11 @@
 """`explain`: what the rules make of one packet, and which line of which file is behind it.
 
 The configuration is the one in force: what the agent has accepted, where one runs, else what the
-files say. Everything comes from the model; the kernel is asked for routes and addresses alone.
+files say. Everything comes from the model; the kernel is asked for routes and addresses alone,
+unless a packet is to be sent (`live`).
 """
 
+import importlib
 from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any, NamedTuple
@@ -48,9 +50,15 @@ def perform(
     if question.interface and question.interface not in there:
         notes.append(f"this host has no interface {question.interface} now")
     found = explanation.explain(known.redirection, known.facts, packet, own)
+    live = None
+    if question.is_live:
+        # What it takes to send a packet is loaded only for this.
+        sender = importlib.import_module(".live", __package__)
+        live = sender.look(known.redirection, known.facts, packet, own).to_json()
     return explanation.to_json(found) | {
         "settings": _find_origins(known, found),
         "notes": [*known.notes, *notes],
+        "live": live,
     }
 
 

@@ -8,7 +8,7 @@ class Question(NamedTuple):
 
     `destination`, `source`: addresses. With a `source` the packet comes from that other host, else
     this host sends it, and `user` and `group` are names or numbers. `interface`: by which it comes
-    in or goes out.
+    in or goes out. `is_live`: it is really sent, too.
     """
 
     protocol: str  # tcp or udp
@@ -18,3 +18,4 @@ class Question(NamedTuple):
     group: str = ""
     source: str = ""
     interface: str = ""
+    is_live: bool = False

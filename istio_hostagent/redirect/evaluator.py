@@ -383,11 +383,19 @@ def _has_entry(walk: _Walk) -> bool:
     return walk.is_tracked and walk.packet.state is not Tracking.INVALID
 
 
+def _has_template(walk: _Walk) -> bool:
+    """Whether a zone was set before tracking: a blank entry carries it until then."""
+    return not walk.is_tracked and bool(walk.packet.zone)
+
+
 def _original(walk: _Walk) -> tuple[str, int]:
     return walk.packet.asked_for or (walk.packet.destination, walk.packet.port)
 
 
-def _tracked(walk: _Walk, value: int | None) -> int | None:
+def _tracked(walk: _Walk, value: int | None, blank: int | None = None) -> int | None:
+    """`blank`: as a blank entry has it."""
+    if _has_template(walk):
+        return blank
     return value if _has_entry(walk) else None
 
 
@@ -410,13 +418,17 @@ FIELDS: dict[Field, Callable[[_Walk], int | str | None]] = {
     Field.TCP_FLAGS: lambda walk: _of(names.TCP, walk, walk.packet.flags & _FLAGS),
     Field.FIB_DADDR_TYPE: _address_type,
     Field.CT_STATUS_DNAT: lambda walk: _tracked(
-        walk, _IPS_DST_NAT if walk.packet.asked_for else 0
+        walk, _IPS_DST_NAT if walk.packet.asked_for else 0, 0
     ),
     # What is not tracked yet counts as invalid (nft_ct_get_eval()).
-    Field.CT_STATE_INVALID: lambda walk: 0 if _has_entry(walk) else _INVALID,
+    Field.CT_STATE_INVALID: lambda walk: (
+        0 if _has_entry(walk) or _has_template(walk) else _INVALID
+    ),
     Field.ORIGINAL_IP_DADDR: lambda walk: _tracked(walk, _address(_original(walk)[0], 4)),
     Field.ORIGINAL_IP6_DADDR: lambda walk: _tracked(walk, _address(_original(walk)[0], 6)),
-    Field.ORIGINAL_DPORT: lambda walk: _tracked(walk, _of(names.TCP, walk, _original(walk)[1])),
+    Field.ORIGINAL_DPORT: lambda walk: _tracked(
+        walk, _of(names.TCP, walk, _original(walk)[1]), _of(names.TCP, walk, 0)
+    ),
 }
 # What a verdict does, and what comes behind it.
 ACTIONS: dict[Action, Callable[[_Walk, model.Verdict], _Next]] = {

@@ -296,7 +296,11 @@ class _Walk:
         return self._pass_rules(str(verdict.target))
 
     def set_zone(self, verdict: model.Verdict) -> _Next:
-        """ZONE: the first one counts, and only before tracking (nft_ct_set_zone_eval())."""
+        """ZONE: the first one counts, and only before tracking (nft_ct_set_zone_eval()).
+
+        Not modelled: behind it, a packet that tracking has found invalid would get a blank entry,
+        which whoever translates then takes for a connection.
+        """
         if not self.is_tracked and not self.packet.zone:
             self.packet = self.packet._replace(zone=int(verdict.target))
         return _Next.RULE

@@ -2,12 +2,13 @@
 _istio_hostagent() {
     local words=''
     if [ "$COMP_CWORD" -eq 1 ]; then
-        words='status wait config plan verify apply clean reload renew run --version'
+        words='status wait config plan explain verify apply clean reload renew run --version'
     else
         case ${COMP_WORDS[1]} in
             apply) words='--quiet --confirm-within --confirm --go-back' ;;
             clean) words='--all --quiet' ;;
             config) words='--explain --json' ;;
+            explain) words='--from-user --from-group --from --interface --live --json' ;;
             plan | status) words='--json' ;;
             run) words='--debug' ;;
             verify) words='--json --verbose' ;;

@@ -48,6 +48,8 @@ class Packet(NamedTuple):
     `oif`: by which interface the route of its destination leaves. `flags`: of TCP.
     `asked_for`: the connection's destination before somebody else translated it.
     `tracking`: None: what the kernel makes of it where it knows no connection of these addresses.
+    `mark`, `connection_mark`: its own, and that of its connection. `is_awaited`: a socket listens
+    where TPROXY leads it.
     """
 
     destination: str
@@ -63,6 +65,9 @@ class Packet(NamedTuple):
     asked_for: tuple[str, int] | None = None
     tracking: Tracking | None = None
     zone: int = 0
+    mark: int = 0
+    connection_mark: int = 0
+    is_awaited: bool = True
 
     @property
     def address(self) -> Address:
@@ -107,7 +112,8 @@ class Way(NamedTuple):
     """What became of a packet: how it looks after the last hook, and the rules on its way.
 
     `decider`: what decided where it goes: the rule that captured, refused or returned it; None: no
-    chain that could was called. `captured_at`: the local port of the redirection, or 0.
+    chain that could was called. `captured_at`: the local port to which it was redirected, or whose
+    socket got it as it was (TPROXY), or 0.
     """
 
     packet: Packet
@@ -194,6 +200,7 @@ class _Walk:
         self.hook = 0
         self.is_tracked = False
         self.end = End.PASSED
+        self._is_sent = not packet.iif
         self._is_decided = False  # where its connection is translated to
         self._captured_at = 0
         self._steps: list[Step] = []
@@ -202,6 +209,11 @@ class _Walk:
         self._table = model.Table("", (), ())
         self._decided: Step | None = None
         self._callers: list[Step] = []
+
+    @property
+    def _is_back(self) -> bool:
+        """Whether it has been sent and comes in at this host again."""
+        return self._is_sent and bool(self.packet.iif)
 
     def result(self) -> Way:
         """What became of it so far."""
@@ -225,10 +237,16 @@ class _Walk:
             is_nat = where.kind == "nat"
             if is_nat and (self._is_decided or self.packet.state is not Tracking.NEW):
                 continue
+            before = len(self._steps), self._captured_at
             decided = self.pass_chain(table, chain.name)
             if self.end is End.PASSED and not where.policy:
                 self.end = End.DROPPED
-            if is_nat or self.end is not End.PASSED:
+            is_taken = self.end is not End.PASSED or self._captured_at != before[1]
+            # Who sends it to this host itself has decided at the first hook.
+            is_choosing = (is_nat or _is_to_proxy(table, chain)) and not self._is_back
+            # Behind a chain that chose, one that does not know the packet chooses nothing.
+            is_known = self._decider is None or len(self._steps) - before[0] > 1
+            if is_taken or (is_choosing and is_known and not before[1]):
                 self._decider = decided
             if self.end is not End.PASSED:
                 return
@@ -264,6 +282,11 @@ class _Walk:
     def _applies(self, rule: model.Rule) -> bool:
         # A reset is an answer to TCP alone; expressions.compile_rule() asks for it.
         if rule.verdict.action is Action.REJECT and self.packet.protocol != names.TCP:
+            return False
+        # Without a socket the rule ends there (nft_tproxy_eval_v4()).
+        if rule.verdict.action is Action.TPROXY and not self.packet.is_awaited:
+            return False
+        if rule.verdict.action is Action.RESTORE_MARK and FIELDS[Field.CT_MARK](self) is None:
             return False
         return all(map(self._holds, rule.matches))
 
@@ -320,6 +343,23 @@ class _Walk:
             self._translate(self.packet.destination, self._captured_at)
         return self._decide()
 
+    def hand_over(self, verdict: model.Verdict) -> _Next:
+        """TPROXY: the socket gets it, with its destination as it is."""
+        self._captured_at = int(verdict.target)
+        return self._name_decider(_Next.BASE_CHAIN)
+
+    def save_mark(self, _verdict: model.Verdict) -> _Next:
+        """SAVE_MARK: where there is a connection (nft_ct_set_eval())."""
+        if _has_entry(self):
+            self.packet = self.packet._replace(connection_mark=self.packet.mark)
+        return _Next.RULE
+
+    def restore_mark(self, _verdict: model.Verdict) -> _Next:
+        """RESTORE_MARK; the route that it may change is not looked up."""
+        mark = FIELDS[Field.CT_MARK](self)
+        self.packet = self.packet._replace(mark=int(mark or 0))
+        return _Next.RULE
+
     def keep(self, verdict: model.Verdict) -> _Next:
         """KEEP; a packet of the other family is not meant (nft_nat_inet_eval())."""
         is_meant = self.packet.address.version == _VERSIONS[str(verdict.target)]
@@ -342,8 +382,12 @@ class _Walk:
             self.packet = self.packet._replace(destination=address, port=port, asked_for=asked_for)
 
     def _decide(self, following: _Next = _Next.BASE_CHAIN) -> _Next:
-        """Name the rule that decided: where a chain has but one, the rule that led there."""
+        """Where the connection goes is decided."""
         self._is_decided = True
+        return self._name_decider(following)
+
+    def _name_decider(self, following: _Next) -> _Next:
+        """Name the rule that decided: where a chain has but one, the rule that led there."""
         *callers, last = self._callers
         (chain,) = (each for each in self._table.chains if each.name == last.chain)
         self._decided = callers[-1] if callers and len(chain.rules) == 1 else last
@@ -357,6 +401,13 @@ def _effective(hook: model.Hook) -> tuple[int, int]:
     if hook.number not in _NAT_HOOKS:
         raise KeyError(f"a nat chain at hook {hook.number}")
     return (_NAT_PRIORITY, hook.priority)
+
+
+def _is_to_proxy(table: model.Table, base: model.Chain) -> bool:
+    """Whether a base chain, or one that it calls itself, hands packets over to the proxy."""
+    targets = {rule.verdict.target for rule in base.rules}
+    called = (each for each in table.chains if each is base or each.name in targets)
+    return any(rule.verdict.action is Action.TPROXY for each in called for rule in each.rules)
 
 
 def _equals(value: int | str, wanted: int | str) -> bool:
@@ -374,13 +425,13 @@ def _of(protocol: int, walk: _Walk, value: int) -> int | None:
     return value if walk.packet.protocol == protocol else None
 
 
-def _address_type(walk: _Walk) -> int:
-    address = walk.packet.address
+def _address_type(walk: _Walk, text: str) -> int:
+    address = ip_address(text)
     if is_local(address, walk.own):
         return LOCAL
     if address.is_multicast:
         return MULTICAST
-    return BROADCAST if walk.packet.destination == "255.255.255.255" else UNICAST
+    return BROADCAST if text == "255.255.255.255" else UNICAST
 
 
 def _has_entry(walk: _Walk) -> bool:
@@ -420,7 +471,10 @@ FIELDS: dict[Field, Callable[[_Walk], int | str | None]] = {
     Field.UDP_SPORT: lambda walk: _of(names.UDP, walk, walk.packet.source_port),
     Field.UDP_DPORT: lambda walk: _of(names.UDP, walk, walk.packet.port),
     Field.TCP_FLAGS: lambda walk: _of(names.TCP, walk, walk.packet.flags & _FLAGS),
-    Field.FIB_DADDR_TYPE: _address_type,
+    Field.FIB_DADDR_TYPE: lambda walk: _address_type(walk, walk.packet.destination),
+    Field.FIB_SADDR_TYPE: lambda walk: _address_type(walk, walk.packet.source),
+    Field.MARK: lambda walk: walk.packet.mark,
+    Field.CT_MARK: lambda walk: _tracked(walk, walk.packet.connection_mark, 0),
     Field.CT_STATUS_DNAT: lambda walk: _tracked(
         walk, _IPS_DST_NAT if walk.packet.asked_for else 0, 0
     ),
@@ -444,4 +498,7 @@ ACTIONS: dict[Action, Callable[[_Walk, model.Verdict], _Next]] = {
     Action.REJECT: _Walk.reject,
     Action.DROP: _Walk.drop,
     Action.ZONE: _Walk.set_zone,
+    Action.TPROXY: _Walk.hand_over,
+    Action.SAVE_MARK: _Walk.save_mark,
+    Action.RESTORE_MARK: _Walk.restore_mark,
 }

@@ -206,6 +206,11 @@ def _resolver(case: _Case) -> tuple[_Settings, str]:
     return (*keys, *every), ""
 
 
+def _transparent(case: _Case) -> tuple[_Settings, str]:
+    is_transparent = case.redirection.is_transparent
+    return ((settings.INBOUND_PORTS, settings.INTERCEPTION_MODE) if is_transparent else ()), ""
+
+
 _Reason = Callable[[_Case], tuple[_Settings, str]]
 # By its comment, the settings that brought a rule, or a function that finds them; a rule that no
 # setting brings has none.
@@ -220,6 +225,7 @@ RULES: dict[str, _Settings | _Reason] = {
     "listed ports": (settings.INBOUND_PORTS,),
     "every other port": (settings.INBOUND_PORTS,),
     "excluded ports, ssh, the proxy's own ports and its tunnel": _exempt_port,
+    "excluded ports, ssh, the proxy's own ports": _exempt_port,
     "ssh of this host, and the proxy's own ports": _exempt_port,
     "an own address": (settings.RULES,),
     "an excluded group": (settings.OWNER_GROUPS_EXCLUDE,),
@@ -244,7 +250,15 @@ RULES: dict[str, _Settings | _Reason] = {
     "the proxy itself": (),
     "root": (),
     "first packet of a connection only": (),
-    "to the proxy": (),
+    "to the proxy": _transparent,
+    "inbound connections": (),
+    "an application answers to the address of a client: back to the proxy": (),
+    "the proxy calls an application with the address of a client": (),
+    "between the proxy and an application": (),
+    "for the answer of the application": (),
+    "this host calls itself": (),
+    "there is no proxy": _transparent,
+    "the answer to a SYN cookie": _transparent,
     "private ports": (),
     "answer to a new connection": (),
     "answer to a query": (),
@@ -301,6 +315,8 @@ def _port(_case: _Case) -> tuple[_Settings, str]:
 ENDS: dict[str, _Reason] = {
     "output": _not_tcp,
     "prerouting": _not_tcp,
+    "prerouting_mangle": _not_tcp,
+    "ISTIO_TPROXY": _port,
     "ISTIO_OUTPUT": _outbound,
     "ISTIO_OUTPUT_GROUPS": _unlisted,
     "ISTIO_OUTPUT_UDP": _group,

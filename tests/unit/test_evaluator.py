@@ -126,6 +126,29 @@ def test_goto_does_not_come_back_and_jump_does() -> None:
     assert way(Action.GOTO).captured_at == 3
 
 
+def test_a_listening_socket_gets_the_packet_as_it_is_and_else_the_next_rule_does() -> None:
+    hand_over = rule(Verdict(Action.TPROXY, 15006))
+    chains = (
+        base("filter", -150, rule(Verdict(Action.JUMP, "in")), number=evaluator.PREROUTING),
+        model.Chain("in", (hand_over, rule(Verdict(Action.REJECT)))),
+    )
+    way = follow(IN, *chains)
+    assert (way.end, way.captured_at, way.packet.port) == (End.PASSED, 15006, 80)
+    assert way.decider is not None and way.decider.chain == "in"
+    alone = follow(IN._replace(is_awaited=False), *chains)
+    assert (alone.end, alone.captured_at) == (End.REJECTED, 0)
+
+
+def test_a_mark_is_that_of_the_connection_only_with_one() -> None:
+    save, restore = rule(Verdict(Action.SAVE_MARK)), rule(Verdict(Action.RESTORE_MARK))
+    marked = OUT._replace(mark=7)
+    assert follow(marked, base("filter", -150, save)).packet.connection_mark == 7
+    assert follow(marked, base("filter", -300, save)).packet.connection_mark == 0
+    known = OUT._replace(connection_mark=7)
+    assert follow(known, base("filter", -150, restore)).packet.mark == 7
+    assert follow(known, base("filter", -300, restore)).packet.mark == 0
+
+
 def test_a_reset_refuses_tcp_alone() -> None:
     chain = base("filter", 0, rule(Verdict(Action.REJECT)))
     assert follow(OUT, chain).end is End.REJECTED

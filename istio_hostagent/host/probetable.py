@@ -211,6 +211,22 @@ class ProbeTable:
         hook = model.Hook("filter", _PREROUTING, PRIORITY)
         yield messages.new_chain(self.name, "prerouting", hook)
         yield from self._watch("prerouting", wire, (on_lo, from_v4), (on_lo, from_v6))
+        yield from self._drop_answers(wire)
+
+    def _drop_answers(self, wire: Sequence[Source]) -> Iterator[messages.Message]:
+        """Let no reset leave with which a rule answers to a neighbour who does not exist."""
+        for is_v6, field, neighbour in (
+            (False, Field.IP_DADDR, NEIGHBOUR_V4),
+            (True, Field.IP6_DADDR, NEIGHBOUR_V6),
+        ):
+            if any(source.is_v6 is is_v6 for source in wire):
+                ports = f"prerouting_{'v6' if is_v6 else 'v4'}"
+                matches = (
+                    Match(field, Operator.EQ, int(neighbour)),
+                    Match(Field.DPORT, Operator.IN, ports),
+                )
+                made = expressions.compile_rule(Rule(matches, Verdict(Action.DROP), "probe"))
+                yield messages.new_rule(self.name, "output", made)
 
     def _watch(
         self,

@@ -145,14 +145,25 @@ LIVE = (
 )
 
 
+def _watch(beside: netns.Namespace) -> None:
+    """Count what comes out of the host, from now on."""
+    rule = "meta l4proto { tcp, udp } counter"
+    chain = f"chain c {{ type filter hook prerouting priority -400; {rule}; }}"
+    text = f"table inet seen\ndelete table inet seen\ntable inet seen {{ {chain}; }}\n"
+    beside.run(["nft", "-f", "-"], stdin=f"table inet seen {{ }}\n{text}")
+
+
+def _seen(beside: netns.Namespace) -> int:
+    listing = beside.run(["nft", "list", "table", "inet", "seen"]).stdout
+    found = re.search(r"counter packets (\d+)", listing)
+    assert found is not None
+    return int(found[1])
+
+
 def test_the_kernel_meets_the_rules_that_the_model_names(
     applied: Host, beside: netns.Namespace
 ) -> None:
-    seen = "meta l4proto { tcp, udp } counter"
-    table = (
-        f"table inet seen {{ chain c {{ type filter hook prerouting priority -400; {seen}; }}; }}"
-    )
-    beside.run(["nft", "-f", "-"], stdin=table)
+    _watch(beside)
     for words in LIVE:
         found = explain(applied, *words.split(), "--live")
         live = found["live"]
@@ -167,6 +178,28 @@ def test_the_kernel_meets_the_rules_that_the_model_names(
     assert (
         "counter packets 0 bytes 0" in beside.run(["nft", "list", "table", "inet", "seen"]).stdout
     )
+
+
+def test_a_packet_that_is_refused_on_its_way_in_is_answered_to_nobody(
+    host: Host, beside: netns.Namespace
+) -> None:
+    """The rules of TPROXY refuse what arrives while no proxy listens."""
+    before = host.sidecar_env.read_text()
+    host.write_sidecar(f"{before}ISTIO_INBOUND_INTERCEPTION_MODE=TPROXY\n")
+    host.namespace.ip("route", "add", "default", "via", NEIGHBOUR)
+    try:
+        host.verb("apply")
+        _watch(beside)
+        words = ("tcp", f"{ADDRESS}:8080", "--from", NEIGHBOUR, "--live", "--json")
+        done = host.verb("explain", *words, is_checked=False)
+        live = json.loads(done.stdout)["live"]
+        assert live["differences"][-1] == "the model lets it pass, the kernel drops it"
+        host.verb("verify", is_checked=False)
+        assert _seen(beside) == 0
+    finally:
+        host.verb("clean")
+        host.namespace.ip("route", "delete", "default")
+        host.write_sidecar(before)
 
 
 def test_a_rule_that_somebody_has_put_in_is_named_as_the_difference(applied: Host) -> None:

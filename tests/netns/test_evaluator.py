@@ -173,7 +173,8 @@ class Bench:
         `is_any`: rules may do what those of the product do not, and what the model leaves open is
         not compared: they look at the address to which an arrival was redirected, and of `lo`,
         which has ::1 and ::6, it is not known which one the kernel takes; or they set a zone for
-        a packet that tracking has found invalid. An answer that is redirected is not recorded.
+        a packet that tracking has found invalid. A datagram as an answer is not recorded where
+        it is redirected.
         """
         self._rig.apply(self._kernel, ruleset)
         batch = make_batch(seed)
@@ -193,7 +194,7 @@ class Bench:
 
 def _is_left_open(sent: Sent, way: evaluator.Way) -> bool:
     packet = way.packet
-    if sent.expectation.shape.is_answer and way.captured_at:
+    if sent.expectation.shape is Shape.ANSWER_DATAGRAM and way.captured_at:
         return True
     if packet.iif and packet.address.version == 6 and way.captured_at:
         return True

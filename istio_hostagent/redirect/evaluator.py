@@ -439,7 +439,10 @@ def _has_entry(walk: _Walk) -> bool:
 
 
 def _has_template(walk: _Walk) -> bool:
-    """Whether a zone was set before tracking: a blank entry carries it until then."""
+    """Whether a zone was set before tracking: a blank entry carries it until then.
+
+    Not modelled: what else that says. It is used again for other packets, which leave traces.
+    """
     return not walk.is_tracked and bool(walk.packet.zone)
 
 
@@ -447,10 +450,7 @@ def _original(walk: _Walk) -> tuple[str, int]:
     return walk.packet.asked_for or (walk.packet.destination, walk.packet.port)
 
 
-def _tracked(walk: _Walk, value: int | None, blank: int | None = None) -> int | None:
-    """`blank`: as a blank entry has it."""
-    if _has_template(walk):
-        return blank
+def _tracked(walk: _Walk, value: int | None) -> int | None:
     return value if _has_entry(walk) else None
 
 
@@ -474,9 +474,9 @@ FIELDS: dict[Field, Callable[[_Walk], int | str | None]] = {
     Field.FIB_DADDR_TYPE: lambda walk: _address_type(walk, walk.packet.destination),
     Field.FIB_SADDR_TYPE: lambda walk: _address_type(walk, walk.packet.source),
     Field.MARK: lambda walk: walk.packet.mark,
-    Field.CT_MARK: lambda walk: _tracked(walk, walk.packet.connection_mark, 0),
+    Field.CT_MARK: lambda walk: _tracked(walk, walk.packet.connection_mark),
     Field.CT_STATUS_DNAT: lambda walk: _tracked(
-        walk, _IPS_DST_NAT if walk.packet.asked_for else 0, 0
+        walk, _IPS_DST_NAT if walk.packet.asked_for else 0
     ),
     # What is not tracked yet counts as invalid (nft_ct_get_eval()).
     Field.CT_STATE_INVALID: lambda walk: (
@@ -484,9 +484,7 @@ FIELDS: dict[Field, Callable[[_Walk], int | str | None]] = {
     ),
     Field.ORIGINAL_IP_DADDR: lambda walk: _tracked(walk, _address(_original(walk)[0], 4)),
     Field.ORIGINAL_IP6_DADDR: lambda walk: _tracked(walk, _address(_original(walk)[0], 6)),
-    Field.ORIGINAL_DPORT: lambda walk: _tracked(
-        walk, _of(names.TCP, walk, _original(walk)[1]), _of(names.TCP, walk, 0)
-    ),
+    Field.ORIGINAL_DPORT: lambda walk: _tracked(walk, _of(names.TCP, walk, _original(walk)[1])),
 }
 # What a verdict does, and what comes behind it.
 ACTIONS: dict[Action, Callable[[_Walk, model.Verdict], _Next]] = {

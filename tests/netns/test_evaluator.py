@@ -412,6 +412,12 @@ def test_every_field_and_action_is_tried() -> None:
 # What is known of a packet changes from hook to hook: there these are tried more often.
 _TRACKED = (Field.CT_STATUS_DNAT, Field.CT_STATE_INVALID, Field.ORIGINAL_DPORT)
 _ASKED_FOR = (Field.CT_STATUS_DNAT, Field.ORIGINAL_DPORT, Field.ORIGINAL_IP_DADDR)
+# Before tracking they may be those of a blank entry, which the model leaves open: not asked there,
+# nor in chains that are called from there.
+_OF_ENTRIES = (
+    *(Field.CT_STATUS_DNAT, Field.CT_MARK, Field.ORIGINAL_DPORT),
+    *(Field.ORIGINAL_IP_DADDR, Field.ORIGINAL_IP6_DADDR),
+)
 _TELLING = {
     -300: _TRACKED,
     -150: (*_TRACKED, *_OF_PORTS),
@@ -460,6 +466,8 @@ def rules(draw: st.DrawFn, kind: str, depth: int, priority: int = 0) -> Rule:
     """A rule of the chain that is so many calls deep; it calls deeper ones alone."""
     count = draw(st.sampled_from([0, 1, 1, 1, 2]))
     fields = [*Field, *(_TELLING.get(priority, ()) * 3)]
+    if kind == "filter" and (depth or priority == -300):
+        fields = [each for each in fields if each not in _OF_ENTRIES]
     found = [draw(matches(fields)) for _ in range(count)]
     action = draw(st.sampled_from(_TRANSLATING if kind == "nat" else _FILTERING))
     target: int | str = ""
@@ -503,6 +511,12 @@ def rulesets(draw: st.DrawFn) -> model.Ruleset:
             if (hook, priority) == (evaluator.OUTPUT, _LAST_PRIORITY):
                 # What was asked for before it was translated: seldom asked by chance.
                 content.insert(0, Rule((draw(matches(_ASKED_FOR)),), Verdict(Action.DROP)))
+            if (hook, priority) == (evaluator.OUTPUT, -300) and draw(st.booleans()):
+                # With a zone a packet has a blank entry before it is tracked.
+                content.insert(0, Rule((), Verdict(Action.ZONE, 2)))
+                to_port = Match(Field.DPORT, Operator.EQ, draw(st.sampled_from(PORTS)))
+                blank = draw(matches((Field.CT_STATE_INVALID,)))
+                content.insert(1, Rule((to_port, blank), Verdict(Action.DROP)))
             at = model.Hook(kind, hook, priority)
             chains.append(model.Chain(f"at_{hook}_{priority}_{kind}", tuple(content), at))
     chains = list(map(_without_tproxy, chains))

@@ -28,6 +28,7 @@ _NAT_HOOKS = (PREROUTING, OUTPUT)
 _LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 _LOOPBACK_INTERFACE = "lo"
 _VERSIONS = {"ip": 4, "ip6": 6}
+_ICMP, _ICMP6 = 1, 58  # IPPROTO_*
 _IPS_DST_NAT, _INVALID = 0x20, 1  # of `ct status` and `ct state`
 
 Address = config.Address
@@ -49,7 +50,8 @@ class Packet(NamedTuple):
     `asked_for`: the connection's destination before somebody else translated it.
     `tracking`: None: what the kernel makes of it where it knows no connection of these addresses.
     `mark`, `connection_mark`: its own, and that of its connection. `is_awaited`: a socket listens
-    where TPROXY leads it.
+    where TPROXY leads it. `about_port`: of an ICMP error, the destination port of the packet that
+    it is about.
     """
 
     destination: str
@@ -68,6 +70,7 @@ class Packet(NamedTuple):
     mark: int = 0
     connection_mark: int = 0
     is_awaited: bool = True
+    about_port: int | None = None
 
     @property
     def address(self) -> Address:
@@ -421,7 +424,7 @@ def _address(text: str, version: int) -> int | None:
     return int(found) if found.version == version else None
 
 
-def _of(protocol: int, walk: _Walk, value: int) -> int | None:
+def _of(protocol: int, walk: _Walk, value: int | None) -> int | None:
     return value if walk.packet.protocol == protocol else None
 
 
@@ -471,6 +474,8 @@ FIELDS: dict[Field, Callable[[_Walk], int | str | None]] = {
     Field.UDP_SPORT: lambda walk: _of(names.UDP, walk, walk.packet.source_port),
     Field.UDP_DPORT: lambda walk: _of(names.UDP, walk, walk.packet.port),
     Field.TCP_FLAGS: lambda walk: _of(names.TCP, walk, walk.packet.flags & _FLAGS),
+    Field.ICMP_DPORT: lambda walk: _of(_ICMP, walk, walk.packet.about_port),
+    Field.ICMP6_DPORT: lambda walk: _of(_ICMP6, walk, walk.packet.about_port),
     Field.FIB_DADDR_TYPE: lambda walk: _address_type(walk, walk.packet.destination),
     Field.FIB_SADDR_TYPE: lambda walk: _address_type(walk, walk.packet.source),
     Field.MARK: lambda walk: walk.packet.mark,

@@ -251,6 +251,7 @@ RULES: dict[str, _Settings | _Reason] = {
     "root": (),
     "first packet of a connection only": (),
     "to the proxy": _transparent,
+    "for the proxy: no translation of others, as of a published port": _transparent,
     "inbound connections": (),
     "an application answers to the address of a client: back to the proxy": (),
     "the proxy calls an application with the address of a client": (),
@@ -267,6 +268,7 @@ RULES: dict[str, _Settings | _Reason] = {
     "answer to a captured query": (),
     "answer to a query that is not captured": (),
     "answer of a name server on this host": (),
+    "refusal of a captured query": (),
     "queries": (),
     "every other query": (),
     # of the guard
@@ -317,6 +319,7 @@ ENDS: dict[str, _Reason] = {
     "prerouting": _not_tcp,
     "prerouting_mangle": _not_tcp,
     "ISTIO_TPROXY": _port,
+    "ISTIO_IN_KEEP": _port,
     "ISTIO_OUTPUT": _outbound,
     "ISTIO_OUTPUT_GROUPS": _unlisted,
     "ISTIO_OUTPUT_UDP": _group,

@@ -395,6 +395,7 @@ _VALUES: dict[Field, Sequence[int | str]] = {
     Field.FIB_SADDR_TYPE: (evaluator.UNICAST, evaluator.LOCAL),
     Field.MARK: (0, 1337),
     Field.CT_MARK: (0, 1337),
+    **dict.fromkeys((Field.ICMP_DPORT, Field.ICMP6_DPORT), (15053, 0)),
     Field.CT_STATUS_DNAT: (0, 0x20),
     Field.CT_STATE_INVALID: (0, 1),
     **dict.fromkeys(_OF_PORTS, PORTS),

@@ -11,7 +11,7 @@ import logging
 
 from ..config import model
 from ..host import ports, rtmonitor
-from ..supervise import instance
+from ..supervise import instance, upstream
 from . import events, fields, part, places, statedir
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,10 @@ class MachinePart(part.Part):
         self._changes = rtmonitor.Change(0)  # since the last look
         self._choice = instance.Choice(registered=self._read_registered(facts))
         self._saved = self._choice.registered
-        self.facts = facts
+        self._forwards = False  # whether a proxy asks name servers for this host
+        self._upstream = upstream.Upstream(facts.name_servers)
+        self._choose_at: float | None = None  # when the proxy may be told of other name servers
+        self.facts = facts._replace(proxy_servers=facts.name_servers)
         self.look()
 
     def _read_registered(self, facts: model.HostFacts) -> model.Address | None:
@@ -59,6 +62,7 @@ class MachinePart(part.Part):
 
     def configure(self, config: model.Config, _facts: model.HostFacts) -> None:
         """The control plane is where this configuration says: the facts are those towards it."""
+        self._forwards = config.redirection.dns.is_captured
         name = config.proxy.discovery_address.rpartition(":")[0].strip("[]")
         self._towards = self._host.find_address(name)
         self.look()
@@ -72,6 +76,9 @@ class MachinePart(part.Part):
                 moves_packets = self.moves_packets
                 is_other = self.look()
                 return events.MachineSeen(self.facts, moves_packets or is_other)
+            case events.TimePassed() if self._is_choice_due:
+                self.look_at_files()
+                return events.MachineSeen(self.facts, moves_packets=False)
             case events.Heartbeat() | events.Reloading():
                 is_other = self.look_at_files()
                 if self.look_for_sshd() or is_other:
@@ -86,13 +93,18 @@ class MachinePart(part.Part):
             self._look_at = max(now + SETTLE_S, self._looked_at + LOOK_INTERVAL_S)
 
     def deadline(self) -> float | None:
-        """When `look` is due (monotonic seconds)."""
-        return self._look_at
+        """When there is something to look at (monotonic seconds)."""
+        due = (each for each in (self._look_at, self._choose_at) if each is not None)
+        return min(due, default=None)
 
     @property
     def is_due(self) -> bool:
         """Whether it is time to look."""
         return self._look_at is not None and self._clock.monotonic() >= self._look_at
+
+    @property
+    def _is_choice_due(self) -> bool:
+        return self._choose_at is not None and self._clock.monotonic() >= self._choose_at
 
     @property
     def moves_packets(self) -> bool:
@@ -116,7 +128,21 @@ class MachinePart(part.Part):
         if found.name_servers != known.name_servers:
             detail = [str(each) for each in found.name_servers]
             logger.info("this host asks other name servers", extra=fields.of(DETAIL=detail))
-        return self._take(found)
+        return self._take(found._replace(proxy_servers=self._choose_servers(found.name_servers)))
+
+    def _choose_servers(self, listed: tuple[model.Address, ...]) -> tuple[model.Address, ...]:
+        """Give those with which the proxy is to be started: a change of them starts it anew."""
+        before = self._upstream
+        if not self._forwards:
+            before = upstream.Upstream(listed)
+        now = self._clock.monotonic()
+        self._upstream, self._choose_at = upstream.choose(before, listed, now)
+        if self._upstream.servers != before.servers:
+            logger.info(
+                "a pilot-agent that runs is started anew: it reads resolv.conf only then",
+                extra=fields.of(DETAIL=[str(each) for each in listed]),
+            )
+        return self._upstream.servers
 
     def look_for_sshd(self) -> bool:
         """See whether sshd listens somewhere else as well: that port is left alone from now on.

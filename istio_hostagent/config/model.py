@@ -304,6 +304,7 @@ class HostFacts(NamedTuple):
     users: tuple[tuple[str, int, int], ...] = ()  # name, uid and gid, as in passwd(5)
     groups: tuple[tuple[str, int], ...] = ()  # name and gid, as in group(5)
     name_servers: tuple[Address, ...] = ()  # whom this host asks for names (resolv.conf(5))
+    proxy_servers: tuple[Address, ...] = ()  # those that a pilot-agent is to have read
     state_dir: str = "/var/lib/istio-hostagent"
     runtime_dir: str = "/run/istio-hostagent"
 

@@ -40,6 +40,7 @@ class ProcessSpec(NamedTuple):
     only while it listens on the ports `listens`; where nothing is captured, a control plane may
     have it listen nowhere. `is_net_admin`: it has CAP_NET_ADMIN, without
     which there are no sockets for addresses of others (ip(7), IP_TRANSPARENT) and no marks.
+    `name_servers`: those of resolv.conf(5), which it reads for itself, and only when it starts.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ProcessSpec(NamedTuple):
     links: tuple[tuple[str, str], ...] = ()
     admin: Admin = Admin()
     is_net_admin: bool = False
+    name_servers: tuple[model.Address, ...] = ()
 
 
 def binary_candidates(proxy: model.ProxySettings, name: str) -> tuple[str, ...]:
@@ -153,6 +155,7 @@ def pilot_agent_spec(
         is_net_admin=config.redirection.is_transparent,
         directories=pilot.DIRECTORIES,
         links=pilot.build_links(config),
+        name_servers=facts.proxy_servers if config.redirection.dns.is_captured else (),
     )
 
 

@@ -26,7 +26,8 @@ def servers_of(host: MemoryHost) -> set[str]:
     for table in host.space.tables.values():
         for each in table.sets:
             if each.name.startswith("name_servers_v4."):
-                found |= {str(ip_address(first)) for first, _ in each.ranges}
+                spans = (range(first, last + 1) for first, last in each.ranges)
+                found |= {str(ip_address(number)) for span in spans for number in span}
     return found
 
 
@@ -63,3 +64,43 @@ def test_queries_are_captured_once_pilot_agent_takes_the_place_of_envoy(
     asking.until(lambda: bool(servers_of(asking)), 130.0, "captured")
     asking.until(lambda: asking.is_in_mesh, 60.0, "in the mesh")
     assert REMARK not in asking.summary
+
+
+def test_pilot_agent_is_started_anew_once_the_server_that_it_asks_is_gone(
+    asking: MemoryHost,
+) -> None:
+    """It reads resolv.conf when it starts: the world's names would be asked of nobody."""
+    asking.install(PILOT_AGENT)
+    asking.join()
+    before = asking.status["proxy"]["starts"]
+
+    def ask(*servers: str) -> None:
+        found = tuple(ip_address(each) for each in servers)
+        asking.machine.facts = asking.machine.facts._replace(name_servers=found)
+        asking.changed(RESOLV_CONF)
+
+    # One more costs nothing, and neither does a file that is rewritten in steps.
+    for servers in (("10.1.0.53", "10.1.0.54"), (), ("10.1.0.54",), ("10.1.0.53",)):
+        ask(*servers)
+        asking.run(3.0)
+    asking.run(60.0)
+    assert asking.status["proxy"]["starts"] == before
+    ask("10.1.0.54")
+    asking.run(4.0)
+    assert asking.status["proxy"]["starts"] == before
+    asking.until(lambda: asking.status["proxy"]["starts"] == before + 1, 3.0, "started anew")
+    asking.until(lambda: asking.is_in_mesh, 30.0, "in the mesh")
+    assert servers_of(asking) == {"10.1.0.54"}
+    asking.run(120.0)
+    assert asking.status["proxy"]["starts"] == before + 1
+
+
+def test_a_host_that_has_no_queries_captured_keeps_its_proxy(host: MemoryHost) -> None:
+    host.write(HOSTAGENT, OWN_AUTO)
+    host.install(PILOT_AGENT)
+    host.machine.facts = host.machine.facts._replace(name_servers=NAME_SERVERS[0])
+    host.join()
+    before = host.status["proxy"]["starts"]
+    host.machine.facts = host.machine.facts._replace(name_servers=NAME_SERVERS[1])
+    host.run(180.0)
+    assert host.status["proxy"]["starts"] == before

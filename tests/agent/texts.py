@@ -109,7 +109,8 @@ EXPECTED: dict[str, dict[tuple[object, ...], expectations.Expectation]] = {}
 
 
 # Whom a host may ask for names, where that matters.
-NAME_SERVERS = (ip_address("10.1.0.53"),), (ip_address("10.1.0.54"),), ()
+_SERVER, _OTHER = ip_address("10.1.0.53"), ip_address("10.1.0.54")
+NAME_SERVERS = (_SERVER,), (_OTHER,), (), (_SERVER, _OTHER)
 
 
 def know(name: str, redirection: model.Redirection) -> None:

@@ -299,7 +299,7 @@ class Agent:
             paths += [identity.token_file, identity.root_file]
             paths += parts.certificate.watched
         if asks_for_names:
-            paths.append(places.RESOLV_CONF)
+            paths += places.FILES_OF_NAMES
         is_missed = parts.watcher.follow(paths)
         garbage.give_back()
         if parts.watcher.last_error != self._unwatched:

@@ -13,7 +13,8 @@ ADDRESS = "address"
 HOSTAGENT_FILE = "hostagent.env"
 CLUSTER_FILE = "/var/lib/istio/envoy/cluster.env"
 SIDECAR_FILE = "/var/lib/istio/envoy/sidecar.env"
-RESOLV_CONF = "/etc/resolv.conf"  # whom this host asks for names
+# Whom this host asks for names, and how.
+FILES_OF_NAMES = ("/etc/resolv.conf", "/etc/nsswitch.conf")
 
 
 class Places(NamedTuple):

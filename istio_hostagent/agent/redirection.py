@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..config import capture
 from ..config import model as config
 from ..errors import ApplyRejected, HostAgentError, KernelBusy, NotTakenOver, StillDrifted
 from ..host import changes as committed
@@ -376,7 +377,15 @@ class RedirectionPart(part.Part):
             return self.leftover
         if self._given is not None and self._given.dns.is_captured and not self._answers_queries():
             return "queries for names are not captured: only pilot-agent answers them"
-        return verdict.describe_closed(self.findings, self._closed)
+        closed = verdict.describe_closed(self.findings, self._closed)
+        return "; ".join(filter(None, (self._names_remark, closed)))
+
+    @property
+    def _names_remark(self) -> str:
+        """What queries for names do not come to."""
+        if self._settings is None or self._facts is None:
+            return ""
+        return capture.past_the_rules(self._settings.dns, self._facts)
 
     @property
     def _is_left_to_others(self) -> bool:

@@ -12,6 +12,7 @@ _DNS_PORT, _SSH_PORT = 53, 22
 _DNS_KEYS = (settings.DNS_CAPTURE.key, settings.REDIRECT_DNS.key)
 # Releases with one port for both ways (ISTIO_IN_REDIRECT came with 1.0).
 _ONE_PORT = (model.Generation.V0_7, model.Generation.V0_8)
+_RESOLVED = "systemd-resolve"
 _MOVED_PORT = re.compile(r"(?:statusPort|proxyAdminPort)[\"']?\s*:\s*[\"']?([0-9]{1,5})\b")
 
 
@@ -103,7 +104,29 @@ def _build_dns(reader: reading.Reader, facts: model.HostFacts) -> model.Dns:
     if not is_every_server and not facts.name_servers:
         # Until there is one: a network may not be up yet.
         reader.warn(origin, f"{key}: no query is captured, since /etc/resolv.conf names no server")
-    return model.Dns(True, is_every_server, port, uids)
+    dns = model.Dns(True, is_every_server, port, uids)
+    if why := past_the_rules(dns, facts):
+        reader.warn(origin, f"{key}: {why}")
+    return dns
+
+
+def past_the_rules(dns: model.Dns, facts: model.HostFacts) -> str:
+    """Say why programs of this host are not told names of the mesh although queries are captured.
+
+    Empty where they are. A program that asks systemd-resolved by its socket sends no packet; what
+    that asks in turn is captured only if its user is no resolver to be left alone, and it is not
+    the one whom pilot-agent asks.
+    """
+    if not dns.is_captured or not facts.asks_resolved:
+        return ""
+    is_left_alone = not {*accounts.known_uids([_RESOLVED], facts)}.isdisjoint(dns.resolver_uids)
+    if not is_left_alone and not any(each.is_loopback for each in facts.name_servers):
+        return ""
+    return (
+        "names of the mesh are not resolved: programs ask systemd-resolved by a socket, since"
+        " /etc/nsswitch.conf has `resolve` before `dns` (apt remove libnss-resolve, or take"
+        " `resolve` out)"
+    )
 
 
 def _is_strict(reader: reading.Reader) -> bool:

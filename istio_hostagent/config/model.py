@@ -305,6 +305,7 @@ class HostFacts(NamedTuple):
     groups: tuple[tuple[str, int], ...] = ()  # name and gid, as in group(5)
     name_servers: tuple[Address, ...] = ()  # whom this host asks for names (resolv.conf(5))
     proxy_servers: tuple[Address, ...] = ()  # those that a pilot-agent is to have read
+    asks_resolved: bool = False  # programs ask systemd-resolved past the rules (nss-resolve(8))
     state_dir: str = "/var/lib/istio-hostagent"
     runtime_dir: str = "/run/istio-hostagent"
 

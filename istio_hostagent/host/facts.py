@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ..config import model
 from ..errors import HostUnsupported, KernelBusy
 from ..supervise import instance
-from . import accounts, resolvconf, rtnetlink, sockdiag, sshd, users
+from . import accounts, nsswitch, resolvconf, rtnetlink, sockdiag, sshd, users
 
 # Not there where the kernel was built, or booted, without IPv6.
 IPV6_SETTINGS = "/proc/sys/net/ipv6"
@@ -40,6 +40,7 @@ def probe_facts(
         users=accounts.read_users(),
         groups=accounts.read_groups(),
         name_servers=resolvconf.read_name_servers(),
+        asks_resolved=nsswitch.asks_resolved(),
         state_dir=state_dir,
         runtime_dir=runtime_dir,
     )
@@ -114,11 +115,12 @@ def look_again(known: model.HostFacts, towards: model.Address | None = None) -> 
 
 
 def read_files_again(known: model.HostFacts) -> model.HostFacts:
-    """Give the same facts with what files of this host say now: name servers, users, groups."""
+    """Give the same facts with what files of this host say now: users, groups, whom it asks."""
     return known._replace(
         users=accounts.read_users(),
         groups=accounts.read_groups(),
         name_servers=resolvconf.read_name_servers(),
+        asks_resolved=nsswitch.asks_resolved(),
     )
 
 

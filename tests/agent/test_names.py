@@ -104,3 +104,17 @@ def test_a_host_that_has_no_queries_captured_keeps_its_proxy(host: MemoryHost) -
     host.machine.facts = host.machine.facts._replace(name_servers=NAME_SERVERS[1])
     host.run(180.0)
     assert host.status["proxy"]["starts"] == before
+
+
+def test_the_status_names_lookups_that_are_no_packets(asking: MemoryHost) -> None:
+    asking.install(PILOT_AGENT)
+    asking.join()
+    assert "libnss-resolve" not in asking.summary
+    for asks_resolved in (True, False):
+        asking.machine.facts = asking.machine.facts._replace(asks_resolved=asks_resolved)
+        asking.changed("/etc/nsswitch.conf")
+        asking.run(1.0)
+        assert asking.is_in_mesh
+        assert ("names of the mesh are not resolved" in asking.summary) is asks_resolved
+        warnings = asking.status["configuration"]["warnings"]
+        assert any("apt remove libnss-resolve" in each for each in warnings) is asks_resolved

@@ -16,6 +16,7 @@ FACTS = model.HostFacts(
     997,
     addresses=(ip_address("10.1.0.2"),),
     has_ipv6=False,
+    users=(("root", 0, 0), ("systemd-resolve", 101, 102)),
     state_dir="/state",
     runtime_dir="/run",
 )

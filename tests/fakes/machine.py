@@ -26,6 +26,7 @@ class FakeMachine:
             users=self.facts.users,
             groups=self.facts.groups,
             name_servers=self.facts.name_servers,
+            asks_resolved=self.facts.asks_resolved,
         )
 
     def probe_ssh_ports(self) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Keys about whose traffic is captured and which names are resolved: what files come to."""
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_address
 
 import pytest
 
@@ -180,6 +180,32 @@ def test_queries_are_captured_once_there_is_a_server() -> None:
     assert outcome.config.redirection.dns.is_captured
     message = "REDIRECT_DNS: no query is captured, since /etc/resolv.conf names no server"
     assert outcome.warnings == (Problem(FILE, 1, message),)
+
+
+@pytest.mark.parametrize(
+    ("servers", "more", "is_said"),
+    [
+        pytest.param(("127.0.0.53",), "", True, id="the stub"),
+        pytest.param(("10.1.0.53",), "", True, id="its servers, which it asks uncaptured"),
+        pytest.param(
+            ("10.1.0.53",), "ISTIO_HOSTAGENT_RESOLVER_USERS=envoy\n", False, id="captured"
+        ),
+        pytest.param(
+            ("127.0.0.53",), "ISTIO_HOSTAGENT_RESOLVER_USERS=envoy\n", True, id="never its own"
+        ),
+    ],
+)
+def test_lookups_that_are_no_packets_are_warned_of(
+    servers: tuple[str, ...], more: str, is_said: bool
+) -> None:
+    found = tuple(ip_address(each) for each in servers)
+    facts = FACTS._replace(name_servers=found, asks_resolved=True)
+    outcome = build_config(f"REDIRECT_DNS=true\n{more}", facts)
+    assert outcome.config is not None
+    said = [each for each in outcome.warnings if "apt remove libnss-resolve" in str(each)]
+    assert bool(said) is is_said
+    quiet = build_config(f"REDIRECT_DNS=true\n{more}", facts._replace(asks_resolved=False))
+    assert not any("libnss-resolve" in str(each) for each in quiet.warnings)
 
 
 def test_generations_of_the_rules() -> None:

@@ -13,8 +13,8 @@ ADDRESS = "address"
 HOSTAGENT_FILE = "hostagent.env"
 CLUSTER_FILE = "/var/lib/istio/envoy/cluster.env"
 SIDECAR_FILE = "/var/lib/istio/envoy/sidecar.env"
-# Whom this host asks for names, and how.
-FILES_OF_NAMES = ("/etc/resolv.conf", "/etc/nsswitch.conf")
+# Whom this host asks for names, and whose queries are those of its own resolvers.
+FILES_OF_NAMES = ("/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/passwd")
 
 
 class Places(NamedTuple):

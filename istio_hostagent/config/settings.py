@@ -222,8 +222,8 @@ DNS_ADDRESS = Setting(
 RESOLVER_USERS = Setting(
     "ISTIO_HOSTAGENT_RESOLVER_USERS",
     fields.parse_accounts,
-    "systemd-resolve,dnsmasq,unbound,bind,named,pdns,knot-resolver,stubby,dnscrypt-proxy,"
-    "_dnscrypt-proxy,smartdns,adguard-home",
+    "systemd-resolve,dnsmasq,libvirt-dnsmasq,lxc-dnsmasq,unbound,bind,named,pdns,_dnsdist,"
+    "knot-resolver,stubby,dnscrypt-proxy,_dnscrypt-proxy,smartdns,adguard-home,pihole",
     "Users whose queries for names are never captured: resolvers of this host, which would be "
     "asked by pilot-agent in turn. Names that this host does not know count for nothing.",
     is_guarded=True,

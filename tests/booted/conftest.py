@@ -21,6 +21,7 @@ from tests.booted import mesh
 from tests.package import build, images, overlay, repository
 
 NEEDED = ("systemd-nspawn", "mmdebstrap", "apt-ftparchive", "gpg", "ssh", "tcpdump", "nsenter")
+KEY = "/etc/apt/keyrings/tests.asc"
 INSTALL = ("apt-get", "-q", "-y", "install", "istio-hostagent")
 
 Start = Callable[..., machines.Machine]
@@ -220,10 +221,15 @@ def peer(
 
 def use_archive(machine: machines.Machine, archive: repository.Repository) -> None:
     """Make the repository the only one of a machine."""
-    key = "/etc/apt/keyrings/tests.asc"
-    source = f"deb [signed-by={key}] http://{network.ADDRESS}/ {machine.suite} main\n"
-    machine.write(key, archive.public_key)
-    machine.write("/etc/apt/sources.list", source)
+    machine.write(KEY, archive.public_key)
+    machine.run("rm", "-f", "/etc/apt/sources.list")
+    add_source(machine, machine.suite)
+
+
+def add_source(machine: machines.Machine, suite: str) -> None:
+    """Let a machine that knows the repository take the packages of this part of it, too."""
+    source = f"deb [signed-by={KEY}] http://{network.ADDRESS}/ {suite} main\n"
+    machine.write(f"/etc/apt/sources.list.d/{suite}.list", source)
     machine.run("apt-get", "-q", "update")
 
 

@@ -306,6 +306,24 @@ class Network(Namespace):
         return port
 
 
+class Foreign(Network):
+    """A network that somebody else has made, by its name, and takes away; BRIDGE is in it.
+
+    Leaving it ends what was started in it by this object, and nothing else.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __enter__(self) -> "Foreign":
+        return self
+
+    def close(self) -> None:
+        """End what was started here."""
+        end(self._processes)
+
+
 def pair(a: Namespace, b: Namespace, a_interface: str, b_interface: str) -> None:
     """Join two namespaces by a pair of interfaces, both up, without addresses."""
     peer = ["peer", "name", b_interface, "netns", b.name]

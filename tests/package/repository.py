@@ -51,23 +51,37 @@ def envoy_package(binary: Path, directory: Path) -> Path:
 def dependencies(suite: str, package: Path) -> list[Path]:
     """Return the packages that `package` pulls into a machine of a release, without itself."""
     wanted = overlay.run_checked(["dpkg-deb", "--field", package, "Depends"])
+    return _pool(suite, wanted, package)
+
+
+def debian_packages(suite: str, *names: str) -> list[Path]:
+    """Return packages of Debian's, with what they pull into a machine of a release."""
+    return _pool(suite, " ".join(names), *names)
+
+
+def _pool(suite: str, wanted: str, *packages: str | Path) -> list[Path]:
+    """Fetch what `packages` need, once for each text of `wanted`."""
     recipe = f"{images.Recipe(suite).key} {wanted}"
     name = f"pool-{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     target = overlay.CACHE / name
     with overlay.locked(target):
         if not target.is_dir():
             with overlay.finished(target) as draft:
-                _download(suite, package, draft)
+                _download(suite, packages, draft)
     return sorted(target.glob("*.deb"))
 
 
-def _download(suite: str, package: Path, directory: Path) -> None:
+def _download(suite: str, packages: Iterable[str | Path], directory: Path) -> None:
     options = [word for option in images.APT_OPTIONS for word in ("-o", _as_argument(option))]
     with overlay.scratch(images.image(suite)) as root:
-        shutil.copy(package, root.upper / package.name)
+        words = []
+        for package in packages:
+            if isinstance(package, Path):
+                shutil.copy(package, root.upper / package.name)
+            words.append(f"/{package.name}" if isinstance(package, Path) else package)
         root.run("apt-get", *options, "-q", "update", network=True)
         fetch = ["apt-get", *options, "-q", "-y", "--download-only", "install"]
-        root.run(*fetch, f"/{package.name}", network=True)
+        root.run(*fetch, *words, network=True)
         for archive in (root.upper / "var/cache/apt/archives").glob("*.deb"):
             shutil.move(archive, directory)
 

@@ -1,13 +1,14 @@
 """The exact rules of each configuration. `make golden` rewrites them; the diff is the review."""
 
 import os
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from istio_hostagent.config import build, model
-from istio_hostagent.redirect import nft, policy
+from istio_hostagent.redirect import nft, policy, xtables
 
 CASES = Path(__file__).parent / "cases"
 FACTS = model.HostFacts(
@@ -39,10 +40,21 @@ def render(case: Path) -> str:
     return addresses + "".join(map(nft.render_nft, ruleset.tables))
 
 
+def render_legacy(case: Path) -> str:
+    ruleset = policy.build_ruleset(redirection_of(case), FACTS)
+    lines = []
+    for family in xtables.Family:
+        lines.append(f"# {family.value}")
+        for table in xtables.render(ruleset, family):
+            lines += [f"*{table.name}", *table.lines()] if table.chains else ()
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("form", [render, render_legacy])
 @pytest.mark.parametrize("case", sorted(CASES.glob("*.env")), ids=lambda path: path.stem)
-def test_rules_match_golden(case: Path) -> None:
-    expected = case.with_suffix(".nft")
-    text = render(case)
+def test_rules_match_golden(case: Path, form: Callable[[Path], str]) -> None:
+    expected = case.with_suffix(".nft" if form is render else ".xtables")
+    text = form(case)
     if os.environ.get("HOSTAGENT_GOLDEN") == "rewrite":
         expected.write_text(text)
     assert text == expected.read_text()
@@ -50,4 +62,5 @@ def test_rules_match_golden(case: Path) -> None:
 
 def test_every_golden_has_its_case() -> None:
     cases = {path.stem for path in CASES.glob("*.env")}
-    assert cases == {path.stem for path in CASES.glob("*.nft")}
+    for form in ("nft", "xtables"):
+        assert cases == {path.stem for path in CASES.glob(f"*.{form}")}

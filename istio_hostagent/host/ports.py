@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..config import model
     from ..errors import HostAgentError
-    from ..redirect import expectations, plan, takeover
+    from ..redirect import expectations, plan, takeover, xtables
     from ..redirect import model as redirect
     from ..supervise import builds, liveness, specs
     from . import changes, layers, probing, procstate, rtmonitor
@@ -106,6 +106,19 @@ class PacketRules(Protocol):
     def observe_routing(self) -> tuple[redirect.Routing, ...]:
         """Give our routing rules and routes; raises KernelBusy, NotPermitted."""
 
+    def find_native(self, desired: redirect.Ruleset, /) -> redirect.Ruleset | None:
+        """Give what of `desired` nf_tables is to hold; None where that is refused to us."""
+
+
+class LegacyRules(PacketRules, Protocol):
+    """Packet rules of whose changes nobody tells."""
+
+    def has_changed(self) -> bool:
+        """Whether anything differs from when it was looked at last, counters aside.
+
+        Raises KernelBusy, NotPermitted.
+        """
+
 
 class Kernel(Protocol):
     """What the reconciler may ask of a packet filter that answers at once."""
@@ -128,6 +141,42 @@ class Kernel(Protocol):
 
     def observe_routing(self) -> tuple[redirect.Routing, ...]:
         """Give our routing rules and routes; raises KernelBusy, NotPermitted."""
+
+
+class LegacyTables(Protocol):
+    """The legacy tables of this network namespace, and what of ours is beside any table.
+
+    Nothing here makes a table.
+    """
+
+    def find_families(self) -> tuple[xtables.Family, ...]:
+        """Those of this network namespace."""
+
+    def has_any(self) -> bool:
+        """Whether there is a legacy table at all."""
+
+    def observe(
+        self, family: xtables.Family, wanted: Mapping[str, Sequence[str]], /
+    ) -> tuple[xtables.XTable, ...]:
+        """Give what is ours in each table; raises KernelBusy, NotPermitted.
+
+        `wanted`: by table, names of chains that count as ours, whoever made them.
+        """
+
+    def mark(self) -> None:
+        """Remember how the tables are; raises KernelBusy, NotPermitted."""
+
+    def has_changed(self) -> bool:
+        """Whether one has changed since `mark`, counters aside; raises as `mark` does."""
+
+    def observe_beside(self) -> redirect.Observed:
+        """Give our addresses on `lo` and our routing; raises KernelBusy, NotPermitted."""
+
+    def add_beside(self, plan: redirect.Plan, /) -> None:
+        """Add its addresses and routing, all or none; raises ApplyRejected, NotPermitted."""
+
+    def delete_beside(self, plan: redirect.Plan, /) -> None:
+        """Take away its addresses and routing; raises ApplyRejected, NotPermitted."""
 
 
 class Source(Protocol[Told_co]):

@@ -23,7 +23,7 @@ ALLOWED = {
 }
 # The modules that load a big library belong to workers alone.
 HEAVY = {
-    "host": {"ca", "keys", "credentials", "generations", "secondread"},
+    "host": {"ca", "keys", "credentials", "generations", "secondread", "xtlibrary"},
     "identity": {"csr", "trust", "certificates", "protocol"},
 }
 EFFECTS = {"os", "subprocess", "socket", "threading", "time", "random", "select", "signal"}

@@ -1,0 +1,313 @@
+"""Packet rules in legacy tables (x_tables): planned and read back here, put in by workers.
+
+Looks are answered at once: reading takes no library. A change is one worker for each family, both
+at the same time; what one of them could not do is taken back in both. Not here: which rules are
+wanted (`redirect.xtables`), and which back end is used (`backends`).
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..errors import (
+    ApplyRejected,
+    ChildFailed,
+    HostAgentError,
+    HostUnsupported,
+    KernelBusy,
+    StillDrifted,
+    describe,
+)
+from ..host import ports
+from ..host.answers import xtables as answers
+from ..redirect import drift, model, plan, xtables, xtplan
+from ..redirect.xtables import Family, XTable
+from . import events
+
+WORKER = "xtables"
+
+Answer = Callable[[answers.Changed | HostAgentError], None]
+# Starts a worker with a request; what it gives ends the worker without an answer.
+Start = Callable[[Mapping[str, Any], Answer], Callable[[], None]]
+Changed = Callable[[plan.Changes | HostAgentError], None]
+_Tables = dict[Family, tuple[XTable, ...]]
+
+
+class LegacyRules:
+    """Keeps the promises of `ports.PacketRules` with legacy tables."""
+
+    def __init__(self, tables: ports.LegacyTables, start: Start) -> None:
+        """Change nothing yet."""
+        self._tables = tables
+        self._start = start
+        self._change: _Change | None = None
+
+    @property
+    def is_owner(self) -> bool:
+        """Legacy tables have no owner."""
+        return False
+
+    def fileno(self) -> int:
+        """There is no socket that they live with."""
+        raise HostUnsupported("legacy tables have no owner")
+
+    def install(self, desired: model.Ruleset, done: Changed) -> None:
+        """Make the tables equal to `desired` and read them back."""
+        assert self._change is None, "one at a time"
+        try:
+            wanted = self._render(desired)
+            observed = self._observe(wanted)
+            beside = self._plan_beside(desired)
+        except HostAgentError as error:
+            done(error)
+            return
+        refused: HostAgentError | None = None
+        try:
+            self._tables.add_beside(beside)
+        except HostAgentError as error:
+            # It keeps no rule out: what cannot be handed on is better than what goes around.
+            refused, beside = error, beside._replace(add_addresses=(), add_routing=())
+        change = self._change = _Change(self._start)
+
+        def ended(error: HostAgentError | None) -> None:
+            self._change = None
+            found = error or self._finish(desired, wanted, observed, beside)
+            done(refused or found)
+
+        steps = {family: xtplan.make_steps(wanted[family], observed[family]) for family in wanted}
+        change.begin(
+            steps,
+            lambda error: self._undo(change, wanted, observed, beside, error, ended),
+        )
+
+    def _undo(
+        self,
+        change: "_Change",
+        wanted: _Tables,
+        observed: _Tables,
+        beside: model.Plan,
+        error: HostAgentError | None,
+        ended: Callable[[HostAgentError | None], None],
+    ) -> None:
+        """After a failure bring back what was there, as far as the kernel takes it."""
+        if error is None:
+            ended(None)
+            return
+        try:
+            self._tables.delete_beside(
+                model.Plan(
+                    delete_addresses=beside.add_addresses, delete_routing=beside.add_routing
+                )
+            )
+            # Chains that are not ours by their content count by their name.
+            names = {
+                family: _join(xtplan.names_of(wanted[family]), xtplan.names_of(observed[family]))
+                for family in wanted
+            }
+            now = {family: self._tables.observe(family, names[family]) for family in wanted}
+        except HostAgentError:
+            ended(error)  # the next look finds whatever is there
+            return
+        steps = {family: xtplan.make_steps(observed[family], now[family]) for family in wanted}
+        change.begin(steps, lambda _: ended(error))
+
+    def _finish(
+        self, desired: model.Ruleset, wanted: _Tables, before: _Tables, beside: model.Plan
+    ) -> plan.Changes | HostAgentError:
+        try:
+            self._tables.delete_beside(beside)
+            drifts = self._compare(desired, wanted)
+            self._tables.mark()
+        except HostAgentError as error:
+            return error
+        if drifts:
+            return StillDrifted([str(difference) for difference in drifts])
+        return _changes(wanted, before, beside)
+
+    def abandon(self) -> None:
+        """End the workers of a change under way."""
+        if self._change is not None:
+            self._change.end()
+            self._change = None
+
+    def compare(
+        self,
+        desired: model.Ruleset,
+        done: Callable[[tuple[model.Drift, ...] | HostAgentError], None],
+    ) -> None:
+        """Where the tables differ from `desired`."""
+        found: tuple[model.Drift, ...] | HostAgentError
+        try:
+            self._tables.mark()
+            found = self._compare(desired, self._render(desired))
+        except HostAgentError as error:
+            found = error
+        done(found)
+
+    def plan(self, desired: model.Ruleset, done: Changed) -> None:
+        """What `install` would change."""
+        found: plan.Changes | HostAgentError
+        try:
+            wanted = self._render(desired)
+            found = _changes(wanted, self._observe(wanted), self._plan_beside(desired))
+        except HostAgentError as error:
+            found = error
+        done(found)
+
+    def observe_addresses(self, addresses: Sequence[str]) -> tuple[str, ...]:
+        """Those that are on `lo` now; raises KernelBusy, NotPermitted."""
+        here = self._tables.observe_beside().loopback_addresses
+        return tuple(each for each in addresses if each in here)
+
+    def observe_routing(self) -> tuple[model.Routing, ...]:
+        """Our routing rules and routes; raises KernelBusy, NotPermitted."""
+        return self._tables.observe_beside().routing
+
+    def find_native(self, desired: model.Ruleset) -> model.Ruleset | None:
+        """Nothing of it is in nf_tables, and whether that is there is not known here."""
+        return None
+
+    def has_changed(self) -> bool:
+        """Whether any table differs from when ours were looked at last; raises KernelBusy."""
+        return self._tables.has_changed()
+
+    def _render(self, desired: model.Ruleset) -> _Tables:
+        try:
+            return {
+                family: xtables.render(desired, family) for family in self._tables.find_families()
+            }
+        except xtables.NotExpressible as error:
+            raise HostUnsupported(
+                f"legacy tables cannot do what is configured: {error}",
+                hint="ISTIO_HOSTAGENT_BACKEND=nftables can, where the kernel has nf_tables",
+            ) from error
+
+    def _observe(self, wanted: _Tables) -> _Tables:
+        return {
+            family: self._tables.observe(family, xtplan.names_of(tables))
+            for family, tables in wanted.items()
+        }
+
+    def _compare(self, desired: model.Ruleset, wanted: _Tables) -> tuple[model.Drift, ...]:
+        drifts = xtplan.find_drift(wanted, self._observe(wanted))
+        beside = drift.find_drift(_beside(desired), self._tables.observe_beside())
+        return (*drifts, *beside)
+
+    def _plan_beside(self, desired: model.Ruleset) -> model.Plan:
+        return plan.make_plan(_beside(desired), self._tables.observe_beside(), owned=False)
+
+
+def _beside(desired: model.Ruleset) -> model.Ruleset:
+    """What there is beside tables."""
+    return desired._replace(tables=())
+
+
+def _join(
+    first: Mapping[str, Sequence[str]], second: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
+    return {name: [*first[name], *second[name]] for name in first}
+
+
+def _changes(wanted: _Tables, observed: _Tables, beside: model.Plan) -> plan.Changes:
+    def lines() -> Iterator[str]:
+        yield from xtplan.describe(wanted, observed)
+        yield from plan.describe(beside)
+
+    return plan.Changes(wanted != observed or bool(beside), lines())
+
+
+class _Change:
+    """One change of the tables of all families, by workers at the same time."""
+
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self._under_way: dict[Family, Callable[[], None]] = {}
+        self._is_given_up = False
+
+    def begin(
+        self,
+        steps: Mapping[Family, Sequence[XTable]],
+        done: Callable[[HostAgentError | None], None],
+    ) -> None:
+        """Take these steps; `done` gets the first error once all have ended."""
+        left = {family for family, each in steps.items() if each}
+        errors: list[HostAgentError] = []
+        if not left:
+            done(None)
+            return
+
+        def ended(family: Family, answer: answers.Changed | HostAgentError) -> None:
+            if self._is_given_up:
+                return
+            left.discard(family)
+            self._under_way.pop(family, None)
+            error = answer if isinstance(answer, HostAgentError) else _error_of(answer)
+            if error is not None:
+                errors.append(error)
+            if not left:
+                done(errors[0] if errors else None)
+
+        for family in tuple(left):
+            request = {
+                "family": family.value,
+                "steps": [xtables.to_json(table) for table in steps[family]],
+            }
+            end = self._start(request, functools.partial(ended, family))
+            if family in left:
+                self._under_way[family] = end
+
+    def end(self) -> None:
+        """End all workers, without an answer."""
+        self._is_given_up = True
+        for end in self._under_way.values():
+            end()
+        self._under_way.clear()
+
+
+def later(processes: ports.Processes, inbox: ports.Inbox[events.Event]) -> Start:
+    """Start workers whose answers come as events, in a later turn."""
+
+    def start(request: Mapping[str, Any], done: Answer) -> Callable[[], None]:
+        try:
+            worker = processes.start_worker(WORKER, request, user=None)
+        except OSError as error:
+            done(ChildFailed(f"worker {WORKER}", f"cannot be started: {describe(error)}"))
+            return lambda: None
+        descriptor = worker.child.descriptor
+
+        def read() -> events.Event:
+            inbox.forget(descriptor)
+            return events.RulesAnswered(lambda: done(_answer_of(worker)))
+
+        def reap() -> None:
+            inbox.forget(descriptor)
+            worker.child.poll()
+
+        def end() -> None:
+            worker.finish()
+            inbox.forget(descriptor)
+            inbox.watch(descriptor, reap)
+
+        inbox.watch(descriptor, read)
+        return end
+
+    return start
+
+
+def _answer_of(worker: ports.Worker) -> answers.Changed | HostAgentError:
+    try:
+        found: answers.Changed = worker.result()
+    except HostAgentError as error:
+        return error
+    return found
+
+
+def _error_of(answer: answers.Changed) -> HostAgentError | None:
+    error = answer.error
+    if error is None:
+        return None
+    if error.code == ApplyRejected.code:
+        return ApplyRejected(error.message, step=f"worker {WORKER}", errno=0)
+    if error.code == HostUnsupported.code:
+        return HostUnsupported(error.message, hint=error.hint)
+    return KernelBusy(error.message, hint=error.hint)

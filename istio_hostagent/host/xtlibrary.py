@@ -1,0 +1,206 @@
+"""Changes legacy tables (x_tables) through python-iptables, one commit for each table.
+
+Only workers import this, one for each family: a process in which the library has worked on one
+family cannot work on the other (it calls exit(3)). Its traps are met here, each with a test:
+
+- It opens every table that there could be, and so makes it, when it asks whether a target is a
+  chain: it is told of one table alone.
+- It commits with each call, and then swallows what the kernel refuses: `autocommit` is off.
+- It takes no lock: we hold that of xtables.
+- Who replaces a rule between its look and its commit is reverted without a word: the table is read
+  by us before its look and before the commit, and must be the same.
+- After a commit its copy is of no use: each table is looked at anew for each commit.
+- `iptc.easy` makes wider rules of what it does not understand: it is not used. Everything is read
+  back by our own decoder (`xtentries`) besides.
+- It crashes with threads: there are none.
+
+Not here: what the rules are (`redirect.xtables`).
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import iptc
+
+from ..errors import ApplyRejected, KernelBusy, describe
+from ..redirect import xtplan
+from ..redirect.xtables import Condition, Family, XRule, XTable
+from . import legacytables, xtentries, xtkernel
+
+# As iptables(8) says of it.
+LOCK = "/run/xtables.lock"
+_LOCK_TIME_S = 5.0
+_LOCK_PAUSE_S = 0.02
+_MAX_TRIES = 20
+_CLASSES = {
+    Family.V4: (iptc.Table, iptc.Chain, iptc.Rule),
+    Family.V6: (iptc.Table6, iptc.Chain, iptc.Rule6),
+}
+_HEAD = {
+    "-s": "src",
+    "-d": "dst",
+    "-i": "in_interface",
+    "-o": "out_interface",
+    "-p": "protocol",
+}
+
+
+def install(family: Family, steps: Sequence[XTable]) -> None:
+    """Make tables what these say, one after the other; nothing of anybody else changes.
+
+    Raises ApplyRejected, KernelBusy; then the tables before the one that it names are changed.
+    """
+    with _locked():
+        for step in steps:
+            _change(family, step)
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    """Hold the lock that iptables-legacy takes; raises KernelBusy."""
+    try:
+        descriptor = os.open(LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise KernelBusy(f"the lock of xtables: {LOCK}: {describe(error)}") from error
+    try:
+        end = time.monotonic() + _LOCK_TIME_S
+        while not _take(descriptor):
+            if time.monotonic() >= end:
+                raise KernelBusy(
+                    f"another program holds the lock of xtables ({LOCK})",
+                    hint=f"`fuser -v {LOCK}` names it",
+                )
+            time.sleep(_LOCK_PAUSE_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _change(family: Family, step: XTable) -> None:
+    for _ in range(_MAX_TRIES):
+        if _try(family, step):
+            return
+    raise KernelBusy(
+        f"others keep changing {family.value} table {step.name}, without the lock of xtables"
+    )
+
+
+def _try(family: Family, step: XTable) -> bool:
+    """Make one commit; False: somebody changed the table meanwhile."""
+    table_class, _, _ = _CLASSES[family]
+    table_class.ALL = [step.name]
+    before = xtkernel.fetch(family, step.name)
+    try:
+        table = table_class(step.name, autocommit=False)
+        table.refresh()
+    except iptc.IPTCError as error:
+        raise _rejected(family, step, f"cannot be opened: {_words(error)}") from error
+    if before is None:
+        before = xtkernel.fetch(family, step.name)  # made by the look of the library
+    try:
+        if not _is_same(family, step.name, before):
+            return False
+        _edit(family, table, step, before)
+        if not _is_same(family, step.name, before):
+            return False
+        table.commit()
+    except (iptc.IPTCError, iptc.XTablesError, ValueError) as error:
+        if os.strerror(errno.EAGAIN) in _words(error):
+            return False
+        raise _rejected(family, step, _words(error)) from error
+    finally:
+        table.close()  # forgets what is not committed
+    return True
+
+
+def _words(error: Exception) -> str:
+    """What the library says, which may be the text of bytes."""
+    return str(error).replace("b'", "'").replace('"', "'")
+
+
+def _rejected(family: Family, step: XTable, why: str) -> ApplyRejected:
+    return ApplyRejected(
+        f"{family.value} table {step.name}: {why}",
+        step=f"commit {family.value} table {step.name}",
+        errno=errno.EINVAL,
+    )
+
+
+def _is_same(family: Family, name: str, before: legacytables.Entries | None) -> bool:
+    """Whether a table is as it was, but for its counters."""
+    now = xtkernel.fetch(family, name)
+    if now is None or before is None:
+        return now is None and before is None
+    if (now.info, len(now.data)) != (before.info, len(before.data)):
+        return False
+    mask = xtentries.mask_counters(family, before.data)
+    first, second = (int.from_bytes(each.data, "little") for each in (before, now))
+    return not (first ^ second) & mask
+
+
+def _edit(family: Family, table: Any, step: XTable, before: legacytables.Entries | None) -> None:
+    """Change the library's copy; raises its errors."""
+    chains = xtentries.read(family, before) if before is not None else ()
+    wanted = {chain.name for chain in step.chains if not chain.is_built_in}
+    own = xtplan.find_own(chains, wanted)
+    for chain in chains:
+        if chain.is_built_in:
+            for position in reversed(xtplan.find_positions(chain, own)):
+                _delete(table, chain.name, position)
+    for name in own:
+        table.flush_entries(name)
+    for name in own - wanted:
+        table.delete_chain(name)
+    for name in wanted - own:
+        table.create_chain(name)
+    for chain in step.chains:
+        for position, rule in enumerate(chain.rules):
+            entry = _build(family, rule).rule
+            if chain.is_built_in:
+                table.insert_entry(chain.name, entry, position)
+            else:
+                table.append_entry(chain.name, entry)
+
+
+def _delete(table: Any, chain: str, position: int) -> None:
+    # The library has no method for it, only for a rule that it has made itself.
+    if table._iptc.iptc_delete_num_entry(chain.encode(), position, table._handle) != 1:
+        why = _words(table.strerror())
+        raise iptc.IPTCError(f"cannot delete rule {position + 1} of {chain}: {why}")
+
+
+def _build(family: Family, rule: XRule) -> Any:
+    """Make the library's form of one rule; raises its errors."""
+    made = _CLASSES[family][2]()
+    for test in rule.tests:
+        if not test.module:
+            setattr(made, _HEAD[test.option], f"{'!' if test.is_not else ''}{test.value}")
+    by_module: dict[str, list[Condition]] = {}
+    for test in rule.tests:
+        if test.module:
+            by_module.setdefault(test.module, []).append(test)
+    for module, tests in by_module.items():
+        match = made.create_match(module)
+        for test in tests:
+            values = test.value.split(" ")
+            match.set_parameter(test.option[2:], ["!", *values] if test.is_not else values)
+    if rule.comment:
+        made.create_match("comment").set_parameter("comment", [rule.comment])
+    target = made.create_target(rule.target, goto=rule.is_goto)
+    for option, value in rule.options:
+        target.set_parameter(option[2:], value)
+    made.final_check()
+    return made

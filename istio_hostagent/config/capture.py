@@ -54,6 +54,7 @@ def build_redirection(reader: reading.Reader, facts: model.HostFacts) -> model.R
         drops_invalid=reader.read(settings.INVALID_DROP),
         transparent=_build_transparent(reader),
         generation=generation,
+        back_end=reader.read(settings.BACK_END),
     )
 
 

@@ -146,6 +146,14 @@ class Owners(NamedTuple):
         return gid not in self.groups_exclude
 
 
+class BackEnd(enum.Enum):
+    """Which part of the kernel keeps the rules."""
+
+    AUTO = "auto"  # nf_tables, where the kernel has it
+    NFTABLES = "nftables"
+    LEGACY = "legacy"  # x_tables
+
+
 class Redirection(NamedTuple):
     """Which TCP connections of this host go through the proxy. Empty sets capture nothing."""
 
@@ -179,6 +187,7 @@ class Redirection(NamedTuple):
     drops_invalid: bool = False  # packets that belong to no connection
     transparent: Transparent | None = None  # None: inbound connections are redirected
     generation: Generation = Generation.CURRENT
+    back_end: BackEnd = BackEnd.AUTO
 
     @property
     def capture_ports(self) -> tuple[int, ...]:

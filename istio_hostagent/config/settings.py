@@ -275,6 +275,14 @@ RULES = Setting(
     "an empty ISTIO_SERVICE_CIDR means all destinations.",
     is_guarded=True,
 )
+BACK_END = Setting(
+    "ISTIO_HOSTAGENT_BACKEND",
+    fields.parser_of({each.value: each for each in model.BackEnd}),
+    "auto",
+    "What in the kernel keeps the rules: nftables; legacy, the tables of iptables-legacy; or auto "
+    "for nftables where the kernel has nf_tables. A change counts from the next start on.",
+    is_guarded=True,
+)
 
 # Identity
 SYSTEM_NAMESPACE = Setting(
@@ -529,7 +537,7 @@ REDIRECTION: tuple[Setting[object], ...] = (
     INBOUND_TUNNEL_PORT, EXCLUDE_INTERFACES, GUEST_INTERFACES, OWNER_GROUPS, OWNER_GROUPS_EXCLUDE,
     LOOPBACK_CIDR,
     INVALID_DROP, DROP_INVALID, DNS_CAPTURE, REDIRECT_DNS, CAPTURE_ALL_DNS, DNS_ADDRESS,
-    RESOLVER_USERS, PROXY_UID, PROXY_GID, ENVOY_USER, EXEC_USER, EXEMPT_ROOT, RULES,
+    RESOLVER_USERS, PROXY_UID, PROXY_GID, ENVOY_USER, EXEC_USER, EXEMPT_ROOT, RULES, BACK_END,
 )  # fmt: skip
 
 SETTINGS: tuple[Setting[object], ...] = (

@@ -22,10 +22,12 @@ NEIGHBOUR_V4 = ipaddress.IPv4Address("192.0.2.1")  # TEST-NET-1
 NEIGHBOUR_V6 = ipaddress.IPv6Address("2001:db8::1")
 # All destination NAT happens at -100, whatever the priority of its chains.
 PRIORITY = -90
+# Behind the filters that may refuse, and before our guard; the table filter of x_tables is at 0.
+_LATE_PRIORITY = 5
 _PREROUTING, _OUTPUT = 0, 3
 # Of each protocol: where packets of IPv4 and IPv6 are recorded, and the zones of both.
 _RECORDS = {False: ("seen_v4", "seen_v6", "zones"), True: ("udp_v4", "udp_v6", "udp_zones")}
-_WATCHED = ("prerouting", "output", "answers", "udp_output", "udp_answers")
+_WATCHED = ("prerouting", "output", "answers", "udp_output", "udp_answers", "output_late")
 _LENGTHS = {4: 4 + 4 + 4 + 4, 6: 4 + 4 + 16 + 4}  # two ports, an address, an interface
 # Registers of four bytes; number 1 is the first four of them together. Behind an address of
 # either family there is one more.
@@ -71,6 +73,7 @@ class ProbeTable:
         local: Sequence[Source],
         wire: Sequence[Source],
         answers: Sequence[Source] = (),
+        late: Sequence[Source] = (),
         more: Callable[[str], Iterable[messages.Message]] = lambda _name: (),
         transparent: Sequence[Source] = (),
     ) -> None:
@@ -79,6 +82,7 @@ class ProbeTable:
         `transparent`: those of `wire` of which it is told whether they have come in, and whether a
         transparent socket gets them. An answer leaves from whatever port; the source that tells
         which one it is is its client's.
+        Packets from `late` leave as those from `local`, and are recorded behind filters as well.
         `more`: further parts of the table, which has this name.
         `link` has no other such table. Raises ApplyRejected, KernelBusy, NotPermitted.
         """
@@ -91,7 +95,11 @@ class ProbeTable:
             if not is_udp or any(source.is_udp for source in (*local, *answers))
         }
         self._transparent = bool(transparent)
-        parts = [*self._build(local, wire, answers), *self._follow(transparent), *more(self.name)]
+        parts = [
+            *self._build(local, wire, answers, late),
+            *self._follow(transparent),
+            *more(self.name),
+        ]
         nftables.commit_soon(link, lambda: parts)
 
     def add(self, more: Iterable[messages.Message]) -> None:
@@ -192,7 +200,11 @@ class ProbeTable:
                 yield messages.new_rule(self.name, chain, model.RuleState(steps, "probe"))
 
     def _build(
-        self, local: Sequence[Source], wire: Sequence[Source], answers: Sequence[Source]
+        self,
+        local: Sequence[Source],
+        wire: Sequence[Source],
+        answers: Sequence[Source],
+        late: Sequence[Source],
     ) -> Iterator[messages.Message]:
         yield messages.new_table(self.name, is_owned=True)
         for number, (v4, v6, zones) in zip((101, 104), self._records.values(), strict=False):
@@ -208,6 +220,9 @@ class ProbeTable:
             yield from self._watch("output", made, (), (), is_udp=is_udp)
             made = [each for each in answers if each.is_udp is is_udp]
             yield from self._watch("output", made, (), (), is_answer=True, is_udp=is_udp)
+        hook = model.Hook("filter", _OUTPUT, _LATE_PRIORITY)
+        yield messages.new_chain(self.name, "output_late", hook)
+        yield from self._watch("output_late", late, (), ())
         hook = model.Hook("filter", _PREROUTING, PRIORITY)
         yield messages.new_chain(self.name, "prerouting", hook)
         yield from self._watch("prerouting", wire, (on_lo, from_v4), (on_lo, from_v6))
@@ -272,7 +287,7 @@ class ProbeTable:
         ours, other, daddr = recorded
         version = 6 if daddr is Field.IP6_DADDR else 4
         seen, zones = _RECORDS[is_udp][version == 6], _RECORDS[is_udp][2]
-        interface = _OIF if chain == "output" else _IIF
+        interface = _IIF if chain == "prerouting" else _OIF
         found = expressions.compile_rule(Rule(matches, Verdict(Action.DROP)))
         *conditions, _, drop = found.expressions
         load = expressions.LOADS[daddr]

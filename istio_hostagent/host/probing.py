@@ -224,7 +224,7 @@ class Round:
         self._bound: dict[int, socket.socket] = {}
         try:
             self._sources = self._bind_all()
-            local, wire, answers = self._sort_sources()
+            local, wire, answers, late = self._sort_sources()
             self._arrivals = self._prepare_arrivals()
             more: Callable[[str], Iterable[messages.Message]] = _nothing
             if self._arrivals is not None:
@@ -236,7 +236,9 @@ class Round:
                 for index, source in self._sources.items()
                 if expectations[index].is_transparent
             ]
-            self._table = probetable.ProbeTable(link, local, wire, answers, more, transparent)
+            self._table = probetable.ProbeTable(
+                link, local, wire, answers, late, more, transparent
+            )
         except (HostAgentError, OSError):
             self._give_back(set())
             self._holders.close()
@@ -297,12 +299,13 @@ class Round:
         return sources
 
     def _sort_sources(self) -> tuple[list[probetable.Source], ...]:
-        """The sources of packets that leave, of those from outside, and of answers."""
-        sorted_: tuple[list[probetable.Source], ...] = ([], [], [])
+        """The sources of packets that leave, of those from outside, of answers, and of refused."""
+        sorted_: tuple[list[probetable.Source], ...] = ([], [], [], [])
         for index, source in self._sources.items():
             expectation = self._expectations[index]
             is_wire = expectation.sender is Sender.NEIGHBOUR
-            which = 2 if expectation.shape.is_answer else 1 if is_wire else 0
+            which = 1 if is_wire else 3 if expectation.is_refused else 0
+            which = 2 if expectation.shape.is_answer else which
             sorted_[which].append(source)
         return sorted_
 
@@ -470,6 +473,51 @@ class Packets:
         self._pool.close()
         if self._link is not None:
             self._link.socket.close()
+
+
+class Unsent:
+    """The promises of `ports.Packets` where nf_tables is refused: none is sent, and so it says."""
+
+    def open_channel(self) -> handover.Handover:
+        """No sockets are needed; raises OSError."""
+        return handover.Handover()
+
+    def fill(
+        self,
+        counts: Mapping[Kind, int],
+        errnos: Sequence[int],
+        made: Sequence[socket.socket | io.FileIO],
+    ) -> bool:
+        """Close what was made."""
+        for each in made:
+            each.close()
+        return True
+
+    def has(self, counts: Mapping[Kind, int]) -> bool:
+        """None are needed."""
+        return True
+
+    def send(self, made: Sequence[Expectation]) -> "UnsentRound":
+        """Send none."""
+        return UnsentRound(made)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class UnsentRound:
+    """The outcomes of packets that were not sent."""
+
+    def __init__(self, made: Sequence[Expectation]) -> None:
+        """None of these was sent."""
+        self.outcomes = [Outcome(errno=errno.EPROTONOSUPPORT) for _ in made]
+
+    def look(self) -> bool:
+        """Nothing is awaited."""
+        return True
+
+    def close(self) -> None:
+        """Nothing was begun."""
 
 
 def _nothing(_table: str) -> tuple[messages.Message, ...]:

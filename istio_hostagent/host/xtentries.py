@@ -32,7 +32,10 @@ _PROTOCOLS = {6: "tcp", 17: "udp"}
 _STATE, _ORIGDST, _ORIGDST_PORT, _ALIAS = 1 << 0, 1 << 3, 1 << 9, 1 << 13
 _STATES = {1: "INVALID", 1 << 7: "DNAT", 1 << 8: "UNTRACKED"}
 _LOCAL = 1 << 2  # XT_ADDRTYPE_LOCAL
-_INVERT_DESTINATION = 1 << 1  # XT_ADDRTYPE_INVERT_DEST
+_INVERT_SOURCE, _INVERT_DESTINATION = 1 << 0, 1 << 1  # XT_ADDRTYPE_INVERT_*
+_EVERY_BIT = 0xFFFFFFFF
+# struct xt_connmark_tginfo1, and 2 with a shift in front of the mode
+_CONNMARK = {1: "=3IB", 2: "=3I3B"}
 # IPT_TCP_RESET and IP6T_TCP_RESET
 _TCP_RESET = {Family.V4: 7, Family.V6: 6}
 _ADDRESSES, _PORTS = 1, 2  # NF_NAT_RANGE_MAP_IPS, NF_NAT_RANGE_PROTO_SPECIFIED
@@ -276,9 +279,36 @@ def _read_owner(_family: Family, data: bytes) -> Sequence[Condition] | None:
 
 def _read_address_type(_family: Family, data: bytes) -> Sequence[Condition] | None:
     source, destination, flags = struct.unpack_from("=2HI", data)
-    if source or destination != _LOCAL or flags & ~_INVERT_DESTINATION:
+    if flags & ~(_INVERT_SOURCE | _INVERT_DESTINATION) or {source, destination} - {0, _LOCAL}:
         return None
-    return [Condition("addrtype", "--dst-type", "LOCAL", bool(flags))]
+    sides = (
+        ("--src-type", source, _INVERT_SOURCE),
+        ("--dst-type", destination, _INVERT_DESTINATION),
+    )
+    return [
+        Condition("addrtype", option, "LOCAL", bool(flags & bit))
+        for option, kind, bit in sides
+        if kind
+    ]
+
+
+def _read_mark(_family: Family, data: bytes) -> Sequence[Condition] | None:
+    return _marked("mark", data)
+
+
+def _read_connection_mark(_family: Family, data: bytes) -> Sequence[Condition] | None:
+    return _marked("connmark", data)
+
+
+def _marked(module: str, data: bytes) -> Sequence[Condition] | None:
+    value, mask, inverse = struct.unpack_from("=2IB", data)
+    if mask != _EVERY_BIT:
+        return None
+    return [Condition(module, "--mark", f"{value:#x}", bool(inverse))]
+
+
+def _read_socket(_family: Family, data: bytes) -> Sequence[Condition] | None:
+    return None if data[0] else [Condition("socket", "", "")]
 
 
 def _read_tracking(family: Family, data: bytes) -> Sequence[Condition] | None:
@@ -314,6 +344,11 @@ _MATCHES: Mapping[tuple[str, int], _Read] = {
     ("owner", 1): _read_owner,
     ("addrtype", 1): _read_address_type,
     ("conntrack", 3): _read_tracking,
+    ("mark", 1): _read_mark,
+    ("connmark", 1): _read_connection_mark,
+    ("socket", 1): _read_socket,
+    ("socket", 2): _read_socket,
+    ("socket", 3): _read_socket,
 }
 
 
@@ -341,6 +376,15 @@ def _read_known_target(
             )
             is_plain = not (flags or events or expected or helper[0] or timeout[0])
             return (("--zone", str(zone)),) if is_plain else ()
+        case "TPROXY", 1:
+            mask, value, address, port = struct.unpack_from("=2I16s2s", data)
+            is_plain = not (mask or value or any(address))
+            return (("--on-port", str(int.from_bytes(port, "big"))),) if is_plain else ()
+        case "CONNMARK", (1 | 2):
+            mark, mask, other, *shift, mode = struct.unpack_from(_CONNMARK[revision], data)
+            is_plain = not mark and {mask, other} == {_EVERY_BIT} and not any(shift[1:])
+            words = {1: "--save-mark", 2: "--restore-mark"}
+            return ((words[mode], ""),) if is_plain and mode in words else ()
         case (("REDIRECT" | "NETMAP"), 0):
             if family is Family.V4:
                 count, flags, first, last, low, high = struct.unpack_from("=2I4s4s2s2s", data)

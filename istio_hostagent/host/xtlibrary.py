@@ -194,7 +194,7 @@ def _build(family: Family, rule: XRule) -> Any:
             by_module.setdefault(test.module, []).append(test)
     for module, tests in by_module.items():
         match = made.create_match(module)
-        for test in tests:
+        for test in filter(lambda each: each.option, tests):
             values = test.value.split(" ")
             match.set_parameter(test.option[2:], ["!", *values] if test.is_not else values)
     if rule.comment:

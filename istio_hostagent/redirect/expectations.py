@@ -167,12 +167,15 @@ class Finding(NamedTuple):
         return f"{self.state.value}: {self.expectation.text}{detail}"
 
 
+# Where a packet goes is followed by nf_tables alone, whoever keeps the rules.
+NO_NFTABLES = "no nf_tables to follow packets with"
 _REASONS = {
     errno.ENETUNREACH: "no route",
     errno.EHOSTUNREACH: "no route",
     errno.EAFNOSUPPORT: "no IPv6",
     errno.EADDRNOTAVAIL: "no source address",
     errno.EPERM: "not permitted",
+    errno.EPROTONOSUPPORT: NO_NFTABLES,
     errno.ENODEV: "frames from neighbours need /dev/net/tun and tc-mirred(8)",
 }
 

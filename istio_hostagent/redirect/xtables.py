@@ -13,6 +13,8 @@ what is equal to it:
 - x_tables cannot return from two chains at once. Where a rule with many networks returns, the rest
   of its chain goes into a chain of its own, which all that is not found goes on to.
 - KEEP is NETMAP to all addresses: every address is mapped to itself, and that is final.
+- TPROXY drops what no socket takes, so that nothing has to refuse it behind; and what a socket has
+  already is not given to TPROXY, which would drop it unless that socket is a transparent one.
 - Timeout policies have no equivalent (CT --timeout names an object of another program) and are
   left out: see `LEFT_OUT`.
 
@@ -75,8 +77,8 @@ class Condition(NamedTuple):
     is_not: bool = False
 
     def __str__(self) -> str:
-        """The words behind the name of the module."""
-        return f"{'! ' if self.is_not else ''}{self.option} {self.value}"
+        """The words behind the name of the module; none where that is all."""
+        return f"{'! ' if self.is_not else ''}{self.option} {self.value}".strip()
 
 
 class XRule(NamedTuple):
@@ -96,7 +98,7 @@ class XRule(NamedTuple):
             if test.module not in ("", before):
                 words.append(f"-m {test.module}")
             before = test.module
-            words.append(str(test))
+            words += [str(test)] if test.option else []
         if self.comment:
             words.append(f'-m comment --comment "{self.comment}"')
         words.append(f"{'-g' if self.is_goto else '-j'} {self.target}")
@@ -197,7 +199,7 @@ def _place(
 ) -> None:
     """Bring a base chain into the table and the built-in chain that are called in its place."""
     where = _HOOKS.get(hook.number)
-    if where is None or hook.kind not in ("nat", "filter") or not hook.policy:
+    if where is None or hook.kind not in ("nat", "filter", "route") or not hook.policy:
         raise NotExpressible(f"a chain of kind {hook.kind} at hook {hook.number}")
     if hook.kind == "nat":
         built["nat"].add_base(base, base.rules, where, chains, sets)
@@ -220,9 +222,21 @@ def _rejects(rule: Rule, chains: Mapping[str, model.Chain]) -> bool:
         return True
     if rule.verdict.action not in (Action.JUMP, Action.GOTO):
         return False
-    return any(_rejects(each, chains) for each in chains[str(rule.verdict.target)].rules)
+    below = _that_decide(chains[str(rule.verdict.target)].rules)
+    return any(_rejects(each, chains) for each in below)
 
 
+def _that_decide(rules: Iterable[Rule]) -> Iterator[Rule]:
+    """Leave out what refuses behind TPROXY: that has dropped it."""
+    before: Rule | None = None
+    for rule in rules:
+        is_taken = before is not None and before.verdict.action is Action.TPROXY
+        if not (is_taken and before is not None and before.matches == rule.matches):
+            yield rule
+        before = rule
+
+
+_HAS_SOCKET = Condition("socket", "", "")
 _ASKED_FOR = {
     Field.DPORT: Field.ORIGINAL_DPORT,
     Field.IP_DADDR: Field.ORIGINAL_IP_DADDR,
@@ -307,10 +321,14 @@ class _Builder:
     ) -> None:
         current = self._chains[name] = []
         parts = itertools.count(2)
-        for rule in rules:
+        for rule in _that_decide(rules):
             if not _is_of(rule, self._family):
                 continue
             alternatives = self._tests_of(rule, sets)
+            is_first = any(match.field is Field.TCP_FLAGS for match in rule.matches)
+            if rule.verdict.action is Action.TPROXY and not is_first:
+                found = XRule((), "RETURN", comment=f"{MARK}: a socket has it")
+                current += self._product([*alternatives, ((_HAS_SOCKET,),)], found)
             large = max(alternatives, key=len, default=())
             if len(large) <= MOST_INLINE:
                 current += self._inline(rule, alternatives)
@@ -483,8 +501,10 @@ def _translate(
     if field is Field.TCP_FLAGS:
         names = ",".join(name for bit, name in _FLAGS.items() if int(value) & bit) or "NONE"
         return [(Condition("tcp", "--tcp-flags", f"{FLAGS_LOOKED_AT} {names}", is_not),)]
-    if field is Field.FIB_DADDR_TYPE and value == _LOCAL:
-        return [(Condition("addrtype", "--dst-type", "LOCAL", is_not),)]
+    if field in _TYPES and value == _LOCAL:
+        return [(Condition("addrtype", _TYPES[field], "LOCAL", is_not),)]
+    if field in _MARKS:
+        return [(Condition(_MARKS[field], "--mark", f"{int(value):#x}", is_not),)]
     if field in _STATES and value == 0:
         return [(Condition("conntrack", "--ctstate", _STATES[field], not is_not),)]
     raise NotExpressible(f"{field.value} {operator.value} {value}")
@@ -506,6 +526,8 @@ _NAMES_OF_PORTS = {
     Field.ORIGINAL_DPORT: ("conntrack", "--ctorigdstport"),
 }
 _NAMES = {Field.SKUID: ("owner", "--uid-owner"), Field.SKGID: ("owner", "--gid-owner")}
+_TYPES = {Field.FIB_DADDR_TYPE: "--dst-type", Field.FIB_SADDR_TYPE: "--src-type"}
+_MARKS = {Field.MARK: "mark", Field.CT_MARK: "connmark"}
 # Bits of which we only ask whether they are set.
 _STATES = {Field.CT_STATUS_DNAT: "DNAT", Field.CT_STATE_INVALID: "INVALID"}
 
@@ -573,6 +595,12 @@ def _verdict(verdict: Verdict, family: Family) -> XRule:
             return XRule((), "REJECT", (("--reject-with", "tcp-reset"),))
         case Action.ZONE:
             return XRule((), "CT", (("--zone", str(target)),))
+        case Action.TPROXY:
+            return XRule((), "TPROXY", (("--on-port", str(target)),))
+        case Action.SAVE_MARK:
+            return XRule((), "CONNMARK", (("--save-mark", ""),))
+        case Action.RESTORE_MARK:
+            return XRule((), "CONNMARK", (("--restore-mark", ""),))
         case Action.KEEP:
             return XRule((), "NETMAP", (("--to", _EVERYTHING[family is Family.V6]),))
     raise NotExpressible(f"the verdict {action.value}")

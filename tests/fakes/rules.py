@@ -47,6 +47,9 @@ class FakeRules:
     def observe_routing(self) -> tuple[model.Routing, ...]:
         return self._kernel.observe_routing()
 
+    def find_native(self, desired: model.Ruleset) -> model.Ruleset:
+        return desired
+
     def install(
         self, desired: model.Ruleset, done: Callable[[plan.Changes | HostAgentError], None]
     ) -> None:

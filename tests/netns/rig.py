@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from istio_hostagent.agent import events, prober, tasks
+from istio_hostagent.agent.oneshot import kernel, legacy
 from istio_hostagent.config import model as config
 from istio_hostagent.errors import HostAgentError
 from istio_hostagent.host import children, clock, mailbox, nftables, probing
@@ -45,9 +46,9 @@ class Rig:
 
     @contextlib.contextmanager
     def kernel(self, *, is_owner: bool = False) -> Iterator[nftables.NftKernel]:
-        kernel = self.host.inside(lambda: nftables.NftKernel(is_owner=is_owner))
-        with contextlib.closing(kernel):
-            yield kernel
+        made = self.host.inside(lambda: nftables.NftKernel(is_owner=is_owner))
+        with contextlib.closing(made):
+            yield made
 
     def apply(self, kernel: nftables.NftKernel, desired: model.Ruleset) -> model.Plan:
         def act() -> model.Plan:
@@ -62,13 +63,27 @@ class Rig:
 
     def install(self, redirection: config.Redirection) -> model.Ruleset:
         desired = policy.build_ruleset(redirection, FACTS)
-        with self.kernel() as kernel:
-            self.apply(kernel, desired)
+        with self.kernel() as nft:
+            self.apply(nft, desired)
+        return desired
+
+    def ask_legacy(self, method: str, desired: model.Ruleset) -> Any:
+        """Ask something of legacy tables in the host; raises HostAgentError."""
+
+        def act() -> Any:
+            return kernel.ask(getattr(legacy.make(), method), desired)
+
+        return self.host.inside(act)
+
+    def install_legacy(self, redirection: config.Redirection) -> model.Ruleset:
+        desired = policy.build_ruleset(redirection, FACTS)
+        self.ask_legacy("install", desired)
         return desired
 
     def clean(self) -> None:
-        with self.kernel() as kernel:
-            self.apply(kernel, model.Ruleset())
+        self.ask_legacy("install", model.Ruleset())
+        with self.kernel() as nft:
+            self.apply(nft, model.Ruleset())
 
     def nft(self, *arguments: str, text: str = "", check: bool = True) -> str:
         argv = ["nft", *(arguments or ("-f", "-"))]

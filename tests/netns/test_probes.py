@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 
 import pytest
@@ -49,9 +49,12 @@ def broken(findings: list[expectations.Finding]) -> list[str]:
     return [str(finding) for finding in findings if finding.state is State.BROKEN]
 
 
+@pytest.mark.parametrize("install", [Rig.install, Rig.install_legacy])
 @pytest.mark.parametrize("case", MANAGED)
-def test_every_promise_is_kept_and_tested(rig: Rig, case: str) -> None:
-    rig.install(CASES[case])
+def test_every_promise_is_kept_and_tested(
+    rig: Rig, case: str, install: Callable[[Rig, config.Redirection], object]
+) -> None:
+    install(rig, CASES[case])
     assert not_kept(prove(rig, CASES[case])) == []
 
 

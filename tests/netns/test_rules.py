@@ -22,15 +22,28 @@ EVERYTHING = Redirection(
 )
 
 
-@pytest.fixture
-def standard(rig: Rig, served: rigs.Servers) -> Iterator[model.Ruleset]:
-    yield rig.install(STANDARD)
+BACK_ENDS = {"nf_tables": Rig.install, "legacy": Rig.install_legacy}
+
+
+@pytest.fixture(params=list(BACK_ENDS.values()), ids=list(BACK_ENDS))
+def standard(
+    rig: Rig, served: rigs.Servers, request: pytest.FixtureRequest
+) -> Iterator[model.Ruleset]:
+    yield request.param(rig, STANDARD)
     rig.clean()
 
 
 @pytest.fixture
-def everything(rig: Rig, served: rigs.Servers) -> Iterator[model.Ruleset]:
-    yield rig.install(EVERYTHING)
+def native(rig: Rig, served: rigs.Servers) -> Iterator[model.Ruleset]:
+    yield rig.install(STANDARD)
+    rig.clean()
+
+
+@pytest.fixture(params=list(BACK_ENDS.values()), ids=list(BACK_ENDS))
+def everything(
+    rig: Rig, served: rigs.Servers, request: pytest.FixtureRequest
+) -> Iterator[model.Ruleset]:
+    yield request.param(rig, EVERYTHING)
     rig.clean()
 
 
@@ -239,7 +252,11 @@ def test_cleaning_touches_nothing_of_others(rig: Rig) -> None:
 def test_without_the_main_table_the_guard_refuses_captured_destinations(
     rig: Rig, standard: model.Ruleset, served: rigs.Servers
 ) -> None:
-    rig.nft("delete", "table", "inet", model.MAIN_TABLE)
+    if model.MAIN_TABLE in rig.nft("list", "tables"):
+        rig.nft("delete", "table", "inet", model.MAIN_TABLE)
+    for command in ("iptables-legacy", "ip6tables-legacy"):
+        rig.host.run([command, "-t", "nat", "-F", "OUTPUT"], check=True)
+        rig.host.run([command, "-t", "nat", "-F", "PREROUTING"], check=True)
     asked = {
         rigs.target("10.96.0.5", 80): "refused",
         rigs.target("fd00:10::5", 80): "refused",
@@ -256,10 +273,10 @@ def test_without_the_main_table_the_guard_refuses_captured_destinations(
     assert [words(reply) for reply in replies] == ["host"]
 
 
-def test_with_the_main_table_the_guard_is_not_noticed(rig: Rig, standard: model.Ruleset) -> None:
+def test_with_the_main_table_the_guard_is_not_noticed(rig: Rig, native: model.Ruleset) -> None:
     assert ask(rig, APP, rigs.target("10.96.0.5", 80)) == ["10.96.0.5 80"]
     with rig.kernel() as kernel:
-        rig.apply(kernel, model.Ruleset(standard.tables[:1], standard.loopback_addresses))
+        rig.apply(kernel, model.Ruleset(native.tables[:1], native.loopback_addresses))
     assert ask(rig, APP, rigs.target("10.96.0.5", 80)) == ["10.96.0.5 80"]
 
 
@@ -278,7 +295,7 @@ def test_an_owned_table_goes_with_its_socket_and_the_guard_stays(
 
 
 def test_docker_style_translation_does_not_go_around_the_proxy(
-    rig: Rig, standard: model.Ruleset
+    rig: Rig, native: model.Ruleset
 ) -> None:
     rig.nft(
         text="""table ip docker {

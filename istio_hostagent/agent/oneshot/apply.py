@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 
 from ...config import model
 from ...errors import KernelBusy, NotPermitted, PortTaken
-from ...host import heldports, layers, nftables, processes, socketowner, unconfirmed
+from ...host import heldports, layers, processes, socketowner, unconfirmed
 from ...redirect import model as rulesets
-from ...redirect import plan, policy
-from .. import reconcile
+from ...redirect import policy
 from . import configuration, takeover
-from .kernel import locked
+from .kernel import Held, ask, locked
 
 
 def perform(environment: Mapping[str, str], reading: layers.Reading) -> Iterator[str]:
@@ -20,29 +19,30 @@ def perform(environment: Mapping[str, str], reading: layers.Reading) -> Iterator
     Nothing is captured into a port that somebody else has; once this process ends nobody holds
     the ports any more, and until the proxy listens anybody may take them.
     """
-    with ready(environment, reading) as (kernel, rules):
-        done = reconcile.reconcile(rules, kernel)
+    with ready(environment, reading) as (rules, desired):
+        done = ask(rules.install, desired)
         unconfirmed.forget()
-        if not rules.tables:
-            return plan.describe(done)  # rules of the operator's own, which may be Istio's
+        if not desired.tables:
+            return iter(done.lines)  # rules of the operator's own, which may be Istio's
         # Ours capture from here on: what Istio's scripts have left may go.
-        return itertools.chain(plan.describe(done), takeover.take_over_all(is_replaced=True))
+        return itertools.chain(done.lines, takeover.take_over_all(is_replaced=True))
 
 
 @contextlib.contextmanager
 def ready(
     environment: Mapping[str, str], reading: layers.Reading
-) -> Iterator[tuple[nftables.NftKernel, rulesets.Ruleset]]:
-    """Give the packet filter and the rules of the configuration, with the capture ports held.
+) -> Iterator[tuple[Held, rulesets.Ruleset]]:
+    """Give what keeps the rules, and the rules of the configuration, with the capture ports held.
 
     Raises Unconfirmed while rules wait for confirmation, and what `locked` raises.
     """
     _, config, facts = configuration.require(environment, reading)
     user = processes.User(facts.proxy_uid, facts.proxy_gid)
-    with locked() as kernel, contextlib.closing(heldports.HeldPorts({}, user)) as held:
+    back_end = config.redirection.back_end
+    with locked(back_end) as rules, contextlib.closing(heldports.HeldPorts({}, user)) as held:
         unconfirmed.refuse()
         _hold(held, config.redirection)
-        yield kernel, policy.build_ruleset(config.redirection, facts)
+        yield rules, policy.build_ruleset(config.redirection, facts)
 
 
 def _hold(held: heldports.HeldPorts, redirection: model.Redirection) -> None:

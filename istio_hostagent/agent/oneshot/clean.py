@@ -5,9 +5,9 @@ import itertools
 from collections.abc import Iterator, Mapping
 
 from ...host import statefiles, unconfirmed
-from ...redirect import model, plan
-from .. import places, reconcile
-from .kernel import locked
+from ...redirect import model
+from .. import places
+from .kernel import ask, locked
 
 
 def perform(environment: Mapping[str, str], *, takes_all: bool = False) -> Iterator[str]:
@@ -17,8 +17,8 @@ def perform(environment: Mapping[str, str], *, takes_all: bool = False) -> Itera
     Istio's scripts have left goes as well; raises NotTakenOver.
     """
     state = statefiles.StateFiles(places.find_places(environment).state_dir)
-    with locked() as kernel:
-        lines = plan.describe(reconcile.reconcile(model.Ruleset(), kernel))
+    with locked() as rules:
+        lines = iter(ask(rules.install, model.Ruleset()).lines)
         for name in (places.MARKER, places.ATTEMPT, places.GUARD):
             state.remove(name)
         waiting = unconfirmed.find()

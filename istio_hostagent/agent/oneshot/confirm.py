@@ -61,11 +61,11 @@ def _decide(
 ) -> Iterator[str]:
     if unconfirmed.find() is None:
         raise _nothing()
-    with locked(within_s=_LOCK_S) as kernel:
+    with locked(within_s=_LOCK_S) as rules:
         record = unconfirmed.find()
         if record is None:
             raise _nothing()
-        return act(record, kernel)
+        return act(record, rules.require_kernel())
 
 
 def _nothing() -> NothingToConfirm:

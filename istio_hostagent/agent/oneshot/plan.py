@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...host import layers
-from ...redirect import plan, policy
+from ...redirect import policy
 from ...redirect import takeover as remains
-from .. import reconcile
 from . import configuration, takeover
-from .kernel import locked
+from .kernel import ask, locked
 
 
 def perform(environment: Mapping[str, str], reading: layers.Reading) -> dict[str, Any]:
@@ -18,15 +17,15 @@ def perform(environment: Mapping[str, str], reading: layers.Reading) -> dict[str
     Changes nothing. The parts are made when they are asked for.
     """
     loaded, config, facts = configuration.require(environment, reading)
-    with locked() as kernel:
-        rules = policy.build_ruleset(config.redirection, facts)
-        made = reconcile.make_plan(rules, kernel)
+    with locked(config.redirection.back_end) as rules:
+        desired = policy.build_ruleset(config.redirection, facts)
+        made = ask(rules.plan, desired)
         # Rules of the operator's own may be those of Istio's scripts.
         found = takeover.look() if config.redirection.is_managed else remains.Outcome()
     taken = [each.text for each in found.found]
     return {
-        "lines": itertools.chain(plan.describe(made), map(remains.render, taken)),
-        "changes": (change.to_json() for change in plan.list_changes(made)),
+        "lines": itertools.chain(made.lines, map(remains.render, taken)),
+        "changes": (change.to_json() for change in made.details),
         "taken_over": taken,
         "warnings": [str(warning) for warning in loaded.warnings],
     }

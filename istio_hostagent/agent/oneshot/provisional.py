@@ -26,12 +26,13 @@ def perform(
     finds something to confirm. Raises what `apply.ready` raises, and Unconfirmed if what is there
     now could not be put back; then, and after every other error, what was there is there again.
     """
-    with apply.ready(environment, reading) as (kernel, rules):
+    with apply.ready(environment, reading) as (rules, desired):
+        kernel = rules.require_kernel()
         before = kernel.observe()
         fallback.keep(before)
         record = _start_watch(unconfirmed.identify(environment), within_s)
         try:
-            made = reconcile.reconcile(rules, kernel)
+            made = reconcile.reconcile(desired, kernel)
         except (HostAgentError, OSError):
             fallback.go_back(before, kernel)
             unconfirmed.decide(record, unconfirmed.TAKEN_BACK)

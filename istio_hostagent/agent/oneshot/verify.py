@@ -17,7 +17,7 @@ from ...host import (
     processes,
     statefiles,
 )
-from .. import events, fields, inspection, places, prober, reconcile, takeover, tasks
+from .. import events, fields, inspection, places, prober, takeover, tasks
 from . import configuration
 from .kernel import locked
 
@@ -28,14 +28,15 @@ def perform(environment: Mapping[str, str], reading: layers.Reading) -> dict[str
     inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
     time = clock.SystemClock()
     work = tasks.Tasks(inbox, time, children.Processes(inbox, record=""))
-    packets = prober.Prober(work, time, probing.Packets())
     found: list[inspection.Verification] = []
     failures: list[HostAgentError] = []
-    with locked() as kernel:
+    with locked(config.redirection.back_end) as kernel:
+        sender = probing.Packets() if kernel.is_provable else probing.Unsent()
+        packets = prober.Prober(work, time, sender)
         inspection.start(
             config,
             host,
-            reconcile.Reconciler(kernel),
+            kernel,
             facts,
             work,
             packets,

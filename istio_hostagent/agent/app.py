@@ -1,5 +1,7 @@
 """The composition root: the only place that constructs real ports and joins them to the loop."""
 
+import functools
+import importlib
 import logging
 import os
 import signal
@@ -21,9 +23,11 @@ from ..host import (
     heldports,
     layers,
     legacyrules,
+    legacytables,
     mailbox,
     mounts,
     nftables,
+    nftpresence,
     notify,
     ports,
     probing,
@@ -37,6 +41,7 @@ from ..host import (
 )
 from ..lifecycle import life
 from . import (
+    backends,
     components,
     configuration,
     events,
@@ -74,19 +79,27 @@ def run(environment: Mapping[str, str]) -> None:
     seen = sights.Sights(mounts.Mounts())
     stored = notify.take_stored(environment)
     owning = stored.pop(performer.STORED_SOCKET, None)
-    kernel = nftables.NftKernel(owning, is_owner=notify.has_store(environment))
+    is_kept = notify.has_store(environment)
+    sock, refusal = nftpresence.open_socket(owning)
+    kernel = nftables.NftKernel(sock, is_owner=is_kept) if sock is not None else None
+    started = children.Processes(inbox, _record(host))
     user = processes.User(host.proxy_uid, host.proxy_gid)
     given = ports.Ports(
         clock=clock.SystemClock(),
         inbox=inbox,
-        rules=reconcile.Reconciler(kernel),
-        changes=changes.ChangeMonitor(kernel.port),
+        rules=backends.BackEnds(
+            reconcile.Reconciler(kernel) if kernel is not None else None,
+            refusal,
+            functools.partial(_make_legacy, started, inbox, is_kept=is_kept),
+            legacytables.has_any,
+        ),
+        changes=changes.ChangeMonitor(kernel.port) if kernel is not None else changes.Silence(),
         network=rtmonitor.Monitor(),
         watcher=watch.FileWatcher(inbox, events.FilesChanged, seen),
         sights=seen,
         notifier=notify.Notifier(environment),
-        packets=probing.Packets(),
-        processes=children.Processes(inbox, _record(host)),
+        packets=probing.Packets() if kernel is not None else probing.Unsent(),
+        processes=started,
         doors=doors.Doors(inbox),
         held=heldports.HeldPorts(stored, user),
         state=statefiles.StateFiles(host.state_dir, reserved=(reload.ACCEPTED, places.GUARD)),
@@ -108,6 +121,19 @@ def run(environment: Mapping[str, str]) -> None:
     finally:
         server.close()
         lock.close()
+
+
+def _make_legacy(
+    started: ports.Processes, inbox: ports.Inbox[events.Event], *, is_kept: bool
+) -> ports.PacketRules:
+    """Load what only legacy tables need."""
+    package = __package__.rpartition(".")[0]
+    legacy = importlib.import_module(f"{package}.agent.legacy")
+    tables = importlib.import_module(f"{package}.host.xtkernel").LegacyTables()
+    made: ports.PacketRules = legacy.LegacyRules(
+        tables, legacy.later(started, inbox), is_kept=is_kept
+    )
+    return made
 
 
 def _record(host: model.HostFacts) -> str:

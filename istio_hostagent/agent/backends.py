@@ -7,7 +7,8 @@ Not here: either of them (`reconcile`, `legacy`).
 """
 
 import enum
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 from ..config.model import BackEnd
 from ..errors import HostAgentError, HostUnsupported
@@ -32,7 +33,7 @@ class BackEnds:
         self,
         native: ports.PacketRules | None,
         refusal: str,
-        make_legacy: Callable[[], ports.LegacyRules],
+        make_legacy: Callable[[], ports.PacketRules],
         has_legacy: Callable[[], bool],
     ) -> None:
         """Choose nothing yet.
@@ -44,7 +45,7 @@ class BackEnds:
         self._refusal = refusal
         self._make_legacy = make_legacy
         self._has_legacy = has_legacy
-        self._legacy: ports.LegacyRules | None = None
+        self._legacy: ports.PacketRules | None = None
         self._wanted = BackEnd.AUTO
         self._chosen: BackEnd | None = None
         self._kind = Kind.NFTABLES if native is not None else Kind.LEGACY
@@ -65,10 +66,14 @@ class BackEnds:
         return self._kind
 
     @property
-    def reason(self) -> str:
-        """Why, as a clause for people."""
+    def place(self) -> str:
+        """Which one is used, and why."""
+        return f"{self._kind.value}: {self._reason}"
+
+    @property
+    def _reason(self) -> str:
         if self._chosen is None or self._chosen is BackEnd.AUTO:
-            return f"nf_tables is refused: {self._refusal}" if self._refusal else "first choice"
+            return f"nf_tables is refused ({self._refusal})" if self._refusal else "first choice"
         return f"{KEY}={self._chosen.value}"
 
     def has_leftover(self) -> bool:
@@ -92,15 +97,14 @@ class BackEnds:
 
     @property
     def remark(self) -> str:
-        """What an operator should know, or nothing."""
-        if self._chosen is None:
-            return ""
-        wanted = self._wanted
-        if wanted is not self._chosen and not self._is_met(wanted):
+        """What is not as one might expect, or nothing."""
+        if self._chosen is not None and not self._is_met(self._wanted):
             return (
-                f"{KEY}={wanted.value} counts from the next start on, until then rules are in"
-                f" {self._kind.value}: systemctl stop istio-hostagent, then start"
+                f"{KEY}={self._wanted.value} counts from the next start on, until then rules are"
+                f" in {self._kind.value}: systemctl stop istio-hostagent, then start"
             )
+        if self._kind is Kind.LEGACY and self._refusal:
+            return f"rules are in {self._kind.value}, since nf_tables is refused ({self._refusal})"
         return ""
 
     def _is_met(self, wanted: BackEnd) -> bool:
@@ -125,19 +129,31 @@ class BackEnds:
             return self._native
         return self._get_legacy() if self._has_legacy() else None
 
-    def _get_legacy(self) -> ports.LegacyRules:
+    def _get_legacy(self) -> ports.PacketRules:
         if self._legacy is None:
             self._legacy = self._make_legacy()
         return self._legacy
 
     @property
     def is_owner(self) -> bool:
+        """Whether a stop of the service takes the rules out without us."""
+        if self._kind is Kind.LEGACY:
+            return self._get_legacy().is_owner
+        return self._native is not None and self._native.is_owner
+
+    @property
+    def has_socket(self) -> bool:
         """Whether what is installed belongs to our socket alone."""
-        return self._kind is Kind.NFTABLES and self._native is not None and self._native.is_owner
+        is_native = self._kind is Kind.NFTABLES
+        return is_native and self._native is not None and self._native.has_socket
 
     def fileno(self) -> int:
         """The descriptor of that socket."""
         return self._used().fileno()
+
+    def render_guard(self, desired: model.Ruleset) -> str:
+        """Give the guard for the one that is used."""
+        return self._used().render_guard(desired)
 
     def install(self, desired: model.Ruleset, done: Changed) -> None:
         """Make the rules equal to `desired`; then take out what is left in the other place."""
@@ -206,7 +222,14 @@ class BackEnds:
             if other is None or isinstance(found, HostAgentError):
                 done(found)
                 return
-            other.plan(_nothing(desired), lambda second: self._emptied(found, second, done))
+            try:
+                here = used.observe_addresses((model.PASSTHROUGH_ADDRESS,))
+                nothing = model.Ruleset((), here, used.observe_routing())
+            except HostAgentError as error:
+                done(error)
+                return
+            # What changes beside tables has been said.
+            other.plan(nothing, lambda second: self._emptied(found, second, done))
 
         used.plan(desired, planned)
 
@@ -240,11 +263,11 @@ def _nothing(desired: model.Ruleset) -> model.Ruleset:
 
 
 def _join(first: plan.Changes, second: plan.Changes) -> plan.Changes:
-    def lines() -> Iterator[str]:
-        yield from first.lines
-        yield from second.lines
-
-    return plan.Changes(first.is_any or second.is_any, lines())
+    return plan.Changes(
+        first.is_any or second.is_any,
+        itertools.chain(first.lines, second.lines),
+        itertools.chain(first.details, second.details),
+    )
 
 
 def _both(

@@ -6,9 +6,11 @@ wanted (`redirect.xtables`), and which back end is used (`backends`).
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..config.model import BackEnd
 from ..errors import (
     ApplyRejected,
     ChildFailed,
@@ -20,11 +22,13 @@ from ..errors import (
 )
 from ..host import ports
 from ..host.answers import xtables as answers
-from ..redirect import drift, model, plan, xtables, xtplan
+from ..redirect import drift, model, plan, xtables, xtguard, xtplan
 from ..redirect.xtables import Family, XTable
 from . import events
 
 WORKER = "xtables"
+# Others may change our tables while a worker is at work on them.
+MAX_TRIES = 3
 
 Answer = Callable[[answers.Changed | HostAgentError], None]
 # Starts a worker with a request; what it gives ends the worker without an answer.
@@ -36,16 +40,29 @@ _Tables = dict[Family, tuple[XTable, ...]]
 class LegacyRules:
     """Keeps the promises of `ports.PacketRules` with legacy tables."""
 
-    def __init__(self, tables: ports.LegacyTables, start: Start) -> None:
-        """Change nothing yet."""
+    def __init__(self, tables: ports.LegacyTables, start: Start, *, is_kept: bool = False) -> None:
+        """Change nothing yet. `is_kept`: a stop of the service ends in somebody's taking out."""
+        self._is_kept = is_kept
         self._tables = tables
         self._start = start
         self._change: _Change | None = None
 
     @property
     def is_owner(self) -> bool:
-        """Legacy tables have no owner."""
-        return False
+        """Whether the service manager takes the rules out when it stops the service."""
+        return self._is_kept
+
+    has_socket = False
+    place = "legacy tables (x_tables)"
+    remark = ""
+    is_polled = True
+
+    def choose(self, _wanted: BackEnd) -> None:
+        """There is no choice."""
+
+    def render_guard(self, desired: model.Ruleset) -> str:
+        """Give a file with a part for each iptables-legacy-restore(8)."""
+        return xtguard.render(self._render(desired))
 
     def fileno(self) -> int:
         """There is no socket that they live with."""
@@ -74,11 +91,40 @@ class LegacyRules:
             found = error or self._finish(desired, wanted, observed, beside)
             done(refused or found)
 
-        steps = {family: xtplan.make_steps(wanted[family], observed[family]) for family in wanted}
-        change.begin(
-            steps,
+        self._go(
+            change,
+            wanted,
+            observed,
+            MAX_TRIES,
             lambda error: self._undo(change, wanted, observed, beside, error, ended),
         )
+
+    def _go(
+        self,
+        change: "_Change",
+        wanted: _Tables,
+        observed: _Tables,
+        tries_left: int,
+        done: Callable[[HostAgentError | None], None],
+    ) -> None:
+        """Take the steps to what is wanted, and further ones to what others changed meanwhile."""
+
+        def taken(error: HostAgentError | None) -> None:
+            now = observed
+            try:
+                now = self._observe(wanted) if error is None else observed
+            except HostAgentError as failure:
+                error = failure
+            if error is not None or now == wanted or not tries_left:
+                done(error)
+            else:
+                self._go(change, wanted, now, tries_left - 1, done)
+
+        steps = {family: xtplan.make_steps(wanted[family], observed[family]) for family in wanted}
+        if any(steps.values()):
+            change.begin(steps, taken)
+        else:
+            done(None)
 
     def _undo(
         self,
@@ -209,11 +255,11 @@ def _join(
 
 
 def _changes(wanted: _Tables, observed: _Tables, beside: model.Plan) -> plan.Changes:
-    def lines() -> Iterator[str]:
-        yield from xtplan.describe(wanted, observed)
-        yield from plan.describe(beside)
-
-    return plan.Changes(wanted != observed or bool(beside), lines())
+    return plan.Changes(
+        wanted != observed or bool(beside),
+        itertools.chain(xtplan.describe(wanted, observed), plan.describe(beside)),
+        itertools.chain(xtplan.list_changes(wanted, observed), plan.list_changes(beside)),
+    )
 
 
 class _Change:
@@ -284,9 +330,10 @@ def later(processes: ports.Processes, inbox: ports.Inbox[events.Event]) -> Start
             worker.child.poll()
 
         def end() -> None:
-            worker.finish()
             inbox.forget(descriptor)
-            inbox.watch(descriptor, reap)
+            worker.finish()
+            if worker.child.poll() is None:
+                inbox.watch(descriptor, reap)
 
         inbox.watch(descriptor, read)
         return end

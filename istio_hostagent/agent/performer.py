@@ -8,7 +8,6 @@ import functools
 from ..lifecycle import decide
 from ..lifecycle.life import Revision
 from ..lifecycle.steps import Step
-from ..redirect import guard
 from ..supervise.validation import Validation
 from . import components, configuration, part, places, reload
 
@@ -77,10 +76,12 @@ class Performer:
             parts.life = decide.checked(parts.life, found)
 
     def _write_guard(self) -> str:
-        text = guard.render_guard(self._parts.redirection.desired)
+        text = self._parts.rules.render_guard(self._parts.redirection.desired)
         return self._parts.state.write(places.GUARD, text)
 
     def _store_socket(self) -> str:
+        if not self._parts.rules.has_socket:
+            return ""
         try:
             self._parts.notifier.store(STORED_SOCKET, self._parts.rules.fileno())
         except OSError as error:

@@ -6,9 +6,10 @@ as packet rules: whatever is asked of a packet filter that answers at once is do
 
 from collections.abc import Callable, Sequence
 
+from ..config.model import BackEnd
 from ..errors import HostAgentError, KernelBusy, StillDrifted
 from ..host import ports
-from ..redirect import drift, model, plan
+from ..redirect import drift, guard, model, plan
 
 # An interrupted dump or a concurrent commit is over in well under a millisecond.
 MAX_TRIES = 5
@@ -57,6 +58,26 @@ class Reconciler:
     def is_owner(self) -> bool:
         """Whether what is installed belongs to our socket alone."""
         return self._kernel.is_owner
+
+    @property
+    def has_socket(self) -> bool:
+        """The same."""
+        return self._kernel.is_owner
+
+    place = "nf_tables"
+    remark = ""
+    is_polled = False
+
+    def has_changed(self) -> bool:
+        """The kernel tells of every change."""
+        return False
+
+    def choose(self, _wanted: BackEnd) -> None:
+        """There is no choice."""
+
+    def render_guard(self, desired: model.Ruleset) -> str:
+        """Give a file for nft(8)."""
+        return guard.render_guard(desired)
 
     def fileno(self) -> int:
         """The descriptor of that socket."""

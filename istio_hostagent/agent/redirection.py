@@ -27,10 +27,17 @@ logger = logging.getLogger(__name__)
 MAX_SUSPECTS = 4
 # Our rules are read back this often, whatever the kernel tells: events can be lost.
 READ_BACK_S = 3600.0
+# Tables of whose changes nobody tells are compared this often. Where that takes long, more seldom:
+# for at most a hundredth of the time.
+POLL_S = 1.0
+POLL_SHARE = 0.01
 # What packets disprove is believed so much later: whoever changed our rules under them is told of
 # by then, and the rules go in again instead.
 VERDICT_S = 0.02
 
+
+# Whoever changes legacy tables is told of by nobody.
+BY_LEGACY_TOOLS = committed.LOST._replace(process_name="somebody with iptables-legacy")
 
 # What was changed, or why nothing was.
 Changed = Callable[[plan.Changes | HostAgentError], None]
@@ -85,6 +92,7 @@ class RedirectionPart(part.Part):
         self.error: HostAgentError | None = None  # behind `value.last_error`
         self.findings: tuple[expectations.Finding, ...] = ()
         self._read_back_at = clock.monotonic() + READ_BACK_S
+        self._poll_at = 0.0
         self.looks = 0
         self.repaired = 0
 
@@ -104,6 +112,7 @@ class RedirectionPart(part.Part):
 
     def _desire(self, settings: config.Redirection, facts: config.HostFacts) -> None:
         self._given = settings
+        self._rules.choose(settings.back_end)
         settings = self.as_known(settings)
         self._closed = settings.inbound_closed
         desired = policy.build_ruleset(settings, facts)
@@ -150,9 +159,11 @@ class RedirectionPart(part.Part):
                     self._read_back_at = self._clock.monotonic() + READ_BACK_S
                     self.read_back()
             case events.TimePassed():
-                deadline = self.deadline()
-                if deadline is not None and self._clock.monotonic() >= deadline:
+                now = self._clock.monotonic()
+                if self._disproof is not None and now >= self._disproved_at + VERDICT_S:
                     self._judge()
+                if self._is_polling and now >= self._poll_at:
+                    self._poll()
 
     def _look_at_proxy(self) -> None:
         """Desire something else, if another proxy than before is to be started here."""
@@ -162,8 +173,30 @@ class RedirectionPart(part.Part):
             self._desire(self._given, self._facts)
 
     def deadline(self) -> float | None:
-        """When packets that disprove are believed (monotonic seconds)."""
-        return self._disproved_at + VERDICT_S if self._disproof is not None else None
+        """When packets that disprove are believed, or tables are compared (monotonic seconds)."""
+        judge_at = self._disproved_at + VERDICT_S if self._disproof is not None else None
+        poll_at = self._poll_at if self._is_polling else None
+        return min((at for at in (judge_at, poll_at) if at is not None), default=None)
+
+    @property
+    def _is_polling(self) -> bool:
+        is_in = self.value.rules is not states.Rules.OUT and self.value.is_known
+        return self._rules.is_polled and is_in
+
+    def _poll(self) -> None:
+        """Look at tables of whose changes nobody tells; whoever was faster is not known."""
+        begun = self._clock.monotonic()
+        try:
+            has_changed = self._rules.has_changed()
+        except HostAgentError as error:
+            logger.debug("not compared: %s", error)
+            has_changed = True  # a look says what is wrong
+        now = self._clock.monotonic()
+        self._poll_at = now + max(POLL_S, (now - begun) / POLL_SHARE)
+        if has_changed:
+            self._look((BY_LEGACY_TOOLS,))
+            if self.value.rules is not states.Rules.OUT:
+                self.doubt()  # somebody else's rules, which may come before ours
 
     def retry(self) -> None:
         """Something has changed: what failed may be tried at once."""
@@ -192,6 +225,7 @@ class RedirectionPart(part.Part):
         untested = verdict.find_untested(self.findings, self._facts) if self._facts else ()
         return {
             "state": self.value.rules.value,
+            "back_end": self._rules.place,
             "managed": not self._is_left_to_others,
             "last_error": self.last_error,
             "looks": self.looks,
@@ -347,7 +381,9 @@ class RedirectionPart(part.Part):
             self._leave_closed(findings)
         if self.value.is_shown and not was_shown:
             kept = proof.having(findings, expectations.State.MET)
-            logger.info("redirection proven with packets", extra=fields.of(COUNT=len(kept)))
+            is_tested = self.value.rules is not states.Rules.UNTESTED
+            how = "proven with packets" if is_tested else "read back, not testable by packets here"
+            logger.info("redirection %s", how, extra=fields.of(COUNT=len(kept)))
 
     def _leave_closed(self, findings: Sequence[expectations.Finding]) -> None:
         """Capture nothing that this would open, and what the firewall lets in by now again."""
@@ -371,6 +407,10 @@ class RedirectionPart(part.Part):
     @property
     def remark(self) -> str:
         """What is as it must be and not as one might expect, or nothing."""
+        return "; ".join(filter(None, (self._rules.remark, self._remark_of_rules)))
+
+    @property
+    def _remark_of_rules(self) -> str:
         if self._is_left_to_others:
             return "redirection: up to rules of your own, not tested (ISTIO_CUSTOM_IP_TABLES)"
         if self.leftover:

@@ -236,6 +236,22 @@ class Witness:
         self._monitor.close()
 
 
+class Silence:
+    """Tells nothing: where nf_tables is refused there is nothing to tell."""
+
+    def __init__(self) -> None:
+        """Make a descriptor that never becomes readable."""
+        self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def fileno(self) -> int:
+        """That descriptor."""
+        return self._descriptor
+
+    def read(self) -> tuple[Change, ...]:
+        """There is nothing."""
+        return ()
+
+
 def _is_pid_namespace_initial() -> bool:
     try:
         return os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE

@@ -43,6 +43,11 @@ def read(family: socket.AddressFamily) -> list[str]:
         return []
 
 
+def has_any() -> bool:
+    """Whether there is one at all."""
+    return any(read(family) for family in FAMILIES)
+
+
 def ask_info(sock: socket.socket, family: socket.AddressFamily, table: str) -> bytes:
     """Where the chains of a table begin and end, and how many rules it has; raises OSError."""
     return _ask(sock, family, _GET_INFO, table.encode().ljust(INFO_SIZE, b"\0"))

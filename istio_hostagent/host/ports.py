@@ -65,10 +65,38 @@ class PacketRules(Protocol):
 
     @property
     def is_owner(self) -> bool:
-        """Whether what we install belongs to our socket alone (NFT_TABLE_F_OWNER)."""
+        """Whether a stop of the service takes the rules out without us, and only a stop."""
+
+    @property
+    def has_socket(self) -> bool:
+        """Whether it does so since they belong to a socket of ours (NFT_TABLE_F_OWNER)."""
 
     def fileno(self) -> int:
-        """The socket with which an owned table lives and dies; for the descriptor store."""
+        """That socket, for the descriptor store."""
+
+    @property
+    def place(self) -> str:
+        """Which part of the kernel keeps the rules, and why, for people."""
+
+    @property
+    def remark(self) -> str:
+        """What an operator should know of that, or nothing."""
+
+    @property
+    def is_polled(self) -> bool:
+        """Whether nobody tells of changes, so that `has_changed` is to be asked now and then."""
+
+    def has_changed(self) -> bool:
+        """Whether anything differs from when it was looked at last, counters aside.
+
+        Raises KernelBusy, NotPermitted.
+        """
+
+    def choose(self, wanted: model.BackEnd, /) -> None:
+        """Take what a configuration asks for: the first time it counts."""
+
+    def render_guard(self, desired: redirect.Ruleset, /) -> str:
+        """Give the guard in `desired` as the text that early boot loads."""
 
     def install(
         self,
@@ -110,16 +138,6 @@ class PacketRules(Protocol):
         """Give what of `desired` nf_tables is to hold; None where that is refused to us."""
 
 
-class LegacyRules(PacketRules, Protocol):
-    """Packet rules of whose changes nobody tells."""
-
-    def has_changed(self) -> bool:
-        """Whether anything differs from when it was looked at last, counters aside.
-
-        Raises KernelBusy, NotPermitted.
-        """
-
-
 class Kernel(Protocol):
     """What the reconciler may ask of a packet filter that answers at once."""
 
@@ -151,9 +169,6 @@ class LegacyTables(Protocol):
 
     def find_families(self) -> tuple[xtables.Family, ...]:
         """Those of this network namespace."""
-
-    def has_any(self) -> bool:
-        """Whether there is a legacy table at all."""
 
     def observe(
         self, family: xtables.Family, wanted: Mapping[str, Sequence[str]], /

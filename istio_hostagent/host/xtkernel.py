@@ -27,11 +27,6 @@ def find_families() -> tuple[Family, ...]:
     return tuple(Family) if os.path.exists(_HAS_IPV6) else (Family.V4,)
 
 
-def has_any() -> bool:
-    """Whether there is a legacy table at all."""
-    return any(legacytables.read(number) for number in FAMILIES.values())
-
-
 def fetch(family: Family, table: str) -> legacytables.Entries | None:
     """What is in a table, or nothing if there is none; raises KernelBusy, NotPermitted."""
     if table not in legacytables.read(FAMILIES[family]):
@@ -71,10 +66,6 @@ class LegacyTables:
     def find_families(self) -> tuple[Family, ...]:
         """Those of this network namespace."""
         return find_families()
-
-    def has_any(self) -> bool:
-        """Whether there is a legacy table at all."""
-        return has_any()
 
     def observe(self, family: Family, wanted: Names) -> tuple[XTable, ...]:
         """What is ours; raises KernelBusy, NotPermitted."""

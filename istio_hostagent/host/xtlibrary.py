@@ -29,7 +29,7 @@ import iptc
 
 from ..errors import ApplyRejected, KernelBusy, describe
 from ..redirect import xtplan
-from ..redirect.xtables import Condition, Family, XRule, XTable
+from ..redirect.xtables import Family, XRule, XTable
 from . import legacytables, xtentries, xtkernel
 
 # As iptables(8) says of it.
@@ -188,13 +188,18 @@ def _build(family: Family, rule: XRule) -> Any:
     for test in rule.tests:
         if not test.module:
             setattr(made, _HEAD[test.option], f"{'!' if test.is_not else ''}{test.value}")
-    by_module: dict[str, list[Condition]] = {}
-    for test in rule.tests:
-        if test.module:
-            by_module.setdefault(test.module, []).append(test)
-    for module, tests in by_module.items():
-        match = made.create_match(module)
-        for test in filter(lambda each: each.option, tests):
+    match: Any = None
+    before = ""
+    taken: set[str] = set()
+    for test in rule.tests:  # those of one module are together
+        if not test.module:
+            continue
+        # A match takes each option once.
+        if test.module != before or test.option in taken:
+            match = made.create_match(test.module)
+            before, taken = test.module, set()
+        taken.add(test.option)
+        if test.option:
             values = test.value.split(" ")
             match.set_parameter(test.option[2:], ["!", *values] if test.is_not else values)
     if rule.comment:

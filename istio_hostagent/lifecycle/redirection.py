@@ -28,6 +28,7 @@ class Rules(enum.Enum):
 
     OUT = "absent"  # not as desired
     IN = "installed"  # read back equal
+    UNTESTED = "read back, not testable by packets"  # the kernel shows nobody where they go
     PARTLY = "proven in part"  # shown by packets where the host could send them
     PROVEN = "proven"
 
@@ -47,6 +48,7 @@ class Proof(enum.Enum):
     PROVEN = enum.auto()
     PARTLY = enum.auto()  # nothing broken, something shown, something could not be tested
     NOTHING = enum.auto()  # nothing could be tested
+    IMPOSSIBLE = enum.auto()  # the kernel shows nobody where packets go
 
 
 class Redirection(NamedTuple):
@@ -72,8 +74,8 @@ class Redirection(NamedTuple):
 
     @property
     def is_shown(self) -> bool:
-        """Whether packets have shown what they could, and nothing else."""
-        return self.rules in (Rules.PARTLY, Rules.PROVEN)
+        """Whether packets have shown what they can on this host, and nothing else."""
+        return self.rules in (Rules.UNTESTED, Rules.PARTLY, Rules.PROVEN)
 
     @property
     def is_known(self) -> bool:
@@ -212,9 +214,16 @@ def proof_ended(value: Redirection, proof: Proof, now: float, shut: str = "") ->
         error = "no rule could be tested: the host has no route"
         prove_at = now + LONGEST_PAUSE_S
         return value._replace(rules=Rules.IN, prove_at=prove_at, last_error=error)
-    rules = Rules.PROVEN if proof is Proof.PROVEN else Rules.PARTLY
+    rules = _SHOWN[proof]
     value = value._replace(rules=rules, failures=0, is_disproved=False, last_error=shut)
     return value._replace(is_stale=True, prove_at=now + LONGEST_PAUSE_S) if shut else value
+
+
+_SHOWN = {
+    Proof.PROVEN: Rules.PROVEN,
+    Proof.PARTLY: Rules.PARTLY,
+    Proof.IMPOSSIBLE: Rules.UNTESTED,
+}
 
 
 def proof_failed(value: Redirection, error: str, now: float, *, is_disproved: bool) -> Redirection:

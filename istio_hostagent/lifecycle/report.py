@@ -47,6 +47,8 @@ def describe(life: Life, now_is: Situation, now: Now, texts: Texts) -> Report:
             summary += "; a changed configuration is being tried"
         elif now_is.redirection.rules is redirection.Rules.PARTLY:
             summary += "; some rules could not be tested on this host yet (see verify)"
+        elif now_is.redirection.rules is redirection.Rules.UNTESTED:
+            summary += "; the rules were read back and cannot be tested by packets here"
         if texts.remark:
             summary += f"; {texts.remark}"
         summary += _control_plane(texts, ", the proxy goes on with its last configuration")

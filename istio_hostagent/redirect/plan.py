@@ -276,7 +276,7 @@ def _list_of_table(
     present: model.TableState | None, state: model.TableState | None
 ) -> Iterator[Change]:
     name = (state or present or model.TableState("", (), ())).name
-    old, new = _list_lines(_head(present)), _list_lines(_head(state))
+    old, new = list_lines(_head(present)), list_lines(_head(state))
     if old != new:
         yield Change(name, "table", name, _name_change(present, state), old, new, old, new)
     before, after = _parts(present), _parts(state)
@@ -307,17 +307,17 @@ def _list_part(part: _Part | None) -> Lines:
         return Lines()
     if isinstance(part, model.NamedSet):
         kind = part.kind
-        return _list_lines(nft.render_range(kind, *each) for each in part.ranges)
+        return list_lines(nft.render_range(kind, *each) for each in part.ranges)
     if isinstance(part, model.Timeout):
-        return _list_lines([nft.render_timeout(part)])
-    return _list_lines(map(_line, _parts_of_chain(part)))
+        return list_lines([nft.render_timeout(part)])
+    return list_lines(map(_line, _parts_of_chain(part)))
 
 
 def _list_differing(before: _Part | None, after: _Part | None) -> tuple[Lines, Lines]:
     if isinstance(before, model.ChainState) or isinstance(after, model.ChainState):
         old, new = (list(map(_line, _parts_of_chain(each))) for each in (before, after))
         removed, added = _trim(old, new)
-        return _list_lines(removed), _list_lines(added)
+        return list_lines(removed), list_lines(added)
     if isinstance(before, model.Timeout) or isinstance(after, model.Timeout):
         return _list_part(before), _list_part(after)
     found = []
@@ -326,11 +326,12 @@ def _list_differing(before: _Part | None, after: _Part | None) -> tuple[Lines, L
         mine = one.ranges if isinstance(one, model.NamedSet) else ()
         kind = one.kind if isinstance(one, model.NamedSet) else ""
         changed = ranges.without(mine, known)
-        found.append(_list_lines(nft.render_range(kind, *each) for each in changed))
+        found.append(list_lines(nft.render_range(kind, *each) for each in changed))
     return found[0], found[1]
 
 
-def _list_lines(lines: Iterable[str]) -> Lines:
+def list_lines(lines: Iterable[str]) -> Lines:
+    """Give the first of them for programs, and how many there are."""
     found = iter(lines)
     first = tuple(itertools.islice(found, MAX_LISTED))
     return Lines(first, len(first) + sum(1 for _ in found))

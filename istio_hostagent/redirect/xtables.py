@@ -94,10 +94,12 @@ class XRule(NamedTuple):
         """The rule as `iptables-save` has it, without its chain."""
         words = []
         before = ""
+        taken: set[str] = set()
         for test in self.tests:
-            if test.module not in ("", before):
+            if test.module and (test.module != before or test.option in taken):
                 words.append(f"-m {test.module}")
-            before = test.module
+                before, taken = test.module, set()
+            taken.add(test.option)
             words += [str(test)] if test.option else []
         if self.comment:
             words.append(f'-m comment --comment "{self.comment}"')
@@ -155,24 +157,28 @@ def render(desired: model.Ruleset, family: Family) -> tuple[XTable, ...]:
     return tuple(built[name].finish() for name in TABLES)
 
 
-def is_guard(table: str, chain: XChain) -> bool:
-    """Whether a chain belongs to the guard, or holds what leads there."""
-    return table == "filter" and chain.name.startswith("ISTIO_GUARD")
-
-
 def without_guard(table: XTable) -> XTable:
     """Leave out what leads to the guard: for the moment in which nat changes."""
-    if table.name != "filter":
-        return table
+    return _keep_heads(table, is_of_guard=False) if table.name == "filter" else table
+
+
+def of_guard(table: XTable) -> XTable:
+    """Leave out everything but the guard: for early boot."""
+    return _keep_heads(table, is_of_guard=True)
+
+
+def _keep_heads(table: XTable, *, is_of_guard: bool) -> XTable:
     kept = []
     for chain in table.chains:
         if chain.is_built_in:
-            rules = tuple(r for r in chain.rules if not r.target.startswith("ISTIO_GUARD"))
+            rules = tuple(
+                rule
+                for rule in chain.rules
+                if rule.target.startswith("ISTIO_GUARD") is is_of_guard
+            )
             chain = chain._replace(rules=rules)
             if not rules:
                 continue
-        elif is_guard(table.name, chain):
-            continue
         kept.append(chain)
     return table._replace(chains=_needed(kept))
 

@@ -8,7 +8,7 @@ them takes packets away from them.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from . import model
+from . import model, plan
 from .xtables import SET_CHAIN, Family, XChain, XRule, XTable, without_guard
 
 Tables = Mapping[Family, tuple[XTable, ...]]
@@ -122,21 +122,47 @@ def _compare(place: str, wanted: XTable, there: XTable) -> Iterator[model.Drift]
 
 def describe(desired: Tables, observed: Tables) -> Iterator[str]:
     """Show the difference to people: `-` is there now, `+` will be there."""
+    before = ""
+    for table, old, new in _differing(desired, observed):
+        if table != before:
+            yield f" {table}"
+        before = table
+        yield f" chain {_name(old, new)}"
+        left, right = _middle(_rules(old), _rules(new))
+        yield from (f"-  {rule}" for rule in left)
+        yield from (f"+  {rule}" for rule in right)
+
+
+def list_changes(desired: Tables, observed: Tables) -> Iterator[plan.Change]:
+    """Show it to programs, chain by chain."""
+    for table, old, new in _differing(desired, observed):
+        left, right = _middle(_rules(old), _rules(new))
+        yield plan.Change(
+            table,
+            "chain",
+            _name(old, new),
+            "add" if old is None else "remove" if new is None else "change",
+            *(plan.list_lines(map(str, each)) for each in (_rules(old), _rules(new), left, right)),
+        )
+
+
+def _differing(
+    desired: Tables, observed: Tables
+) -> Iterator[tuple[str, XChain | None, XChain | None]]:
     for family, tables in desired.items():
         for wanted, there in zip(tables, observed[family], strict=True):
             if wanted == there:
                 continue
-            yield f" {family.value} table {wanted.name}"
             before = {chain.name: chain for chain in there.chains}
             after = {chain.name: chain for chain in wanted.chains}
             for name in sorted(before.keys() | after.keys()):
                 old, new = before.get(name), after.get(name)
-                if old == new:
-                    continue
-                yield f" chain {name}"
-                left, right = _middle(_rules(old), _rules(new))
-                yield from (f"-  {rule}" for rule in left)
-                yield from (f"+  {rule}" for rule in right)
+                if old != new:
+                    yield f"{family.value} table {wanted.name}", old, new
+
+
+def _name(old: XChain | None, new: XChain | None) -> str:
+    return (old or new or XChain("", ())).name
 
 
 def _rules(chain: XChain | None) -> tuple[XRule, ...]:

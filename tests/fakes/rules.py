@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from istio_hostagent.agent import events, reconcile
+from istio_hostagent.config.model import BackEnd
 from istio_hostagent.errors import HostAgentError, KernelBusy
 from istio_hostagent.host import ports
-from istio_hostagent.redirect import model, plan
+from istio_hostagent.redirect import guard, model, plan
 from tests.fakes.clock import FakeClock
 from tests.fakes.inbox import FakeInbox
 
@@ -46,6 +47,20 @@ class FakeRules:
 
     def observe_routing(self) -> tuple[model.Routing, ...]:
         return self._kernel.observe_routing()
+
+    has_socket = property(lambda self: self.is_owner)
+    place = "memory"
+    remark = ""
+    is_polled = False
+
+    def has_changed(self) -> bool:
+        return False
+
+    def choose(self, wanted: BackEnd) -> None:
+        pass
+
+    def render_guard(self, desired: model.Ruleset) -> str:
+        return guard.render_guard(desired)
 
     def find_native(self, desired: model.Ruleset) -> model.Ruleset:
         return desired

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import platform
+import socket
 import struct
 import threading
 from collections.abc import Callable
@@ -16,18 +17,34 @@ from collections.abc import Callable
 # linux/prctl.h, linux/seccomp.h, linux/bpf_common.h
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
-_LOAD_NUMBER, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
+_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
+# struct seccomp_data: the number of the call, and its first argument, of 8 bytes each.
+_NUMBER, _ARGUMENTS = 0, 16
 # inotify_init and inotify_init1; newer architectures have the second alone.
 _INOTIFY = {"x86_64": (253, 294), "aarch64": (26,)}
 
 
+# socket(2), and NETLINK_NETFILTER as its third argument.
+_SOCKET = {"x86_64": 41, "aarch64": 198}
+_NETLINK_NETFILTER = 12
+
+
 def without_inotify(start: Callable[[], None]) -> None:
     """Call `start`; what it starts, and all that comes of that, can have no inotify instance."""
+    _confine(start, lambda: _refuse(_INOTIFY[platform.machine()], errno.EMFILE))
+
+
+def without_nftables(start: Callable[[], None]) -> None:
+    """The same for sockets of nf_tables, as on a kernel that was built without."""
+    _confine(start, _refuse_nftables)
+
+
+def _confine(start: Callable[[], None], refuse: Callable[[], None]) -> None:
     errors: list[BaseException] = []
 
     def confined() -> None:
         try:
-            _refuse(_INOTIFY[platform.machine()], errno.EMFILE)
+            refuse()
             start()
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             errors.append(error)
@@ -41,11 +58,38 @@ def without_inotify(start: Callable[[], None]) -> None:
 
 
 def _refuse(numbers: tuple[int, ...], number: int) -> None:
-    program = [struct.pack("HBBI", _LOAD_NUMBER, 0, 0, 0)]
+    program = [_load(_NUMBER)]
     for each in numbers:
-        program.append(struct.pack("HBBI", _JUMP_IF_EQUAL, 0, 1, each))
-        program.append(struct.pack("HBBI", _RETURN, 0, 0, _ERRNO | number))
-    program.append(struct.pack("HBBI", _RETURN, 0, 0, _ALLOW))
+        program += [_unless(each, 1), _give(_ERRNO | number)]
+    _install([*program, _give(_ALLOW)])
+
+
+def _refuse_nftables() -> None:
+    refused = _give(_ERRNO | errno.EPROTONOSUPPORT)
+    _install(
+        [
+            *(_load(_NUMBER), _unless(_SOCKET[platform.machine()], 5)),
+            *(_load(_ARGUMENTS), _unless(socket.AF_NETLINK, 3)),
+            *(_load(_ARGUMENTS + 16), _unless(_NETLINK_NETFILTER, 1), refused),
+            _give(_ALLOW),
+        ]
+    )
+
+
+def _load(offset: int) -> bytes:
+    return struct.pack("HBBI", _LOAD, 0, 0, offset)
+
+
+def _unless(value: int, skipped: int) -> bytes:
+    """Skip so many of the following if what was loaded is another value."""
+    return struct.pack("HBBI", _JUMP_IF_EQUAL, 0, skipped, value)
+
+
+def _give(result: int) -> bytes:
+    return struct.pack("HBBI", _RETURN, 0, 0, result)
+
+
+def _install(program: list[bytes]) -> None:
     text = ctypes.create_string_buffer(b"".join(program))
     header = struct.pack("HxxxxxxP", len(program), ctypes.addressof(text))
     libc = ctypes.CDLL(None, use_errno=True)

@@ -35,6 +35,7 @@ REQUESTS: dict[str, Any] = {
     "second_reader": {},
     "served": {"socket": "/run/envoy.sock", "port": 15000, "identity": "spiffe://a/b"},
     "takeover": {"part": "netlink", "removes": True, "is_replaced": True},
+    "xtables": {"family": "iptables-legacy", "steps": []},
 }
 GOOD: dict[str, Any] = {
     "certificate": {"held": HELD, "error": ERROR},
@@ -52,6 +53,7 @@ GOOD: dict[str, Any] = {
         "left": [],
         "error": ERROR,
     },
+    "xtables": {"error": ERROR},
 }
 anything = st.recursive(
     st.none()

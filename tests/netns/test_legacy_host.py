@@ -1,0 +1,259 @@
+"""A host whose rules are in legacy tables: by the verbs, by the agent, and without nf_tables."""
+
+import json
+import os
+import re
+
+import pytest
+
+from tests.lab import netns, refusal
+from tests.lab.host import Host, proxy_user
+from tests.lab.servers import Kind, Server, ask
+from tests.lab.waiting import eventually
+from tests.netns.conftest import CLUSTER, MakeHost, configure
+
+APPLICATION = 1500
+LEGACY = {"ISTIO_HOSTAGENT_BACKEND": "legacy"}
+COMMANDS = ("iptables-legacy", "ip6tables-legacy")
+
+
+def saved(host: Host) -> str:
+    return "".join(host.namespace.run([f"{command}-save"]).stdout for command in COMMANDS)
+
+
+def is_clean(host: Host) -> bool:
+    return "istio" not in saved(host).lower() and not host.tables()
+
+
+def verify(host: Host) -> dict[str, object]:
+    done = host.verb("verify", "--json", is_checked=False)
+    return {**json.loads(done.stdout), "status": done.returncode}
+
+
+@pytest.fixture
+def host(make_host: MakeHost, envoy: str) -> Host:
+    made = make_host(envoy=envoy)
+    made.write_hostagent(ISTIO_HOSTAGENT_ENVOY=envoy, **LEGACY)
+    configure(made)
+    return made
+
+
+# -- the verbs -----------------------------------------------------------------------------------
+
+
+def test_the_verbs_work_on_legacy_tables(host: Host) -> None:
+    planned = host.verb("plan").stdout
+    assert "+  -p tcp" in planned
+    assert is_clean(host)
+    assert host.verb("apply").stdout == planned
+    assert "ISTIO_OUTPUT" in saved(host) and not host.tables()
+    assert host.verb("apply").stdout.startswith("nothing to do")
+    found = verify(host)
+    assert (found["status"], found["in_place"], found["broken"]) == (0, True, [])
+    assert found["kept"] and not found["differences"]
+    host.namespace.run(["iptables-legacy", "-t", "nat", "-F", "ISTIO_OUTPUT"], check=True)
+    found = verify(host)
+    assert found["status"] == 1
+    assert found["broken"] and "ISTIO_OUTPUT" in str(found["differences"])
+    host.verb("clean")
+    assert is_clean(host)
+
+
+@pytest.mark.parametrize("key", ["nftables", "legacy"])
+def test_another_back_end_takes_the_place_of_the_one_before(host: Host, key: str) -> None:
+    before = {"nftables": "legacy", "legacy": "nftables"}[key]
+    host.write_hostagent(ISTIO_HOSTAGENT_BACKEND=before)
+    host.verb("apply")
+    host.write_hostagent(ISTIO_HOSTAGENT_BACKEND=key)
+    assert verify(host)["status"] == 1
+    planned = host.verb("plan").stdout
+    assert host.verb("apply").stdout == planned
+    assert bool(host.tables()) == (key == "nftables")
+    assert ("ISTIO" in saved(host)) == (key == "legacy")
+    assert verify(host)["status"] == 0
+    host.verb("clean")
+    assert is_clean(host)
+
+
+def test_chains_of_istio_become_ours_in_one_commit(host: Host) -> None:
+    """Its tools have the same names for them."""
+    text = """*nat
+:ISTIO_OUTPUT - [0:0]
+:ISTIO_REDIRECT - [0:0]
+-A OUTPUT -p tcp -j ISTIO_OUTPUT
+-A ISTIO_OUTPUT -j ISTIO_REDIRECT
+-A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001
+COMMIT
+"""
+    host.namespace.run(["iptables-legacy-restore"], stdin=text, check=True)
+    host.verb("apply")
+    assert "-A OUTPUT -p tcp -j ISTIO_OUTPUT" not in saved(host)
+    assert verify(host)["status"] == 0
+
+
+def test_a_file_that_others_may_write_cannot_choose(host: Host) -> None:
+    host.write_hostagent()
+    configure(host, **LEGACY)
+    os.chown(host.cluster_env, *proxy_user())
+    done = host.verb("apply", is_checked=False)
+    assert done.returncode == 78 and "ISTIO_HOSTAGENT_BACKEND" in done.stderr
+
+
+TPROXY = {"ISTIO_INBOUND_INTERCEPTION_MODE": "TPROXY"}
+
+
+def test_tproxy_in_legacy_tables_captures_what_comes_in(
+    host: Host, cluster: netns.Network
+) -> None:
+    configure(host, **TPROXY)
+    with Server(host.namespace, Kind.ECHO, "0.0.0.0", 8080, banner="hello\n", user=APPLICATION):
+        host.verb("apply")
+        assert verify(host)["status"] == 0
+        # Without a proxy it is dropped: x_tables refuses nothing before routing.
+        assert ask(cluster, "10.78.0.11", 8080, timeout_s=1.0).outcome in ("timeout", "silent")
+        assert ask(host.namespace, "10.78.0.11", 8080, until=6).received == "hello\n"
+        host.verb("clean")
+        assert "fwmark" not in host.namespace.ip("rule", "show")
+        assert ask(cluster, "10.78.0.11", 8080, until=6).received == "hello\n"
+
+
+def test_queries_for_names_in_legacy_tables(host: Host) -> None:
+    host.write_hostagent(ISTIO_HOSTAGENT_PROXY="pilot-agent", **LEGACY)
+    configure(host, ISTIO_META_DNS_CAPTURE="true", CAPTURE_ALL_DNS="true")
+    host.verb("apply")
+    found = verify(host)
+    assert (found["status"], found["broken"]) == (0, [])
+    assert any("53" in str(each) for each in found["kept"])  # type: ignore[attr-defined]
+
+
+# -- the agent -----------------------------------------------------------------------------------
+
+
+def in_mesh(host: Host) -> None:
+    host.verb("wait", "--timeout", "20")
+
+
+@pytest.fixture
+def joined(host: Host) -> Host:
+    host.start()
+    in_mesh(host)
+    return host
+
+
+def test_the_agent_joins_heals_and_leaves(joined: Host) -> None:
+    status = joined.status()
+    assert status["redirection"]["back_end"].startswith(
+        "legacy tables (x_tables): ISTIO_HOSTAGENT"
+    )
+    assert status["redirection"]["state"] == "proven"
+    assert not joined.tables()
+    before = saved(joined)
+    guard = (joined.state / "guard.nft").read_text()
+    assert guard.startswith("#iptables-legacy\n*filter")
+
+    def is_healed() -> bool:
+        return strip(saved(joined)) == strip(before)
+
+    for number, command in enumerate(("-t nat -F", "-t filter -D OUTPUT 1"), 1):
+        joined.namespace.run(["iptables-legacy", *command.split()], check=True)
+        eventually(is_healed, "put back")
+        eventually(lambda number=number: repairs(joined) == number, "counted")
+        in_mesh(joined)
+    joined.namespace.run(
+        ["iptables-legacy", "-t", "nat", "-I", "OUTPUT", "-j", "RETURN"], check=True
+    )
+    eventually(lambda: head(joined), "first again")
+    eventually(lambda: repairs(joined) == 3, "counted")
+    in_mesh(joined)
+    assert joined.verb("verify").returncode == 0
+    joined.stop()
+    assert is_clean(joined)
+
+
+def repairs(host: Host) -> int:
+    return int(host.status()["redirection"]["repaired"])
+
+
+def strip(text: str) -> str:
+    return re.sub(r"\[\d+:\d+\]|#.*", "", text)
+
+
+def head(host: Host) -> bool:
+    rules = host.namespace.run(["iptables-legacy", "-t", "nat", "-S", "OUTPUT"]).stdout
+    return "ISTIO_OUTPUT" in (*rules.splitlines(), "", "")[1]
+
+
+def test_a_killed_agent_leaves_the_rules_and_the_next_one_takes_them_over(joined: Host) -> None:
+    before = strip(saved(joined))
+    joined.kill()
+    assert strip(saved(joined)) == before
+    joined.start()
+    in_mesh(joined)
+    assert strip(saved(joined)) == before
+
+
+def test_a_changed_configuration_is_tried_and_kept(joined: Host) -> None:
+    configure(joined, ISTIO_SERVICE_CIDR="10.78.0.0/24,10.200.0.0/16")
+    joined.verb("reload")
+    assert "10.200.0.0/16" in saved(joined)
+    in_mesh(joined)
+
+
+def test_a_changed_key_counts_from_the_next_start(joined: Host, envoy: str) -> None:
+    joined.write_hostagent(ISTIO_HOSTAGENT_ENVOY=envoy, ISTIO_HOSTAGENT_BACKEND="nftables")
+    joined.verb("reload")
+    in_mesh(joined)
+    eventually(lambda: "next start" in joined.verb("status").stdout, "said")
+    assert not joined.tables() and "ISTIO" in saved(joined)
+    joined.stop()
+    assert is_clean(joined)
+    joined.start()
+    in_mesh(joined)
+    assert joined.tables() and "ISTIO" not in saved(joined)
+
+
+# -- without nf_tables ---------------------------------------------------------------------------
+
+
+def test_without_nf_tables_the_agent_uses_legacy_tables_and_says_what_is_not_tested(
+    host: Host, envoy: str, cluster: netns.Network
+) -> None:
+    host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=envoy, ISTIO_HOSTAGENT_ACCESS_LOG="true")
+    refusal.without_nftables(host.start)
+    in_mesh(host)
+    status = host.status()
+    assert "nf_tables is refused (Protocol not supported" in status["redirection"]["back_end"]
+    assert status["redirection"]["state"] == "read back, not testable by packets"
+    assert "cannot be tested by packets" in status["summary"]
+    found = verify(host)
+    assert (found["status"], found["kept"], found["broken"]) == (0, [], [])
+    assert "no nf_tables" in str(found["not_testable"])
+    # Nothing but a real connection shows it here.
+    with Server(cluster, Kind.ECHO, CLUSTER, 7000, banner="real\n"):
+        ask(host.namespace, CLUSTER, 7000, until=5, user=APPLICATION)
+    eventually(lambda: f"{CLUSTER}:7000" in host.log_text(), "in the access log of Envoy")
+    host.namespace.run(["iptables-legacy", "-t", "nat", "-F"], check=True)
+    eventually(lambda: head(host), "put back")
+    host.stop()
+    assert is_clean(host)
+
+
+def test_without_nf_tables_the_verbs_do_the_same(host: Host) -> None:
+    host.write_hostagent()
+    refusal.without_nftables(lambda: _apply(host))
+    assert "ISTIO_OUTPUT" in saved(host) and not host.tables()
+    host.verb("clean")
+    assert is_clean(host)
+
+
+def _apply(host: Host) -> None:
+    host.verb("apply")
+
+
+def test_who_asks_for_nf_tables_where_it_is_refused_is_told(host: Host) -> None:
+    host.write_hostagent(ISTIO_HOSTAGENT_BACKEND="nftables")
+    done = []
+    refusal.without_nftables(lambda: done.append(host.verb("apply", is_checked=False)))
+    assert done[0].returncode == 69
+    assert "nf_tables is refused" in done[0].stderr
+    assert is_clean(host)

@@ -128,6 +128,7 @@ install:
 	cd istio_hostagent && find . -name '*.py' -exec \
 		install -D -m 644 {} $(abspath $(DESTDIR)/)/usr/share/istio-hostagent/istio_hostagent/{} \;
 	install -m 755 systemd/istio-hostagent $(DESTDIR)/usr/sbin/istio-hostagent
+	install -D -m 755 systemd/legacy-rules $(DESTDIR)/usr/lib/istio-hostagent/legacy-rules
 	install -m 644 systemd/*.service $(DESTDIR)/usr/lib/systemd/system/
 	install -m 644 etc/hostagent.env $(DESTDIR)/etc/istio-hostagent/hostagent.env
 	install -m 644 etc/istio-hostagent.bash \

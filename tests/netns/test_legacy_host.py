@@ -1,5 +1,6 @@
 """A host whose rules are in legacy tables: by the verbs, by the agent, and without nf_tables."""
 
+import functools
 import json
 import os
 import re
@@ -7,7 +8,7 @@ import re
 import pytest
 
 from tests.lab import netns, refusal
-from tests.lab.host import Host, proxy_user
+from tests.lab.host import CHECKOUT, Host, proxy_user
 from tests.lab.servers import Kind, Server, ask
 from tests.lab.waiting import eventually
 from tests.netns.conftest import CLUSTER, MakeHost, configure
@@ -157,21 +158,21 @@ def test_the_agent_joins_heals_and_leaves(joined: Host) -> None:
     for number, command in enumerate(("-t nat -F", "-t filter -D OUTPUT 1"), 1):
         joined.namespace.run(["iptables-legacy", *command.split()], check=True)
         eventually(is_healed, "put back")
-        eventually(lambda number=number: repairs(joined) == number, "counted")
+        eventually(functools.partial(has_repaired, joined, number), "counted")
         in_mesh(joined)
     joined.namespace.run(
         ["iptables-legacy", "-t", "nat", "-I", "OUTPUT", "-j", "RETURN"], check=True
     )
     eventually(lambda: head(joined), "first again")
-    eventually(lambda: repairs(joined) == 3, "counted")
+    eventually(functools.partial(has_repaired, joined, 3), "counted")
     in_mesh(joined)
     assert joined.verb("verify").returncode == 0
     joined.stop()
     assert is_clean(joined)
 
 
-def repairs(host: Host) -> int:
-    return int(host.status()["redirection"]["repaired"])
+def has_repaired(host: Host, times: int) -> bool:
+    return int(host.status()["redirection"]["repaired"]) == times
 
 
 def strip(text: str) -> str:
@@ -210,6 +211,65 @@ def test_a_changed_key_counts_from_the_next_start(joined: Host, envoy: str) -> N
     joined.start()
     in_mesh(joined)
     assert joined.tables() and "ISTIO" not in saved(joined)
+
+
+# -- the unit of early boot --------------------------------------------------------------------
+
+SCRIPT = str(CHECKOUT / "systemd" / "legacy-rules")
+FOREIGN = """*{table}
+:FOREIGN - [0:0]
+:ISTIO_MINE - [0:0]
+-A OUTPUT -d 198.51.100.1/32 -j FOREIGN
+-A OUTPUT -m comment --comment "not istio-hostagent" -j ISTIO_MINE
+-A FOREIGN -p tcp -m comment --comment "istio-hostagents" -j RETURN
+COMMIT
+"""
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_the_script_takes_out_ours_and_nothing_else(host: Host, is_large: bool) -> None:
+    foreign = "".join(FOREIGN.format(table=table) for table in ("nat", "filter", "mangle", "raw"))
+    for command in COMMANDS:
+        text = foreign.replace("198.51.100.1/32", "2001:db8::1") if "6" in command else foreign
+        host.namespace.run([f"{command}-restore"], stdin=text, check=True)
+    before = strip(saved(host))
+    networks = ",".join(f"10.{i}.0.0/17" for i in range(200 if is_large else 3))
+    configure(
+        host,
+        ISTIO_SERVICE_CIDR=networks,
+        ISTIO_SERVICE_EXCLUDE_CIDR=networks.replace(".0.0/17", ".1.0/24"),
+        DROP_INVALID="true",
+        **TPROXY,
+    )
+    host.verb("apply")
+    assert strip(saved(host)) != before
+    host.namespace.run([SCRIPT, "remove"], check=True)
+    assert strip(saved(host)) == before
+
+
+def test_the_script_makes_no_table(host: Host) -> None:
+    host.namespace.run([SCRIPT, "remove"], check=True)
+    names = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"]
+    assert host.namespace.run(["cat", *names]).stdout == ""
+
+
+def test_the_guard_of_early_boot_refuses_until_the_agent_is_there(joined: Host) -> None:
+    """After a reboot: nothing but the guard, and others' rules that came before it."""
+    guard = str(joined.state / "guard.nft")
+    joined.kill()
+    for command in COMMANDS:
+        for table in ("nat", "filter", "mangle"):
+            joined.namespace.run([command, "-t", table, "-F"], check=True)
+            joined.namespace.run([command, "-t", table, "-X"], check=True)
+        joined.namespace.run([command, "-A", "OUTPUT", "-j", "ACCEPT"], check=True)
+    for _ in range(2):
+        joined.namespace.run([SCRIPT, "load", guard], check=True)
+    assert ask(joined.namespace, "10.96.0.1", 80, user=APPLICATION).outcome == "refused"
+    assert saved(joined).count("-j ISTIO_GUARD ") + saved(joined).count("-j ISTIO_GUARD\n") == 2
+    joined.start()
+    in_mesh(joined)
+    assert joined.verb("verify").returncode == 0
+    assert saved(joined).count("-j ISTIO_GUARD\n") == 2
 
 
 # -- without nf_tables ---------------------------------------------------------------------------

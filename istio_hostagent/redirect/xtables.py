@@ -16,7 +16,7 @@ what is equal to it:
 - TPROXY drops what no socket takes, so that nothing has to refuse it behind; and what a socket has
   already is not given to TPROXY, which would drop it unless that socket is a transparent one.
 - Timeout policies have no equivalent (CT --timeout names an object of another program) and are
-  left out: see `LEFT_OUT`.
+  left out, and so is what looks into the text of ICMP. The manual says what follows from that.
 
 Ours is recognised by the comment of its rules, and by the names of chains that nobody else has.
 """
@@ -32,10 +32,8 @@ from .model import Action, Field, Match, Operator, Rule, Verdict
 
 MARK = "istio-hostagent"  # a comment of ours is this, and behind a colon why the rule is there
 SET_CHAIN = "ISTIO_SET_"  # chains of networks, numbered
-LEFT_OUT = (
-    "tracking entries of captured connections are kept as long as those of any other (legacy"
-    " tables have no timeout policies)"
-)
+# Legacy tables do not look at these; rules about them are left out.
+_NOT_LOOKED_AT = frozenset((Field.ICMP_DPORT, Field.ICMP6_DPORT))
 # How many networks a rule is written out for, and how many branches a chain of networks has.
 MOST_INLINE = 16
 BRANCHES = 32
@@ -451,7 +449,9 @@ def _read_address(text: str) -> int:
 
 
 def _is_of(rule: Rule, family: Family) -> bool:
-    """Whether a rule concerns this family."""
+    """Whether a rule concerns this family, and has an equivalent."""
+    if any(match.field in _NOT_LOOKED_AT for match in rule.matches):
+        return False
     of_other = _OF_V6 if family is Family.V4 else _OF_V4
     if rule.verdict.action is Action.KEEP:
         return rule.verdict.target == ("ip" if family is Family.V4 else "ip6")

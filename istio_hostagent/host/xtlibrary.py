@@ -12,12 +12,15 @@ family cannot work on the other (it calls exit(3)). Its traps are met here, each
 - After a commit its copy is of no use: each table is looked at anew for each commit.
 - `iptc.easy` makes wider rules of what it does not understand: it is not used. Everything is read
   back by our own decoder (`xtentries`) besides.
+- It knows the options of an extension in the form that libxtables had until iptables 1.8.10; in
+  Debian 13 they are longer, and it finds none but the first: it is told how long they are.
 - It crashes with threads: there are none.
 
 Not here: what the rules are (`redirect.xtables`).
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -26,8 +29,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import iptc
+import iptc.xtables
 
-from ..errors import ApplyRejected, KernelBusy, describe
+from ..errors import ApplyRejected, HostUnsupported, KernelBusy, describe
 from ..redirect import xtplan
 from ..redirect.xtables import Family, XRule, XTable
 from . import legacytables, xtentries, xtkernel
@@ -50,11 +54,21 @@ _HEAD = {
 }
 
 
+# Of an option in struct xt_option_entry (xtables.h): the library's own idea, and what there may be
+# behind it.
+_Option = iptc.xtables.xt_option_entry
+_OPTION_SIZES = range(ctypes.sizeof(_Option), ctypes.sizeof(_Option) + 32, 8)
+# How far apart the names of the options of one extension may be.
+_NEAR = 1 << 16
+
+
 def install(family: Family, steps: Sequence[XTable]) -> None:
     """Make tables what these say, one after the other; nothing of anybody else changes.
 
-    Raises ApplyRejected, KernelBusy; then the tables before the one that it names are changed.
+    Raises ApplyRejected, KernelBusy, HostUnsupported; then the tables before the one that it names
+    are changed.
     """
+    fit_options(family)
     with _locked():
         for step in steps:
             _change(family, step)
@@ -209,3 +223,38 @@ def _build(family: Family, rule: XRule) -> Any:
         target.set_parameter(option[2:], value)
     made.final_check()
     return made
+
+
+def fit_options(family: Family) -> int:
+    """Tell the library how long an option is, and give that; raises HostUnsupported."""
+    rule = _CLASSES[family][2]()
+    options = rule.create_match("addrtype")._module.x6_options
+    size = _find_size(ctypes.cast(options, ctypes.c_void_p).value or 0, (b"src-type", b"dst-type"))
+
+    def each(entries: Any) -> Iterator[Any]:
+        at = ctypes.cast(entries, ctypes.c_void_p).value or 0
+        while at and _Option.from_address(at).name:
+            yield _Option.from_address(at)
+            at += size
+
+    library = iptc.xtables.xtables
+    find, check = _find_option, library._options_fcheck
+    library._option_lookup = lambda _self, entries, name: find(each(entries), name)
+    library._options_fcheck = lambda self, name, xflags, entries: check(
+        self, name, xflags, [*each(entries), _Option()]
+    )
+    return size
+
+
+def _find_option(options: Iterator[Any], name: bytes) -> Any:
+    return next((option for option in options if option.name == name), None)
+
+
+def _find_size(first: int, names: tuple[bytes, bytes]) -> int:
+    """How far the second option of an extension is from the first."""
+    pointer = ctypes.c_void_p.from_address(first).value or 0
+    for size in _OPTION_SIZES if ctypes.string_at(pointer) == names[0] else ():
+        other = ctypes.c_void_p.from_address(first + size).value or 0
+        if abs(other - pointer) < _NEAR and ctypes.string_at(other) == names[1]:
+            return size
+    raise HostUnsupported("python-iptables does not fit libxtables, the library of iptables")

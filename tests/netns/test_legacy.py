@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import re
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from istio_hostagent.host import processes, xtkernel
 from istio_hostagent.redirect import model, policy, xtables
 from istio_hostagent.redirect.xtables import Condition, Family, XChain, XRule, XTable
 from tests.lab import netns, servers
+from tests.lab.host import CHECKOUT, PYTHON
 from tests.netns import rig as rigs
 from tests.netns.rig import APP, FACTS, Rig
 from tests.unit.samples import ALL, CASES, STANDARD, cidrs
@@ -406,3 +408,27 @@ def test_replacing_the_rules_lets_no_connection_around(rig: Rig, served: rigs.Se
         assert tally.failed == 0, tally.failures
         assert tally.made > 50
     assert served.neighbour.accepted() == before
+
+
+SIZES = """
+import ctypes
+from istio_hostagent.errors import HostUnsupported
+from istio_hostagent.host import xtlibrary
+texts = [ctypes.create_string_buffer(text, 16) for text in (b"src-type", b"dst-type")]
+def find(size):
+    memory = ctypes.create_string_buffer(256)
+    for number, text in enumerate(texts):
+        ctypes.c_void_p.from_buffer(memory, number * size).value = ctypes.addressof(text)
+    try:
+        return xtlibrary._find_size(ctypes.addressof(memory), (b"src-type", b"dst-type"))
+    except HostUnsupported:
+        return None
+print([find(size) for size in (48, 56, 64, 96)])
+"""
+
+
+def test_options_are_found_whatever_libxtables_has_behind_them() -> None:
+    """In Debian 13 they are longer than the library believes, and it finds the first one alone."""
+    argv = [PYTHON, "-c", SIZES]
+    done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[48, 56, 64, None]\n"

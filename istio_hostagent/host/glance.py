@@ -5,13 +5,17 @@ anywhere in the chains of iptables-nft, or in the bytes of a legacy table that i
 Rules of others are not parsed. Not here: what is theirs (`redirect.takeover`).
 """
 
+import importlib
 import socket
 
-from ..redirect import takeover
+from ..redirect import model, takeover
 from . import legacytables, tproxyremains
 from .nfnetlink import connection, messages
 
 _PREFIX = b"ISTIO_"
+_MARK = f"{model.LEGACY_MARK}: ".encode()
+# To read more takes the worker no longer than us, and nobody waits for that.
+_LARGE = 1 << 18
 LEGACY = {takeover.Part.LEGACY_V4: socket.AF_INET, takeover.Part.LEGACY_V6: socket.AF_INET6}
 
 
@@ -23,20 +27,36 @@ def glance() -> tuple[takeover.Part, ...]:
     return tuple(found)
 
 
+def is_ours_in_legacy() -> bool:
+    """Whether rules of ours capture in legacy tables; raises OSError."""
+    families = (family for family in LEGACY.values() if "nat" in legacytables.read(family))
+    return any(_MARK in legacytables.fetch(family, "nat").data for family in families)
+
+
 def _is_in_legacy(family: socket.AddressFamily) -> bool:
+    found: dict[str, legacytables.Entries] = {}
     for name in legacytables.read(family):
-        if name not in takeover.TABLES:
-            continue
-        try:
-            if _PREFIX in legacytables.fetch(family, name).data:
-                return True
-        except OSError:
-            return True  # it changes at this moment: the worker knows how to wait for that
-    return False
+        if name in takeover.TABLES:
+            try:
+                found[name] = legacytables.fetch(family, name)
+            except OSError:
+                return True  # it changes at this moment: the worker knows how to wait for that
+    if not any(_PREFIX in entries.data for entries in found.values()):
+        return False
+    is_ours = any(_MARK in entries.data for entries in found.values())
+    if not is_ours or any(len(entries.data) > _LARGE for entries in found.values()):
+        return True
+    # Ours have the same names: only these are worth the reader of rules here.
+    reader = importlib.import_module(".xtrules", __package__)
+    tables = [reader.read(family, name, entries) for name, entries in found.items()]
+    return bool(takeover.find(tables))
 
 
 def _is_in_nftables() -> bool:
-    link = connection.Connection()
+    try:
+        link = connection.Connection()
+    except OSError:
+        return False  # there is no nf_tables
     try:
         for family in (socket.AF_INET, socket.AF_INET6):
             chains = link.dump(messages.GETCHAIN, family=family, is_strict=False)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..errors import KernelBusy
 from ..redirect import model, takeover
-from . import compatrules
+from . import compatrules, glance
 from .nfnetlink import connection, framing, messages
 
 FAMILIES = {2: "iptables-nft", 10: "ip6tables-nft"}  # NFPROTO_IPV4, NFPROTO_IPV6
@@ -63,7 +63,9 @@ def find(link: connection.Connection) -> Seen:
 
 
 def is_ours_there(link: connection.Connection) -> bool:
-    """Whether rules of ours capture; raises KernelBusy, NotPermitted."""
+    """Whether rules of ours capture, in either place; raises KernelBusy, NotPermitted, OSError."""
+    if glance.is_ours_in_legacy():
+        return True
     heads = map(messages.read_table, link.dump(messages.GETTABLE, is_strict=False))
     return any([head.name == model.MAIN_TABLE for head in heads])
 

@@ -19,6 +19,8 @@ STAND_IN_TABLE = "istio_hostagent_stand_in"
 # Before the netlink port of the socket that owns the table, for the time of some probes.
 PROBE_TABLE_PREFIX = "istio_hostagent_probe_"
 OUR_TABLES = (MAIN_TABLE, GUARD_TABLE, STAND_IN_TABLE)
+# In legacy tables a comment of ours is this, and behind a colon why the rule is there.
+LEGACY_MARK = "istio-hostagent"
 # Between the name of a set and what tells its content.
 STAMP_SEPARATOR = "."
 CT_TIMEOUT = 7  # NFT_OBJECT_CT_TIMEOUT
@@ -28,6 +30,11 @@ ROUTING_PROTOCOL, RULE_PRIORITY = 137, 137
 EVERY_BIT = 0xFFFFFFFF  # of a mark
 # On `lo`: the proxy binds it as the source of what it hands to applications (Istio's choice).
 PASSTHROUGH_ADDRESS = "::6/128"
+
+
+def is_mark(comment: str) -> bool:
+    """Whether the comment of a rule in a legacy table says that it is ours."""
+    return comment == LEGACY_MARK or comment.startswith(f"{LEGACY_MARK}: ")
 
 
 class Field(enum.Enum):

@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from . import model
+
 # Of both generations; those of ambient mode and of the CNI plugin are no host's of this kind.
 CHAINS = frozenset(
     f"ISTIO_{name}"
@@ -145,22 +147,33 @@ def find(tables: Sequence[Table]) -> tuple[Taking, ...]:
     """What is Istio's in the tables of one back end and one family."""
     if not any(CHAINS.intersection(table.chains) for table in tables):
         return ()
+    is_theirs = any(CHAINS.intersection(table.chains) - _find_ours(table) for table in tables)
     takings = []
     for table in tables:
-        own = CHAINS.intersection(table.chains)
-        beside = _find_beside(table)
+        own = CHAINS.intersection(table.chains) - _find_ours(table)
+        # Where ours have taken the place of theirs, forms that may be anybody's are left.
+        beside = _find_beside(table, is_strict=not is_theirs)
         rules = tuple(
             number
             for number, rule in enumerate(table.rules)
-            if rule.chain in own or rule.target in own or number in beside
+            if (rule.chain in own or rule.target in own or number in beside)
+            and not model.is_mark(rule.comment)
         )
         if rules or own:
             takings.append(Taking(table.name, rules, tuple(sorted(own))))
     return tuple(takings)
 
 
-def _find_beside(table: Table) -> set[int]:
-    """Positions of the rules that belong to their chains, and do not jump there."""
+def _find_ours(table: Table) -> set[str]:
+    """Chains of the agent's own in legacy tables, which have the same names."""
+    return {rule.chain for rule in table.rules if model.is_mark(rule.comment)}
+
+
+def _find_beside(table: Table, *, is_strict: bool) -> set[int]:
+    """Positions of the rules that belong to their chains, and do not jump there.
+
+    `is_strict`: only such as nobody else has, by their ports and marks.
+    """
     texts = [rule.text for rule in table.rules]
     forms = list(_BESIDE.get(table.name, ()))
     if table.name == "nat" and any(re.fullmatch(_DNS_REDIRECT, text) for text in texts):
@@ -170,6 +183,8 @@ def _find_beside(table: Table) -> set[int]:
         for number, text in enumerate(texts)
         if any(re.fullmatch(form, text) for form in forms)
     }
+    if is_strict:
+        return found
     if table.name in ("nat", "mangle"):
         found |= _find_interfaces(table, texts)
     if table.name == "filter":

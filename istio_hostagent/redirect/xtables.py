@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from . import model, ranges
 from .model import Action, Field, Match, Operator, Rule, Verdict
 
-MARK = "istio-hostagent"  # a comment of ours is this, and behind a colon why the rule is there
+MARK = model.LEGACY_MARK
 SET_CHAIN = "ISTIO_SET_"  # chains of networks, numbered
 # Legacy tables do not look at these; rules about them are left out.
 _NOT_LOOKED_AT = frozenset((Field.ICMP_DPORT, Field.ICMP6_DPORT))
@@ -108,7 +108,7 @@ class XRule(NamedTuple):
     @property
     def is_ours(self) -> bool:
         """Whether it carries our mark."""
-        return self.comment == MARK or self.comment.startswith(f"{MARK}: ")
+        return model.is_mark(self.comment)
 
 
 class XChain(NamedTuple):

@@ -46,13 +46,13 @@ def _find(part: takeover.Part) -> Found:
 
 
 def _take_out(part: takeover.Part, *, is_replaced: bool) -> None:
-    link = connection.Connection()
-
     def may_go() -> bool:
-        return not is_replaced or remains.is_ours_there(link)
+        if not is_replaced or glance.is_ours_in_legacy():
+            return True
+        return remains.is_ours_there(connection.Connection())
 
     if part is takeover.Part.NETLINK:
-        remains.take_out(link, is_replaced=is_replaced)
+        remains.take_out(connection.Connection(), is_replaced=is_replaced)
         tproxyremains.take_out()
     else:
         legacyremains.take_out(glance.LEGACY[part], may_go)

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.lab import netns, refusal
+from tests.lab import istiorules, netns, refusal
 from tests.lab.host import CHECKOUT, Host, proxy_user
 from tests.lab.servers import Kind, Server, ask
 from tests.lab.waiting import eventually
@@ -90,6 +90,20 @@ COMMIT
     host.verb("apply")
     assert "-A OUTPUT -p tcp -j ISTIO_OUTPUT" not in saved(host)
     assert verify(host)["status"] == 0
+
+
+@pytest.mark.parametrize("name", istiorules.CLASSIC)
+def test_what_istios_scripts_have_left_is_taken_over_and_nothing_else(
+    host: Host, name: str
+) -> None:
+    """Their chains have the names of ours, and are filled anew; what else is theirs goes behind."""
+    istiorules.write_foreign(host.namespace, "legacy")
+    before = istiorules.save(host.namespace)
+    istiorules.write_classic(host.namespace, "legacy", name)
+    host.verb("apply")
+    assert verify(host)["status"] == 0
+    host.verb("clean")
+    assert istiorules.save(host.namespace) == before
 
 
 def test_a_file_that_others_may_write_cannot_choose(host: Host) -> None:

@@ -38,7 +38,7 @@ from . import legacytables, xtentries, xtkernel
 
 # As iptables(8) says of it.
 LOCK = "/run/xtables.lock"
-_LOCK_TIME_S = 5.0
+LOCK_TIME_S = 5.0
 _LOCK_PAUSE_S = 0.02
 _MAX_TRIES = 20
 _CLASSES = {
@@ -62,27 +62,29 @@ _OPTION_SIZES = range(ctypes.sizeof(_Option), ctypes.sizeof(_Option) + 32, 8)
 _NEAR = 1 << 16
 
 
-def install(family: Family, steps: Sequence[XTable]) -> None:
+def install(family: Family, steps: Sequence[XTable], *, lock_s: float = LOCK_TIME_S) -> None:
     """Make tables what these say, one after the other; nothing of anybody else changes.
+
+    `lock_s`: how long others may hold the lock.
 
     Raises ApplyRejected, KernelBusy, HostUnsupported; then the tables before the one that it names
     are changed.
     """
     fit_options(family)
-    with _locked():
+    with _locked(lock_s):
         for step in steps:
             _change(family, step)
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[None]:
+def _locked(most_s: float) -> Iterator[None]:
     """Hold the lock that iptables-legacy takes; raises KernelBusy."""
     try:
         descriptor = os.open(LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise KernelBusy(f"the lock of xtables: {LOCK}: {describe(error)}") from error
     try:
-        end = time.monotonic() + _LOCK_TIME_S
+        end = time.monotonic() + most_s
         while not _take(descriptor):
             if time.monotonic() >= end:
                 raise KernelBusy(

@@ -1,9 +1,9 @@
 """Change the legacy tables of one family.
 
 In: {"family": "iptables-legacy" or "ip6tables-legacy", "steps": [table, ...]}, each table as
-`redirect.xtables.to_json` gives it. Out: {}, or {"error": {"code", "message", "hint"}}; then the
-tables before the one that it names are changed. A process of its own for each family, since the
-library works for one alone.
+`redirect.xtables.to_json` gives it, and perhaps "lock_s". Out: {}, or {"error": {"code",
+"message", "hint"}}; then the tables before the one that it names are changed. A process of its own
+for each family, since the library works for one alone.
 """
 
 import json
@@ -21,7 +21,8 @@ def main() -> None:
     answer: dict[str, Any] = {}
     try:
         steps = tuple(map(xtables.from_json, request["steps"]))
-        xtlibrary.install(xtables.Family(request["family"]), steps)
+        lock_s = request.get("lock_s", xtlibrary.LOCK_TIME_S)
+        xtlibrary.install(xtables.Family(request["family"]), steps, lock_s=lock_s)
     except HostAgentError as error:
         answer = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
     json.dump(answer, sys.stdout)

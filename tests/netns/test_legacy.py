@@ -218,9 +218,13 @@ def test_what_somebody_does_is_found_and_put_right(space: netns.Namespace, comma
 # -- the traps of the library --------------------------------------------------------------------
 
 
-def work(space: netns.Namespace, *steps: XTable, family: Family = Family.V4) -> Any:
+def work(space: netns.Namespace, *steps: XTable, lock_s: float = 5.0) -> Any:
     """Ask the worker, and give its answer."""
-    request = {"family": family.value, "steps": [xtables.to_json(step) for step in steps]}
+    request = {
+        "family": Family.V4.value,
+        "steps": [xtables.to_json(step) for step in steps],
+        "lock_s": lock_s,
+    }
     found: list[Any] = []
     space.inside(lambda: at_once._work(request, found.append))
     return found[0]
@@ -278,7 +282,8 @@ def test_who_holds_the_lock_is_waited_for_and_named(space: netns.Namespace) -> N
         assert work(space, step).error is None
         assert time.monotonic() - begun >= 0.5
         fcntl.flock(lock, fcntl.LOCK_EX)
-        answer = work(space, step)
+        # The lock is that of the whole machine: others wait for it.
+        answer = work(space, step, lock_s=0.2)
         assert answer.error is not None and answer.error.code == KernelBusy.code
         assert "fuser" in answer.error.hint
 

@@ -198,7 +198,9 @@ def _write_network(value: bytes, mask: bytes) -> str:
 def _write_interface(name: bytes, mask: bytes) -> str:
     length = len(mask.rstrip(b"\0"))
     is_whole = b"\0" in name[:length] or length == len(name)
-    return _text(name[:length]) + ("" if is_whole else "+")
+    written = _text(name[:length]) + ("" if is_whole else "+")
+    # Whoever compares only some bits of each letter means other names, too.
+    return written if mask[:length] == b"\xff" * length else f"{written}/{mask[:length].hex()}"
 
 
 def _read_match(family: Family, name: str, revision: int, data: bytes) -> Sequence[Condition]:
@@ -335,6 +337,19 @@ def _read_tracking(family: Family, data: bytes) -> Sequence[Condition] | None:
     return found
 
 
+def _read_range(family: Family, data: bytes) -> Sequence[Condition] | None:
+    width = _LAYOUTS[family].width
+    ends = [ipaddress.ip_address(data[at : at + width]) for at in range(0, 64, 16)]
+    (flags,) = struct.unpack_from("=B", data, 64)
+    # IPRANGE_SRC and IPRANGE_DST; the inverting bits are four higher.
+    sides = (("--src-range", ends[:2], 0x01), ("--dst-range", ends[2:], 0x02))
+    return [
+        Condition("iprange", option, f"{first}-{last}", bool(flags & bit << 4))
+        for option, (first, last), bit in sides
+        if flags & bit
+    ]
+
+
 _Read = Callable[[Family, bytes], Sequence[Condition] | None]
 # By name and revision, those that python-iptables writes for us.
 _MATCHES: Mapping[tuple[str, int], _Read] = {
@@ -344,6 +359,7 @@ _MATCHES: Mapping[tuple[str, int], _Read] = {
     ("owner", 1): _read_owner,
     ("addrtype", 1): _read_address_type,
     ("conntrack", 3): _read_tracking,
+    ("iprange", 1): _read_range,
     ("mark", 1): _read_mark,
     ("connmark", 1): _read_connection_mark,
     ("socket", 1): _read_socket,

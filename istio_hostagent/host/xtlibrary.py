@@ -14,6 +14,8 @@ family cannot work on the other (it calls exit(3)). Its traps are met here, each
   back by our own decoder (`xtentries`) besides.
 - It knows the options of an extension in the form that libxtables had until iptables 1.8.10; in
   Debian 13 they are longer, and it finds none but the first: it is told how long they are.
+- Of the name of an interface it has IPv6 compare one bit of each letter, so that `lo` is `virbr0`
+  as well: all bits are set behind it.
 - It crashes with threads: there are none.
 
 Not here: what the rules are (`redirect.xtables`).
@@ -60,6 +62,7 @@ _Option = iptc.xtables.xt_option_entry
 _OPTION_SIZES = range(ctypes.sizeof(_Option), ctypes.sizeof(_Option) + 32, 8)
 # How far apart the names of the options of one extension may be.
 _NEAR = 1 << 16
+_MASKS = {"-i": "iniface_mask", "-o": "outiface_mask"}
 
 
 def install(family: Family, steps: Sequence[XTable], *, lock_s: float = LOCK_TIME_S) -> None:
@@ -198,12 +201,19 @@ def _delete(table: Any, chain: str, position: int) -> None:
         raise iptc.IPTCError(f"cannot delete rule {position + 1} of {chain}: {why}")
 
 
+def _set_mask(head: Any, name: str) -> None:
+    """Compare every bit of those letters that are compared at all."""
+    setattr(head, name, b"\xff" * len(getattr(head, name)))
+
+
 def _build(family: Family, rule: XRule) -> Any:
     """Make the library's form of one rule; raises its errors."""
     made = _CLASSES[family][2]()
     for test in rule.tests:
         if not test.module:
             setattr(made, _HEAD[test.option], f"{'!' if test.is_not else ''}{test.value}")
+            if test.option in _MASKS:
+                _set_mask(made.get_ip(), _MASKS[test.option])
     match: Any = None
     before = ""
     taken: set[str] = set()

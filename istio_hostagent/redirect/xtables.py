@@ -357,8 +357,8 @@ class _Builder:
 
     def _product(self, alternatives: "_Alternatives", made: XRule) -> Iterator[XRule]:
         for chosen in itertools.product(*alternatives):
-            tests = {test for each in chosen for test in each}
-            yield made._replace(tests=tuple(sorted(tests)))
+            tests = sorted({test for each in chosen for test in each})
+            yield made._replace(tests=tuple(sorted(_without_twice(tests, self._family))))
 
     def _add_tree(self, tests: Sequence[Condition], verdict: XRule, rest: str) -> str:
         """Chains that lead to one of many networks by its leading bits; gives the first one.
@@ -400,6 +400,23 @@ class _Builder:
 
 
 _Alternatives = Sequence[Sequence[tuple[Condition, ...]]]
+
+
+def _without_twice(tests: Sequence[Condition], family: Family) -> Iterator[Condition]:
+    """A rule has room for one source and one destination; a second is compared as a range."""
+    taken: set[str] = set()
+    for test in tests:
+        if test.option not in _RANGES or test.option not in taken:
+            taken.add(test.option)
+            yield test
+            continue
+        address, length = _network(test)
+        ends = (address, address | (1 << (family.bits - length)) - 1)
+        first, last = (_written((end, family.bits), family).partition("/")[0] for end in ends)
+        yield Condition("iprange", _RANGES[test.option], f"{first}-{last}", test.is_not)
+
+
+_RANGES = {"-s": "--src-range", "-d": "--dst-range"}
 
 
 class _Group(NamedTuple):

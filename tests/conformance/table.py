@@ -55,6 +55,13 @@ def ours(made: world.World, _configuration: Configuration) -> subprocess.Complet
     return made.apply()
 
 
+def in_legacy_tables(
+    made: world.World, _configuration: Configuration
+) -> subprocess.CompletedProcess[str]:
+    """Run `apply` where root has chosen the tables of iptables-legacy."""
+    return made.apply("ISTIO_HOSTAGENT_BACKEND=legacy\n")
+
+
 @functools.cache
 def observe(name: str, apply: world.Apply) -> Seen:
     """Put the rules of a configuration in and send its packets; once in a process."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from _pytest.mark import ParameterSet
 
-from tests.conformance import model, table
+from tests.conformance import model, table, world
 from tests.conformance.table import CASES, CONFIGURATIONS, NOT_YET, Case
 
 
@@ -20,9 +20,10 @@ def _parameters() -> Iterator[ParameterSet]:
         yield pytest.param(case, id=str(case), marks=(case.group(), *marks))
 
 
+@pytest.mark.parametrize("apply", [table.ours, table.in_legacy_tables])
 @pytest.mark.parametrize("case", _parameters())
-def test_packet_reaches(case: Case) -> None:
-    assert table.observe(case.configuration.name, table.ours).of(case) == case.packet.expected
+def test_packet_reaches(case: Case, apply: world.Apply) -> None:
+    assert table.observe(case.configuration.name, apply).of(case) == case.packet.expected
 
 
 def test_what_works_is_not_called_missing() -> None:

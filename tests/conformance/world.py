@@ -48,9 +48,10 @@ class World:
         self.cluster_env.write_text("".join(cluster))
         self.sidecar_env.write_text("".join(line for line in lines if line not in cluster))
 
-    def apply(self) -> subprocess.CompletedProcess[str]:
-        """Run `apply` as root does."""
+    def apply(self, own: str = "") -> subprocess.CompletedProcess[str]:
+        """Run `apply` as root does; `own` is the text of hostagent.env."""
         (self._directory / "etc").mkdir(exist_ok=True)
+        (self._directory / "etc" / "hostagent.env").write_text(own)
         environment = {
             "PYTHONPATH": str(CHECKOUT),
             "ISTIO_CLUSTER_CONFIG": str(self.cluster_env),

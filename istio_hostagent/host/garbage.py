@@ -20,6 +20,11 @@ def never_collect() -> None:
     gc.disable()
 
 
+def collect_after_all() -> None:
+    """For one that makes very much which refers to itself."""
+    gc.enable()
+
+
 def keep_all() -> None:
     """What has been made so far stays for ever."""
     gc.freeze()

@@ -7,7 +7,7 @@ from ...errors import ChildFailed, HostAgentError, describe
 from ...host import processes, xtkernel
 from .. import legacy
 
-# With 10 000 networks a worker takes 3 s, and it may wait for the lock of xtables.
+# With 10 000 networks a worker takes 5 s, and it may wait for the lock of xtables.
 _TIME_S = 30.0
 
 

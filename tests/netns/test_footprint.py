@@ -39,6 +39,7 @@ def test_a_watching_agent_carries_no_library_that_nothing_uses(make_host: MakeHo
     host.start()
     # The watcher is the last that an agent loads, and the only one that needs this.
     eventually(lambda: "_ctypes" in mapped_by(host), "files are watched")
+    eventually(lambda: host.verb("status", is_checked=False).stdout != "", "it answers")
     host.write_sidecar("ISTIO_INBOUND_PORTS=9x\n")
     eventually(lambda: "9x" in "".join(host.status()["configuration"]["problems"]), "noticed")
     assert not mapped_by(host) & FOREIGN - mapped_by_nobody()

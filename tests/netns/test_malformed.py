@@ -56,7 +56,7 @@ TEXTS: dict[str, tuple[bytes, int]] = {
     "latin-1": (b"ISTIO_SERVICE=caf\xe9\n", 1),
     "duration": (b"SECRET_TTL=1 day\n", 1),
     "address without port": (b"CA_ADDR=istiod.istio-system.svc\n", 1),
-    "mode": (b"ISTIO_INBOUND_INTERCEPTION_MODE=TPROXY\n", 1),
+    "mode": (b"ISTIO_INBOUND_INTERCEPTION_MODE=NONE\n", 1),
     "ten megabytes": (b"A_KEY=" + b"x" * (10 << 20) + b"\n", 0),
 }
 

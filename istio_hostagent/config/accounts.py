@@ -14,7 +14,7 @@ _ROOT_TOO = (model.Generation.V1_0, model.Generation.V0_8, model.Generation.V0_7
 
 def build_owners(reader: reading.Reader, facts: model.HostFacts) -> model.Owners:
     """Read whose connections are captured; a name that this host does not know is a problem."""
-    uids, gids = _build_proxys(reader, facts)
+    uids, gids = _build_proxy_owners(reader, facts)
     return model.Owners(
         proxy_uids=uids,
         proxy_gids=gids,
@@ -36,7 +36,7 @@ def known_uids(accounts: Iterable[int | str], facts: model.HostFacts) -> tuple[i
     return tuple(sorted({uid for uid in found if uid is not None}))
 
 
-def _build_proxys(
+def _build_proxy_owners(
     reader: reading.Reader, facts: model.HostFacts
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The uids and gids of the proxy that are named; none: it is the user istio-proxy.

@@ -68,9 +68,7 @@ def answer_rule(redirection: config.Redirection) -> Rule:
 
 
 def _answer_rules(redirection: config.Redirection, facts: config.HostFacts) -> Iterator[Rule]:
-    for match in owners.proxy_matches(redirection, facts):
-        if match.field is Field.SKUID:
-            yield Rule((match,), owners.RETURN, "the proxy itself")
+    yield from owners.user_rules(redirection, facts)
     yield Rule((), Verdict(Action.DROP), "nobody else answers queries in its place")
 
 

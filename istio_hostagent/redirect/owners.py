@@ -37,6 +37,13 @@ def exempt_rules(
             yield Rule((Match(field, Operator.EQ, ROOT),), verdict, "root is left alone")
 
 
+def user_rules(redirection: config.Redirection, facts: config.HostFacts) -> Iterator[Rule]:
+    """Let the users of the proxy do what nobody else may: its group is not enough."""
+    for match in proxy_matches(redirection, facts):
+        if match.field is Field.SKUID:
+            yield Rule((match,), RETURN, "the proxy itself")
+
+
 def group_rules(
     owners: config.Owners, captured: Verdict, exempt: Verdict = RETURN
 ) -> tuple[Rule, ...]:

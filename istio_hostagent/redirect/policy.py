@@ -201,7 +201,7 @@ def _answer_rules(redirection: config.Redirection, facts: config.HostFacts) -> t
     length (listen(fd, 0)) every answer is one. It is dropped, too.
     """
     return (
-        *_users_rules(redirection, facts),
+        *owners.user_rules(redirection, facts),
         *(
             Rule(
                 (Match(Field.SPORT, Operator.EQ, port),),
@@ -213,17 +213,10 @@ def _answer_rules(redirection: config.Redirection, facts: config.HostFacts) -> t
     )
 
 
-def _users_rules(redirection: config.Redirection, facts: config.HostFacts) -> Iterator[Rule]:
-    """Only who has the uid of the proxy may do it: a group is not enough."""
-    for match in owners.proxy_matches(redirection, facts):
-        if match.field is Field.SKUID:
-            yield Rule((match,), _RETURN, "the proxy itself")
-
-
 def _private_rules(redirection: config.Redirection, facts: config.HostFacts) -> tuple[Rule, ...]:
     return (
         Rule((Match(Field.SKUID, Operator.EQ, owners.ROOT),), _RETURN, "root"),
-        *_users_rules(redirection, facts),
+        *owners.user_rules(redirection, facts),
         Rule((), Verdict(Action.REJECT), "nobody else"),
     )
 

@@ -115,11 +115,15 @@ def look_again(known: model.HostFacts, towards: model.Address | None = None) -> 
 
 
 def read_files_again(known: model.HostFacts) -> model.HostFacts:
-    """Give the same facts with what files of this host say now: users, groups, whom it asks."""
+    """Give the same facts with what files of this host say now: users, groups, whom it asks.
+
+    A file that says nothing, because it cannot be read or is being written, leaves what is known:
+    no query may go around the proxy for it, and no name of a user lose its number.
+    """
     return known._replace(
-        users=accounts.read_users(),
-        groups=accounts.read_groups(),
-        name_servers=resolvconf.read_name_servers(),
+        users=accounts.read_users() or known.users,
+        groups=accounts.read_groups() or known.groups,
+        name_servers=resolvconf.read_name_servers() or known.name_servers,
         asks_resolved=nsswitch.asks_resolved(),
     )
 

@@ -549,7 +549,10 @@ class Machine(Protocol):
         """Give the same facts with addresses, routes and IPv6 as they are now."""
 
     def read_files_again(self, known: model.HostFacts, /) -> model.HostFacts:
-        """Give the same facts with name servers, users and groups as files say now."""
+        """Give the same facts with name servers, users and groups as files say now.
+
+        Of what they do not say, what is known stays.
+        """
 
     def probe_ssh_ports(self) -> tuple[int, ...]:
         """Give the ports on which an ssh daemon listens now, or may, and always 22."""

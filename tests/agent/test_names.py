@@ -37,13 +37,23 @@ def test_other_name_servers_are_captured_as_soon_as_the_file_names_them(
     asking.install(PILOT_AGENT)
     asking.join()
     assert servers_of(asking) == {"10.1.0.53"}
-    for servers in (*NAME_SERVERS, NAME_SERVERS[0]):
+    for servers in (NAME_SERVERS[1], NAME_SERVERS[0]):
         asking.machine.facts = asking.machine.facts._replace(name_servers=servers)
         asking.changed(RESOLV_CONF)
         asking.run(1.0)
         assert servers_of(asking) == {str(each) for each in servers}
     assert asking.is_in_mesh
     assert len(asking.running) == 1, "no proxy was started for it"
+
+
+def test_a_file_that_names_nobody_for_a_moment_lets_no_query_around(asking: MemoryHost) -> None:
+    asking.install(PILOT_AGENT)
+    asking.join()
+    asking.machine.facts = asking.machine.facts._replace(name_servers=())
+    asking.changed(RESOLV_CONF)
+    asking.run(30.0)
+    assert servers_of(asking) == {"10.1.0.53"}
+    assert asking.is_in_mesh
 
 
 def test_envoy_alone_answers_no_query_and_the_status_says_so(asking: MemoryHost) -> None:

@@ -23,9 +23,9 @@ class FakeMachine:
 
     def read_files_again(self, known: model.HostFacts) -> model.HostFacts:
         return known._replace(
-            users=self.facts.users,
-            groups=self.facts.groups,
-            name_servers=self.facts.name_servers,
+            users=self.facts.users or known.users,
+            groups=self.facts.groups or known.groups,
+            name_servers=self.facts.name_servers or known.name_servers,
             asks_resolved=self.facts.asks_resolved,
         )
 

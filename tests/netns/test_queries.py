@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.lab.host import PYTHON
+from tests.lab.host import CHECKOUT, PYTHON
 from tests.netns.conftest import CLUSTER, MakeHost, configure
 
 APPLICATION = 1500
@@ -19,6 +19,26 @@ with socket.socket(family, socket.SOCK_DGRAM) as sock:
     except OSError as error:
         print(type(error).__name__)
 """
+
+AGAIN = """
+import ipaddress
+from istio_hostagent.config import model
+from istio_hostagent.host import facts
+server = ipaddress.ip_address("10.1.0.53")
+known = model.HostFacts(998, 997, users=(("a", 1, 1),), name_servers=(server,))
+found = facts.read_files_again(known)
+print(*found.name_servers, ("root", 0, 0) in found.users)
+"""
+
+
+@pytest.mark.parametrize("written", [(), ("10.1.0.54",)])
+def test_servers_are_forgotten_only_for_others(
+    make_host: MakeHost, written: tuple[str, ...]
+) -> None:
+    space = make_host().namespace
+    space.write_name_servers(*written)
+    said = space.run([PYTHON, "-c", AGAIN], cwd=CHECKOUT, check=True)
+    assert said.stdout.split() == [*(written or ("10.1.0.53",)), "True"]
 
 
 @pytest.mark.parametrize("server", [CLUSTER, "::1"])

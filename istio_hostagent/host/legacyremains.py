@@ -7,26 +7,19 @@ this. Of the library no match and no target is loaded: rules go by their positio
 makes of a rule may not equal the rule.
 """
 
-import contextlib
 import errno
-import fcntl
 import importlib
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import ApplyRejected, HostUnsupported, KernelBusy, describe
 from ..redirect import takeover
-from . import legacytables, remains, xtrules
+from . import legacytables, remains, xtlock, xtrules
 
 PLACES = {socket.AF_INET: "iptables-legacy", socket.AF_INET6: "ip6tables-legacy"}
 _CLASSES = {socket.AF_INET: "Table", socket.AF_INET6: "Table6"}
-# As iptables(8) says of it.
-_LOCK = os.environ.get("XTABLES_LOCKFILE") or "/run/xtables.lock"
-_LOCK_TIME_S = 5.0
-_LOCK_PAUSE_S = 0.02
 _MAX_TRIES = 20
 
 
@@ -66,36 +59,11 @@ def take_out(family: socket.AddressFamily, may_go: Callable[[], bool]) -> None:
         raise HostUnsupported(
             f"python-iptables cannot be loaded: {error}", hint="apt install python3-iptables"
         ) from error
-    with _locked():
+    with xtlock.locked():
         for _ in range(_MAX_TRIES):
             if _try(library, family, may_go):
                 return
     raise KernelBusy(f"others keep changing {PLACES[family]}, without the lock of xtables")
-
-
-@contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    """Hold the lock that iptables-legacy takes; raises KernelBusy."""
-    try:
-        descriptor = os.open(_LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise KernelBusy(f"the lock of xtables: {_LOCK}: {describe(error)}") from error
-    try:
-        end = time.monotonic() + _LOCK_TIME_S
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() >= end:
-                    raise KernelBusy(
-                        f"another program holds the lock of xtables ({_LOCK})",
-                        hint=f"`fuser -v {_LOCK}` names it",
-                    ) from error
-            time.sleep(_LOCK_PAUSE_S)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _try(library: Any, family: socket.AddressFamily, may_go: Callable[[], bool]) -> bool:

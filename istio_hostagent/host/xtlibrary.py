@@ -21,27 +21,20 @@ family cannot work on the other (it calls exit(3)). Its traps are met here, each
 Not here: what the rules are (`redirect.xtables`).
 """
 
-import contextlib
 import ctypes
 import errno
-import fcntl
 import os
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import iptc
 import iptc.xtables
 
-from ..errors import ApplyRejected, HostUnsupported, KernelBusy, describe
+from ..errors import ApplyRejected, HostUnsupported, KernelBusy
 from ..redirect import xtplan
 from ..redirect.xtables import Family, XRule, XTable
-from . import legacytables, xtentries, xtkernel
+from . import legacytables, xtentries, xtkernel, xtlock
 
-# As iptables(8) says of it.
-LOCK = "/run/xtables.lock"
-LOCK_TIME_S = 5.0
-_LOCK_PAUSE_S = 0.02
 _MAX_TRIES = 20
 _CLASSES = {
     Family.V4: (iptc.Table, iptc.Chain, iptc.Rule),
@@ -65,7 +58,7 @@ _NEAR = 1 << 16
 _MASKS = {"-i": "iniface_mask", "-o": "outiface_mask"}
 
 
-def install(family: Family, steps: Sequence[XTable], *, lock_s: float = LOCK_TIME_S) -> None:
+def install(family: Family, steps: Sequence[XTable], *, lock_s: float = xtlock.TIME_S) -> None:
     """Make tables what these say, one after the other; nothing of anybody else changes.
 
     `lock_s`: how long others may hold the lock.
@@ -74,38 +67,9 @@ def install(family: Family, steps: Sequence[XTable], *, lock_s: float = LOCK_TIM
     are changed.
     """
     fit_options(family)
-    with _locked(lock_s):
+    with xtlock.locked(lock_s):
         for step in steps:
             _change(family, step)
-
-
-@contextlib.contextmanager
-def _locked(most_s: float) -> Iterator[None]:
-    """Hold the lock that iptables-legacy takes; raises KernelBusy."""
-    try:
-        descriptor = os.open(LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise KernelBusy(f"the lock of xtables: {LOCK}: {describe(error)}") from error
-    try:
-        end = time.monotonic() + most_s
-        while not _take(descriptor):
-            if time.monotonic() >= end:
-                raise KernelBusy(
-                    f"another program holds the lock of xtables ({LOCK})",
-                    hint=f"`fuser -v {LOCK}` names it",
-                )
-            time.sleep(_LOCK_PAUSE_S)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _take(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _change(family: Family, step: XTable) -> None:

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from ..errors import HostAgentError
-from ..host import garbage, xtlibrary
+from ..host import garbage, xtlibrary, xtlock
 from ..redirect import xtables
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     answer: dict[str, Any] = {}
     try:
         steps = tuple(map(xtables.from_json, request["steps"]))
-        lock_s = request.get("lock_s", xtlibrary.LOCK_TIME_S)
+        lock_s = request.get("lock_s", xtlock.TIME_S)
         xtlibrary.install(xtables.Family(request["family"]), steps, lock_s=lock_s)
     except HostAgentError as error:
         answer = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}

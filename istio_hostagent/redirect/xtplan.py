@@ -47,7 +47,7 @@ def find_own(chains: Sequence[XChain], wanted: Collection[str]) -> set[str]:
         name = left.pop()
         if name in there and name not in own:
             own.add(name)
-            left.update(r.target for r in there[name].rules if r.is_ours or r.is_goto)
+            left.update(r.target for r in there[name].rules if r.is_ours)
     return own
 
 

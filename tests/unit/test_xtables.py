@@ -311,6 +311,14 @@ def test_chains_of_istio_are_ours_only_where_they_are_wanted() -> None:
     assert xtplan.select_own("nat", [jump, istio], ["ISTIO_OUTPUT"]).chains == (istio, jump)
 
 
+def test_a_chain_of_somebody_else_is_not_ours_because_one_of_ours_goes_there() -> None:
+    to_docker = XRule((), "DOCKER-USER", is_goto=True)
+    own = OWN._replace(rules=(*OWN.rules, to_docker))
+    theirs = XChain("OUTPUT", (to_docker._replace(is_goto=False),), True)
+    chains = [XChain("DOCKER-USER", ()), own, theirs]
+    assert xtplan.find_own(chains, []) == {OWN.name}
+
+
 def tables(redirection: Redirection | None) -> tuple[XTable, ...]:
     desired = policy.build_ruleset(redirection, FACTS) if redirection else model.Ruleset()
     return xtables.render(desired, Family.V4)

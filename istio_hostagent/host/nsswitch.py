@@ -62,12 +62,12 @@ def _has_module() -> bool:
 
 
 def _is_listening() -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.setblocking(False)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.setblocking(False)
             connection.connect(_SOCKET)
-        except BlockingIOError:
-            return True  # its queue is full
-        except OSError:
-            return False
+    except BlockingIOError:
+        return True  # its queue is full
+    except OSError:
+        return False
     return True

@@ -49,8 +49,8 @@ def parse(
             parser.add_argument(
                 f"--{option.name}",
                 dest=option.name,
-                type=type(option.default),
-                default=option.default,
+                type=text_not_empty if isinstance(option.default, str) else type(option.default),
+                default=None,  # a text would be read by `type`, too
                 metavar=option.metavar,
                 help=option.help,
             )
@@ -58,7 +58,16 @@ def parse(
             words_of = {"dest": option.name, "action": "store_true", "help": option.help}
             parser.add_argument(f"--{option.name}", **words_of)
     try:
-        return dict(vars(parser.parse_args(words)))
+        given = vars(parser.parse_args(words))
     except SystemExit as end:
         # argparse ends with 2 for a mistake; EX_USAGE tells it from every other failure.
         sys.exit(USAGE_STATUS if end.code else 0)
+    defaults = {option.name: option.default for option in options}
+    return defaults | {name: value for name, value in given.items() if value is not None}
+
+
+def text_not_empty(word: str) -> str:
+    """An argument from a variable that is not set must not count as not given."""
+    if not word:
+        raise ValueError
+    return word

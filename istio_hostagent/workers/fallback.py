@@ -67,10 +67,10 @@ def _await_record(record_id: str) -> unconfirmed.Record | None:
 
 
 def _waits(record: unconfirmed.Record) -> bool:
-    """Whether nobody has decided; a record that was removed or damaged by hand decides nothing."""
+    """Whether nobody has decided; what cannot be read, or was removed by hand, decides nothing."""
     try:
         found, outcome = unconfirmed.find(), unconfirmed.find_outcome()
-    except Unconfirmed:
+    except (HostAgentError, OSError):
         return True
     if found is not None:
         return found.id == record.id
@@ -104,13 +104,15 @@ def _try_to_go_back(
         text = describe(error)
     else:
         return True
-    watch.tell(text)
+    with contextlib.suppress(OSError):  # /run may be full: going back matters more
+        watch.tell(text)
     _say(f"rules applied by {record.who} cannot be taken back: {text}")
     return False
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{text}\n")
 
 
 if __name__ == "__main__":

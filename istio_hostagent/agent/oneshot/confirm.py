@@ -22,9 +22,10 @@ def confirm() -> Iterator[str]:
     """
 
     def keep(record: unconfirmed.Record, kernel: nftables.NftKernel) -> Iterator[str]:
+        is_there = bool(kernel.observe().tables)
         unconfirmed.decide(record, unconfirmed.CONFIRMED)
         lines = ("confirmed: the rules stay",)
-        if not kernel.observe().tables:
+        if not is_there:
             return iter(lines)  # rules of the operator's own, which may be Istio's
         return itertools.chain(lines, takeover.take_over_all(is_replaced=True))
 

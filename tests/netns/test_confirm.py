@@ -347,6 +347,7 @@ def test_rules_that_could_not_be_put_back_are_not_replaced_for_a_trial(host: Hos
 @pytest.mark.parametrize(
     "words",
     [
+        ("--confirm-within", ""),
         ("--confirm-within", "60"),
         ("--confirm-within", "4.9s"),
         ("--confirm-within", "1h1s"),

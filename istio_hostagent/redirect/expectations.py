@@ -193,7 +193,9 @@ def evaluate(expectation: Expectation, outcome: Outcome) -> Finding:
         return Finding(expectation, State.BROKEN, "it was let through")
     if expectation.sender is Sender.ON_LINK:
         return _evaluate_arrival(expectation, outcome)
-    if expectation.is_transparent and not expectation.excludes(outcome.interface):
+    is_through = not expectation.captured_at and bool(outcome.address)
+    is_left = is_through or expectation.excludes(outcome.interface)
+    if expectation.is_transparent and not is_left:
         return _evaluate_transparent(expectation, outcome)
     if not outcome.address:
         return Finding(expectation, State.NOT_TESTABLE, "dropped before it could be seen")
@@ -234,9 +236,13 @@ def _wrong_zone(expectation: Expectation, outcome: Outcome) -> str:
 
 
 def _evaluate_transparent(expectation: Expectation, outcome: Outcome) -> Finding:
-    """Say whether it went to the proxy and to nobody else; while there is none, to nobody."""
-    if outcome.is_taken or (outcome.has_entered and not outcome.address):
+    """Say of a packet that did not go on, or should not have, whether the proxy has got it."""
+    is_gone = outcome.is_taken or (outcome.has_entered and not outcome.address)
+    if is_gone and expectation.captured_at:
         return Finding(expectation, State.MET)
+    if outcome.is_taken:
+        text = "a transparent socket takes it, the proxy's or the application's own"
+        return Finding(expectation, State.NOT_TESTABLE, text)
     if not outcome.address:
         return Finding(expectation, State.NOT_TESTABLE, "dropped before it could be seen")
     return Finding(expectation, State.BROKEN, "the connection was unchanged")

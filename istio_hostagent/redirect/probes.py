@@ -283,8 +283,11 @@ class _Maker:
             yield made._replace(is_transparent=self._is_transparent)
         unlisted = ranges.subtract(left, exempt)
         direct = {*targets.ends(exempt), *([_middle(unlisted)] if unlisted else [])}
+        own = {*self._redirection.answer_ports, self._redirection.tunnel_port}
         for port in sorted(direct):
-            yield self._in(f"inbound port {port} is left alone ({family})", address, port, 0)
+            made = self._in(f"inbound port {port} is left alone ({family})", address, port, 0)
+            # Where the proxy listens itself it is the one that gets the packet.
+            yield made._replace(is_transparent=self._is_transparent and port not in own)
         through = self._chosen.elsewhere
         if through not in self._chosen.own:
             name = self._chosen.text(through)

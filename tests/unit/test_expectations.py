@@ -152,3 +152,25 @@ def test_a_port_list_is_tried_at_both_ends() -> None:
     made = probes.build_expectations(Redirection(outbound_ports=ports((5000, 5100), 25)), FACTS)
     tried = {each.port for each in made if each.captured_at == 15001}
     assert tried == {25, 5000, 5100}
+
+
+@pytest.mark.parametrize(
+    ("captured_at", "outcome", "state"),
+    [
+        (15006, expectations.Outcome(has_entered=True, is_taken=True), State.MET),
+        (15006, expectations.Outcome(has_entered=True), State.MET),
+        (15006, expectations.Outcome("10.1.0.2", 22), State.BROKEN),
+        (0, expectations.Outcome("10.1.0.2", 22), State.MET),
+        (0, expectations.Outcome("10.1.0.2", 15006), State.BROKEN),
+        (0, expectations.Outcome(has_entered=True, is_taken=True), State.NOT_TESTABLE),
+        (0, expectations.Outcome(has_entered=True), State.NOT_TESTABLE),
+    ],
+)
+def test_what_tproxy_leaves_alone_is_not_met_by_a_packet_that_a_socket_took(
+    captured_at: int, outcome: expectations.Outcome, state: State
+) -> None:
+    made = expectations.Expectation(
+        "", expectations.Sender.NEIGHBOUR, "10.1.0.2", 22, captured_at, (15001, 15006)
+    )
+    found = expectations.evaluate(made._replace(is_transparent=True), outcome)
+    assert found.state is state

@@ -14,9 +14,9 @@ SOURCES := istio_hostagent tests debian/man
 
 # What the program needs at run time, and what the checks, the namespaces and the test machines need.
 RUNTIME_PACKAGES := python3 python3-pyroute2 python3-iptables python3-cryptography python3-requests \
-	python3-sdnotify python3-watchdog python3-pycurl iproute2 nftables util-linux
-NETNS_PACKAGES := python3-venv python3-setuptools python3-wheel python3-yaml python3-h2 conntrack tcpdump openssl curl
-BOOTED_PACKAGES := systemd-container mmdebstrap apt-utils gnupg zstd debian-archive-keyring openssh-client
+	python3-sdnotify python3-watchdog python3-pycurl python3-yaml iproute2 nftables util-linux
+NETNS_PACKAGES := python3-venv python3-setuptools python3-wheel python3-h2 conntrack tcpdump openssl curl dnsmasq-base
+BOOTED_PACKAGES := systemd-container mmdebstrap apt-utils gnupg zstd debian-archive-keyring openssh-client strace
 
 .PHONY: help
 help:
@@ -25,13 +25,15 @@ help:
 	@echo 'make test-unit    tests that need nothing, and no privilege'
 	@echo 'make test-netns   tests with packets, in network namespaces of their own, and with Envoy'
 	@echo 'make test-booted  the package on booted Debian 12 and 13 machines'
-	@echo 'make test-interop tests with a real istiod and pilot-agent'
-	@echo 'make peers        build istiod, pilot-agent and istioctl for that (minutes, once)'
-	@echo 'make soak         hundreds of kills at random moments, thousands of random inputs'
+	@echo 'make test-interop tests with a real istiod, pilot-agent, API server and Consul'
+	@echo 'make peers        build those of Istio, Kubernetes and Consul (minutes, once)'
+	@echo 'make soak         kills at random moments, random inputs, 1 000 reloads under load: an hour'
+	@echo 'make coexistence  booted machines beside firewalls and network programs, as a table'
 	@echo 'make golden       rewrite the expected rule sets, and what documents take from tables'
 	@echo 'make demo         two hosts, a CA and real Envoys on this machine (KEEP=1 leaves it running)'
 	@echo 'make bench        measure the budgets, beside the peers'
 	@echo 'make deb          build and lint the package, into $(BUILD)/deb'
+	@echo 'make repo         a signed apt repository with it, into $(BUILD)/repo (REPO_URL=, REPO_KEYS=)'
 	@echo 'make install      copy the program to DESTDIR (what debian/rules calls)'
 	@echo 'make clean        remove what the other targets made here'
 
@@ -99,8 +101,13 @@ test: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp $(OTHER_PYROUTE2)
 
 # What make test repeats a few times, many times: kills at random moments, properties of any input.
 .PHONY: soak
-soak: $(BUILD)/venv.stamp
-	HOSTAGENT_SOAK=1 $(PYTEST) -q $(PARALLEL) -m 'soak or hypothesis' tests/unit tests/netns tests/lifecycle tests/agent tests/worker
+soak: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp
+	HOSTAGENT_SOAK=1 $(PYTEST) -q $(PARALLEL) -m 'soak or hypothesis' tests/unit tests/netns tests/lifecycle tests/agent tests/worker tests/envoy tests/booted
+
+# After every step of each program; make test goes as far as their reloads.
+.PHONY: coexistence
+coexistence: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp
+	HOSTAGENT_SOAK=1 $(PYTEST) -q $(PARALLEL) tests/booted/test_coexistence.py
 
 .PHONY: golden
 golden: $(BUILD)/venv.stamp
@@ -118,7 +125,16 @@ bench: $(BUILD)/venv.stamp
 
 .PHONY: deb
 deb: $(BUILD)/apt-booted.stamp
+	rm -f $(BUILD)/deb/*.deb
 	$(PYTHON) -m tests.package.build $(BUILD)/deb
+
+# Signed by the key of REPO_KEYS, a GNUPGHOME; hosts will find it at REPO_URL.
+REPO_KEYS ?= $(BUILD)/repo-keys
+REPO_URL ?= https://packages.example.org/istio-hostagent
+.PHONY: repo
+repo: deb
+	@$(PYTHON) -m tests.package.archive $(BUILD)/repo --package $(BUILD)/deb/istio-hostagent_*_all.deb \
+		--url $(REPO_URL) --keys $(REPO_KEYS)
 
 .PHONY: install
 install:
@@ -129,11 +145,17 @@ install:
 		install -D -m 644 {} $(abspath $(DESTDIR)/)/usr/share/istio-hostagent/istio_hostagent/{} \;
 	install -m 755 systemd/istio-hostagent $(DESTDIR)/usr/sbin/istio-hostagent
 	install -D -m 755 systemd/legacy-rules $(DESTDIR)/usr/lib/istio-hostagent/legacy-rules
-	install -m 644 systemd/*.service $(DESTDIR)/usr/lib/systemd/system/
+	install -D -m 755 systemd/istio-hostagent-generator \
+		$(DESTDIR)/usr/lib/systemd/system-generators/istio-hostagent-generator
+	install -m 644 systemd/*.service systemd/*.socket systemd/*.target $(DESTDIR)/usr/lib/systemd/system/
+	install -m 755 systemd/firewall-openings $(DESTDIR)/usr/lib/istio-hostagent/firewall-openings
 	install -m 644 etc/hostagent.env $(DESTDIR)/etc/istio-hostagent/hostagent.env
+	install -D -m 644 etc/needrestart.conf $(DESTDIR)/etc/needrestart/conf.d/istio-hostagent.conf
 	install -m 644 etc/istio-hostagent.bash \
 		$(DESTDIR)/usr/share/bash-completion/completions/istio-hostagent
 
 .PHONY: clean
 clean:
-	rm -rf $(BUILD) $(VENV) .mypy_cache .ruff_cache
+	# The key of a repository stays: hosts know no other one.
+	find $(BUILD) -mindepth 1 -maxdepth 1 ! -name repo-keys -exec rm -rf {} + 2>/dev/null || true
+	rm -rf $(VENV) .mypy_cache .ruff_cache

@@ -28,7 +28,10 @@ class Problem(NamedTuple):
 
 _INOTIFY = "raise the sysctl fs.inotify.max_user_%s, and in /etc/sysctl.d to keep it: its user has"
 _MEMORY = "memory ran out: see `free -m`, and MemoryMax= of the unit"
-_DESCRIPTORS = "raise LimitNOFILE= with `systemctl edit istio-hostagent`"
+_DESCRIPTORS = (
+    "raise LimitNOFILE= with `systemctl edit istio-hostagent`, for a proxy in a unit of its own"
+    " with `systemctl edit istio-proxy@.service`"
+)
 _ALL_DESCRIPTORS = "raise the sysctl fs.file-max"
 _PROCESSES = (
     "no more processes are allowed: see TasksMax= of the unit, the sysctl kernel.pid_max and"
@@ -55,6 +58,8 @@ _REMEDIES = {
     "failed to map segment": _MEMORY,
     "Resource temporarily unavailable": _PROCESSES,
     "Cannot fork": _PROCESSES,
+    "Job for istio-proxy": "`systemctl status 'istio-proxy*'` and `journalctl -u 'istio-proxy*'`"
+    " say why systemd did not start it; ISTIO_HOSTAGENT_PROXY_UNIT=no does without",
     "Read-only file system": "it is mounted read-only: `dmesg` says why; `mount -o remount,rw`",
     "No space left on device": "it is full: see `df -h` and `df -i`",
     "Disk quota exceeded": "the quota of its owner is used up: see `quota`",
@@ -206,6 +211,27 @@ class AuthorityUnavailable(HostAgentError):
     exit_status = 75
 
 
+class RegistryUnavailable(HostAgentError):
+    """No answer from a registry of services: time-out, connection, no leader. Try again."""
+
+    code = "registry-unavailable"
+    exit_status = 75
+
+
+class RegistryRefused(HostAgentError):
+    """A registry of services answered and said no; only an operator can change that."""
+
+    code = "registry-refused"
+    exit_status = 77
+
+
+class NotRegistered(HostAgentError):
+    """There is nothing to deregister: no such service at this address."""
+
+    code = "not-registered"
+    exit_status = 1
+
+
 class KernelBusy(HostAgentError):
     """A dump was interrupted or a lock is held; try again at once, a bounded number of times."""
 
@@ -310,12 +336,26 @@ class NotReached(HostAgentError):
     code = "not-reached"
     exit_status = 75
 
-    def __init__(self, dropped: Sequence[str]) -> None:
+    def __init__(self, dropped: Sequence[str], *, hint: str = "") -> None:
         """Take at least one line; the message is the first one and the number of the others."""
         self.dropped = tuple(dropped)
         others = len(self.dropped) - 1
         more = f" (and {others} more, see verify)" if others else ""
-        super().__init__(f"{self.dropped[0]}{more}")
+        super().__init__(f"{self.dropped[0]}{more}", hint=hint)
+
+
+class NamesUnanswered(HostAgentError):
+    """The resolver of this host does not answer the names that it was told to."""
+
+    code = "names-unanswered"
+    exit_status = 75
+
+
+class ResolverSilent(HostAgentError):
+    """The resolver of the mesh's names, to which queries are captured, does not answer."""
+
+    code = "resolver-silent"
+    exit_status = 75
 
 
 class ChildFailed(HostAgentError):

@@ -8,6 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.booted import coexistence
 from tests.lab import soak
 
 # A slow machine is no failure: what has to be fast is measured by the bench. No database: an
@@ -15,6 +16,7 @@ from tests.lab import soak
 hypothesis.settings.register_profile(
     "any-machine",
     deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
     max_examples=soak.times(100, 3000),
     database=None,
     # Every run tries the same sample, or one change would be refused for what another has made;
@@ -39,7 +41,9 @@ LAYERS = (
     "golden",
 )
 # What is made once for a module; each process would make one of its own.
-OF_A_MODULE = {"rig", "site", "hosts", "graph"}
+OF_A_MODULE = {"rig", "site", "hosts", "graph", "api"}
+# These take the lock of xtables, of which a machine has one, again and again.
+OF_XTABLES = {"test_legacy", "test_load"}
 RELEASE = "suite"
 FIRST_RELEASE = "bookworm"
 
@@ -65,6 +69,28 @@ def group_of(item: pytest.Item) -> str:
         release = getattr(item, "callspec", None)
         params = release.params if release is not None else {}
         return f"booted-{params.get(RELEASE, FIRST_RELEASE)}"
+    if item.path.stem in OF_XTABLES:
+        return f"{layer_of(item)}-xtables"
     if OF_A_MODULE & set(getattr(item, "fixturenames", ())):
         return f"{layer_of(item)}-{item.path.stem}"
     return ""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was counted while soaking, wherever it was: a test that passes says nothing."""
+    reports = [each for kind in ("passed", "failed") for each in terminalreporter.getreports(kind)]
+    for report in reports if soak.IS_SOAKING else ():
+        for name, value in report.user_properties:
+            if name == soak.FIGURE and report.when == "call":
+                terminalreporter.write_line(f"{value}")
+    every = (each for stat in terminalreporter.stats.values() for each in stat)
+    cells = [
+        coexistence.Cell(*cell)
+        for report in every
+        for name, value in getattr(report, "user_properties", ())
+        if name == coexistence.PROPERTY and report.when == "teardown"
+        for cell in value
+    ]
+    if cells:
+        terminalreporter.section("beside other programs")
+        terminalreporter.write_line(coexistence.render(cells))

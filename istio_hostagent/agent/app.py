@@ -10,17 +10,21 @@ from collections.abc import Mapping
 from ..config import model
 from ..errors import AgentRunning
 from ..host import (
+    capturecount,
     certificatefiles,
     changes,
     children,
     clock,
     control,
+    deviceprobing,
     doors,
     facts,
     files,
     garbage,
     glance,
+    groupwatch,
     heldports,
+    instances,
     layers,
     legacyrules,
     legacytables,
@@ -28,11 +32,17 @@ from ..host import (
     mounts,
     nftables,
     nftpresence,
+    norules,
     notify,
+    openings,
+    orphans,
     ports,
+    predecessor,
     probing,
     processes,
     proxyfiles,
+    proxyunit,
+    published,
     rtmonitor,
     sights,
     signals,
@@ -45,10 +55,12 @@ from . import (
     components,
     configuration,
     events,
+    fields,
     here,
     loop,
     performer,
     places,
+    publishing,
     reconcile,
     reload,
     statedir,
@@ -56,6 +68,11 @@ from . import (
 
 logger = logging.getLogger(__name__)
 
+# Also where somebody has installed it by pip, or a container runs it.
+_BY_ITSELF = (
+    "this is not istio-hostagent.service of the package: nobody starts the agent again, its proxy"
+    " ends with it, and no guard is loaded at boot"
+)
 # What is beside the lock while rules wait for confirmation (`host.unconfirmed.RECORD`).
 UNCONFIRMED = "unconfirmed"
 
@@ -72,6 +89,8 @@ def run(environment: Mapping[str, str]) -> None:
     if control.has(UNCONFIRMED):
         raise AgentRunning("rules wait for confirmation (istio-hostagent status)")
     host, sources = here.probe_host(environment)
+    if instances.find_earlier_state(environment):
+        _settle(environment)
     files.make_directory(host.state_dir)
     files.make_directory(host.runtime_dir)
     inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
@@ -80,10 +99,19 @@ def run(environment: Mapping[str, str]) -> None:
     stored = notify.take_stored(environment)
     owning = stored.pop(performer.STORED_SOCKET, None)
     is_kept = notify.has_store(environment)
-    sock, refusal = nftpresence.open_socket(owning)
+    # The rules that are here are another agent's, if anybody's.
+    is_apart = bool(host.instance)
+    can_change = not is_apart and norules.may_change()
+    sock, refusal = (None, "") if is_apart else nftpresence.open_socket(owning)
     kernel = nftables.NftKernel(sock, is_owner=is_kept) if sock is not None else None
-    started = children.Processes(inbox, _record(host))
+    has_units = not is_apart and proxyunit.is_available(environment)
+    make_units = functools.partial(proxyunit.Units, inbox) if has_units else None
+    if not is_kept:
+        logger.info(_BY_ITSELF)
+    servers = proxyunit.UNITS_OF_SERVERS
+    started = children.Processes(inbox, _record(host), make_units, servers)
     user = processes.User(host.proxy_uid, host.proxy_gid)
+    own_unit = "" if is_apart else predecessor.find_own_unit()
     given = ports.Ports(
         clock=clock.SystemClock(),
         inbox=inbox,
@@ -92,13 +120,15 @@ def run(environment: Mapping[str, str]) -> None:
             refusal,
             functools.partial(_make_legacy, started, inbox, is_kept=is_kept),
             legacytables.has_any,
+            none=norules.NoRules(),
+            can_change=can_change,
         ),
         changes=changes.ChangeMonitor(kernel.port) if kernel is not None else changes.Silence(),
         network=rtmonitor.Monitor(),
         watcher=watch.FileWatcher(inbox, events.FilesChanged, seen),
         sights=seen,
         notifier=notify.Notifier(environment),
-        packets=probing.Packets() if kernel is not None else probing.Unsent(),
+        packets=probing.Packets() if kernel is not None else deviceprobing.Packets(),
         processes=started,
         doors=doors.Doors(inbox),
         held=heldports.HeldPorts(stored, user),
@@ -107,13 +137,25 @@ def run(environment: Mapping[str, str]) -> None:
         certificates=certificatefiles.CertificateFiles(host.state_dir, seen),
         proxy=proxyfiles.ProxyFiles(host, seen),
         machine=facts,
+        groups=groupwatch.GroupWatcher(inbox, events.UnitsChanged),
         jitter=clock.jitter,
-        legacy_rules=legacyrules.observe,
+        legacy_rules=(lambda: None) if is_apart else legacyrules.observe,
         istio_rules=glance.glance,
+        openings=openings if can_change else norules.NoOpenings(),
+        published=published.Published(published.find_path()),
+        captured=capturecount.count if kernel is not None else lambda: None,
+        predecessors=predecessor.Predecessors(own_unit),
+        unit=own_unit,
     )
-    signals.deliver((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), inbox, events.Signalled)
+    signals.deliver(
+        (signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+        inbox,
+        events.Signalled,
+        ended=orphans.bury if orphans.may_come() else None,
+    )
     interval_s = notify.watchdog_interval_s(environment)
     agent = begin(given, sources, host, is_stored=owning is not None, watchdog_s=interval_s)
+    logging.getLogger(__package__.rpartition(".")[0]).addHandler(agent.recent)
     server = control.ControlServer(inbox, events.Asked)
     garbage.keep_all()
     try:
@@ -123,15 +165,24 @@ def run(environment: Mapping[str, str]) -> None:
         lock.close()
 
 
+def _settle(environment: Mapping[str, str]) -> None:
+    """Load what is of use once in the life of an agent with a name."""
+    package = __package__.rpartition(".")[0]
+    moved = importlib.import_module(f"{package}.host.instancestate").settle(environment)
+    if moved:
+        logger.info("the state of this agent has moved", extra=fields.of(DETAIL=f"from {moved}"))
+
+
 def _make_legacy(
     started: ports.Processes, inbox: ports.Inbox[events.Event], *, is_kept: bool
 ) -> ports.PacketRules:
     """Load what only legacy tables need."""
     package = __package__.rpartition(".")[0]
     legacy = importlib.import_module(f"{package}.agent.legacy")
+    workers = importlib.import_module(f"{package}.agent.legacyworkers")
     tables = importlib.import_module(f"{package}.host.xtkernel").LegacyTables()
     made: ports.PacketRules = legacy.LegacyRules(
-        tables, legacy.later(started, inbox), is_kept=is_kept
+        tables, workers.later(started, inbox), is_kept=is_kept
     )
     return made
 
@@ -154,11 +205,12 @@ def begin(
     `is_stored`: the service manager has kept the socket of the kernel port.
     """
     parts = components.Components(given, sources, host)
-    parts.proxy.child.end_leftover()
+    parts.proxy.take_on()
+    parts.names.take_on()
     kept = reload.load_accepted(parts.state.load(reload.ACCEPTED, sources), host)
     parts.configuration.begin(kept)
     parts.life = life.begin(_read_disk(parts.state, sources, kept, is_stored=is_stored))
-    return loop.Agent(parts, watchdog_s)
+    return loop.Agent(parts, watchdog_s, publishing.Publishing(parts, given.published))
 
 
 def _read_disk(

@@ -2,7 +2,8 @@
 
 nf_tables is the first choice. Legacy tables are used where the kernel, or whoever confines us,
 refuses nf_tables, or where a key asks for them. A key that changes counts from the next start on:
-until then what is in force stays in one place.
+until then what is in force stays in one place. Where no rules are wanted, and none can be ours,
+neither is touched (`host.norules`).
 Not here: either of them (`reconcile`, `legacy`).
 """
 
@@ -16,6 +17,8 @@ from ..host import ports
 from ..redirect import model, plan
 
 KEY = "ISTIO_HOSTAGENT_BACKEND"
+# Why there are no rules.
+NO_RULES = "ISTIO_HOSTAGENT_REDIRECT=none"
 Changed = Callable[[plan.Changes | HostAgentError], None]
 
 
@@ -35,12 +38,19 @@ class BackEnds:
         refusal: str,
         make_legacy: Callable[[], ports.PacketRules],
         has_legacy: Callable[[], bool],
+        *,
+        none: ports.PacketRules | None = None,
+        can_change: bool = True,
     ) -> None:
         """Choose nothing yet.
 
         `native`: none if nf_tables is refused, `refusal` says how. `make_legacy`: loads what only
-        legacy tables need; `has_legacy`: whether there is one.
+        legacy tables need; `has_legacy`: whether there is one. `none`: one that touches no rules,
+        where none are wanted. Not `can_change`: none of the rules here can be ours, because we
+        lack the right, or because they are another agent's.
         """
+        self._can_change = can_change
+        self._none = none
         self._native = native
         self._refusal = refusal
         self._make_legacy = make_legacy
@@ -54,11 +64,23 @@ class BackEnds:
     def choose(self, wanted: BackEnd) -> None:
         """Take the one that a configuration asks for; the first time counts."""
         self._wanted = wanted
-        if self._chosen is not None:
+        if self._chosen is not None or wanted is BackEnd.NONE:
             return
         self._chosen = wanted
         if wanted is not BackEnd.AUTO:
             self._kind = Kind.LEGACY if wanted is BackEnd.LEGACY else Kind.NFTABLES
+
+    @property
+    def wants_none(self) -> bool:
+        """Whether a configuration wants no rules at all."""
+        return self._wanted is BackEnd.NONE
+
+    @property
+    def _has_none(self) -> bool:
+        """Whether no rules are wanted and none can be ours, so that neither is to be touched."""
+        if self._wanted is not BackEnd.NONE or self._none is None:
+            return False
+        return not self._can_change or (self._native is None and not self._has_legacy())
 
     @property
     def kind(self) -> Kind:
@@ -68,6 +90,8 @@ class BackEnds:
     @property
     def place(self) -> str:
         """Which one is used, and why."""
+        if self._wanted is BackEnd.NONE:
+            return f"none: {NO_RULES}"
         return f"{self._kind.value}: {self._reason}"
 
     @property
@@ -98,6 +122,8 @@ class BackEnds:
     @property
     def remark(self) -> str:
         """What is not as one might expect, or nothing."""
+        if self._wanted is BackEnd.NONE:
+            return ""
         if self._chosen is not None and not self._is_met(self._wanted):
             return (
                 f"{KEY}={self._wanted.value} counts from the next start on, until then rules are"
@@ -114,6 +140,8 @@ class BackEnds:
 
     def _used(self) -> ports.PacketRules:
         """Raises HostUnsupported where nf_tables is asked for and refused."""
+        if self._has_none and self._none is not None:
+            return self._none
         if self._kind is Kind.LEGACY:
             return self._get_legacy()
         if self._native is None:
@@ -125,6 +153,8 @@ class BackEnds:
 
     def _other(self) -> ports.PacketRules | None:
         """The one that is not used, if anything of ours may be there."""
+        if self._has_none:
+            return None
         if self._kind is Kind.LEGACY:
             return self._native
         return self._get_legacy() if self._has_legacy() else None
@@ -137,6 +167,8 @@ class BackEnds:
     @property
     def is_owner(self) -> bool:
         """Whether a stop of the service takes the rules out without us."""
+        if self._has_none:
+            return False
         if self._kind is Kind.LEGACY:
             return self._get_legacy().is_owner
         return self._native is not None and self._native.is_owner
@@ -144,7 +176,7 @@ class BackEnds:
     @property
     def has_socket(self) -> bool:
         """Whether what is installed belongs to our socket alone."""
-        is_native = self._kind is Kind.NFTABLES
+        is_native = self._kind is Kind.NFTABLES and not self._has_none
         return is_native and self._native is not None and self._native.has_socket
 
     def fileno(self) -> int:
@@ -153,6 +185,8 @@ class BackEnds:
 
     def render_guard(self, desired: model.Ruleset) -> str:
         """Give the guard for the one that is used."""
+        if self._wanted is BackEnd.NONE and self._none is not None:
+            return self._none.render_guard(desired)
         return self._used().render_guard(desired)
 
     def install(self, desired: model.Ruleset, done: Changed) -> None:
@@ -243,18 +277,18 @@ class BackEnds:
 
     def find_native(self, desired: model.Ruleset) -> model.Ruleset | None:
         """What of it nf_tables is to hold; None where that is refused."""
-        if self._native is None:
+        if self._native is None or self._has_none:
             return None
         return desired if self._kind is Kind.NFTABLES else _nothing(desired)
 
     def has_changed(self) -> bool:
         """Whether somebody has changed tables of which nobody tells; raises KernelBusy."""
-        return self._kind is Kind.LEGACY and self._get_legacy().has_changed()
+        return self.is_polled and self._get_legacy().has_changed()
 
     @property
     def is_polled(self) -> bool:
         """Whether `has_changed` is to be asked: the kernel tells of no change."""
-        return self._kind is Kind.LEGACY
+        return self._kind is Kind.LEGACY and not self._has_none
 
 
 def _nothing(desired: model.Ruleset) -> model.Ruleset:

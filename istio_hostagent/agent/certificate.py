@@ -6,25 +6,34 @@ and this part only keeps the dates it reports (design invariants 5 to 7).
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..config import model
 from ..errors import ChildFailed, HostAgentError, NotPermitted, describe
 from ..host import ports, processes
 from ..host.answers import certificate as answers
-from ..identity import rotation
+from ..identity import credentials, nodeagent, rotation
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now
 from ..lifecycle.steps import Step
 from . import events, fields, issuance, part, stores, tasks
 
 logger = logging.getLogger(__name__)
+# What `systemctl status istio-auth-node-agent` shows, beside our own log.
+classic = logging.getLogger(nodeagent.__name__)
 
 WORKER = "certificate"
 COPIED = (
     "the certificate in use was obtained by another machine: this disk is a copy of that one's "
     "(/etc/machine-id differs); the CA is asked for one of this machine's own"
 )
+
+
+class Place(NamedTuple):
+    """The directory that readers look into, and what is kept behind it."""
+
+    directory: str
+    store: str
 
 
 class CertificatePart(part.Part):
@@ -50,18 +59,17 @@ class CertificatePart(part.Part):
         self._user = processes.User(facts.proxy_uid, facts.proxy_gid)
         self._settings: model.IdentitySettings | None = None
         self._done: list[tasks.Done] = []
-        self._seen: tuple[object, object] = (None, None)
+        self._seen: tuple[object, ...] = ()
         self._files_seen: tuple[object, ...] = ()
+        self._seen_credentials: tuple[credentials.Credential, ...] = ()
         self.value = rotation.Rotation()
         self.obtained = 0
+        self.place: Place | None = None  # where what is held lies
 
     @property
     def steps(self) -> Mapping[Step, part.Perform]:
         """What it asks workers for."""
-        return {
-            Step.OBTAIN: part.silently(self.ask),
-            Step.RELEASE: part.silently(self.release_others),
-        }
+        return {Step.OBTAIN: part.silently(self.ask)}
 
     def configure(self, config: model.Config, _facts: model.HostFacts) -> None:
         """Take new settings; what is held for other ones counts no more."""
@@ -70,6 +78,7 @@ class CertificatePart(part.Part):
             self._settings = settings
             self._files.keep_out(settings.output_dir)
             self.value = rotation.configured()
+            self._seen_credentials = ()
             # What a worker brings for the settings before is not wanted any more.
             self._work.abandon(WORKER)
             stores.stop_release(self._work, settings.output_dir)
@@ -86,6 +95,11 @@ class CertificatePart(part.Part):
             case events.Heartbeat():
                 self.look_at_files()
 
+    def find_root_file(self) -> str:
+        """Where the roots lie that go with what is held; empty where nothing is known."""
+        directory = self._settings.output_dir if self._settings is not None else ""
+        return f"{directory}/root-cert.pem" if directory else ""
+
     @property
     def last_error(self) -> str:
         """Why there is no fresh certificate, and what to do about it, or nothing."""
@@ -98,12 +112,20 @@ class CertificatePart(part.Part):
         """Why there is no fresh certificate."""
         return f"certificate: {self.last_error}" if self.last_error else ""
 
+    def code(self, _life: Life) -> str:
+        """What kind of failure it was."""
+        last_error = self.value.last_error
+        return last_error.code if last_error is not None else "certificate-copied"
+
     def status(self, _life: Life, now: Now) -> dict[str, Any]:
         """Its part of the report of `status`."""
         value, held = self.value, self.value.held
         state = "none" if held is None else "held" if value.is_held(now.wall) else "expired"
         return {
             "state": state,
+            "directory": self._settings.output_dir if self._settings else "",
+            "renewed_in": self._settings.renewed_in if self._settings else "",
+            "renewed_by": self._settings.renewed_by if self._settings else "",
             "identity": held.identity if held else "",
             "serial": held.serial if held else "",
             "not_before": held.not_before if held else None,
@@ -114,11 +136,36 @@ class CertificatePart(part.Part):
             "failing_since": value.failing_since,
             "obtained": self.obtained,
             "last_error": self.last_error,
+            "credentials": self._credential_status(now.wall),
         }
 
+    def _credential_status(self, now: float) -> list[dict[str, Any]]:
+        """What can be shown to the CA, in the order in which it is tried."""
+        if self._settings is None:
+            return []
+        until = self.value.held.not_after if self.value.held is not None else None
+        described = credentials.describe(self._settings, self._seen_credentials, until, now)
+        return [
+            {
+                "kind": each.via,
+                "state": _credential_state(each),
+                "until": each.until,
+                "reason": each.reason or "",
+            }
+            for each in described
+        ]
+
     def look_at_credentials(self) -> None:
-        """Files may have changed: after a failure, a new token or root is tried at once."""
+        """Files may have changed: after a failure, a new token or root is tried at once.
+
+        Those that somebody else renews are looked at in any case.
+        """
         if self._credentials() == self._seen:
+            return
+        if self._is_mounted:
+            if not self.value.is_asking:  # else when it has ended
+                self.value = rotation.retry(self.value)
+                self._seen = self._credentials()
             return
         before, self.value = self.value, rotation.credentials_changed(self.value)
         if self.value != before:
@@ -129,7 +176,23 @@ class CertificatePart(part.Part):
         """The files to be watched."""
         if self._settings is None:
             return ()
-        return self._files.watched(self._settings.output_dir)
+        watched = self._files.watched(self._settings.output_dir)
+        if self._is_mounted:
+            return watched + self._foreign
+        return watched + self._provisioned
+
+    @property
+    def _is_mounted(self) -> bool:
+        """Whether somebody else renews the certificate."""
+        return self._settings is not None and bool(self._settings.renewed_in)
+
+    @property
+    def _foreign(self) -> tuple[str, ...]:
+        """The files, or the socket, of whoever else renews the certificate."""
+        assert self._settings is not None
+        if self._settings.secret_source:
+            return (self._settings.secret_source,)
+        return self._files.watched(self._settings.mounted_dir)
 
     def look_at_files(self) -> None:
         """Files may have changed: if those of the certificate have, see what they are now."""
@@ -141,13 +204,25 @@ class CertificatePart(part.Part):
         assert self._settings is not None
         return self._files.look(self._settings.output_dir)
 
-    def _credentials(self) -> tuple[object, object]:
+    def _credentials(self) -> tuple[object, ...]:
         if self._settings is None:
-            return None, None
-        return (
-            self._files.fingerprint(self._settings.token_file),
-            self._files.fingerprint(self._settings.root_file),
-        )
+            return ()
+        paths: tuple[str, ...] = (self._settings.token_file, self._settings.root_file)
+        if self._is_mounted:
+            paths = self._foreign
+        else:
+            paths += self._provisioned
+            if self.value.held is None:
+                # What somebody puts there is a credential, and may be the certificate itself.
+                paths += self._files.watched(self._settings.output_dir)
+        return tuple(map(self._files.fingerprint, paths))
+
+    @property
+    def _provisioned(self) -> tuple[str, ...]:
+        """The files of PROV_CERT, where that is not the directory into which we write."""
+        assert self._settings is not None
+        place = self._settings.provisioned_dir
+        return self._files.watched(place) if place != self._settings.output_dir else ()
 
     def renew(self, done: tasks.Done) -> None:
         """Renew what is held now, whether it is due or not; `done` gets the answer."""
@@ -166,6 +241,7 @@ class CertificatePart(part.Part):
         output = self._settings.output_dir
         try:
             store = self._files.make_store(output, self._user)
+            self.place = Place(output, store)
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             message = f"no place for certificates: {place}{describe(error)}"
@@ -177,10 +253,12 @@ class CertificatePart(part.Part):
         else:
             is_held = self.value.has_looked and self.value.is_held(self._clock.now())
             operation, finish = "renew" if is_forced or is_held else "ensure", self._finish
+            classic.info(nodeagent.sending(self.value.failures))
+        call_s = self.value.call_time(self._clock.now(), issuance.TIMEOUT_S)
         self.value = rotation.asked(self.value)
         self._work.start_worker(
             WORKER,
-            issuance.make_request(self._settings, operation, store),
+            issuance.make_request(self._settings, operation, store, call_s),
             user=self._user,
             timeout_s=issuance.TIMEOUT_S + 5.0,
             done=finish,
@@ -205,6 +283,8 @@ class CertificatePart(part.Part):
         self.value = rotation.looked(self.value, answer.held)
         if answer.held is not None:
             self._finish(answer)
+        if self._is_mounted:  # it may have been renewed while no agent was there
+            self.value = rotation.retry(self.value)
         if waiting:
             self._done = waiting
             self.ask(is_forced=True)
@@ -214,32 +294,45 @@ class CertificatePart(part.Part):
             failure = rotation.Failure(answer.code, answer.message, answer.hint)
             answer = answers.Certificate(error=failure)
         self._files_seen = self._look()
+        self._seen_credentials = answer.looked or self._seen_credentials
         if answer.error is None and answer.held is not None:
             self._accept(answer.held, answer)
         else:
             none = rotation.Failure(ChildFailed.code, "the worker gave no certificate")
             self._refuse(answer.error or none, answer.held)
+        if self._is_mounted:
+            self.look_at_credentials()  # what has changed meanwhile
         waiting, self._done = self._done, []
         for done in waiting:
             done(answer)
 
     def _accept(self, held: rotation.Report, answer: answers.Certificate) -> None:
         assert self._settings is not None
+        now, again_s = self._clock.now(), None
+        if self._is_mounted:
+            is_told = not self._settings.secret_source
+            again_s = rotation.look_again(held, now, is_told=is_told)
         self.value = rotation.obtained(
             self.value,
             held,
-            self._clock.now(),
+            now,
             jitter=self._jitter(),
             ratio=self._settings.grace_ratio,
+            again_s=again_s,
+            spread=self._settings.grace_spread,
+            is_found=self.value.held is None and not answer.is_obtained,
         )
         if answer.is_obtained:
             self.obtained += 1
+            classic.info(nodeagent.approved(self.value.next_at - self._clock.now()))
             logger.info(
                 "certificate obtained",
                 extra=fields.of(
                     IDENTITY=held.identity,
                     SERIAL=held.serial,
                     VIA=answer.via,
+                    FILE=self._settings.renewed_in,
+                    CA_PROTOCOL=answer.protocol,
                     HELD_UNTIL=fields.moment(held.not_after),
                     NEXT_TRY=fields.moment(self.value.next_at),
                 ),
@@ -253,9 +346,10 @@ class CertificatePart(part.Part):
             last_error,
             self._clock.now(),
             jitter=self._jitter(),
-            ratio=self._settings.grace_ratio,
             held=held,
         )
+        pause_s = value.next_at - self._clock.now()
+        classic.error(nodeagent.failed(last_error.text, pause_s))
         if last_error != before.last_error or value.failures & (value.failures - 1) == 0:
             logger.warning(
                 "no certificate; keeping what is held" if value.held else "no certificate",
@@ -267,6 +361,12 @@ class CertificatePart(part.Part):
                     NEXT_TRY=fields.moment(value.next_at),
                 ),
             )
+
+
+def _credential_state(each: credentials.Credential) -> str:
+    if each.reason is None:
+        return "unknown"
+    return "unusable" if each.reason else "good"
 
 
 def _renewal(value: rotation.Rotation) -> str:

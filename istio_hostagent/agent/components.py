@@ -8,22 +8,34 @@ from ..host import ports, processes, rtmonitor
 from ..lifecycle import report
 from ..lifecycle.life import Life
 from ..lifecycle.situation import Now, Situation
-from ..supervise import validation
+from ..supervise import builds, validation
 from . import (
+    answering,
+    catalogue,
+    causes,
     certificate,
     configuration,
     events,
     fields,
     holding,
+    leaving,
     lookout,
     machine,
+    openings,
+    outputs,
+    ownserver,
     part,
     places,
+    predecessor,
     prober,
     proxy,
+    recent,
     redirection,
+    registration,
+    renewhook,
     serving,
     statedir,
+    succession,
     supervisor,
     takeover,
     tasks,
@@ -51,12 +63,17 @@ class Components:
             packets,
             clock,
             given.legacy_rules,
-            lambda: not self.proxy.is_envoy,
+            lambda: self.proxy.answers_queries,
+            lambda: self.catalogue.destinations,
             others,
+            openings.Openings(work, given.openings),
         )
         state = statedir.StateDirectory(given.state, clock)
         user = processes.User(facts.proxy_uid, facts.proxy_gid)
-        supervised = supervisor.Supervisor(inbox, clock, given.processes, given.doors, given.held)
+        successors = succession.Succession(work)
+        supervised = supervisor.Supervisor(
+            inbox, clock, given.processes, given.doors, given.held, successors
+        )
 
         def read_changes() -> events.Event | None:
             found = given.changes.read()
@@ -70,6 +87,7 @@ class Components:
         inbox.watch(given.network.fileno(), read_network)
         self.inbox = inbox
         self.clock = clock
+        self._place, self._state_dir = given.proxy.directory, facts.state_dir
         self.rules = given.rules
         self.watcher = given.watcher
         self.notifier = given.notifier
@@ -86,23 +104,65 @@ class Components:
         self.packets = packets
         self.others = others
         self.state = state
-        self.machine = machine.MachinePart(given.machine, facts, state, clock)
+        self.machine = machine.MachinePart(
+            given.machine, given.groups, facts, state, clock, lambda: supervised.starts
+        )
         self.configuration = configuration.ConfigurationPart(
             given.environment, sources, facts, work, clock
         )
         self.certificate = certificate.CertificatePart(
             work, clock, given.certificates, given.jitter, facts
         )
+        self.outputs = outputs.OutputsPart(work, clock, self.certificate, state, facts)
+        self.hook = renewhook.HookPart(work, clock, self.certificate, self.outputs, state, facts)
+        self.catalogue = catalogue.CataloguePart(work, clock, state, facts)
+        self.registration = registration.RegistrationPart(
+            work, clock, state, facts, self._find_standing
+        )
         self.redirection = keeper
+        self.predecessor = predecessor.PredecessorPart(
+            given.predecessors, work, clock, given.rules
+        )
         self.holding = holding.HoldingPart(given.held, given.notifier, work, clock)
-        self.proxy = proxy.ProxyPart(supervised, work, clock, given.proxy)
+        self.proxy = proxy.ProxyPart(supervised, work, clock, given.proxy, successors)
         self.serving = serving.ServingPart(
             work,
             clock,
             self.proxy,
             lambda: self.certificate.value.held,
+            self.certificate.find_root_file,
             given.held.find_listening,
             user,
+        )
+        secrets = ownserver.Server(
+            "secrets",
+            "secret server",
+            self._find_secrets,
+            lambda: given.proxy.make_own_directory(builds.SECRETS_DIRECTORY),
+        )
+        names = ownserver.Server(
+            "resolver",
+            "resolver",
+            lambda: self.proxy.resolver,
+            lambda: given.state.make_own(places.NAMES, (user.uid, user.gid)),
+            is_known=lambda: self.proxy.is_known,
+            may_have_unit=lambda: self.proxy.has_unit,
+        )
+        self.secrets, self.names = (
+            ownserver.OwnServerPart(inbox, clock, given.processes, user, each)
+            for each in (secrets, names)
+        )
+        self.answering = answering.AnsweringPart(
+            work, clock, self.names, lambda: self.proxy.wants_resolver, user
+        )
+        self.leaving = leaving.LeavingPart(
+            given.unit,
+            work,
+            clock,
+            given.notifier,
+            self.proxy,
+            user,
+            on_drain=lambda: self.registration.leave(),
         )
         # Who hears of everything, in this order: what is seen of the machine counts first.
         self.all: tuple[part.Part, ...] = (
@@ -111,17 +171,37 @@ class Components:
             self.machine,
             self.configuration,
             self.certificate,
+            self.outputs,
+            self.hook,
             self.holding,
+            self.catalogue,
+            self.predecessor,
             self.redirection,
             supervised,
             self.proxy,
             self.serving,
+            self.secrets,
+            self.names,
+            self.answering,
+            self.registration,
+            self.leaving,
             self.lookout,
             self.state,
         )
         self.life = Life()
+        self.count_captured = given.captured
+        self.recent = recent.Recent(clock)
+        self.started = self.since = clock.now()  # the agent; being in the mesh, or not being
+        self.was_in_mesh = False
         # The longest turn of the loop so far, in seconds, by the event that began it.
         self.turns: dict[str, float] = {}
+
+    def _find_secrets(self) -> tuple[str, ...] | None:
+        """Arguments of a secret server, once the proxy asks one of ours for what there is."""
+        own = builds.secrets_socket(self._place)
+        if own not in self.proxy.secret_sockets or self.certificate.value.held is None:
+            return None
+        return f"{self._state_dir}/certs/current", own
 
     def now(self) -> Now:
         """This moment on both clocks."""
@@ -129,20 +209,28 @@ class Components:
 
     def situation(self) -> Situation:
         """What is known of the parts now, as the value that decides."""
-        accepted = self.life.disk.accepted
+        accepted, candidate = self.life.disk.accepted, self.life.rollout.candidate
         return Situation(
             redirection=self.redirection.value,
             holding=self.holding.value,
+            predecessor=self.predecessor.value,
             rotation=self.certificate.value,
             child=self.proxy.child.child,
             serving=self.serving.value,
             validation=self.proxy.validation,
             has_program=self.proxy.binary is not None,
             is_outdated=self.proxy.is_outdated,
+            is_upgrade=self.proxy.is_upgrade,
+            is_elsewhere=self.proxy.is_elsewhere,
+            must_wait=candidate is not None
+            and self.proxy.must_wait(configuration.config_of(candidate)),
             # Asked only where it decides: it renders a bootstrap.
             is_new_build=accepted is not None
             and self.proxy.validation.check is validation.Check.BAD
             and self.proxy.would_differ(configuration.config_of(accepted)),
+            must_show=self.proxy.must_show,
+            is_answering=self.answering.is_answering,
+            answer_error=self.answering.last_error,
             is_owner=self.rules.is_owner,
         )
 
@@ -153,34 +241,59 @@ class Components:
             "configuration": self.configuration,
             "redirection": self.redirection,
             "capture_ports": self.holding,
+            "predecessor": self.predecessor,
             "certificate": self.certificate,
             "proxy": self.proxy,
             "served_certificate": self.serving,
+            "secret_server": self.secrets,
+            "resolver": self.answering,
+            "outputs": self.outputs,
+            "renew_hook": self.hook,
+            "registration": self.registration,
+            "catalogue": self.catalogue,
         }
+
+    def _find_standing(self) -> registration.Standing:
+        # Not `is_in_mesh`: while another certificate is waited for, what serves goes on.
+        is_whole = self.life.is_joined and self.situation().is_whole(self.now())
+        return registration.Standing(self.life.is_joined, is_whole)
+
+    def obstacles(self) -> tuple[causes.Cause, ...]:
+        """What is wrong or waits for a person, in the order in which joining needs it."""
+        life = self.life
+        found = causes.of_part("configuration", self.configuration, life)
+        if life.in_force is None and not life.offer.is_read:
+            return found  # while nothing is known of the files the other parts wait for them
+        for name, each in (
+            ("leaving", self.leaving),
+            ("predecessor", self.predecessor),
+            ("capture_ports", self.holding),
+            ("redirection", self.redirection),
+            ("state", self.state),
+            ("proxy", self.proxy),
+            ("served_certificate", self.serving),
+            ("secret_server", self.secrets),
+            ("resolver", self.answering),
+            ("certificate", self.certificate),
+        ):
+            found += causes.of_part(name, each, life)
+        if attempt := life.attempt.last_error:
+            text = f"the last attempt to join failed: {attempt}"
+            found += (causes.Cause("attempt", "join-failed", text),)
+        return found
 
     def report(self) -> report.Report:
         """What is known now, in words."""
-        life, held = self.life, self.certificate.value.held
+        held = self.certificate.value.held
         away = self.proxy.control_plane.away_since
-        attempt = life.attempt.last_error
-        # While nothing is known of the files the other parts wait for them, and say nothing.
-        is_blank = life.in_force is None and not life.offer.is_read
-        obstacles = (
-            self.holding.obstacle(life),
-            self.redirection.obstacle(life),
-            self.state.obstacle(life),
-            self.proxy.obstacle(life),
-            self.serving.obstacle(life),
-            self.certificate.obstacle(life),
-            f"the last attempt to join failed: {attempt}" if attempt else "",
-        )
         texts = report.Texts(
-            obstacles=(self.configuration.obstacle(life), *(() if is_blank else obstacles)),
+            obstacles=tuple(each.text for each in self.obstacles()),
             identity=held.identity if held is not None else "",
             held_until=fields.moment(held.not_after) if held is not None else "",
             proxy_name=self.proxy.kind.value,
             remark=self.redirection.remark,
             control_plane_away_since=fields.moment(away) if away is not None else "",
+            control_plane_reason=self.proxy.control_plane.reason,
         )
         return report.describe(self.life, self.situation(), self.now(), texts)
 

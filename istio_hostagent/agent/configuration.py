@@ -7,7 +7,7 @@ import logging
 from typing import Any, cast
 
 from ..config import model
-from ..errors import Problem
+from ..errors import ChildFailed, ConfigInvalid, Problem
 from ..host import garbage, layers, ports, processes
 from ..lifecycle.life import Life, Offer, Revision
 from ..lifecycle.situation import Now
@@ -52,7 +52,8 @@ class ConfigurationPart(part.Part):
         self._doubted_at = 0.0
         self._doubts = 0
         self._changed: layers.Found | None = None  # what was read when it was not as accepted
-        self._before: Revision | None = None  # what was accepted then
+        self._before: model.Config | None = None  # what was accepted then; not its texts
+        self._is_verbose: bool | None = None  # every step is logged, whatever the files say
         self.failure: Problem | None = None  # why the last reading came to nothing
         self.sources = sources
         self.facts = facts
@@ -73,7 +74,8 @@ class ConfigurationPart(part.Part):
         """What the files mean depends on the machine; they are read again when that is due."""
         match event:
             case events.MachineSeen(facts):
-                self.facts = facts
+                # Which units run says nothing of what the files mean.
+                self.facts = facts._replace(control_groups=())
             case events.TimePassed():
                 is_due = self._retry_at is not None and self._clock.monotonic() >= self._retry_at
                 return events.FilesChanged() if is_due else None
@@ -93,7 +95,7 @@ class ConfigurationPart(part.Part):
         if isinstance(found, Problem) or accepted is None:
             return False
         loaded = self._load(found, accepted)
-        if not (loaded.problems or loaded.stand_ins):
+        if not (loaded.problems or loaded.restored):
             self._doubted, self._doubts = None, 0
             return False
         now = self._clock.monotonic()
@@ -122,9 +124,10 @@ class ConfigurationPart(part.Part):
         if self._taken_from == self._loaded_from:
             return offer(self.loaded)
         self._taken_from = self._loaded_from
-        if self._reported != (self.loaded.problems, self.loaded.layers, self.loaded.stand_ins):
-            self._reported = self.loaded.problems, self.loaded.layers, self.loaded.stand_ins
+        if self._reported != (self.loaded.problems, self.loaded.layers, self.loaded.restored):
+            self._reported = self.loaded.problems, self.loaded.layers, self.loaded.restored
             self._report()
+        self._set_log_level()
         if not is_first:
             garbage.collect()
         return offer(self.loaded)
@@ -138,14 +141,18 @@ class ConfigurationPart(part.Part):
         if self._loaded_from != (found, self.facts, kept):
             self._loaded_from = (found, self.facts, kept)
             before = self._find_before(found, accepted)
-            self._last = reload.load(found, self.facts, kept, before)
+            loaded = reload.load(found, self.facts, kept, before)
+            if accepted is not None:
+                loaded = _share_networks(loaded, config_of(accepted))
+            self._last = _share_networks(loaded, self._last.config)
         return self._last
 
     def _find_before(self, found: layers.Found, accepted: Revision | None) -> model.Config | None:
         """What had worked when the files became what they are: also once these have worked."""
         if self._changed is None or found.layers != self._changed.layers:
-            self._changed, self._before = found, accepted
-        return config_of(self._before) if self._before is not None else None
+            self._changed = found
+            self._before = config_of(accepted) if accepted is not None else None
+        return self._before
 
     def _failed(self, failure: Problem) -> None:
         if failure is self.failure:
@@ -167,16 +174,18 @@ class ConfigurationPart(part.Part):
         loaded = self._loaded_by(life)
         if self.failure is None:
             return loaded
-        is_kept = life.in_force is not None
-        return loaded._replace(problems=(self.failure,), is_kept=is_kept)
+        is_previous = life.in_force is not None
+        return loaded._replace(problems=(self.failure,), is_previous=is_previous)
 
     def _loaded_by(self, life: Life) -> reload.Loaded:
         refusal, accepted = life.refusal, life.disk.accepted
         is_refused = refusal is not None and refusal.texts == self.loaded.layers
         if refusal is None or accepted is None or not is_refused or self.loaded.problems:
             return self.loaded
-        kept = reload.Loaded(config_of(accepted), layers_of(accepted))
-        return reload.refuse(kept, self.loaded, refusal.reason, is_final=refusal.retry_at is None)
+        previous = reload.Loaded(config_of(accepted), layers_of(accepted))
+        return reload.refuse(
+            previous, self.loaded, refusal.reason, is_final=refusal.retry_at is None
+        )
 
     def obstacle(self, life: Life) -> str:
         """What is missing, or wrong in the files, with file and line."""
@@ -184,18 +193,30 @@ class ConfigurationPart(part.Part):
             return f"waiting for {self.sources.cluster} or {self.sources.sidecar}"
         loaded = self.loaded_for(life)
         if not loaded.problems:
-            return str(loaded.stand_ins[0]) if loaded.stand_ins else ""
+            return str(loaded.restored[0]) if loaded.restored else ""
         others = len(loaded.problems) - 1
         more = f" (and {others} more)" if others else ""
-        kept = f"; {STAYS_ACTIVE}" if loaded.is_kept else ""
-        return f"{loaded.problems[0]}{more}{kept}"
+        active = f"; {STAYS_ACTIVE}" if loaded.is_previous else ""
+        return f"{loaded.problems[0]}{more}{active}"
+
+    def code(self, life: Life) -> str:
+        """Whether files are missing, bad or refused, or could not be read."""
+        if life.offer.is_empty and life.in_force is None:
+            return "config-missing"
+        if self.failure is not None:
+            return ChildFailed.code
+        if self.loaded.problems:
+            return ConfigInvalid.code
+        return "rejected" if self.loaded_for(life).problems else "config-gone"
 
     def status(self, life: Life, _now: Now) -> dict[str, Any]:
         """Its part of the report of `status`."""
         loaded = self.loaded_for(life)
         is_waiting = loaded.is_empty and life.in_force is None
         state = "waiting" if loaded.config is None or is_waiting else "accepted"
-        if loaded.is_kept or (loaded.stand_ins and not loaded.problems and not life.is_changing):
+        if loaded.is_previous or (
+            loaded.restored and not loaded.problems and not life.is_changing
+        ):
             state = "kept"
         elif loaded.problems:
             state = "invalid"
@@ -208,13 +229,21 @@ class ConfigurationPart(part.Part):
             "warnings": [str(warning) for warning in loaded.warnings],
         }
 
+    def _set_log_level(self) -> None:
+        """What the files say counts, unless somebody has asked for every step (run --debug)."""
+        package = logging.getLogger(__name__.split(".")[0])
+        if self._is_verbose is None:
+            self._is_verbose = package.level == logging.DEBUG
+        if not self._is_verbose and package.level != self.loaded.log_level:
+            package.setLevel(self.loaded.log_level)
+
     def _report(self) -> None:
         for problem in self.loaded.problems:
             extra = fields.of(CODE="config-invalid", FILE=problem.file, LINE=problem.line)
             logger.error("%s", problem, extra=extra)
         for warning in self.loaded.warnings:
             logger.warning("%s", warning, extra=fields.of(FILE=warning.file, LINE=warning.line))
-        if self.loaded.is_kept:
+        if self.loaded.is_previous:
             logger.warning("%s", STAYS_ACTIVE)
 
 
@@ -239,3 +268,14 @@ def config_of(revision: Revision) -> model.Config:
 def layers_of(revision: Revision | None) -> tuple[model.Layer, ...]:
     """The texts of a revision that was made here."""
     return cast("tuple[model.Layer, ...]", revision.texts) if revision is not None else ()
+
+
+def _share_networks(loaded: reload.Loaded, known: model.Config | None) -> reload.Loaded:
+    """Give the same with the networks of another one where they are equal: they may be large."""
+    if loaded.config is None or known is None:
+        return loaded
+    redirection = loaded.config.redirection
+    if redirection.outbound != known.redirection.outbound:
+        return loaded
+    redirection = redirection._replace(outbound=known.redirection.outbound)
+    return loaded._replace(config=loaded.config._replace(redirection=redirection))

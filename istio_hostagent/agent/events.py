@@ -33,6 +33,10 @@ class MachineChanged(NamedTuple):
     change: rtmonitor.Change
 
 
+class UnitsChanged(NamedTuple):
+    """An excluded unit may have started or stopped."""
+
+
 class TaskEnded(NamedTuple):
     """A process started for a result has ended."""
 
@@ -47,6 +51,12 @@ class ProxyAnswered(NamedTuple):
     """The proxy has answered whether it lives and is ready."""
 
 
+class ServerEnded(NamedTuple):
+    """A server that the agent runs beside the proxy has ended; `worker` says which."""
+
+    worker: str
+
+
 class Signalled(NamedTuple):
     """A signal arrived."""
 
@@ -57,6 +67,10 @@ class Asked(NamedTuple):
     """A verb of the command line wants an answer."""
 
     caller: ports.Caller
+
+
+class DestinationsChanged(NamedTuple):
+    """What is captured because a service is there may have changed."""
 
 
 class TimePassed(NamedTuple):
@@ -88,11 +102,14 @@ Event = (
     | KernelChanged
     | RulesAnswered
     | MachineChanged
+    | UnitsChanged
     | TaskEnded
     | ProxyEnded
     | ProxyAnswered
+    | ServerEnded
     | Signalled
     | Asked
+    | DestinationsChanged
     | TimePassed
     | Heartbeat
     | Reloading

@@ -7,10 +7,12 @@ from ..host import clock
 
 NAMES = (
     "ATTEMPT",
+    "CA_PROTOCOL",
     "CODE",
     "COUNT",
     "CULPRIT",
     "DETAIL",
+    "EPOCH",
     "FAILURES",
     "FILE",
     "HELD_UNTIL",
@@ -20,6 +22,7 @@ NAMES = (
     "NEXT_TRY",
     "PROXY",
     "PROXY_PID",
+    "PROXY_UNIT",
     "SECONDS",
     "SERIAL",
     "VIA",

@@ -45,6 +45,7 @@ class HoldingPart(part.Part):
         self._clock = clock
         self._taken: PortTaken | None = None
         self._owner: port_owner.PortOwner | None = None  # of what is taken
+        self._code = ""  # of why a port is not held
         self.value = states.Holding(held=held.ports)
         for name in held.useless:
             notifier.forget(name)
@@ -79,6 +80,7 @@ class HoldingPart(part.Part):
             self._taken = self._owner = None
             return
         self.value = states.failed(self.value, held, error.text, self._clock.monotonic())
+        self._code = error.code
         self._look_for_owner(error)
         if error.text != before:
             logger.error(
@@ -90,6 +92,10 @@ class HoldingPart(part.Part):
     def find_listening(self, port: int) -> bool | None:
         """Whether the proxy's user, and nobody else, listens there now; None: no telling."""
         return self._ports.find_listening(port)
+
+    def is_in_use(self) -> bool:
+        """Whether anything is under way at the ports that are desired."""
+        return any(map(self._ports.is_in_use, self.value.desired))
 
     def _hold(self, port: int) -> None:
         """Hold one port; raises HostAgentError with nothing held."""
@@ -169,6 +175,10 @@ class HoldingPart(part.Part):
     def obstacle(self, life: Life) -> str:
         """Which port is taken, and by whom."""
         return self._last_error(life) if life.in_force is not None else ""
+
+    def code(self, _life: Life) -> str:
+        """That it is taken, or why it cannot be held."""
+        return self._code
 
     def status(self, life: Life, _now: Now) -> dict[str, Any]:
         """Its part of the report of `status`."""

@@ -16,6 +16,7 @@ from ..host import garbage, ports
 from ..host.answers import second_reader
 from ..redirect import drift, expectations, model, policy, probes
 from ..redirect import takeover as remains
+from ..supervise import nontransparent
 from . import prober, proof, takeover, tasks
 
 SECOND_READER = "second_reader"
@@ -63,33 +64,52 @@ class Proxy(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """What was found. `drifts` and broken findings are differences; the rest is as promised."""
+    """What was found. `drifts` and broken findings are differences; the rest is as expected."""
 
     drifts: tuple[str, ...]
     second_drifts: tuple[str, ...]
     findings: tuple[expectations.Finding, ...]
     proxy: Proxy = Proxy(ProxyState.UNKNOWN, is_required=False)
-    left_by_istio: str = ""  # what its scripts have left; what that does, packets show
+    is_none: bool = False  # nothing is to be redirected
+    left_by_istio: str = ""  # what its scripts have left; what that does, only packets show
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing that was observed differs from what is promised."""
+        """Whether nothing that was observed differs from what is expected."""
         broken = proof.having(self.findings, expectations.State.BROKEN)
-        return not (self.drifts or self.second_drifts or broken or self.proxy.is_missing)
+        differs = self.drifts or self.second_drifts or broken or self.proxy.is_missing
+        return not (differs or self.is_in_doubt)
+
+    @property
+    def shows_rules(self) -> bool:
+        """Whether packets have shown rules, and disproved none."""
+        met = proof.having(self.findings, expectations.State.MET)
+        return bool(met) and not proof.having(self.findings, expectations.State.BROKEN)
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether rules of Istio's scripts are there, and no packet has shown what they do."""
+        untested = proof.having(self.findings, expectations.State.NOT_TESTABLE)
+        return bool(self.left_by_istio) and len(untested) == len(self.findings)
 
     def to_json(self) -> dict[str, Any]:
         """Version 1 of the machine-readable result; fields are only added."""
         return {
             "version": 1,
             "in_place": self.is_good,
+            "redirect": "none" if self.is_none else "rules",
             "differences": list(self.drifts),
             "second_reader": list(self.second_drifts),
             "kept": self._texts(expectations.State.MET),
             "broken": self._texts(expectations.State.BROKEN),
             "not_testable": self._texts(expectations.State.NOT_TESTABLE),
             "proxy": self.proxy.to_json(),
-            "left_by_istio": self.left_by_istio,
+            "left_by_istio": self._describe_left(),
         }
+
+    def _describe_left(self) -> str:
+        unknown = "; no packet has shown whether our rules decide beside them"
+        return self.left_by_istio + (unknown if self.is_in_doubt else "")
 
     def _texts(self, state: expectations.State) -> list[str]:
         return [
@@ -101,11 +121,14 @@ class Verification(NamedTuple):
 
 
 def look_at_ports(
-    settings: config.Redirection, find_listening: Callable[[int], bool | None]
+    settings: config.Config, find_listening: Callable[[int], bool | None]
 ) -> tuple[ProxyState, tuple[int, ...]]:
-    """Whether the proxy's user, and nobody else, listens wherever something is captured to."""
-    captured = settings.answer_ports if settings.captures else ()
-    found = {port: find_listening(port) for port in captured}
+    """Whether the proxy's user, and nobody else, listens wherever connections are to arrive."""
+    redirection = settings.redirection
+    expected = redirection.answer_ports if redirection.captures else ()
+    if redirection.is_none:
+        expected = nontransparent.listening_ports(settings)
+    found = {port: find_listening(port) for port in expected}
     closed = tuple(port for port, is_open in found.items() if is_open is False)
     if closed:
         return ProxyState.CLOSED, closed
@@ -152,7 +175,8 @@ def start(
         findings = proof.evaluate(made, ended[_PACKETS])
         drifts = tuple(str(difference) for difference in ended[_RULES])
         left = ended[_OTHERS].problem
-        done(Verification(drifts, texts, findings, left_by_istio=left))
+        is_none = settings.redirection.is_none
+        done(Verification(drifts, texts, findings, is_none=is_none, left_by_istio=left))
         ended.clear()
         garbage.give_back()
 

@@ -1,38 +1,24 @@
 """Packet rules in legacy tables (x_tables): planned and read back here, put in by workers.
 
 Looks are answered at once: reading takes no library. A change is one worker for each family, both
-at the same time; what one of them could not do is taken back in both. Not here: which rules are
-wanted (`redirect.xtables`), and which back end is used (`backends`).
+at the same time (`legacyworkers`); what one of them could not do is taken back in both. Not here:
+which rules are wanted (`redirect.xtrender`), and which back end is used (`backends`).
 """
 
-import functools
+import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from ..config.model import BackEnd
-from ..errors import (
-    ApplyRejected,
-    ChildFailed,
-    HostAgentError,
-    HostUnsupported,
-    KernelBusy,
-    StillDrifted,
-    describe,
-)
+from ..errors import HostAgentError, HostUnsupported, StillDrifted
 from ..host import ports
-from ..host.answers import xtables as answers
-from ..redirect import drift, model, plan, xtables, xtguard, xtplan
+from ..redirect import drift, model, plan, units, xtables, xtguard, xtplan, xtrender
 from ..redirect.xtables import Family, XTable
-from . import events
+from . import legacyworkers
 
-WORKER = "xtables"
 # Others may change our tables while a worker is at work on them.
 MAX_TRIES = 3
 
-Answer = Callable[[answers.Changed | HostAgentError], None]
-# Starts a worker with a request; what it gives ends the worker without an answer.
-Start = Callable[[Mapping[str, Any], Answer], Callable[[], None]]
 Changed = Callable[[plan.Changes | HostAgentError], None]
 _Tables = dict[Family, tuple[XTable, ...]]
 
@@ -40,12 +26,14 @@ _Tables = dict[Family, tuple[XTable, ...]]
 class LegacyRules:
     """Keeps the promises of `ports.PacketRules` with legacy tables."""
 
-    def __init__(self, tables: ports.LegacyTables, start: Start, *, is_kept: bool = False) -> None:
+    def __init__(
+        self, tables: ports.LegacyTables, start: legacyworkers.Start, *, is_kept: bool = False
+    ) -> None:
         """Change nothing yet. `is_kept`: a stop of the service ends in somebody's taking out."""
         self._is_kept = is_kept
         self._tables = tables
         self._start = start
-        self._change: _Change | None = None
+        self._change: legacyworkers.Change | None = None
 
     @property
     def is_owner(self) -> bool:
@@ -62,7 +50,7 @@ class LegacyRules:
 
     def render_guard(self, desired: model.Ruleset) -> str:
         """Give a file with a part for each iptables-legacy-restore(8)."""
-        return xtguard.render(self._render(desired))
+        return xtguard.render(self._render(units.without_units(desired)))
 
     def fileno(self) -> int:
         """There is no socket that they live with."""
@@ -84,7 +72,7 @@ class LegacyRules:
         except HostAgentError as error:
             # It keeps no rule out: what cannot be handed on is better than what goes around.
             refused, beside = error, beside._replace(add_addresses=(), add_routing=())
-        change = self._change = _Change(self._start)
+        change = self._change = legacyworkers.Change(self._start)
 
         def ended(error: HostAgentError | None) -> None:
             self._change = None
@@ -101,7 +89,7 @@ class LegacyRules:
 
     def _go(
         self,
-        change: "_Change",
+        change: legacyworkers.Change,
         wanted: _Tables,
         observed: _Tables,
         tries_left: int,
@@ -128,7 +116,7 @@ class LegacyRules:
 
     def _undo(
         self,
-        change: "_Change",
+        change: legacyworkers.Change,
         wanted: _Tables,
         observed: _Tables,
         beside: model.Plan,
@@ -139,12 +127,14 @@ class LegacyRules:
         if error is None:
             ended(None)
             return
-        try:
+        # What is left beside tables is found by the next look, and keeps none from coming back.
+        with contextlib.suppress(HostAgentError):
             self._tables.delete_beside(
                 model.Plan(
                     delete_addresses=beside.add_addresses, delete_routing=beside.add_routing
                 )
             )
+        try:
             # Chains that are not ours by their content count by their name.
             names = {
                 family: _join(xtplan.names_of(wanted[family]), xtplan.names_of(observed[family]))
@@ -161,9 +151,10 @@ class LegacyRules:
         self, desired: model.Ruleset, wanted: _Tables, before: _Tables, beside: model.Plan
     ) -> plan.Changes | HostAgentError:
         try:
+            # Before they are read: who changes them behind that is noticed.
+            self._tables.mark()
             self._tables.delete_beside(beside)
             drifts = self._compare(desired, wanted)
-            self._tables.mark()
         except HostAgentError as error:
             return error
         if drifts:
@@ -220,7 +211,7 @@ class LegacyRules:
     def _render(self, desired: model.Ruleset) -> _Tables:
         try:
             return {
-                family: xtables.render(desired, family) for family in self._tables.find_families()
+                family: xtrender.render(desired, family) for family in self._tables.find_families()
             }
         except xtables.NotExpressible as error:
             raise HostUnsupported(
@@ -260,101 +251,3 @@ def _changes(wanted: _Tables, observed: _Tables, beside: model.Plan) -> plan.Cha
         itertools.chain(xtplan.describe(wanted, observed), plan.describe(beside)),
         itertools.chain(xtplan.list_changes(wanted, observed), plan.list_changes(beside)),
     )
-
-
-class _Change:
-    """One change of the tables of all families, by workers at the same time."""
-
-    def __init__(self, start: Start) -> None:
-        self._start = start
-        self._under_way: dict[Family, Callable[[], None]] = {}
-        self._is_given_up = False
-
-    def begin(
-        self,
-        steps: Mapping[Family, Sequence[XTable]],
-        done: Callable[[HostAgentError | None], None],
-    ) -> None:
-        """Take these steps; `done` gets the first error once all have ended."""
-        left = {family for family, each in steps.items() if each}
-        errors: list[HostAgentError] = []
-        if not left:
-            done(None)
-            return
-
-        def ended(family: Family, answer: answers.Changed | HostAgentError) -> None:
-            if self._is_given_up:
-                return
-            left.discard(family)
-            self._under_way.pop(family, None)
-            error = answer if isinstance(answer, HostAgentError) else _error_of(answer)
-            if error is not None:
-                errors.append(error)
-            if not left:
-                done(errors[0] if errors else None)
-
-        for family in tuple(left):
-            request = {
-                "family": family.value,
-                "steps": [xtables.to_json(table) for table in steps[family]],
-            }
-            end = self._start(request, functools.partial(ended, family))
-            if family in left:
-                self._under_way[family] = end
-
-    def end(self) -> None:
-        """End all workers, without an answer."""
-        self._is_given_up = True
-        for end in self._under_way.values():
-            end()
-        self._under_way.clear()
-
-
-def later(processes: ports.Processes, inbox: ports.Inbox[events.Event]) -> Start:
-    """Start workers whose answers come as events, in a later turn."""
-
-    def start(request: Mapping[str, Any], done: Answer) -> Callable[[], None]:
-        try:
-            worker = processes.start_worker(WORKER, request, user=None)
-        except OSError as error:
-            done(ChildFailed(f"worker {WORKER}", f"cannot be started: {describe(error)}"))
-            return lambda: None
-        descriptor = worker.child.descriptor
-
-        def read() -> events.Event:
-            inbox.forget(descriptor)
-            return events.RulesAnswered(lambda: done(_answer_of(worker)))
-
-        def reap() -> None:
-            inbox.forget(descriptor)
-            worker.child.poll()
-
-        def end() -> None:
-            inbox.forget(descriptor)
-            worker.finish()
-            if worker.child.poll() is None:
-                inbox.watch(descriptor, reap)
-
-        inbox.watch(descriptor, read)
-        return end
-
-    return start
-
-
-def _answer_of(worker: ports.Worker) -> answers.Changed | HostAgentError:
-    try:
-        found: answers.Changed = worker.result()
-    except HostAgentError as error:
-        return error
-    return found
-
-
-def _error_of(answer: answers.Changed) -> HostAgentError | None:
-    error = answer.error
-    if error is None:
-        return None
-    if error.code == ApplyRejected.code:
-        return ApplyRejected(error.message, step=f"worker {WORKER}", errno=0)
-    if error.code == HostUnsupported.code:
-        return HostUnsupported(error.message, hint=error.hint)
-    return KernelBusy(error.message, hint=error.hint)

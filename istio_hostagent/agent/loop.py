@@ -17,6 +17,7 @@ from ..host import garbage, layers
 from ..lifecycle import decide
 from ..lifecycle import life as lives
 from ..lifecycle.phase import Phase
+from ..lifecycle.redirection import Rules
 from ..supervise import liveness
 from . import (
     components,
@@ -26,7 +27,10 @@ from . import (
     part,
     performer,
     places,
+    publishing,
     reading,
+    recent,
+    registration,
     reload,
     requests,
 )
@@ -43,6 +47,9 @@ HEARTBEAT_S = 60.0
 UNWATCHED_S = 5.0
 # What the service manager did not take is sent again this often.
 NOTIFY_PAUSE_S = 1.0
+# So long what is under way in the proxy may end once nothing new comes; it is looked so often.
+QUIET_S = 1.0
+QUIET_PAUSE_S = 0.05
 # More steps than this in one turn are a bug; the next turn goes on.
 MAX_STEPS = 60
 
@@ -50,9 +57,15 @@ MAX_STEPS = 60
 class Agent:
     """One host's agent, from start to SIGTERM."""
 
-    def __init__(self, parts: components.Components, watchdog_s: float | None) -> None:
+    def __init__(
+        self,
+        parts: components.Components,
+        watchdog_s: float | None,
+        public: publishing.Publishing,
+    ) -> None:
         """Nothing is changed yet."""
         self._parts = parts
+        self._public = public
         self._performer = performer.Performer(parts)
         self._requests = requests.Requests(parts, functools.partial(self.reload, is_asked=True))
         self._watchdog_s = watchdog_s
@@ -66,6 +79,7 @@ class Agent:
         self._unwatched = ""
         self._followed: object = None  # for what the files are watched
         self.is_stopping = False
+        self.recent = parts.recent  # gets what is logged
 
     def run(self) -> None:
         """Live until a signal says stop."""
@@ -102,6 +116,7 @@ class Agent:
         for event in happened:
             self._take(event)
         self._take(events.TimePassed())
+        self.is_stopping = self._parts.leaving.is_over
         self._guarded(self._tick)
         self.advance()
         self._measure(next((type(event).__name__ for event in happened), "time"), begun_at)
@@ -131,8 +146,6 @@ class Agent:
                 self.reload()
             case events.Signalled(signal.SIGHUP):
                 self.reload(is_asked=True)
-            case events.Signalled():
-                self.is_stopping = True
             case events.Asked(caller):
                 self._requests.take(caller)
             case events.Heartbeat():
@@ -226,9 +239,14 @@ class Agent:
 
     def _log_change(self, before: lives.Life, after: lives.Life) -> None:
         if before.phase is Phase.JOINING and after.phase is Phase.OUT and after.attempt.last_error:
+            is_none = self._parts.redirection.value.rules is Rules.NEEDLESS
             logger.error(
-                "could not join; rules removed",
-                extra=fields.of(DETAIL=after.attempt.last_error, ATTEMPT=after.attempt.failures),
+                "could not join" if is_none else "could not join; rules removed",
+                extra=fields.of(
+                    CODE="join-failed",
+                    DETAIL=after.attempt.last_error,
+                    ATTEMPT=after.attempt.failures,
+                ),
             )
         if before.phase is Phase.JOINING and after.phase is Phase.JOINED:
             held = self._parts.certificate.value.held
@@ -289,12 +307,17 @@ class Agent:
         asks_for_names = in_use is not None and in_use.redirection.dns.is_captured
         # Another program may take the bootstrap that the one which is there refuses.
         wants_binary = parts.proxy.binary is None or not parts.proxy.validation.is_good
-        if self._followed == (identity, wants_binary, asks_for_names):
+        # ... and another file at its path takes the place of an Envoy that runs.
+        own_binary = parts.proxy.binary if parts.proxy.is_envoy else None
+        follows = identity, wants_binary, own_binary, asks_for_names
+        if self._followed == follows:
             return False
-        self._followed = identity, wants_binary, asks_for_names
+        self._followed = follows
         paths = list(parts.configuration.sources.paths)
         if wants_binary:
             paths += parts.proxy.searched
+        elif own_binary is not None:
+            paths.append(own_binary)
         if identity is not None:
             paths += [identity.token_file, identity.root_file]
             paths += parts.certificate.watched
@@ -322,7 +345,12 @@ class Agent:
         if report.summary != self._status:
             self._status = report.summary
             self._parts.notifier.send(STATUS=report.summary)
-            logger.info("%s", report.summary)
+            causes = self._parts.obstacles()
+            code = causes[0].code if causes else ""
+            recent.summary.info("%s", report.summary, extra=fields.of(CODE=code))
+        if report.is_in_mesh != self._parts.was_in_mesh:
+            self._parts.was_in_mesh = report.is_in_mesh
+            self._parts.since = self._parts.clock.now()
         age = self._parts.clock.monotonic() - self._started_at
         if not self._is_ready_sent and (report.is_in_control or age >= READY_TIME_S):
             self._is_ready_sent = True
@@ -331,6 +359,7 @@ class Agent:
             # The watcher starts late to save CPU while joining; files are re-read once it runs.
             self._is_watching = True
             self._parts.inbox.post(events.FilesChanged())
+        self._public.tell(report)
         self._requests.tell(report)
 
     def leave(self) -> None:
@@ -338,22 +367,51 @@ class Agent:
         parts = self._parts
         parts.notifier.send(STOPPING="1", STATUS="stopping")
         self._guarded(parts.watcher.stop)
+        self._guarded(self._deregister)
         self._guarded(parts.work.cancel)
         self._guarded(parts.packets.close)
         self._guarded(self._take_out)
+        self._guarded(self._let_end)
         self._guarded(parts.proxy.child.end)
         self._guarded(self._requests.close)
+        self._guarded(self._public.end)
         logger.info("stopped")
+
+    def _deregister(self) -> None:
+        """Whoever asks the registry is not sent here any more, while the proxy still serves.
+
+        Not at a restart: a proxy in a unit goes on, and the next agent has what was written down.
+        """
+        parts = self._parts
+        if parts.leaving.is_restart and parts.proxy.child.unit:
+            return
+        parts.registration.leave()
+        until_at = parts.clock.monotonic() + registration.LEAVE_TIME_S
+        while parts.registration.is_leaving:
+            if (left_s := until_at - parts.clock.monotonic()) <= 0:
+                logger.warning(
+                    "the registry of services has not forgotten this host in time",
+                    extra=fields.of(CODE="not-deregistered"),
+                )
+                return
+            self._wait(left_s)
 
     def _take_out(self) -> None:
         parts = self._parts
-        parts.life = decide.leave(parts.life, parts.now())
+        parts.life = decide.leave(parts.life, parts.now(), is_for_good=parts.leaving.is_for_good)
         self._leave_on()
         while parts.redirection.value.is_changing:
             self._await_rules()
             self._leave_on()
         if parts.life.may_have_rules and not parts.rules.is_owner:
             logger.error("the rules could not be taken out", extra=fields.of(CODE="not-left"))
+
+    def _let_end(self) -> None:
+        """With the rules out nothing new comes to the proxy: what is under way ends."""
+        parts, now = self._parts, self._parts.clock.monotonic
+        until_at = now() + QUIET_S if parts.leaving.is_for_good else 0.0
+        while now() < until_at and parts.holding.is_in_use():
+            self._wait(QUIET_PAUSE_S)
 
     def _leave_on(self) -> None:
         parts = self._parts
@@ -370,7 +428,11 @@ class Agent:
         """Wait until a change of the rules has ended or is given up: then nobody asks us more."""
         parts, now = self._parts, self._parts.now()
         due_at = lives.deadline(parts.life, parts.situation(), now)
-        for event in parts.inbox.wait(max(due_at - now.monotonic, 0.0) if due_at else 0.0):
+        self._wait(max(due_at - now.monotonic, 0.0) if due_at else 0.0)
+
+    def _wait(self, timeout_s: float) -> None:
+        parts = self._parts
+        for event in parts.inbox.wait(timeout_s):
             if isinstance(event, events.Asked):
                 event.caller.hang_up()
             for each in parts.all:

@@ -45,6 +45,10 @@ class Part:
         """What is wrong, or waits for a person, and what to do; empty while it only takes time."""
         return ""
 
+    def code(self, _life: Life) -> str:
+        """The name of what `obstacle` says, one of `hints.HINTS`; counts only beside a text."""
+        return ""
+
     def status(self, _life: Life, _now: Now) -> dict[str, Any]:
         """Its part of the report of `status`: `state`, and details, as plain JSON values."""
         return {}

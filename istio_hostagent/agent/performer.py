@@ -29,6 +29,8 @@ class Performer:
             Step.SAVE_ACCEPTED: self._save_accepted,
             Step.SAVE_REFUSED: self._save_refused,
             Step.LET_GO: self._let_go,
+            Step.RELEASE: self._release,
+            Step.GIVE_BACK: self._give_back,
         }
         for each in parts.all:
             self._steps |= each.steps
@@ -43,12 +45,22 @@ class Performer:
         return in_force
 
     def _configure_identity(self) -> str:
-        return self._configure_each(self._parts.certificate)
+        parts = self._parts
+        return self._configure_each(parts.certificate, parts.outputs, parts.hook)
 
     def _configure(self) -> str:
         parts = self._parts
         # What the others need to know of the machine depends on where the control plane is.
-        return self._configure_each(parts.machine, parts.proxy, parts.holding, parts.redirection)
+        return self._configure_each(
+            parts.machine,
+            parts.proxy,
+            parts.leaving,
+            parts.holding,
+            parts.predecessor,
+            parts.catalogue,
+            parts.redirection,
+            parts.registration,
+        )
 
     def _configure_each(self, *parts: part.Part) -> str:
         config = configuration.config_of(self._in_force())
@@ -58,6 +70,17 @@ class Performer:
 
     def _let_go(self) -> str:
         self._parts.holding.let_go(all_of_them=not self._parts.life.is_joined)
+        return ""
+
+    def _release(self) -> str:
+        self._parts.certificate.release_others()
+        self._parts.outputs.release_others()
+        return ""
+
+    def _give_back(self) -> str:
+        # Its proxy may share its ports with nobody.
+        self._parts.holding.let_go(all_of_them=True)
+        self._parts.predecessor.give_back()
         return ""
 
     def _check_candidate(self) -> str:

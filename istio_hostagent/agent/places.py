@@ -10,28 +10,20 @@ MARKER = "joined"
 ATTEMPT = "joining"
 GUARD = "guard.nft"
 ADDRESS = "address"
+# ... what was written for other programs, and of which certificate they were told last.
+OUTPUTS = "outputs"
+TOLD = "told"
+# ... what this host may have in a registry of services.
+REGISTERED = "registered"
+# ... where services are, by the catalogue, one address a line.
+CATALOGUE = "catalogue"
+# ... a directory of istio-proxy's: the names of the mesh that its resolver was told last.
+NAMES = "names"
 HOSTAGENT_FILE = "hostagent.env"
 CLUSTER_FILE = "/var/lib/istio/envoy/cluster.env"
 SIDECAR_FILE = "/var/lib/istio/envoy/sidecar.env"
 # Whom this host asks for names, and whose queries are those of its own resolvers.
 FILES_OF_NAMES = ("/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/passwd")
-
-
-class Places(NamedTuple):
-    """The agent's own directories (systemd.exec(5): CONFIGURATION_, STATE_, RUNTIME_DIRECTORY)."""
-
-    config_dir: str
-    state_dir: str
-    runtime_dir: str
-
-
-def find_places(environment: Mapping[str, str]) -> Places:
-    """Take systemd's variables, or the paths that its unit would have."""
-    return Places(
-        config_dir=environment.get("CONFIGURATION_DIRECTORY") or "/etc/istio-hostagent",
-        state_dir=environment.get("STATE_DIRECTORY") or "/var/lib/istio-hostagent",
-        runtime_dir=environment.get("RUNTIME_DIRECTORY") or "/run/istio-hostagent",
-    )
 
 
 def find_session_ports(environment: Mapping[str, str]) -> tuple[int, ...]:
@@ -54,10 +46,16 @@ class Sources(NamedTuple):
         return (self.hostagent, self.cluster, self.sidecar)
 
 
-def find_sources(environment: Mapping[str, str], config_dir: str) -> Sources:
-    """Apply ISTIO_CLUSTER_CONFIG and ISTIO_SIDECAR_CONFIG, as Istio's start script does."""
+def find_sources(environment: Mapping[str, str], config_dir: str, instance: str = "") -> Sources:
+    """Apply ISTIO_CLUSTER_CONFIG and ISTIO_SIDECAR_CONFIG, as Istio's start script does.
+
+    Of an agent beside others the last file lies beside the first: the machine's is not its own.
+    """
+    sidecar = SIDECAR_FILE
+    if instance:
+        sidecar = os.path.join(config_dir, os.path.basename(SIDECAR_FILE))
     return Sources(
         hostagent=os.path.join(config_dir, HOSTAGENT_FILE),
         cluster=os.path.abspath(environment.get("ISTIO_CLUSTER_CONFIG") or CLUSTER_FILE),
-        sidecar=os.path.abspath(environment.get("ISTIO_SIDECAR_CONFIG") or SIDECAR_FILE),
+        sidecar=os.path.abspath(environment.get("ISTIO_SIDECAR_CONFIG") or sidecar),
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ..config import model
 from ..errors import ChildFailed, HostAgentError, KernelBusy, describe
-from ..host import ports, probing
+from ..host import ports, probepool
 from ..host.answers import probe_sockets
 from ..redirect import expectations
 from . import events, part, tasks
@@ -91,12 +91,12 @@ class Prober(part.Part):
         if not proof.left:
             self._finish(tuple(proof.outcomes))
             return
-        counts = probing.count(proof.made)
+        counts = probepool.count(proof.made)
         if not self._has_tried and (proof.proxy != self._proxy or not self._packets.has(counts)):
             self._has_tried = True
             self._get_sockets(proof, counts)
             return
-        sent = proof.left[: probing.first_round(proof.left)]
+        sent = proof.left[: probepool.first_round(proof.left)]
         try:
             self._round = self._packets.send(sent)
         except (HostAgentError, OSError) as error:
@@ -132,7 +132,7 @@ class Prober(part.Part):
 
     # -- sockets --------------------------------------------------------------------------------
 
-    def _get_sockets(self, proof: _Proof, counts: dict[probing.Kind, int]) -> None:
+    def _get_sockets(self, proof: _Proof, counts: dict[probepool.Kind, int]) -> None:
         try:
             channel = self._packets.open_channel()
         except OSError as error:
@@ -164,7 +164,7 @@ class Prober(part.Part):
     def _take_sockets(
         self,
         proof: _Proof,
-        counts: dict[probing.Kind, int],
+        counts: dict[probepool.Kind, int],
         channel: ports.Handover,
         answer: probe_sockets.ProbeSockets | HostAgentError,
     ) -> None:

@@ -7,7 +7,7 @@ before that a corrected or removed file counts at once.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from ..config import build, model
@@ -26,19 +26,21 @@ MAX_ACCEPTED = 3 * 6 * files.MAX_BYTES + 65536
 class Loaded(NamedTuple):
     """What the files came to. `config` is None when there is nothing to do or nothing usable.
 
-    `is_kept`: the files are bad and `config` comes from the accepted texts.
+    `is_previous`: the files are bad and `config` comes from the accepted texts.
     `is_empty`: no file of the mesh sets a key. Before anything was accepted that is no problem,
     and no configuration; afterwards it is one that captures nothing.
-    `stand_ins`: files that are gone or emptied, whose accepted text counts in their place.
+    `restored`: files that are gone or emptied, whose accepted text counts in their place.
     """
 
     config: model.Config | None = None
     layers: tuple[model.Layer, ...] = ()
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
-    is_kept: bool = False
+    is_previous: bool = False
     is_empty: bool = False
-    stand_ins: tuple[Problem, ...] = ()
+    restored: tuple[Problem, ...] = ()
+    uncaptured: frozenset[str] = frozenset()  # as in `build.Outcome`
+    log_level: int = 20  # of the agent itself, as in Python's logging: INFO
     is_unread: bool = False  # some file could not be read, which may pass without a change of it
 
 
@@ -53,21 +55,21 @@ def load(
     `before`: what was in force when the files were changed; what it captured and they do not is
     a warning.
     """
-    found, stand_ins = _restore(read.layers, accepted)
+    found, restored = _restore(read.layers, accepted)
     if found == tuple(accepted):
         found = tuple(accepted)  # one copy, of what may be large
     is_unread = bool(read.problems)
     loaded = _build(found, facts, read.problems, has_worked=bool(accepted))
-    warnings = (*stand_ins, *_emptied(read.layers, loaded, accepted), *loaded.warnings)
+    warnings = (*restored, *_emptied(read.layers, loaded, accepted), *loaded.warnings)
     if loaded.config is not None and before is not None:
-        warnings += _no_longer_captured(loaded.config, before, found, warnings)
+        warnings += _no_longer_captured(loaded.config, before, found, loaded.uncaptured)
     if loaded.problems and accepted:
-        kept = _load_kept(accepted, facts)
-        loaded = kept._replace(problems=loaded.problems, is_kept=True)
-    return loaded._replace(is_unread=is_unread, warnings=warnings, stand_ins=stand_ins)
+        previous = _load_previous(accepted, facts)
+        loaded = previous._replace(problems=loaded.problems, is_previous=True)
+    return loaded._replace(is_unread=is_unread, warnings=warnings, restored=restored)
 
 
-def _load_kept(accepted: Sequence[model.Layer], facts: model.HostFacts) -> Loaded:
+def _load_previous(accepted: Sequence[model.Layer], facts: model.HostFacts) -> Loaded:
     # sshd may have got a port of ours since they were accepted; that takes nothing away.
     return _build(
         tuple(accepted), facts._replace(ssh_ports=()), (), has_worked=True, is_accepted=True
@@ -129,7 +131,7 @@ def _no_longer_captured(
     config: model.Config,
     before: model.Config,
     found: Sequence[model.Layer],
-    said: Sequence[Problem],
+    said: Collection[str],
 ) -> tuple[Problem, ...]:
     """What was captured and is not any more as a whole, unless that is said already."""
     now, then = config.redirection, before.redirection
@@ -138,12 +140,11 @@ def _no_longer_captured(
         lost.append("outbound")
     if then.inbound and not now.inbound:
         lost.append("inbound")
-    messages = (f"nothing {way} is captured any more" for way in lost)
-    known = " ".join(problem.message for problem in said)
+    why = "the files name nothing for it"
     return tuple(
-        Problem(found[1].file, 0, f"{message}: the files name nothing for it")
-        for message in messages
-        if message.removesuffix(" any more") not in known
+        Problem(found[1].file, 0, f"nothing {way} is captured any more: {why}")
+        for way in lost
+        if way not in said
     )
 
 
@@ -166,10 +167,12 @@ def _build(
         problems=problems,
         warnings=outcome.warnings,
         is_empty=is_empty,
+        uncaptured=outcome.uncaptured,
+        log_level=outcome.log_level,
     )
 
 
-def refuse(kept: Loaded, refused: Loaded, reason: str, *, is_final: bool = True) -> Loaded:
+def refuse(previous: Loaded, refused: Loaded, reason: str, *, is_final: bool = True) -> Loaded:
     """The configuration before is in force again; say so until the files change.
 
     `is_final`: it is not tried again unless somebody asks.
@@ -178,17 +181,17 @@ def refuse(kept: Loaded, refused: Loaded, reason: str, *, is_final: bool = True)
     text = f"rejected ({again}): {reason}"
     changed = [
         new.file
-        for new, old in zip(refused.layers, kept.layers, strict=True)
+        for new, old in zip(refused.layers, previous.layers, strict=True)
         if new.data != old.data
     ]
     problems = tuple(Problem(file, 0, text) for file in changed)
-    return kept._replace(layers=refused.layers, problems=problems, is_kept=True)
+    return previous._replace(layers=refused.layers, problems=problems, is_previous=True)
 
 
 def load_accepted(accepted: Sequence[model.Layer], facts: model.HostFacts) -> Loaded | None:
-    """What the kept texts come to; None if there are none, or they mean nothing any more."""
-    kept = _load_kept(accepted, facts) if accepted else None
-    return kept if kept is not None and kept.config is not None else None
+    """What the accepted texts come to; None if there are none, or they mean nothing any more."""
+    previous = _load_previous(accepted, facts) if accepted else None
+    return previous if previous is not None and previous.config is not None else None
 
 
 def render_layers(layers: Sequence[model.Layer]) -> bytes:
@@ -207,7 +210,7 @@ def render_layers(layers: Sequence[model.Layer]) -> bytes:
 
 
 def parse_layers(data: bytes, sources: places.Sources) -> tuple[model.Layer, ...]:
-    """The kept texts if they are of these files; an unreadable record counts as none."""
+    """The accepted texts if they are of these files; an unreadable record counts as none."""
     try:
         record = json.loads(data)
         found = tuple(

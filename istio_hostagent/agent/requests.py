@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..config import model
+from ..config import capture
 from ..errors import (
     AuthorityUnavailable,
     CertificateRefused,
@@ -23,11 +23,10 @@ from ..errors import (
 from ..host import layers, ports
 from ..identity import rotation
 from ..lifecycle.phase import Phase
-from ..lifecycle.redirection import Rules
 from ..lifecycle.report import Report
 from ..redirect import plan, policy, takeover
 from ..supervise import validation
-from . import components, configuration, fields, inspection, places, reload, status
+from . import components, configuration, places, reload, status, verifying
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +35,9 @@ MAX_WAITING = 64
 _REFUSED = {
     "clean": HostAgentError(
         "clean is refused while the agent runs (systemctl stop istio-hostagent)"
+    ),
+    "reset": HostAgentError(
+        "reset is refused while the agent runs (systemctl stop istio-hostagent)"
     ),
     "apply --confirm-within": HostAgentError(
         "apply --confirm-within is refused while the agent runs: it takes changed files as soon as"
@@ -60,6 +62,9 @@ class Requests:
         self._reload_files = reload
         self._joining: list[ports.Caller] = []
         self._settling: list[tuple[ports.Caller, Callable[[ports.Caller, Report], None]]] = []
+        self._verifying = verifying.Verifying(
+            parts, lambda caller, error: caller.answer(refusal(error))
+        )
         self._verbs: dict[str, Callable[[ports.Caller], None]] = {
             "status": self._status,
             "wait": self._wait,
@@ -113,11 +118,13 @@ class Requests:
         caller.answer({"ok": True, "summary": report.summary})
 
     def _install(self, caller: ports.Caller, _report: Report) -> None:
-        part = self._parts.redirection
+        part, told = self._parts.redirection, self._parts.life.told
         if part.value.is_changing:
             self._settling.append((caller, self._install))  # for somebody who asked before
         else:
-            part.apply(functools.partial(_answer_changes, caller))
+            is_none = told is not None and configuration.config_of(told).redirection.is_none
+            notes = capture.describe_none(is_none=is_none)
+            part.apply(functools.partial(_answer_changes, caller, notes=notes))
 
     def _plan(self, caller: ports.Caller) -> None:
         def read(found: layers.Found | Problem) -> None:
@@ -132,14 +139,17 @@ class Requests:
         accepted = configuration.layers_of(self._parts.life.disk.accepted)
         session = {"SSH_CONNECTION": str(caller.request.get("session", ""))}
         session_ports = places.find_session_ports(session)
-        facts = self._parts.machine.facts._replace(session_ports=session_ports)
+        machine = self._parts.machine
+        facts = machine.facts._replace(session_ports=session_ports)
         loaded = reload.load(found, facts, accepted)
         if loaded.config is None or loaded.problems:
             caller.answer(self._not_usable(loaded))
             return
         settings = self._parts.redirection.as_known(loaded.config.redirection)
+        facts = machine.with_units(facts, settings.owners.units)
         wanted = policy.build_ruleset(settings, facts)
         warnings = [str(warning) for warning in loaded.warnings]
+        warnings += capture.describe_none(is_none=settings.is_none)
         has_changes = caller.request.get("has_changes") is True
         answer = functools.partial(
             _answer_changes, caller, warnings=warnings, has_changes=has_changes
@@ -154,55 +164,16 @@ class Requests:
         """Say also what of Istio's scripts would be taken out."""
 
         def seen(outcome: takeover.Outcome) -> None:
-            answer(found, taken_over=[each.text for each in outcome.found])
+            taken_over = [each.text for each in outcome.found]
+            answer(found, taken_over=taken_over, unknown=outcome.unknown)
 
         self._parts.others.look(seen)
 
     def _verify(self, caller: ports.Caller) -> None:
-        told = self._parts.life.told
-        if told is None:
+        if self._parts.life.told is None:
             caller.answer(self._not_usable())
-            return
-        parts = self._parts
-        settings = configuration.config_of(told)
-        known = parts.redirection.as_known(settings.redirection)
-        inspection.start(
-            settings._replace(redirection=known),
-            parts.machine.facts,
-            parts.rules,
-            parts.host,
-            parts.work,
-            parts.packets,
-            parts.others,
-            done=functools.partial(self._verified, caller, known),
-            failed=lambda error: caller.answer(refusal(error)),
-        )
-
-    def _verified(
-        self,
-        caller: ports.Caller,
-        settings: model.Redirection,
-        found: inspection.Verification,
-    ) -> None:
-        found = found._replace(proxy=self._look_at_proxy(settings))
-        caller.answer({"ok": True, "verification": found.to_json()})
-
-    def _look_at_proxy(self, settings: model.Redirection) -> inspection.Proxy:
-        """What `status` knows of the proxy, and its ports as they are now."""
-        parts, life = self._parts, self._parts.life
-        state, closed = inspection.look_at_ports(settings, parts.holding.find_listening)
-        last_error = ""
-        if not parts.situation().is_serving:
-            state = inspection.ProxyState.NOT_READY
-            name, is_at = parts.proxy.kind.value, parts.proxy.child.state.value
-            last_error = parts.proxy.obstacle(life).removeprefix("proxy: ") or f"{name} is {is_at}"
-        elif state is inspection.ProxyState.LISTENING:
-            state = inspection.ProxyState.SERVING
-        elif closed:
-            last_error = f"it does not listen on {fields.name_ports(closed)}"
-        if last_error and parts.redirection.value.rules is not Rules.OUT:
-            last_error += "; captured connections fail until it serves"
-        return inspection.Proxy(state, True, closed, last_error)
+        else:
+            self._verifying.ask(caller)
 
     def _renew(self, caller: ports.Caller) -> None:
         part = self._parts.certificate
@@ -223,7 +194,9 @@ class Requests:
         loaded = found or self._parts.configuration.loaded_for(self._parts.life)
         if loaded.problems:
             lines = [str(problem) for problem in loaded.problems]
-            message = "\n".join([*lines, configuration.STAYS_ACTIVE] if loaded.is_kept else lines)
+            message = "\n".join(
+                [*lines, configuration.STAYS_ACTIVE] if loaded.is_previous else lines
+            )
         else:
             sources = self._parts.configuration.sources
             message = f"no configuration yet: {sources.cluster} and {sources.sidecar} set nothing"
@@ -231,6 +204,7 @@ class Requests:
 
     def tell(self, report: Report) -> None:
         """After each turn: answer those whose moment has come."""
+        self._verifying.tell()
         if report.is_in_mesh and self._joining:
             joined, self._joining = self._joining, []
             for caller in joined:
@@ -265,7 +239,7 @@ class Requests:
         return now_is.redirection.is_shown or bool(now_is.redirection.last_error)
 
     def _verdict(self, report: Report) -> dict[str, Any] | None:
-        """The answer of whom the files did not bring what they ask for, else None."""
+        """The error for a caller whose configuration did not become active, else None."""
         parts, life = self._parts, self._parts.life
         if parts.configuration.loaded_for(life).problems:
             answer = self._not_usable()
@@ -288,6 +262,7 @@ class Requests:
         """The agent ends: who still waits sees that, and may wait for the next one."""
         for caller in [*self._joining, *(caller for caller, _ in self._settling)]:
             caller.hang_up()
+        self._verifying.close()
 
 
 def _answer(caller: ports.Caller, action: Callable[[], None]) -> None:
@@ -305,12 +280,14 @@ def _answer_changes(
     warnings: Sequence[str] = (),
     has_changes: bool = False,
     taken_over: Sequence[str] = (),
+    unknown: str = "",
+    notes: Sequence[str] = (),
 ) -> None:
     if isinstance(found, HostAgentError):
         caller.answer(refusal(found))
         return
-    lines = [*found.lines, *map(takeover.render, taken_over)]
-    answer = {"ok": True, "lines": lines, "warnings": list(warnings)}
+    lines = [*found.lines, *map(takeover.render, taken_over), *notes]
+    answer = {"ok": True, "lines": lines, "warnings": [*warnings, *filter(None, [unknown])]}
     answer["taken_over"] = list(taken_over)
     if has_changes:
         answer["changes"] = [change.to_json() for change in found.details]

@@ -35,18 +35,21 @@ class ServingPart(part.Part):
         clock: ports.Clock,
         proxy_part: proxy.ProxyPart,
         held: Callable[[], rotation.Report | None],
+        root_file: Callable[[], str],
         listening: Callable[[int], bool | None],
         user: processes.User,
     ) -> None:
         """Start with nothing known.
 
-        `held`: the certificate; `listening`: whether the proxy, and nobody else, listens on a port
-        (None: there is no telling); `user`: whom its admin interface lets in.
+        `held`: the certificate; `root_file`: the roots that go with it; `listening`: whether the
+        proxy, and nobody else, listens on a port (None: there is no telling); `user`: whom its
+        admin interface lets in.
         """
         self._work = work
         self._clock = clock
         self._proxy = proxy_part
         self._held = held
+        self._root_file = root_file
         self._listening = listening
         self._user = user
         self._serials: tuple[str, ...] | None = None
@@ -77,24 +80,34 @@ class ServingPart(part.Part):
 
     def _subject(self) -> serving.Subject | None:
         held, supervised = self._held(), self._proxy.child
-        if held is None or supervised.state not in _RUNNING:
+        asked, is_handing_over = supervised.serving, supervised.child.is_handing_over
+        if held is None or asked is None:
             return None
-        is_ready = supervised.state is child.State.READY
-        return serving.Subject(supervised.starts, held.serial, is_ready)
+        if not (is_handing_over or supervised.state in _RUNNING):
+            return None
+        is_ready = is_handing_over or supervised.state is child.State.READY
+        return serving.Subject(asked.number, held.serial, is_ready)
 
     def _ask(self) -> None:
-        built, held, about = self._proxy.started, self._held(), self.value.subject
-        assert built is not None and held is not None
+        built, held, about = self._proxy.serving_build, self._held(), self.value.subject
+        asked = self._proxy.child.serving
+        assert built is not None and held is not None and asked is not None
         self.value = serving.asked(self.value, self._clock.monotonic())
         self._asked = self._clock.now()
-        admin = built.spec.admin
+        admin = asked.spec.admin
         if not admin.socket and self._listening(admin.port) is False:
             # Moved by PROXY_CONFIG, or not there yet: whoever else answers there is no witness.
             error = f"its admin interface is not at 127.0.0.1:{admin.port}"
             self._serials = None
             self.value = serving.unanswered(self.value, error, self._clock.monotonic())
             return
-        request = {"socket": admin.socket, "port": admin.port, "identity": held.identity}
+        request = {
+            "socket": admin.socket,
+            "port": admin.port,
+            "identity": held.identity,
+            "shown_at": [list(each) for each in built.spec.shown_at],
+            "root_file": self._root_file(),
+        }
         is_shown = builds.shows_certificate(built)
 
         def done(answer: served.Served | HostAgentError) -> None:
@@ -130,26 +143,35 @@ class ServingPart(part.Part):
 
     def _load_again(self) -> None:
         now = self._clock.monotonic()
+        built = self._proxy.serving_build
+        if built is not None and built.spec.secret_socket:
+            # Nobody can tell it to ask, and a new one would have to ask the same server.
+            self.value = serving.left_alone(self.value, now)
+            path = built.spec.secret_socket
+            self._obstructed(f"the secret server at {path} has not given it that")
+            return
         # One or two: what Envoy was started with has none of these.
         self._loads += 1
         try:
             self._proxy.load_again(1 + self._loads % 2)
         except OSError as error:
             self.value = serving.put_off(self.value, now)
-            found = f"it cannot be made to load that one: {describe(error)}"
-            if found != self._obstruction:
-                logger.warning(
-                    "proxy %s; %s", self.value.last_error, found, extra=fields.of(CODE="not-told")
-                )
-            self._obstruction = found
+            self._obstructed(f"it cannot be made to load that one: {describe(error)}")
             return
         self._obstruction = ""
         self.value = serving.mended(self.value, now)
 
+    def _obstructed(self, why: str) -> None:
+        if why != self._obstruction:
+            logger.warning(
+                "proxy %s; %s", self.value.last_error, why, extra=fields.of(CODE="not-told")
+            )
+        self._obstruction = why
+
     def _replace(self) -> None:
         logger.error(
             "proxy goes on showing another certificate; it is replaced",
-            extra=fields.of(DETAIL=self.value.last_error),
+            extra=fields.of(CODE="not-shown", DETAIL=self.value.last_error),
         )
         self._proxy.child.replace()
         self.value = serving.mended(self.value, self._clock.monotonic())
@@ -174,6 +196,10 @@ class ServingPart(part.Part):
         """That it shows another certificate; that this is not known is no obstacle."""
         is_other = self.value.shown is serving.Shown.OTHER
         return f"proxy: {self._proxy.kind.value} {self._last_error}" if is_other else ""
+
+    def code(self, _life: Life) -> str:
+        """The certificate that is held is not what neighbours see."""
+        return "not-shown"
 
     def status(self, _life: Life, _now: Now) -> dict[str, Any]:
         """Its part of the report of `status`."""

@@ -44,6 +44,10 @@ class StateDirectory(part.Part):
         """What could not be written down."""
         return life.disk.last_error
 
+    def code(self, _life: Life) -> str:
+        """The disk takes nothing."""
+        return "not-saved"
+
     def has(self, name: str) -> bool:
         """Whether it is there."""
         return self._disk.has(name)

@@ -4,10 +4,12 @@ Fields are added, never renamed; what was called "trouble" before is there by bo
 """
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
-from ..config import encryption, model
-from . import components, configuration
+from .. import __version__
+from ..config import encryption
+from . import causes, components, configuration, fields
 from . import proxy as proxies
 
 VERSION = 1
@@ -16,21 +18,48 @@ VERSION = 1
 def report(parts: components.Components) -> dict[str, Any]:
     """Everything a person or a program may want to know, as plain JSON values."""
     words, life, now = parts.report(), parts.life, parts.now()
+    captured = parts.count_captured()
     return {
         "version": VERSION,
+        "product": __version__,
+        "host": parts.machine.facts.hostname,
         "pid": os.getpid(),
+        "started": parts.started,
         "in_control": words.is_in_control or words.is_in_mesh,
         "in_mesh": words.is_in_mesh,
         "joined": life.is_joined,
         "phase": life.phase.value,
+        "since": parts.since,
         "summary": words.summary,
+        "causes": [each._asdict() for each in find_causes(parts)],
+        "last_events": [each._asdict() for each in parts.recent.last],
         **{name: _part(each.status(life, now)) for name, each in parts.reporting.items()},
+        "captured_connections": captured._asdict() if captured is not None else None,
         "control_plane": _control_plane(parts.proxy),
         "encryption": _encryption(parts),
         "watching": _watching(parts),
         "stuck": [*parts.proxy.child.stuck, *parts.work.stuck],
         "longest_turn_s": {cause: round(spent, 4) for cause, spent in parts.turns.items()},
     }
+
+
+def find_causes(parts: components.Components) -> Iterator[causes.Cause]:
+    """What keeps this host out of the mesh, and then what else is wrong."""
+    yield from parts.obstacles()
+    away = parts.proxy.control_plane.away_since
+    if away is not None:
+        text = f"no connection since {fields.moment(away)}"
+        yield causes.Cause("control_plane", "control-plane-away", text)
+    for name, code, text in (
+        ("outputs", "not-written", parts.outputs.last_error),
+        ("renew_hook", "hook-failed", parts.hook.last_error),
+        ("registration", parts.registration.last_code, parts.registration.last_error),
+        ("catalogue", parts.catalogue.last_code, parts.catalogue.last_error),
+        ("watching", "not-watched", _watching(parts)["last_error"]),
+        ("stuck", "stuck", "; ".join((*parts.proxy.child.stuck, *parts.work.stuck))),
+    ):
+        if text:
+            yield causes.Cause(name, code, text)
 
 
 def _encryption(parts: components.Components) -> str:
@@ -51,8 +80,12 @@ def _watching(parts: components.Components) -> dict[str, Any]:
 
 
 def _control_plane(part: proxies.ProxyPart) -> dict[str, Any]:
-    has_one = part.kind is model.ProxyKind.PILOT_AGENT
+    found = part.control_plane
     return {
-        "state": part.control_plane.state.value if has_one else "none",
-        "away_since": part.control_plane.away_since,
+        "state": found.state.value if part.has_control_plane else "none",
+        "connected_since": found.connected_at,
+        "away_since": found.away_since,
+        "last_error": found.reason if found.away_since is not None else "",
+        "rejected_updates": found.rejected,
+        "rejected": [refusal._asdict() for refusal in part.child.refused],
     }

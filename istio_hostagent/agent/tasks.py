@@ -103,7 +103,9 @@ class Tasks(part.Part):
         run = self._processes.start_run(argv, user=user)
 
         def take() -> tuple[int | None, bytes]:
-            status = run.child.poll()
+            has_ended = run.child.has_ended()
+            run.child.end_group()  # what it has started itself ends with it
+            status = run.child.poll() if has_ended else None
             return status, run.finish()
 
         self._add(name, _Task(run, self._due(timeout_s), take, done))
@@ -171,6 +173,7 @@ class Tasks(part.Part):
         if name in self._running:
             run = self._running.pop(name).run
             self._inbox.forget(run.child.descriptor)
+            run.child.end_group()
             run.finish()
             self._let_end(name, run.child)
 

@@ -28,10 +28,22 @@ def find_disproof(findings: Sequence[expectations.Finding]) -> StillDrifted | No
     return StillDrifted(wrong, how=how, hint=_OTHERS_COME_BEFORE)
 
 
-def find_not_reached(findings: Sequence[expectations.Finding]) -> NotReached | None:
-    """What the firewall of this host drops at the capture port."""
+def find_not_reached(
+    findings: Sequence[expectations.Finding], refused: Sequence[str] = (), *, is_ours: bool = False
+) -> NotReached | None:
+    """What the firewall of this host drops at the capture port; `refused`: why it still does.
+
+    `is_ours`: its rules are ours to mend.
+    """
     shut = [finding for finding in findings if finding.is_shut]
-    return NotReached([_unreached(finding) for finding in shut]) if shut else None
+    if not shut:
+        return None
+    # In front: behind it comes a command, and nothing that one might copy with it.
+    reason = f"not opened: {refused[0]}; " if refused else ""
+    first, *others = map(_unreached, shut)
+    may_help = not is_ours and any(finding.passage is not None for finding in shut)
+    hint = "with ISTIO_HOSTAGENT_FIREWALL=open the agent does it" if may_help else ""
+    return NotReached([f"{reason}{first}", *others], hint=hint)
 
 
 def _unreached(finding: expectations.Finding) -> str:
@@ -50,6 +62,13 @@ def sum_up(findings: Sequence[expectations.Finding], facts: config.HostFacts) ->
     if captures and all(each.state is expectations.State.NOT_TESTABLE for each in captures):
         return states.Proof.NOTHING
     return states.Proof.PARTLY if find_untested(captures, facts) else states.Proof.PROVEN
+
+
+def find_untestable(findings: Sequence[expectations.Finding]) -> str:
+    """Why packets of ours cannot show that anything is captured, or nothing."""
+    found = (each.expectation.untestable for each in findings)
+    why = next(filter(None, found), "")
+    return f"no rule could be tested: packets of the agent are {why}" if why else ""
 
 
 def find_untested(
@@ -90,3 +109,11 @@ def describe_closed(findings: Sequence[expectations.Finding], left: Collection[i
     if ports:
         return f"capture opens {fields.name_ports(ports)}, which {by[ports[0]]} closes"
     return ""
+
+
+def describe_opened(chains: Sequence[str]) -> str:
+    """Where rules of the host's firewall are said again for captured connections, or nothing."""
+    if not chains:
+        return ""
+    more = f" and {len(chains) - 1} more" if len(chains) > 1 else ""
+    return f"captured connections are let in as others are in {chains[0]}{more}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import AgentUnreachable, HostAgentError
-from ..host import control
+from ..host import control, instances
 
 # A changed configuration is validated (20 s), waits for what works (30 s), and is tried (30 s).
 TIMEOUT_S = 120.0
@@ -39,11 +39,18 @@ def demand(verb: str, *, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     """Like `ask`, for verbs that need an agent; raises AgentUnreachable without one."""
     answer = ask(verb, timeout_s=timeout_s)
     if answer is None:
-        raise AgentUnreachable(
-            "no agent runs in this network namespace",
-            hint="systemctl start istio-hostagent",
-        )
+        raise no_agent()
     return answer
+
+
+def no_agent() -> AgentUnreachable:
+    """What there is to say without one."""
+    if name := instances.own():
+        text = f"no agent called {name} runs in this network namespace"
+        return AgentUnreachable(text, hint=f"{instances.KEY}={name} istio-hostagent run")
+    return AgentUnreachable(
+        "no agent runs in this network namespace", hint="systemctl start istio-hostagent"
+    )
 
 
 def alone(verb: str, environment: Mapping[str, str], **options: object) -> Any:

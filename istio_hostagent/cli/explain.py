@@ -26,6 +26,7 @@ OPTIONS = (
     Option("destination", "10.0.0.5:443 or [fd00::1]:80", "", "ADDRESS:PORT", is_word=True),
     Option("from-user", "who sends it: a name or a uid", "", "USER"),
     Option("from-group", "the sender's group, if not the user's own", "", "GROUP"),
+    Option("from-unit", "the sender's unit of systemd, or path of a control group", "", "UNIT"),
     Option("from", "the other host from which it comes", "", "ADDRESS"),
     Option("interface", "by which it goes out or comes in", "", "NAME"),
     Option("live", "send such a packet, and compare what the kernel does with it"),
@@ -51,12 +52,14 @@ def read_question(values: Values) -> Question:
     address, port = _read_destination(values["destination"])
     source = values["from"]
     if source:
-        if values["from-user"] or values["from-group"]:
-            raise WrongUsage("what comes --from another host has no user or group here")
+        if values["from-user"] or values["from-group"] or values["from-unit"]:
+            raise WrongUsage("what comes --from another host has no user, group or unit here")
         other = _read_address(source)
         if other.version != address.version:
             raise WrongUsage(f"{source} and {address} are not of one IP version")
         source = str(other)
+    if values["from-unit"] and values["live"]:
+        raise WrongUsage("--live sends from this session, and so never --from-unit")
     return Question(
         protocol,
         str(address),
@@ -66,6 +69,7 @@ def read_question(values: Values) -> Question:
         source,
         values["interface"],
         values["live"],
+        values["from-unit"],
     )
 
 
@@ -135,7 +139,8 @@ def _describe(packet: dict[str, Any], question: Question) -> str:
         return f"{text} from {packet['source']}{by}"
     user = f"user {question.user}" if question.user else "an ordinary user"
     group = f", group {question.group}" if question.group else ""
-    return f"{text} from {user}{group} (uid {packet['uid']}, gid {packet['gid']}){by}"
+    unit = f" in {question.unit}" if question.unit else ""
+    return f"{text} from {user}{group}{unit} (uid {packet['uid']}, gid {packet['gid']}){by}"
 
 
 def _origin(setting: dict[str, Any]) -> str:

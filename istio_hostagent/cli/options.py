@@ -15,14 +15,16 @@ class Option(NamedTuple):
     """One option of a verb: a switch, or with a `metavar` a number of seconds or a text.
 
     Which of these says the default. `is_word`: it has no name on the command line, only its place
-    there, and has to be given.
+    there, and has to be given. `is_list`: it takes one text or more. `short`: its letter, too.
     """
 
     name: str
     help: str
-    default: bool | float | str = False
+    default: bool | float | str | tuple[str, ...] = False
     metavar: str = ""
     is_word: bool = False
+    is_list: bool = False
+    short: str = ""
 
 
 Values = Mapping[str, Any]
@@ -43,11 +45,25 @@ def parse(
         exit_on_error=True,
     )
     for option in options:
+        names = [f"--{option.name}", *([f"-{option.short}"] if option.short else [])]
         if option.is_word:
-            parser.add_argument(option.name, metavar=option.metavar, help=option.help)
-        elif option.metavar:
+            parser.add_argument(
+                option.name,
+                metavar=option.metavar,
+                help=option.help,
+                **({"nargs": "+", "type": text_not_empty} if option.is_list else {}),
+            )
+        elif option.is_list:
             parser.add_argument(
                 f"--{option.name}",
+                type=text_not_empty,
+                nargs="+",
+                metavar=option.metavar,
+                help=option.help,
+            )
+        elif option.metavar:
+            parser.add_argument(
+                *names,
                 dest=option.name,
                 type=text_not_empty if isinstance(option.default, str) else type(option.default),
                 default=None,  # a text would be read by `type`, too

@@ -1,7 +1,7 @@
 """Show what apply would change, as a diff; change nothing.
 
 Lines with + would come, lines with - would go. Nothing is printed when nothing differs, but for
-warnings about the files.
+warnings: about the files, and where it is not known what Istio's own scripts have left.
 """
 
 import json

@@ -40,7 +40,12 @@ def _render(result: dict[str, Any], is_verbose: bool) -> str:
     if is_verbose:
         lines += [f"met: {line}" for line in result["kept"]]
     met = len(result["kept"])
-    if result["in_place"]:
+    if result["in_place"] and result.get("redirect") == "none":
+        lines.append(
+            "in place: nothing is redirected, no rule of ours is there"
+            " (ISTIO_HOSTAGENT_REDIRECT=none)"
+        )
+    elif result["in_place"]:
         lines.append(
             f"in place: read back equal by two decoders, {met} expectations met by packets"
         )

@@ -9,36 +9,52 @@ set what (`layers`), how a value is written (`fields`), which keys there are (`s
 in no `Value`.
 """
 
-import re
 from collections.abc import Sequence
-from ipaddress import ip_address
 from typing import NamedTuple
 
 from ..errors import Problem
-from . import capture, explain, fields, foreign, jsontext, model, settings, spelling
+from . import (
+    capture,
+    delivery,
+    directkeys,
+    discovery,
+    explain,
+    fields,
+    foreign,
+    identitykeys,
+    issuing,
+    jsontext,
+    model,
+    nontransparent,
+    proxykeys,
+    registry,
+    settings,
+    spelling,
+)
 from . import layers as layering
 from . import reader as reading
+from .setting import Setting
 
 Value = explain.Value
 
 # execve(2): no string of arguments or environment may be longer (MAX_ARG_STRLEN, 32 pages of 4
 # KiB).
 MAX_ENVIRONMENT_STRING = 131072
-_DISCOVERY = re.compile(
-    r"^[^#\n]*?discoveryAddress[\"']?\s*:\s*[\"']?([^\s\"',}]+:[0-9]{1,5})\b", re.MULTILINE
-)
 
 
 class Outcome(NamedTuple):
     """What came of the files; `values` has each key of the table and each other key set.
 
-    Problems and warnings are sorted by file and line.
+    Problems and warnings are sorted by file and line. `uncaptured`: of outbound and inbound, those
+    of which a warning says that nothing is captured.
     """
 
     config: model.Config | None
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
     values: tuple[explain.Value, ...]
+    uncaptured: frozenset[str] = frozenset()
+    log_level: int = 20  # of the agent itself; no part of what is tried and accepted
 
 
 def build_config(
@@ -51,78 +67,52 @@ def build_config(
     """
     found = layering.collect(layers)
     reader = reading.Reader(found, layers[0].file, is_accepted=is_accepted)
-    redirection = capture.build_redirection(reader, facts)
-    identity = _build_identity(reader)
-    proxy = _build_proxy(reader, redirection)
+    identity = issuing.build_identity(reader, facts)
+    istiod = discovery.build_istiod(reader, identity)
+    redirection = capture.build_redirection(reader, facts, has_istiod=istiod is not None)
+    users = _check_listeners(reader, facts, has_istiod=istiod is not None)
+    proxy = _build_proxy(reader, redirection, istiod, facts, users)
+    delivering = delivery.build_delivery(reader, facts, identity.output_dir)
+    registering = registry.build_registry(reader)
     capture.check_emptied(reader, redirection)
-    _check_inbound(reader, facts, _check_listeners(reader, facts))
+    if not redirection.is_none:
+        _check_inbound(reader, facts, users)
     _check_foreign(reader)
     _check_json(reader)
     _check_discovery(reader, identity)
     _check_auth_policy(reader)
-    config = model.Config(redirection, identity, proxy)
-    values = explain.explain(reader, server_name=identity.server_name)
+    config = model.Config(redirection, identity, proxy, delivering, registering)
+    log_level = reader.read(settings.AGENT_LOG_LEVEL)
+    values = explain.explain(
+        reader, server_name=identity.server_name, output_dir=identity.output_dir
+    )
     problems = tuple(sorted(set(found.problems)))
     warnings = tuple(sorted(set(found.warnings)))
-    return Outcome(None if problems else config, problems, warnings, values)
+    uncaptured = frozenset(reader.uncaptured)
+    usable = None if problems else config
+    return Outcome(usable, problems, warnings, values, uncaptured, log_level)
 
 
-def _build_identity(reader: reading.Reader) -> model.IdentitySettings:
-    ca_host, ca_port = reader.read(settings.CA_ADDR)
-    server_name = reader.read(settings.ISTIOD_SAN)
-    if not server_name:
-        is_elsewhere = "localhost" in ca_host or _is_address(ca_host)
-        namespace = reader.read(settings.SYSTEM_NAMESPACE)
-        server_name = f"istiod.{namespace}.svc" if is_elsewhere else ca_host
-    return model.IdentitySettings(
-        ca_host=ca_host,
-        ca_port=ca_port,
-        server_name=server_name,
-        trust_domain=reader.read(settings.TRUST_DOMAIN),
-        namespace=reader.read(settings.NAMESPACE),
-        service_account=reader.read(settings.SERVICE_ACCOUNT),
-        cluster_id=reader.read(settings.CLUSTER_ID),
-        token_file=reader.read(settings.TOKEN_FILE),
-        root_file=reader.read(settings.CA_ROOT_CA),
-        output_dir=reader.read(settings.OUTPUT_CERTS),
-        ttl_s=reader.read(settings.SECRET_TTL),
-        grace_ratio=reader.read(settings.GRACE_RATIO),
-        headers=_read_headers(reader),
-    )
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _read_headers(reader: reading.Reader) -> tuple[tuple[str, str], ...]:
-    headers = []
-    for key in sorted(reader.history):
-        name = key.removeprefix(settings.CA_HEADER.key).lower()
-        origin = reader.find(key)
-        if not key.startswith(settings.CA_HEADER.key) or origin is None or not name:
-            continue
-        try:
-            headers.append((name, settings.CA_HEADER.parse(origin.value)))
-        except ValueError as error:
-            reader.refuse(key, origin, str(error))
-    return tuple(headers)
-
-
-def _build_proxy(reader: reading.Reader, redirection: model.Redirection) -> model.ProxySettings:
-    reader.read(settings.PROV_CERT)
+def _build_proxy(
+    reader: reading.Reader,
+    redirection: model.Redirection,
+    istiod: model.Istiod | None,
+    facts: model.HostFacts,
+    users: dict[int, str],
+) -> model.ProxySettings:
     host, port = reader.read(settings.PILOT_ADDRESS)
     return model.ProxySettings(
-        kind=reader.read(settings.PROXY),
+        kind=nontransparent.choose_kind(reader),
         envoy=reader.read(settings.ENVOY),
         bin_base=reader.read(settings.BIN_BASE),
+        has_unit=reader.read(settings.PROXY_UNIT),
+        secret_socket=reader.read(settings.SECRET_SOCKET),
+        istiod=istiod,
         mesh=reader.read(settings.MESH_CIDR),
         mtls=reader.read(settings.MTLS),
+        direct=nontransparent.build_direct(reader, facts, users),
         status_port=reader.read(settings.STATUS_PORT),
+        prometheus_port=reader.read(settings.PROMETHEUS_PORT),
         concurrency=reader.read(settings.CONCURRENCY),
         log_level=reader.read(settings.LOG_LEVEL),
         has_access_log=reader.read(settings.ACCESS_LOG),
@@ -131,6 +121,8 @@ def _build_proxy(reader: reading.Reader, redirection: model.Redirection) -> mode
         workload_name=reader.read(settings.POD_NAME),
         discovery_address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         discovery_root=reader.read(settings.XDS_ROOT_CA),
+        drain_s=reader.read(settings.DRAIN),
+        restart_drain_s=reader.read(settings.RESTART_DRAIN),
         service_cluster=reader.read(settings.SERVICE),
         environment=_build_environment(reader, redirection),
     )
@@ -158,8 +150,10 @@ def _build_environment(
     if redirection.dns.is_captured:
         # Its resolver is asked for by one key alone, and a word that Go knows.
         environment.append((settings.DNS_CAPTURE.key, "true"))
-    if redirection.transparent is not None:
-        # Otherwise the control plane would make listeners for redirected connections.
+    # Otherwise the control plane would make listeners for redirected connections.
+    if redirection.is_none:
+        environment.append((settings.META_INTERCEPTION_MODE.key, "NONE"))
+    elif redirection.transparent is not None:
         environment.append((settings.META_INTERCEPTION_MODE.key, "TPROXY"))
     written = {key for key, _ in environment}
     for key, sets in sorted(reader.history.items()):
@@ -175,17 +169,29 @@ def _build_environment(
     return tuple(sorted(environment))
 
 
-def _check_listeners(reader: reading.Reader, facts: model.HostFacts) -> dict[int, str]:
+def _check_listeners(
+    reader: reading.Reader, facts: model.HostFacts, *, has_istiod: bool
+) -> dict[int, str]:
     """Refuse ports on which two listeners would meet, or on which sshd listens.
 
     Returns who listens where.
     """
     users: dict[int, str] = {}
-    rows: tuple[settings.Setting[int], ...] = settings.LISTENERS
-    if reader.read(settings.PROXY) is not model.ProxyKind.ENVOY:
-        users[model.AGENT_ADMIN_PORT] = "the admin interface below pilot-agent"
-        users[model.AGENT_STATUS_PORT] = "pilot-agent's status"
+    rows: tuple[Setting[int], ...] = settings.LISTENERS
+    if reader.read(directkeys.REDIRECT):
+        rows = settings.DIRECT_LISTENERS
+    if nontransparent.choose_kind(reader) is not model.ProxyKind.ENVOY:
+        moved = reader.find(settings.PROXY_CONFIG)
+        text = moved.value if moved is not None else ""
+        port = proxykeys.find_port(text, "proxyAdminPort", model.AGENT_ADMIN_PORT)
+        users[port] = "the admin interface below pilot-agent"
+        port = proxykeys.find_port(text, "statusPort", model.AGENT_STATUS_PORT)
+        users[port] = "pilot-agent's status"
         rows += settings.METRICS
+    elif has_istiod:
+        rows += (settings.PROMETHEUS_PORT,)
+        if reader.read(settings.DNS_CAPTURE):
+            rows += (settings.DNS_ADDRESS,)
     for row in rows:
         port = reader.read(row)
         if not port:
@@ -270,15 +276,21 @@ def _check_json(reader: reading.Reader) -> None:
 def _check_discovery(reader: reading.Reader, identity: model.IdentitySettings) -> None:
     """Say where PROXY_CONFIG alone names another control plane than the CA is."""
     origin = reader.find(settings.PROXY_CONFIG)
-    if origin is None or jsontext.is_bare_flow(origin.value):
+    if origin is None:
         return
-    found = _DISCOVERY.findall(origin.value)
-    keys = (settings.CA_ADDR, settings.ISTIO_CA, settings.PILOT_ADDRESS, settings.PILOT_PORT)
+    found = proxykeys.find_discovery_address(origin.value)
+    keys = (
+        identitykeys.CA_ADDR,
+        identitykeys.ISTIO_CA,
+        identitykeys.CITADEL_ADDRESS,
+        settings.PILOT_ADDRESS,
+        settings.PILOT_PORT,
+    )
     is_said = any(_is_set(reader, row.key) for row in keys)
     asked = f"{identity.ca_host}:{identity.ca_port}"
-    if found and not is_said and found[0] != asked:
-        message = f"PROXY_CONFIG names {found[0]}, which is for the proxy alone"
-        hint = f"to have certificates from there, and not from {asked}, write CA_ADDR={found[0]}"
+    if found and not is_said and found != asked:
+        message = f"PROXY_CONFIG names {found}, which is for the proxy alone"
+        hint = f"to have certificates from there, and not from {asked}, write CA_ADDR={found}"
         reader.warn(origin, f"{message}; {hint}")
 
 

@@ -5,19 +5,26 @@ Not here: names of users and groups (`accounts`), what other parts say (`build`)
 
 import re
 
-from . import accounts, model, settings
+from . import accounts, directkeys, model, registrykeys, settings
 from . import reader as reading
 
 _DNS_PORT, _SSH_PORT = 53, 22
 _DNS_KEYS = (settings.DNS_CAPTURE.key, settings.REDIRECT_DNS.key)
 # Releases with one port for both ways (ISTIO_IN_REDIRECT came with 1.0).
 _ONE_PORT = (model.Generation.V0_7, model.Generation.V0_8)
+# Of servers, and of the members of its networks, local and wide (docs/agent/config, "ports").
+_CONSUL_PORTS = (8300, 8301, 8302)
 _RESOLVED = "systemd-resolve"
 _MOVED_PORT = re.compile(r"(?:statusPort|proxyAdminPort)[\"']?\s*:\s*[\"']?([0-9]{1,5})\b")
 
 
-def build_redirection(reader: reading.Reader, facts: model.HostFacts) -> model.Redirection:
-    """Read what is captured; names of users and groups become numbers of this host."""
+def build_redirection(
+    reader: reading.Reader, facts: model.HostFacts, *, has_istiod: bool
+) -> model.Redirection:
+    """Read what is captured; names of users and groups become numbers of this host.
+
+    `has_istiod`: whether an Envoy without pilot-agent has a control plane.
+    """
     exclude = {
         *reader.read(settings.LOCAL_EXCLUDE_PORTS).ranges,
         *reader.read(settings.INBOUND_EXCLUDE_PORTS).ranges,
@@ -32,12 +39,12 @@ def build_redirection(reader: reading.Reader, facts: model.HostFacts) -> model.R
     if generation is model.Generation.V0_7:
         outbound = outbound or model.CidrSet(is_all=True)
         exclude.add((_SSH_PORT, _SSH_PORT))
-    return model.Redirection(
+    made = model.Redirection(
         is_managed=not reader.read(settings.CUSTOM_RULES),
         outbound=outbound,
         outbound_exclude=reader.read(settings.SERVICE_EXCLUDE_CIDR),
         outbound_ports=reader.read(settings.OUTBOUND_PORTS),
-        outbound_ports_exclude=reader.read(settings.OUTBOUND_PORTS_EXCLUDE),
+        outbound_ports_exclude=_build_ports_exclude(reader),
         inbound=reader.read(settings.INBOUND_PORTS),
         inbound_exclude=model.PortSet(ranges=tuple(sorted(exclude))),
         outbound_capture_port=outbound_port,
@@ -46,8 +53,9 @@ def build_redirection(reader: reading.Reader, facts: model.HostFacts) -> model.R
         proxy_ports=_proxy_ports(reader),
         private_ports=_private_ports(reader),
         keeps_closed=reader.read(settings.CLOSED_PORTS) and not _is_strict(reader),
+        opens_firewall=reader.read(settings.FIREWALL),
         owners=accounts.build_owners(reader, facts),
-        dns=_build_dns(reader, facts),
+        dns=_build_dns(reader, facts, has_istiod=has_istiod),
         excluded_interfaces=reader.read(settings.EXCLUDE_INTERFACES),
         guest_interfaces=reader.read(settings.GUEST_INTERFACES),
         loopback_v4=reader.read(settings.LOOPBACK_CIDR),
@@ -56,6 +64,22 @@ def build_redirection(reader: reading.Reader, facts: model.HostFacts) -> model.R
         generation=generation,
         back_end=reader.read(settings.BACK_END),
     )
+    if reader.read(directkeys.REDIRECT):
+        return model.Redirection(is_managed=False, is_none=True, back_end=model.BackEnd.NONE)
+    return made
+
+
+def _build_ports_exclude(reader: reading.Reader) -> model.PortSet:
+    """The listed ports, and those of Consul's agents among themselves where services are captured.
+
+    Otherwise they would lose each other by that, since every agent is where services are.
+    """
+    listed = reader.read(settings.OUTBOUND_PORTS_EXCLUDE)
+    if not reader.read(registrykeys.CONSUL_CAPTURE) or listed.is_all:
+        return listed
+    named = reader.read(settings.OUTBOUND_PORTS).named
+    added = {(port, port) for port in _CONSUL_PORTS if port not in named}
+    return model.PortSet(ranges=tuple(sorted({*listed.ranges, *added})))
 
 
 def _check_generation(reader: reading.Reader) -> None:
@@ -68,23 +92,27 @@ def _check_generation(reader: reading.Reader) -> None:
 
 def _build_transparent(reader: reading.Reader) -> model.Transparent | None:
     """What TPROXY takes; the control plane must be told the same mode, or nothing works."""
-    modes = (settings.INTERCEPTION_MODE, settings.META_INTERCEPTION_MODE)
-    is_transparent, is_told = (reader.read(row) for row in modes)
+    is_transparent = reader.read(settings.INTERCEPTION_MODE)
+    said = "TPROXY" if is_transparent else "REDIRECT"
+    row = settings.INTERCEPTION_MODE
+    is_none = reader.read(directkeys.REDIRECT)
+    if is_none:
+        said, row = "NONE", directkeys.REDIRECT
     found = model.Transparent(
         reader.read(settings.TPROXY_MARK), reader.read(settings.TPROXY_TABLE)
     )
     # Told alone it means that the rules were forgotten; the other way round it has its default.
     told = reader.find(settings.META_INTERCEPTION_MODE.key)
-    if is_transparent is not is_told and told is not None:
-        said = "TPROXY" if is_transparent else "REDIRECT"
-        origin = reader.find(settings.INTERCEPTION_MODE.key)
+    if told is not None and reader.read(settings.META_INTERCEPTION_MODE) != said:
+        origin = reader.find(row.key)
         where = f" ({origin.file}:{origin.line})" if origin is not None else " by default"
-        message = f"{settings.INTERCEPTION_MODE.key} is {said}{where}: both must be the same"
+        means = "none, which is NONE there" if is_none else said
+        message = f"{row.key} is {means}{where}: both must be the same"
         reader.refuse(settings.META_INTERCEPTION_MODE.key, told, message)
     return found if is_transparent else None
 
 
-def _build_dns(reader: reading.Reader, facts: model.HostFacts) -> model.Dns:
+def _build_dns(reader: reading.Reader, facts: model.HostFacts, *, has_istiod: bool) -> model.Dns:
     is_wanted = reader.read(settings.DNS_CAPTURE)
     is_every_server = reader.read(settings.CAPTURE_ALL_DNS)
     port = reader.read(settings.DNS_ADDRESS)
@@ -95,8 +123,8 @@ def _build_dns(reader: reading.Reader, facts: model.HostFacts) -> model.Dns:
         return model.Dns()
     excluded = reader.read(settings.OUTBOUND_PORTS_EXCLUDE).ranges
     why = ""
-    if reader.read(settings.PROXY) is model.ProxyKind.ENVOY:
-        why = f"only pilot-agent answers them, and {settings.PROXY.key} is envoy"
+    if reader.read(settings.PROXY) is model.ProxyKind.ENVOY and not has_istiod:
+        why = f"Envoy without a control plane answers none, and {settings.PROXY.key} is envoy"
     elif any(first <= _DNS_PORT <= last for first, last in excluded):
         why = f"{settings.OUTBOUND_PORTS_EXCLUDE.key} has port {_DNS_PORT}"
     if why:
@@ -132,12 +160,22 @@ def past_the_rules(dns: model.Dns, facts: model.HostFacts) -> str:
 
 def _is_strict(reader: reading.Reader) -> bool:
     """Whether it is certain that the proxy accepts nothing but mutual TLS."""
-    is_envoy = reader.read(settings.PROXY) is model.ProxyKind.ENVOY
-    return is_envoy and reader.read(settings.MTLS) is model.Mtls.STRICT
+    is_told = reader.read(settings.CONTROL_PLANE) is model.ControlPlane.ISTIOD
+    is_own = reader.read(settings.PROXY) is model.ProxyKind.ENVOY and not is_told
+    return is_own and reader.read(settings.MTLS) is model.Mtls.STRICT
+
+
+def describe_none(*, is_none: bool) -> tuple[str, ...]:
+    """Say, for verbs about rules, that there are to be none; nothing where there may be some."""
+    key = directkeys.REDIRECT.key
+    said = "no rules: applications speak to the proxy by themselves"
+    return (f"{said} ({key}=none)",) if is_none else ()
 
 
 def check_emptied(reader: reading.Reader, redirection: model.Redirection) -> None:
     """Say what is not captured because a variable has no value."""
+    if redirection.is_none:
+        return
     ways = {
         settings.SERVICE_CIDR.key: "outbound" if not redirection.outbound_ports else "",
         settings.INBOUND_PORTS.key: "inbound",
@@ -148,8 +186,7 @@ def check_emptied(reader: reading.Reader, redirection: model.Redirection) -> Non
             continue
         names = " and ".join(f"${name}" for name in sets[-1].uses)
         verb = "is" if len(sets[-1].uses) == 1 else "are"
-        message = f"{key} is empty because {names} {verb}: nothing {way} is captured"
-        reader.warn(sets[-1], message)
+        reader.warn_of_nothing(sets[-1], f"{key} is empty because {names} {verb}", way)
 
 
 def _proxy_ports(reader: reading.Reader) -> tuple[int, ...]:

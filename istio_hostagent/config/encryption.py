@@ -3,7 +3,7 @@
 In one line, since nobody can tell from "in the mesh". Not here: what makes it so (`supervise`).
 """
 
-from . import model, settings
+from . import directkeys, model, settings
 
 _MOST = 3  # networks are named, of more the number
 _CONTROL_PLANE = "as the control plane says"
@@ -11,14 +11,43 @@ _CONTROL_PLANE = "as the control plane says"
 
 def describe(config: model.Config, kind: model.ProxyKind) -> str:
     """Say it for a proxy; AUTO is one that has not been looked for."""
+    if config.redirection.is_none:
+        return _describe_direct(config, kind)
     if not config.redirection.is_managed:
         return f"what is captured is up to rules of your own ({settings.CUSTOM_RULES.key})"
-    if kind is model.ProxyKind.PILOT_AGENT:
+    if kind is model.ProxyKind.PILOT_AGENT or config.proxy.istiod is not None:
         return f"{_CONTROL_PLANE} (PeerAuthentication, DestinationRule)"
     text = f"{_outbound(config)}; {_inbound(config)}"
     if kind is model.ProxyKind.AUTO:
         return f"with pilot-agent {_CONTROL_PLANE}; with Envoy alone {text}"
     return text
+
+
+def _describe_direct(config: model.Config, kind: model.ProxyKind) -> str:
+    """Say it where applications speak to the proxy by themselves."""
+    if kind is model.ProxyKind.PILOT_AGENT:
+        return f"{_CONTROL_PLANE} (PeerAuthentication, DestinationRule)"
+    made = config.proxy.direct
+    text = []
+    ports = {
+        is_plain: ", ".join(str(each.port) for each in made.upstreams if each.is_plain is is_plain)
+        for is_plain in (False, True)
+    }
+    if ports[False]:
+        text.append(f"what comes at {ports[False]} is encrypted (mutual TLS)")
+    if ports[True]:
+        text.append(f"what comes at {ports[True]} is not encrypted ({directkeys.PLAIN.key})")
+    if made.http_port:
+        hosts = ", ".join(made.plain[:_MOST]) + (", ..." if len(made.plain) > _MOST else "")
+        others = f", but not to {hosts}" if hosts else ""
+        text.append(f"what comes by HTTP at {made.http_port} is encrypted{others}")
+    if made.inbound:
+        taken = ", ".join(str(each.port) for each in made.inbound)
+        is_strict = config.proxy.mtls is model.Mtls.STRICT
+        said = "refused" if is_strict else "accepted"
+        hint = "" if is_strict else f" ({settings.MTLS.key}=permissive)"
+        text.append(f"plain text is {said} on ports {taken}{hint}")
+    return "; ".join(text) or "nothing goes through the proxy"
 
 
 def _outbound(config: model.Config) -> str:

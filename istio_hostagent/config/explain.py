@@ -5,7 +5,7 @@ Not here: how they are printed (`cli`). Values of secret families are hidden.
 
 from typing import NamedTuple
 
-from . import foreign, settings
+from . import foreign, identitykeys, settings
 from . import reader as reading
 
 HIDDEN = "(hidden)"
@@ -27,15 +27,20 @@ class Value(NamedTuple):
     status: str
 
 
-def explain(reader: reading.Reader, *, server_name: str) -> tuple[Value, ...]:
-    """Every key of the table in its order, then the other keys that the files set, by name."""
+def explain(reader: reading.Reader, *, server_name: str, output_dir: str) -> tuple[Value, ...]:
+    """Every key of the table in its order, then the other keys that the files set, by name.
+
+    `server_name`, `output_dir`: what counts where no key says it.
+    """
     rows = {row.key: row for row in settings.SETTINGS}
     values = []
     for key in [*rows, *sorted(reader.history.keys() - rows.keys())]:
         row = rows.get(key)
         default = reader.render_default(row) if row else ""
-        if key == settings.ISTIOD_SAN.key:
+        if key == identitykeys.ISTIOD_SAN.key:
             default = server_name
+        elif key == identitykeys.OUTPUT_CERTS.key:
+            default = output_dir
         values.append(_explain_key(reader, key, default))
     return tuple(values)
 
@@ -60,10 +65,16 @@ def _explain_key(reader: reading.Reader, key: str, default: str) -> Value:
 def _describe_effect(reader: reading.Reader, key: str) -> str:
     if key in reader.refused:
         return "refused"
-    for first, stand_in in settings.FALLBACKS.items():
-        if key == stand_in and reader.find(key) and reader.find(first):
+    stood_for = {fallback: first for first, fallback in settings.FALLBACKS.items()}
+    first = stood_for.get(key, "")
+    while first:
+        if reader.find(key) and reader.find(first):
             return f"not used: {first} is set"
-    if key in settings.KEYS or key.startswith(settings.CA_HEADER.key):
+        first = stood_for.get(first, "")
+    preferred = reader.find_preferred(key)
+    if preferred and reader.find(key):
+        return f"not used: {preferred} is set"
+    if key in settings.KEYS or key.startswith(identitykeys.CA_HEADER.key):
         return "in effect"
     if key in foreign.INERT:
         return f"no effect: {foreign.INERT[key]}"

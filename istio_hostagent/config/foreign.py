@@ -33,7 +33,6 @@ PASSED = {
     "ENABLE_PROBE_KEEPALIVE_CONNECTIONS": "Keeps connections of health probes open.",
     "ENVOY_SKIP_DEPRECATED_LOGS": "Leaves out Envoy's deprecation warnings.",
     "EXIT_ON_ZERO_ACTIVE_CONNECTIONS": "Ends draining when no connection is left.",
-    "GCE_METADATA_HOST": "Where Google's metadata service is.",
     "GCP_METADATA": "What Google's metadata service would say of this host.",
     "GCP_QUOTA_PROJECT": "The project that is charged for calls of Google's interfaces.",
     "GRPC_KEEPALIVE_INTERVAL": "Keepalive of the control-plane connection.",
@@ -79,17 +78,13 @@ PASSED = {
 
 _DNS = "ISTIO_META_DNS_CAPTURE has queries for names answered by pilot-agent"
 _USER = "PROXY_UID names further users of the proxy"
-_OBTAINS = (
-    "the agent obtains the certificate itself, with an EC P-256 key, and hands it to the proxy"
-)
 _FILES = "the agent hands its own certificate to pilot-agent, as files"
 _TOOL = (
     "it steers the istio-iptables program, which is not used: see plan, apply, verify and clean"
 )
 _NATIVE = "rules are native nf_tables"
 _IPV6 = "IPv4 and IPv6 are always redirected together"
-_CREDENTIAL = "the only credential for a first certificate is the token file so far"
-_CLASSIC = "the classic certificate protocol is not supported yet; CA_ADDR names istiod"
+_CREDENTIAL = "CREDENTIAL_FETCHER_TYPE names where a token comes from"
 _ISTIOD = "it is a setting of istiod"
 _GATEWAY = "this host is no gateway"
 _RENEWS = "the agent renews the certificate by itself, and tries again by itself"
@@ -98,13 +93,10 @@ _NO_V1 = "it belongs to a discovery protocol that Istio has removed"
 # Why a key has no effect here.
 INERT = {
     "CALL_CREDENTIALS": "the token is shown until there is a certificate, then the certificate",
-    "CA_PROVIDER": "the CA speaks istiod's protocol",
-    "CITADEL_ADDRESS": _CLASSIC,
-    "CITADEL_ENV": _CLASSIC,
+    "CA_PROVIDER": "ISTIO_HOSTAGENT_CA_PROTOCOL names the protocol of the CA",
     "CLEAN": _TOOL,
     "CLEANUP_ONLY": _TOOL,
     "CNI_MODE": _TOOL,
-    "CREDENTIAL_FETCHER_TYPE": _CREDENTIAL,
     "CREDENTIAL_IDENTITY_PROVIDER": _CREDENTIAL,
     "DNS_ADDR": _DNS,
     "DNS_AGENT": _DNS,
@@ -113,14 +105,11 @@ INERT = {
     "DRY_RUN": _TOOL,
     "DRY_RUN_FILE_PATH": _TOOL,
     "DUAL_STACK": _IPV6,
-    "ECC_CURVE": _OBTAINS,
-    "ECC_SIGNATURE_ALGORITHM": _OBTAINS,
     "ENABLE_INBOUND_IPV6": _IPV6,
     "ENABLE_INGRESS_GATEWAY_SDS": _GATEWAY,
     "ENVOY_CFG": "a bootstrap of your own is not supported yet, the agent writes one",
     "ENVOY_UID": _USER,
     "FILE_DEBOUNCE_DURATION": _FILES,
-    "FILE_MOUNTED_CERTS": _FILES,
     "FORCE_APPLY": _TOOL,
     "FORCE_IPTABLES_BINARY": _NATIVE,
     "GKE_CLUSTER_URL": "the CA speaks istiod's protocol",
@@ -139,6 +128,7 @@ INERT = {
     "ISTIO_DEBUG": "ISTIO_HOSTAGENT_LOG_LEVEL is the log level of the proxy",
     "ISTIO_DUAL_STACK": _IPV6,
     "ISTIO_HOSTAGENT_ADMIN_PORT": "Envoy's admin interface is a unix socket of istio-proxy's",
+    "ISTIO_HOSTAGENT_INSTANCE": "it says where the files lie: it counts in the environment alone",
     "ISTIO_LOG_DIR": "the journal has the logs",
     "ISTIO_META_ENABLE_DNS_SERVER": f"{_DNS}; pilot-agent is told of this one all the same",
     "ISTIO_SIDECAR_CONFIG": "it is read from the agent's environment, before any file is",
@@ -148,7 +138,6 @@ INERT = {
     "NETWORK_NAMESPACE": "one agent redirects the network namespace in which it runs",
     "OUTPUT_PATHS": _TOOL,
     "PILOT_CERT_PROVIDER": "CA_ROOT_CA names the roots",
-    "PKCS8_KEY": _OBTAINS,
     "PLUGINS": _CREDENTIAL,
     "PROBE_TIMEOUT": _TOOL,
     "RECONCILE": _TOOL,
@@ -157,7 +146,6 @@ INERT = {
     "RUN_VALIDATION": _TOOL,
     "SDS_ENABLED": _FILES,
     "SDS_UDS_PATH": _FILES,
-    "SECRET_GRACE_PERIOD_RATIO_JITTER": "the agent spreads renewals by itself",
     "SECRET_ROTATION_CHECK_INTERVAL": _RENEWS,
     "SECRET_WATCHER_RESYNC_PERIOD": _GATEWAY,
     "SKIP_PARSE_TOKEN": "an expired token is never shown",
@@ -167,8 +155,6 @@ INERT = {
     "USE_EDS_V1": _NO_V1,
     "USE_EXTERNAL_WORKLOAD_SDS": _FILES,
     "USE_TOKEN_FOR_CSR": "the token is shown until there is a certificate, then the certificate",
-    "WORKLOAD_IDENTITY_SOCKET_FILE": _FILES,
-    "WORKLOAD_RSA_KEY_SIZE": _OBTAINS,
     "XDS_AUTH_PLAINTEXT": _ISTIOD,
 }  # fmt: skip
 
@@ -176,10 +162,8 @@ INERT = {
 AGREES: dict[str, tuple[str, ...]] = {
     "CALL_CREDENTIALS": ("false",),
     "CA_PROVIDER": ("Citadel",),
-    "CITADEL_ENV": ("onprem",),
     "DNS_CAPTURE": ("false",),
     "DUAL_STACK": ("true",),
-    "FILE_MOUNTED_CERTS": ("false",),
     "ISTIO_AGENT_DUAL_STACK": ("true",),
     "ISTIO_DUAL_STACK": ("true",),
     "ISTIO_META_ENABLE_DNS_SERVER": ("false",),

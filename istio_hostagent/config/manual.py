@@ -8,6 +8,7 @@ files made from it can be compared with it in a test.
 import textwrap
 
 from . import foreign, settings
+from .setting import Setting
 
 _TEMPLATE_HEAD = """\
 # Settings of istio-hostagent on this host; see istio-hostagent.env(5).
@@ -80,7 +81,7 @@ def _heading(text: str) -> str:
     return f"{text}\n{'-' * len(text)}\n"
 
 
-def _describe(row: settings.Setting[object]) -> str:
+def _describe(row: Setting[object]) -> str:
     # A long list needs places where a line can end.
     text = row.default if len(row.default) < 60 else row.default.replace(",", ", ")
     default = f" Default: ``{text}``." if text else ""
@@ -92,7 +93,7 @@ def _escape(text: str) -> str:
     return text.replace("*", "\\*")
 
 
-def _guard(row: settings.Setting[object]) -> str:
+def _guard(row: Setting[object]) -> str:
     writers = "only root and istio-proxy" if row.is_proxys else "only root"
     return f" Counts only from a file that {writers} can write." if row.is_guarded else ""
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
+from . import services
+from .direct import Direct
 from .packed import PackedRanges, pack_range, sort
 
 Address = IPv4Address | IPv6Address
@@ -129,6 +131,20 @@ class Transparent(NamedTuple):
     table: int = 133
 
 
+class Units(NamedTuple):
+    """Of which units outbound connections are captured: names, and paths of control groups.
+
+    Paths begin with `/`. With `include` none but these are, without it all but `exclude`.
+    """
+
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether any is named."""
+        return bool(self.exclude or self.include)
+
+
 class Owners(NamedTuple):
     """Whose connections are captured, beside what the proxy's own user and group say."""
 
@@ -138,6 +154,8 @@ class Owners(NamedTuple):
     exempts_root: bool = False
     groups: tuple[int, ...] | None = None  # whose outbound connections are captured; None: all
     groups_exclude: tuple[int, ...] = ()  # of all
+    users_exclude: tuple[int, ...] = ()
+    units: Units = Units()
 
     def captures(self, gid: int) -> bool:
         """Whether outbound connections of a group that is not the proxy's are captured."""
@@ -152,12 +170,18 @@ class BackEnd(enum.Enum):
     AUTO = "auto"  # nf_tables, where the kernel has it
     NFTABLES = "nftables"
     LEGACY = "legacy"  # x_tables
+    NONE = "none"  # there are none, nor are any wanted
+
+
+# Those that a key may name.
+BACK_ENDS = (BackEnd.AUTO, BackEnd.NFTABLES, BackEnd.LEGACY)
 
 
 class Redirection(NamedTuple):
     """Which TCP connections of this host go through the proxy. Empty sets capture nothing."""
 
-    # False: the operator has rules of their own (ISTIO_CUSTOM_IP_TABLES=true), ours are taken out
+    # False: the operator has rules of their own (ISTIO_CUSTOM_IP_TABLES=true), or nobody has any
+    # (`is_none`); ours are taken out
     is_managed: bool = True
     outbound: CidrSet = CidrSet()
     outbound_exclude: CidrSet = CidrSet()
@@ -167,6 +191,8 @@ class Redirection(NamedTuple):
     inbound_exclude: PortSet = PortSet()
     # of the inbound ports, what the host's firewall closes and capture would open is left alone
     keeps_closed: bool = True
+    # where that firewall drops what is captured, its rules are told of the proxy's port
+    opens_firewall: bool = False
     # those that are left alone for it now: found by packets, in no file
     inbound_closed: tuple[int, ...] = ()
     outbound_capture_port: int = 15001
@@ -188,6 +214,8 @@ class Redirection(NamedTuple):
     transparent: Transparent | None = None  # None: inbound connections are redirected
     generation: Generation = Generation.CURRENT
     back_end: BackEnd = BackEnd.AUTO
+    # applications speak to the proxy by themselves (ISTIO_HOSTAGENT_REDIRECT=none)
+    is_none: bool = False
 
     @property
     def capture_ports(self) -> tuple[int, ...]:
@@ -217,13 +245,60 @@ class Redirection(NamedTuple):
         return (*self.capture_ports, *((self.dns.port,) if self.dns.is_captured else ()))
 
 
+class CaProtocol(enum.Enum):
+    """How a CA is asked for a certificate: as in Istio 1.1 and later, and as in 0.2 to 1.0."""
+
+    ISTIOD = "istiod"
+    CITADEL = "citadel"
+
+
+class Metadata(enum.Enum):
+    """A cloud whose metadata server says who a machine is."""
+
+    GOOGLE = "google"
+    AMAZON = "amazon"
+
+
+class KeyKind(enum.Enum):
+    """The kinds of keys that every reader of Istio's understands."""
+
+    EC_P256 = "ec-p256"
+    EC_P384 = "ec-p384"
+    RSA_2048 = "rsa-2048"
+    RSA_3072 = "rsa-3072"
+    RSA_4096 = "rsa-4096"
+
+
+# Where istiod serves without TLS (istio/istio security/pkg/nodeagent/caclient: the suffix ":15010"
+# of the address decides); no other address is dialled in clear.
+PLAIN_PORT = 15010
+
+
+# Where the secret server of this package listens (istio-hostagent-secrets.socket).
+OWN_SECRET_SOCKET = "/run/istio-hostagent/secrets.sock"  # noqa: S105  # a path
+# In the state directory: the certificate that somebody else renews, as readers see it, where no
+# key names another place.
+MOUNTED = "mounted"
+# ... and that of an agent whose state is not the host's own.
+CERTIFICATE = "certificate"
+# The host's own agent has its state here.
+STATE_DIRECTORY = "/var/lib/istio-hostagent"
+
+
 class IdentitySettings(NamedTuple):
-    """Who this host is, and where and how it gets a certificate that says so."""
+    """Who this host is, and where and how it gets a certificate that says so.
+
+    `protocols`: those by which the CA is asked, in this order. `server_names`: for each of them,
+    the name that the CA's certificate must carry; other than `ca_host` where that is an address.
+    `named_parts`: which of trust domain, namespace and service account somebody has set; the
+    others are defaults. `mounted_dir`: where somebody else renews the certificate, and no CA is
+    asked; else empty. `secret_source`: the same for the socket of another agent's secret server,
+    which speaks SPIFFE's Workload API if `is_workload_api`.
+    """
 
     ca_host: str
     ca_port: int
-    # the name the CA's certificate must carry; differs from ca_host when dialled by address
-    server_name: str
+    server_names: tuple[str, ...]
     trust_domain: str
     namespace: str
     service_account: str
@@ -233,7 +308,42 @@ class IdentitySettings(NamedTuple):
     output_dir: str
     ttl_s: float
     grace_ratio: float = 0.5  # renew when this part of the life is left
+    grace_spread: float = 0.05  # ... or up to this much more or less of it, by chance
     headers: tuple[tuple[str, str], ...] = ()  # further gRPC metadata, names in lower case
+    protocols: tuple[CaProtocol, ...] = (CaProtocol.ISTIOD, CaProtocol.CITADEL)
+    named_parts: tuple[str, ...] = ()
+    token_command: tuple[str, ...] = ()
+    metadata: Metadata | None = None
+    metadata_host: str = "169.254.169.254"
+    provisioned_dir: str = "/etc/certs"
+    mounted_dir: str = ""
+    secret_source: str = ""
+    is_workload_api: bool = False
+    key_kind: KeyKind | None = None  # None: as the protocol needs it
+    is_pkcs8: bool | None = None  # None: as the readers of the protocol's time need it
+
+    @property
+    def renewed_in(self) -> str:
+        """The directory or socket of whoever else renews the certificate; else empty."""
+        return self.mounted_dir or self.secret_source
+
+    @property
+    def renewed_by(self) -> str:
+        """Who that is, for people; empty where this agent renews it."""
+        if self.secret_source:
+            server = "SPIFFE Workload API" if self.is_workload_api else "secret server"
+            return f"the {server} at {self.secret_source}"
+        return f"whoever writes to {self.mounted_dir}" if self.mounted_dir else ""
+
+    @property
+    def server_name(self) -> str:
+        """The name that the CA's certificate must carry by the first protocol."""
+        return self.server_names[0]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the CA is asked without TLS: tokens go in clear, and no name is verified."""
+        return self.ca_port == PLAIN_PORT
 
     @property
     def has_public_roots(self) -> bool:
@@ -246,6 +356,43 @@ class IdentitySettings(NamedTuple):
         return f"spiffe://{self.trust_domain}/ns/{self.namespace}/sa/{self.service_account}"
 
 
+class OutputKind(enum.Enum):
+    """What is written for others: three files, one file with key and chain, or PKCS#12."""
+
+    FILES = "files"
+    PEM = "pem"
+    PKCS12 = "pkcs12"
+
+
+class Output(NamedTuple):
+    """A further place for the certificate: a directory for FILES, else a file.
+
+    `owner` and `group` are numbers in a `Config`; None: the owner's own group. `mode` is that of
+    the file that has the key.
+    """
+
+    kind: OutputKind
+    path: str
+    owner: int | str = 0
+    group: int | str | None = None
+    mode: int = 0o600
+    password_file: str = ""
+
+
+class RenewHook(NamedTuple):
+    """What is done after each renewal: a command is run, or units are reloaded."""
+
+    command: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+
+
+class Delivery(NamedTuple):
+    """Who gets the certificate beside the proxy, and who is told of it."""
+
+    outputs: tuple[Output, ...] = ()
+    hook: RenewHook = RenewHook()
+
+
 class ProxyKind(enum.Enum):
     """Which program carries the captured traffic.
 
@@ -255,6 +402,29 @@ class ProxyKind(enum.Enum):
     AUTO = "auto"
     PILOT_AGENT = "pilot-agent"
     ENVOY = "envoy"
+
+
+class ControlPlane(enum.Enum):
+    """Who tells an Envoy without pilot-agent what to do: istiod, or this host's own keys.
+
+    AUTO means istiod where the files name it.
+    """
+
+    AUTO = "auto"
+    ISTIOD = "istiod"
+    NONE = "none"
+
+
+class Istiod(NamedTuple):
+    """Where an Envoy without pilot-agent finds istiod.
+
+    `server_name`: what the certificate of istiod must carry; other than `host` where that is an
+    address.
+    """
+
+    host: str
+    port: int
+    server_name: str
 
 
 class Mtls(enum.Enum):
@@ -270,9 +440,14 @@ class ProxySettings(NamedTuple):
     kind: ProxyKind = ProxyKind.AUTO
     envoy: str | None = None  # ISTIO_HOSTAGENT_ENVOY: this binary and no other
     bin_base: str = "/usr/local/bin"
+    has_unit: bool = True  # where the service manager has units for it, it runs in one
+    secret_socket: str | None = None  # of the server that gives it its secrets; None: files do
+    istiod: Istiod | None = None  # who tells an Envoy alone what to do; None: the next two
     mesh: CidrSet = CidrSet()  # destinations reached with mutual TLS (envoy mode)
     mtls: Mtls = Mtls.PERMISSIVE
+    direct: Direct = Direct()  # what it listens for where nothing is redirected (envoy mode)
     status_port: int = 15021
+    prometheus_port: int = 15090  # where an Envoy that has a control plane serves its metrics
     concurrency: int = 2
     log_level: str = "warning"
     has_access_log: bool = False  # one line for each connection on standard output
@@ -281,6 +456,8 @@ class ProxySettings(NamedTuple):
     workload_name: str = ""  # POD_NAME; empty: the host's short name
     discovery_address: str = "istiod.istio-system.svc:15012"  # host:port of the control plane
     discovery_root: str = ""  # XDS_ROOT_CA, a path or SYSTEM; empty: the roots of the certificate
+    drain_s: float = 5.0  # on leaving it says for so long that it is not ready
+    restart_drain_s: float = 45.0  # one that has handed over to the next; 0: it never does
     service_cluster: str = "rawvm"  # ISTIO_SERVICE: what this host serves, for telemetry
     environment: tuple[
         tuple[str, str], ...
@@ -293,6 +470,31 @@ class Config(NamedTuple):
     redirection: Redirection
     identity: IdentitySettings
     proxy: ProxySettings
+    delivery: Delivery = Delivery()
+    registry: services.Registry = services.Registry()
+
+
+class ControlGroup(NamedTuple):
+    """A control group that is there now: of a unit that is named, or one that is left alone.
+
+    `unit` is as the configuration names it, or empty. `path` begins with `/`, which is the root of
+    the tree. `number` is the kernel's: another group, also a later one at the same place, has
+    another. `is_captured`: it is of an included unit, and not left alone.
+    """
+
+    unit: str
+    path: str
+    number: int
+    is_captured: bool = False
+
+    @property
+    def level(self) -> int:
+        """How far below the root it is."""
+        return self.path.count("/")
+
+    def has(self, path: str) -> bool:
+        """Whether a group is this one or lies below it."""
+        return f"{path}/".startswith(f"{self.path}/")
 
 
 class HostFacts(NamedTuple):
@@ -313,10 +515,23 @@ class HostFacts(NamedTuple):
     users: tuple[tuple[str, int, int], ...] = ()  # name, uid and gid, as in passwd(5)
     groups: tuple[tuple[str, int], ...] = ()  # name and gid, as in group(5)
     name_servers: tuple[Address, ...] = ()  # whom this host asks for names (resolv.conf(5))
-    proxy_servers: tuple[Address, ...] = ()  # those that a pilot-agent is to have read
+    resolver_version: int = 0  # another one: pilot-agent has to read resolv.conf(5) anew
     asks_resolved: bool = False  # programs ask systemd-resolved past the rules (nss-resolve(8))
-    state_dir: str = "/var/lib/istio-hostagent"
+    control_groups: tuple[ControlGroup, ...] = ()  # as `Units` make a difference, those now there
+    own_group: str = ""  # in which this process is; empty where there are no control groups
+    # of the secret server that the service manager starts; empty: there is none
+    secret_socket: str = ""
+    state_dir: str = STATE_DIRECTORY
     runtime_dir: str = "/run/istio-hostagent"
+    instance: str = ""  # the name of an agent beside others (ISTIO_HOSTAGENT_INSTANCE)
+    has_shared_memory: bool = True  # processes may make some by name (shm_overview(7))
+
+
+def find_own_unit(facts: HostFacts) -> str:
+    """Name the unit that is left alone in which this process itself is, or nothing."""
+    groups = (each for each in facts.control_groups if not each.is_captured)
+    found = (each.unit or each.path for each in groups if each.has(facts.own_group))
+    return next(found, "")
 
 
 def of_named_proxy(facts: HostFacts, owners: Owners) -> HostFacts:

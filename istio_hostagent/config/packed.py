@@ -98,6 +98,50 @@ def sort(ranges: PackedRanges) -> PackedRanges:
     return PackedRanges(ranges.width, bytes(data))
 
 
+def differ(
+    before: PackedRanges, after: PackedRanges, most: int
+) -> tuple[PackedRanges, PackedRanges] | None:
+    """Give the ranges that only the one has, and those that only the other has; both ascend.
+
+    None if these are more than `most`. What is equal is compared in pieces, so that a few
+    differences among very many ranges take no time and no objects.
+    """
+    size = 2 * after.width
+    one, other = before.data, after.data
+    at = to = 0
+    removed, added = bytearray(), bytearray()
+    while at < len(one) or to < len(other):
+        equal = _equal_bytes(one[at : at + _PIECE * size], other[to : to + _PIECE * size], size)
+        at += equal
+        to += equal
+        left, right = one[at : at + size], other[to : to + size]
+        if left and left == right:
+            continue
+        if left and (not right or left < right):
+            removed += left
+            at += size
+        elif right:
+            added += right
+            to += size
+        if len(removed) + len(added) > most * size:
+            return None
+    return PackedRanges(after.width, bytes(removed)), PackedRanges(after.width, bytes(added))
+
+
+def _equal_bytes(one: bytes, other: bytes, size: int) -> int:
+    """How many bytes are equal from the beginning, in whole parts of so many bytes."""
+    if one == other:
+        return len(one)
+    low, high = 0, min(len(one), len(other)) // size
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one.startswith(other[: middle * size]):
+            low = middle
+        else:
+            high = middle - 1
+    return low * size
+
+
 def split(data: bytes, size: int) -> Iterator[bytes]:
     """Cut into parts of so many bytes."""
     return itertools.chain.from_iterable(struct.iter_unpack(f"{size}s", data))

@@ -1,45 +1,17 @@
 """The table of keys that the agent acts on: name, kind of value, default, one line of help.
 
 One row drives parsing, the default, `etc/hostagent.env`, the manual page and `config --explain`.
-This is the only module, beside `foreign` (Istio's other keys), in which names of keys stand. A
-stand-in of `FALLBACKS` counts where its key is not set.
+Names of keys stand here and in `identitykeys`, `registrykeys`, `directkeys`, `foreign` (Istio's
+others), and nowhere else. A fallback of `FALLBACKS` counts where its key is not set.
 
 In a default, `<KEY>` stands for the value of that key. An empty value means the default, for every
 key but OWNER_GROUPS.
 """
 
-from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
-
-from . import fields, model
-
-T_co = TypeVar("T_co", covariant=True)
+from . import directkeys, endpoints, fields, identitykeys, lists, model, registrykeys, units
+from .setting import Setting
 
 OWN_PREFIX = "ISTIO_HOSTAGENT_"
-
-
-class Setting(NamedTuple, Generic[T_co]):
-    """One key.
-
-    `is_guarded`: it names a command, user, binary or output path, and counts only from a file that
-    only root can write (design invariant 5). What a key can do decides: a value that `is_harmless`
-    counts from any file, and a key that `is_proxys` from one that only root and istio-proxy can
-    write, since nobody else than istio-proxy acts on it.
-    """
-
-    key: str
-    parse: Callable[[str], T_co]
-    default: str
-    help: str
-    is_guarded: bool = False
-    is_proxys: bool = False
-    is_harmless: Callable[[Any], bool] = lambda _value: False
-
-    def may_come_from(self, trust: model.Trust, value: object) -> bool:
-        """Whether a value other than the default counts from a file that so many can write."""
-        is_owners = trust.is_root_only or (self.is_proxys and trust.is_proxys)
-        return not self.is_guarded or is_owners or self.is_harmless(value)
-
 
 # Redirection
 CUSTOM_RULES = Setting(
@@ -51,33 +23,33 @@ CUSTOM_RULES = Setting(
 )
 SERVICE_CIDR = Setting(
     "ISTIO_SERVICE_CIDR",
-    fields.parse_cidr_set,
+    lists.parse_cidr_set,
     "",
     "Destinations whose outbound TCP goes through the proxy: networks between commas, or * for "
     "all. Empty: none.",
 )
 SERVICE_EXCLUDE_CIDR = Setting(
     "ISTIO_SERVICE_EXCLUDE_CIDR",
-    fields.parse_cidr_list,
+    lists.parse_cidr_list,
     "",
     "Destinations that never go through the proxy, although ISTIO_SERVICE_CIDR has them.",
 )
 OUTBOUND_PORTS = Setting(
     "ISTIO_OUTBOUND_PORTS",
-    fields.parse_port_list,
+    lists.parse_port_list,
     "",
     "Destination ports that go through the proxy whatever the address: ports and ranges (a:b) "
     "between commas.",
 )
 OUTBOUND_PORTS_EXCLUDE = Setting(
     "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE",
-    fields.parse_port_list,
+    lists.parse_port_list,
     "",
     "Destination ports that never go through the proxy.",
 )
 INBOUND_PORTS = Setting(
     "ISTIO_INBOUND_PORTS",
-    fields.parse_port_set,
+    lists.parse_port_set,
     "",
     "Ports of this host's own addresses whose inbound TCP goes through the proxy: ports and "
     "ranges between commas, or * for all. Empty: none.",
@@ -93,15 +65,25 @@ CLOSED_PORTS = Setting(
     "captured in any case.",
     is_guarded=True,
 )
+FIREWALL = Setting(
+    "ISTIO_HOSTAGENT_FIREWALL",
+    fields.parser_of({"report": False, "open": True}),
+    "report",
+    "What is done where this host's firewall lets a port in and drops its connections once they "
+    "are captured, since it then sees the port of the proxy: report names the rule and the "
+    "command that mends it; open says each rule of the firewall that lets a captured port in once "
+    "more, in front of it, for connections that were translated from that port to the proxy's.",
+    is_guarded=True,
+)
 LOCAL_EXCLUDE_PORTS = Setting(
     "ISTIO_LOCAL_EXCLUDE_PORTS",
-    fields.parse_port_list,
+    lists.parse_port_list,
     "",
     "Ports whose inbound TCP is left alone, although ISTIO_INBOUND_PORTS is * or has them.",
 )
 INBOUND_EXCLUDE_PORTS = Setting(
     "ISTIO_INBOUND_EXCLUDE_PORTS",
-    fields.parse_port_list,
+    lists.parse_port_list,
     "",
     "Added to ISTIO_LOCAL_EXCLUDE_PORTS. Istio documents this name and never reads it.",
 )
@@ -114,9 +96,10 @@ INTERCEPTION_MODE = Setting(
 )
 META_INTERCEPTION_MODE = Setting(
     "ISTIO_META_INTERCEPTION_MODE",
-    fields.parse_interception_mode,
+    fields.parse_told_mode,
     "<ISTIO_INBOUND_INTERCEPTION_MODE>",
-    "The interception mode as the control plane is told; it must be the one above.",
+    "The interception mode as the control plane is told; it must be the one above, or NONE with "
+    "ISTIO_HOSTAGENT_REDIRECT=none.",
 )
 TPROXY_MARK = Setting(
     "ISTIO_INBOUND_TPROXY_MARK",
@@ -147,35 +130,35 @@ INBOUND_TUNNEL_PORT = Setting(
 )
 EXCLUDE_INTERFACES = Setting(
     "ISTIO_EXCLUDE_INTERFACES",
-    fields.parse_interfaces,
+    lists.parse_interfaces,
     "",
     "Network interfaces between commas; what goes out or comes in by them is left alone. With + "
     "or * behind it a name stands for all that begin so.",
 )
 GUEST_INTERFACES = Setting(
     "KUBE_VIRT_INTERFACES",
-    fields.parse_interfaces,
+    lists.parse_interfaces,
     "",
     "Network interfaces of guests (virtual machines, containers), between commas: TCP that comes "
     "in by them is outbound traffic, and goes through the proxy as that of this host does.",
 )
 OWNER_GROUPS = Setting(
     "ISTIO_OUTBOUND_OWNER_GROUPS",
-    fields.parse_group_set,
+    lists.parse_group_set,
     "*",
     "Groups whose outbound traffic goes through the proxy: names and numbers between commas, at "
     "most 64, or * for all. Unlike other keys, set to nothing it means no group at all.",
 )
 OWNER_GROUPS_EXCLUDE = Setting(
     "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",
-    fields.parse_groups,
+    lists.parse_groups,
     "",
     "Groups whose outbound traffic never goes through the proxy. Counts where "
     "ISTIO_OUTBOUND_OWNER_GROUPS is *.",
 )
 LOOPBACK_CIDR = Setting(
     "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",
-    fields.parse_loopback_network,
+    lists.parse_loopback_network,
     "127.0.0.1/32",
     "Loopback addresses at which the proxy reaches applications directly: 127.0.0.0/8 or a part "
     "of it.",
@@ -197,9 +180,9 @@ DNS_CAPTURE = Setting(
     "ISTIO_META_DNS_CAPTURE",
     fields.parse_bool,
     "false",
-    "Set to true to have queries for names answered by pilot-agent, which knows the names of the "
-    "mesh: those to the name servers of /etc/resolv.conf. While pilot-agent does not run, no name "
-    "is resolved.",
+    "Set to true to have queries for names answered by who knows the names of the mesh: those to "
+    "the name servers of /etc/resolv.conf. That is pilot-agent, or a resolver of ours beside an "
+    "Envoy with a control plane; while it does not run, no name is resolved.",
 )
 REDIRECT_DNS = Setting(
     "REDIRECT_DNS",
@@ -215,22 +198,22 @@ CAPTURE_ALL_DNS = Setting(
 )
 DNS_ADDRESS = Setting(
     "DNS_PROXY_ADDR",
-    fields.parse_listen_port,
+    endpoints.parse_listen_port,
     "localhost:15053",
-    "Where pilot-agent answers queries for names.",
+    "Where pilot-agent, or the resolver beside Envoy, answers queries for names.",
 )
 RESOLVER_USERS = Setting(
     "ISTIO_HOSTAGENT_RESOLVER_USERS",
-    fields.parse_accounts,
+    lists.parse_accounts,
     "systemd-resolve,dnsmasq,libvirt-dnsmasq,lxc-dnsmasq,unbound,bind,named,pdns,_dnsdist,"
     "knot-resolver,stubby,dnscrypt-proxy,_dnscrypt-proxy,smartdns,adguard-home,pihole",
     "Users whose queries for names are never captured: resolvers of this host, which would be "
-    "asked by pilot-agent in turn. Names that this host does not know count for nothing.",
+    "asked in turn by whoever answers. Names that this host does not know count for nothing.",
     is_guarded=True,
 )
 PROXY_UID = Setting(
     "PROXY_UID",
-    fields.parse_accounts,
+    lists.parse_accounts,
     "istio-proxy",
     "Further users whose traffic is the proxy's own and never captured: numbers and names "
     "between commas. The agent runs the proxy as user istio-proxy, which always is one; apply "
@@ -239,21 +222,21 @@ PROXY_UID = Setting(
 )
 PROXY_GID = Setting(
     "PROXY_GID",
-    fields.parse_accounts,
+    lists.parse_accounts,
     "<PROXY_UID>",
     "As PROXY_UID, for groups.",
     is_guarded=True,
 )
 ENVOY_USER = Setting(
     "ENVOY_USER",
-    fields.parse_user,
+    lists.parse_user,
     "istio-proxy",
     "As PROXY_UID, for one user and the user's group.",
     is_guarded=True,
 )
 EXEC_USER = Setting(
     "EXEC_USER",
-    fields.parse_user,
+    lists.parse_user,
     "istio-proxy",
     "As ENVOY_USER (the name in Istio's start script).",
     is_guarded=True,
@@ -263,6 +246,34 @@ EXEMPT_ROOT = Setting(
     fields.parse_bool,
     "false",
     "Set to true to leave what root and group root send alone, as Istio did until release 1.0.",
+    is_guarded=True,
+)
+EXCLUDE_USERS = Setting(
+    "ISTIO_HOSTAGENT_EXCLUDE_USERS",
+    lists.parse_accounts,
+    "",
+    "Users whose outbound traffic never goes through the proxy: names and numbers between commas.",
+    is_guarded=True,
+)
+EXCLUDE_UNITS = Setting(
+    "ISTIO_HOSTAGENT_EXCLUDE_UNITS",
+    units.parse_units,
+    "",
+    "Units of systemd whose outbound traffic never goes through the proxy: names between commas "
+    "(service, slice, scope, socket, mount, swap), or paths of control groups as in "
+    "/proc/PID/cgroup, with all that is below. A unit is left alone from some milliseconds after "
+    "its start on: until then it is captured as others are. A slice that stays has no such "
+    "moment. Not with rules in legacy tables.",
+    is_guarded=True,
+)
+INCLUDE_UNITS = Setting(
+    "ISTIO_HOSTAGENT_INCLUDE_UNITS",
+    units.parse_units,
+    "",
+    "Units of systemd whose outbound traffic alone goes through the proxy, written as in "
+    "ISTIO_HOSTAGENT_EXCLUDE_UNITS. Every other unit is left alone from some milliseconds after "
+    "its start on: until then it is captured, so that none of these goes around at its start. Not "
+    "with rules in legacy tables. Empty: all units.",
     is_guarded=True,
 )
 RULES = Setting(
@@ -277,115 +288,19 @@ RULES = Setting(
 )
 BACK_END = Setting(
     "ISTIO_HOSTAGENT_BACKEND",
-    fields.parser_of({each.value: each for each in model.BackEnd}),
+    fields.parser_of({each.value: each for each in model.BACK_ENDS}),
     "auto",
     "What in the kernel keeps the rules: nftables; legacy, the tables of iptables-legacy; or auto "
     "for nftables where the kernel has nf_tables. A change counts from the next start on.",
     is_guarded=True,
 )
 
-# Identity
+# The control plane
 SYSTEM_NAMESPACE = Setting(
     "ISTIO_SYSTEM_NAMESPACE",
     fields.parse_namespace,
     "istio-system",
     "The namespace of the control plane.",
-)
-CA_ADDR = Setting(
-    "CA_ADDR",
-    fields.parse_ca_address,
-    "<PILOT_ADDRESS>",
-    "Where certificates are asked for: host:port, always over TLS.",
-)
-ISTIO_CA = Setting(
-    "ISTIO_CA",
-    fields.parse_ca_address,
-    "<PILOT_ADDRESS>",
-    "Used when CA_ADDR is not set (the name in Istio 1.5).",
-)
-ISTIOD_SAN = Setting(
-    "ISTIOD_SAN",
-    fields.parse_optional_host,
-    "",
-    "The name that the CA's certificate must carry. Empty: the host of CA_ADDR, or"
-    " istiod.<ISTIO_SYSTEM_NAMESPACE>.svc where that is an address or has localhost in it.",
-)
-TRUST_DOMAIN = Setting(
-    "TRUST_DOMAIN",
-    fields.parse_trust_domain,
-    "cluster.local",
-    "The trust domain of this host's identity.",
-)
-NAMESPACE = Setting(
-    "ISTIO_NAMESPACE",
-    fields.parse_namespace,
-    "default",
-    "The namespace of this host's workload.",
-)
-POD_NAMESPACE = Setting(
-    "POD_NAMESPACE",
-    fields.parse_namespace,
-    "default",
-    "Used when ISTIO_NAMESPACE is not set.",
-)
-SERVICE_ACCOUNT = Setting(
-    "SERVICE_ACCOUNT",
-    fields.parse_kubernetes_name,
-    "default",
-    "The service account of this host's identity.",
-)
-CLUSTER_ID = Setting(
-    "ISTIO_META_CLUSTER_ID",
-    fields.parse_header_text,
-    "",
-    "The cluster this host belongs to, as the control plane names it.",
-)
-TOKEN_FILE = Setting(
-    "ISTIO_HOSTAGENT_TOKEN_FILE",
-    fields.parse_path,
-    "/var/run/secrets/tokens/istio-token",
-    "The bootstrap token, read at each use by user istio-proxy.",
-)
-PROV_CERT = Setting(
-    "PROV_CERT",
-    fields.parse_path,
-    "/etc/certs",
-    "The directory in which root-cert.pem was put for the first contact with the CA.",
-)
-CA_ROOT_CA = Setting(
-    "CA_ROOT_CA",
-    fields.parse_root_file,
-    "<PROV_CERT>/root-cert.pem",
-    "The roots trusted for the first contact with the CA: a PEM file, or SYSTEM for the "
-    "operating system's store; then the CA names the roots of the mesh itself.",
-)
-OUTPUT_CERTS = Setting(
-    "OUTPUT_CERTS",
-    fields.parse_path,
-    "/etc/certs",
-    "The directory that gets key.pem, cert-chain.pem and root-cert.pem.",
-    is_guarded=True,
-    is_proxys=True,
-)
-CERTS_DIR = Setting(
-    "CERTS_DIR",
-    fields.parse_path,
-    "/etc/certs",
-    "Used when OUTPUT_CERTS is not set (the name in Istio 1.0).",
-    is_guarded=True,
-    is_proxys=True,
-)
-SECRET_TTL = Setting(
-    "SECRET_TTL",
-    fields.parse_ttl,
-    "24h",
-    "The certificate life asked for, at most 2160h.",
-)
-GRACE_RATIO = Setting(
-    "SECRET_GRACE_PERIOD_RATIO",
-    fields.parse_ratio,
-    "0.5",
-    "The certificate is renewed when this fraction of its life is left.",
 )
 
 # Proxy
@@ -410,33 +325,80 @@ BIN_BASE = Setting(
     "The directory in which pilot-agent and envoy are looked for first.",
     is_guarded=True,
 )
+PROXY_UNIT = Setting(
+    "ISTIO_HOSTAGENT_PROXY_UNIT",
+    fields.parser_of({"no": False, "auto": True}),
+    "auto",
+    "Whether the proxy runs in a unit of its own, istio-proxy@0.service, and goes on while the "
+    "agent is restarted: auto does so where the agent is the service of the package; no has it "
+    "run below the agent, and end with it.",
+    is_guarded=True,
+)
+SECRET_SOCKET = Setting(
+    "ISTIO_HOSTAGENT_SECRET_SOCKET",
+    fields.parse_optional_path,
+    "",
+    "The unix socket of a secret server (Envoy's SDS) from which the proxy takes key, certificate "
+    "and roots: /run/istio-hostagent/secrets.sock is that of this package. Empty: from files, but "
+    "for an Envoy with a control plane, which takes them from that socket, or from a server that "
+    "the agent runs where it is not there.",
+    is_guarded=True,
+)
+CONTROL_PLANE = Setting(
+    "ISTIO_HOSTAGENT_CONTROL_PLANE",
+    fields.parser_of({each.value: each for each in model.ControlPlane}),
+    "auto",
+    "Mode envoy: who says what becomes of captured traffic. istiod: the control plane, to which "
+    "Envoy connects with this host's certificate; none: the two keys below; auto: istiod where "
+    "PILOT_ADDRESS, ISTIO_PILOT_PORT, discoveryAddress in PROXY_CONFIG, ISTIO_META_WORKLOAD_NAME "
+    "or ISTIO_META_AUTO_REGISTER_GROUP is set, the CA is no classic one, and neither of the two "
+    "keys below is set.",
+)
 MESH_CIDR = Setting(
     "ISTIO_HOSTAGENT_MESH_CIDR",
-    fields.parse_cidr_set,
+    lists.parse_cidr_set,
     "",
-    "Mode envoy: destinations that are reached with mutual TLS. Empty: none, captured traffic "
-    "passes through as it is.",
+    "Mode envoy without a control plane: destinations that are reached with mutual TLS. Empty: "
+    "none, captured traffic passes through as it is.",
 )
 MTLS = Setting(
     "ISTIO_HOSTAGENT_MTLS",
     fields.parser_of({mtls.value: mtls for mtls in model.Mtls}),
     "permissive",
-    "Mode envoy: strict accepts mutual TLS only on captured ports, permissive takes plain "
-    "connections as well.",
+    "Mode envoy without a control plane: strict accepts mutual TLS only on captured ports, "
+    "permissive takes plain connections as well.",
 )
 ACCESS_LOG = Setting(
     "ISTIO_HOSTAGENT_ACCESS_LOG",
     fields.parse_bool,
     "false",
-    "Mode envoy: true writes one line for each connection to the journal.",
+    "Mode envoy without a control plane: true writes one line for each connection to the journal.",
 )
 LOCAL_PORTS = Setting(
     "ISTIO_HOSTAGENT_LOCAL_PORTS",
-    fields.parse_port_list,
+    lists.parse_port_list,
     "",
     "Mode pilot-agent: ports of it and its Envoy that every user of this host may reach. The"
     " others of 15000, 15004 and 15020, and of statusPort and proxyAdminPort in PROXY_CONFIG,"
     " serve only root and istio-proxy here; from outside nothing changes.",
+)
+DRAIN = Setting(
+    "ISTIO_HOSTAGENT_DRAIN",
+    fields.parse_drain,
+    "5s",
+    "How long the proxy drains when the agent is stopped (systemctl stop, shutdown), and another "
+    "agent's proxy when ours takes over: it says that it is not ready, and goes on serving. Only "
+    "then the rules go, and the proxy. A restart or an upgrade drains nothing. 0s: not at all; at "
+    "most 1h.",
+)
+RESTART_DRAIN = Setting(
+    "ISTIO_HOSTAGENT_RESTART_DRAIN",
+    fields.parse_drain,
+    "45s",
+    "Mode envoy: how long an Envoy goes on with the connections that it has, once another one has "
+    "taken over from it, for a changed configuration or a new program at its path (hot restart). "
+    "The next change waits for its end, 2 s later. 0s: no hot restart, Envoy is ended and started "
+    "again; at most 1h.",
 )
 STATUS_PORT = Setting(
     "ISTIO_HOSTAGENT_STATUS_PORT",
@@ -454,7 +416,7 @@ PROMETHEUS_PORT = Setting(
     "ENVOY_PROMETHEUS_PORT",
     fields.parse_port,
     "15090",
-    "Where Envoy serves its metrics, below pilot-agent.",
+    "Where Envoy serves its metrics, below pilot-agent or with a control plane.",
 )
 SECURE_METRICS_PORT = Setting(
     "ENVOY_SECURE_METRICS_PORT",
@@ -480,6 +442,13 @@ LOG_LEVEL = Setting(
     "warning",
     "Log level of the proxy.",
 )
+AGENT_LOG_LEVEL = Setting(
+    "ISTIO_HOSTAGENT_AGENT_LOG_LEVEL",
+    # Numbers as in Python's logging.
+    fields.parser_of({"error": 40, "warning": 30, "info": 20, "debug": 10}),
+    "info",
+    "Log level of the agent itself: error, warning, info or debug (each step). It counts at once.",
+)
 AGENT_FLAGS = Setting(
     "ISTIO_AGENT_FLAGS",
     fields.parse_words,
@@ -491,14 +460,14 @@ AGENT_FLAGS = Setting(
 )
 SVC_IP = Setting(
     "ISTIO_SVC_IP",
-    fields.parse_address,
+    endpoints.parse_address,
     "",
     "The address under which the control plane knows this host. Empty: the source address of the"
     " default route, or the first global address where there is none.",
 )
 POD_NAME = Setting(
     "POD_NAME",
-    fields.parse_optional_host,
+    endpoints.parse_optional_host,
     "",
     "The name under which the control plane knows this host. Empty: the short host name.",
 )
@@ -516,50 +485,56 @@ PILOT_PORT = Setting(
 )
 PILOT_ADDRESS = Setting(
     "PILOT_ADDRESS",
-    fields.parse_host_port,
+    endpoints.parse_host_port,
     "istiod.<ISTIO_SYSTEM_NAMESPACE>.svc:<ISTIO_PILOT_PORT>",
-    "Where pilot-agent finds the control plane, and where certificates are asked for when CA_ADDR"
+    "Where the proxy finds the control plane, and where certificates are asked for when CA_ADDR"
     " is not set: host:port.",
 )
 XDS_ROOT_CA = Setting(
     "XDS_ROOT_CA",
     fields.parse_optional_root,
     "",
-    "The roots by which pilot-agent recognises the control plane: a PEM file, or SYSTEM for the "
+    "The roots by which the proxy recognises the control plane: a PEM file, or SYSTEM for the "
     "operating system's store. Empty: the roots that the CA names.",
 )
 
 # What is captured, and how.
 REDIRECTION: tuple[Setting[object], ...] = (
     CUSTOM_RULES, SERVICE_CIDR, SERVICE_EXCLUDE_CIDR, OUTBOUND_PORTS, OUTBOUND_PORTS_EXCLUDE,
-    INBOUND_PORTS, CLOSED_PORTS, LOCAL_EXCLUDE_PORTS, INBOUND_EXCLUDE_PORTS, INTERCEPTION_MODE,
-    META_INTERCEPTION_MODE, TPROXY_MARK, TPROXY_TABLE, ENVOY_PORT, INBOUND_CAPTURE_PORT,
+    INBOUND_PORTS, CLOSED_PORTS, FIREWALL, LOCAL_EXCLUDE_PORTS, INBOUND_EXCLUDE_PORTS,
+    INTERCEPTION_MODE, META_INTERCEPTION_MODE, TPROXY_MARK, TPROXY_TABLE, ENVOY_PORT,
+    INBOUND_CAPTURE_PORT,
     INBOUND_TUNNEL_PORT, EXCLUDE_INTERFACES, GUEST_INTERFACES, OWNER_GROUPS, OWNER_GROUPS_EXCLUDE,
     LOOPBACK_CIDR,
     INVALID_DROP, DROP_INVALID, DNS_CAPTURE, REDIRECT_DNS, CAPTURE_ALL_DNS, DNS_ADDRESS,
-    RESOLVER_USERS, PROXY_UID, PROXY_GID, ENVOY_USER, EXEC_USER, EXEMPT_ROOT, RULES, BACK_END,
+    RESOLVER_USERS, PROXY_UID, PROXY_GID, ENVOY_USER, EXEC_USER, EXEMPT_ROOT, EXCLUDE_USERS,
+    EXCLUDE_UNITS, INCLUDE_UNITS, RULES, BACK_END, directkeys.REDIRECT,
 )  # fmt: skip
 
 SETTINGS: tuple[Setting[object], ...] = (
     *REDIRECTION,
-    SYSTEM_NAMESPACE, CA_ADDR, ISTIO_CA, ISTIOD_SAN, TRUST_DOMAIN, NAMESPACE, POD_NAMESPACE,
-    SERVICE_ACCOUNT, CLUSTER_ID, TOKEN_FILE, PROV_CERT, CA_ROOT_CA, OUTPUT_CERTS, CERTS_DIR,
-    SECRET_TTL, GRACE_RATIO,
-    PROXY, ENVOY, BIN_BASE, MESH_CIDR, MTLS, ACCESS_LOG, LOCAL_PORTS, STATUS_PORT,
-    ENVOY_STATUS_PORT, PROMETHEUS_PORT, SECURE_METRICS_PORT, MERGED_METRICS_PORT, CONCURRENCY,
-    LOG_LEVEL, AGENT_FLAGS, SVC_IP, POD_NAME, SERVICE,
+    SYSTEM_NAMESPACE,
+    *identitykeys.ROWS,
+    PROXY, PROXY_UNIT, ENVOY, BIN_BASE, SECRET_SOCKET, CONTROL_PLANE, MESH_CIDR, MTLS,
+    *directkeys.ROWS, ACCESS_LOG,
+    LOCAL_PORTS, STATUS_PORT, ENVOY_STATUS_PORT, PROMETHEUS_PORT, SECURE_METRICS_PORT,
+    MERGED_METRICS_PORT, CONCURRENCY,
+    LOG_LEVEL, AGENT_LOG_LEVEL, AGENT_FLAGS, SVC_IP, POD_NAME, SERVICE, DRAIN, RESTART_DRAIN,
     PILOT_PORT, PILOT_ADDRESS, XDS_ROOT_CA,
+    *registrykeys.ROWS,
 )  # fmt: skip
 
 # The key that stands in where the first one is not set; both are of one kind.
 FALLBACKS = {
-    CA_ADDR.key: ISTIO_CA.key,
-    NAMESPACE.key: POD_NAMESPACE.key,
-    OUTPUT_CERTS.key: CERTS_DIR.key,
+    **identitykeys.FALLBACKS,
     STATUS_PORT.key: ENVOY_STATUS_PORT.key,
     INVALID_DROP.key: DROP_INVALID.key,
     DNS_CAPTURE.key: REDIRECT_DNS.key,
 }
+
+# What stands in for another key, but not where this one is set, from which the default is made:
+# who names an istiod has had certificates from there. A Pilot of Istio 1.0 is no CA.
+YIELDING = {identitykeys.CITADEL_ADDRESS.key: PILOT_ADDRESS.key}
 
 # Ports on which the proxy listens; no two may be equal.
 LISTENERS = (
@@ -568,8 +543,15 @@ LISTENERS = (
     INBOUND_TUNNEL_PORT,
     STATUS_PORT,
 )
+# Where nothing is redirected; beside them those that keys list.
+DIRECT_LISTENERS = (STATUS_PORT, directkeys.HTTP_PORT)
 # Those of pilot-agent and its Envoy, besides; 15020 has no key here.
 METRICS = (PROMETHEUS_PORT, SECURE_METRICS_PORT, MERGED_METRICS_PORT)
+# What names the control plane, or is there for it alone, beside discoveryAddress in PROXY_CONFIG.
+OF_CONTROL_PLANE = (
+    PILOT_ADDRESS.key, PILOT_PORT.key, "ISTIO_META_WORKLOAD_NAME",
+    "ISTIO_META_AUTO_REGISTER_GROUP",
+)  # fmt: skip
 # What holds JSON; who forgets the quotes loses it without a word.
 JSON_KEYS = ("ISTIO_META_POD_PORTS", "ISTIO_PROMETHEUS_ANNOTATIONS", "ISTIO_KUBE_APP_PROBERS")
 JSON_FAMILY = "ISTIO_METAJSON_"
@@ -580,6 +562,7 @@ AUTH_POLICY = ("ISTIO_CP_AUTH", "CONTROL_PLANE_AUTH_POLICY")  # Istio 0.8 and la
 PROXY_CONFIG = "PROXY_CONFIG"  # YAML, in which people write JSON
 
 KEYS = frozenset(row.key for row in SETTINGS)
+ONCE_WITHOUT_EFFECT = frozenset(row.key for row in SETTINGS if row.was_without_effect)
 
 # What only the redirection rules come from: no proxy reads these, so none is told of them, and
 # none has to be started anew when one changes.
@@ -587,14 +570,9 @@ OF_RULES_ALONE = frozenset(
     row.key
     for row in (
         CUSTOM_RULES, SERVICE_CIDR, SERVICE_EXCLUDE_CIDR, OUTBOUND_PORTS, OUTBOUND_PORTS_EXCLUDE,
-        INBOUND_PORTS, LOCAL_EXCLUDE_PORTS, INBOUND_EXCLUDE_PORTS, INTERCEPTION_MODE,
+        INBOUND_PORTS, FIREWALL, LOCAL_EXCLUDE_PORTS, INBOUND_EXCLUDE_PORTS, INTERCEPTION_MODE,
         EXCLUDE_INTERFACES, GUEST_INTERFACES, OWNER_GROUPS, OWNER_GROUPS_EXCLUDE, LOOPBACK_CIDR,
         INVALID_DROP, DROP_INVALID, REDIRECT_DNS, CAPTURE_ALL_DNS, PROXY_UID, PROXY_GID,
         ENVOY_USER, EXEC_USER, TPROXY_TABLE,
     )
 )  # fmt: skip
-
-# A family: the rest of the key is the name of the header.
-CA_HEADER = Setting(
-    "CA_HEADER_", fields.parse_header, "", "A further header of requests to the CA."
-)

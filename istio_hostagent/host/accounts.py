@@ -12,20 +12,21 @@ _MOST = 10_000
 
 def read_users() -> tuple[tuple[str, int, int], ...]:
     """Give name, uid and gid of each user; none where the file cannot be read."""
-    return tuple(
-        (fields[0], int(fields[2]), int(fields[3]))
-        for fields in _read(PASSWD)
-        if len(fields) >= 4 and fields[2].isdecimal() and fields[3].isdecimal()
-    )
+    found: dict[str, tuple[str, int, int]] = {}
+    for fields in _read(PASSWD):
+        if len(fields) >= 4 and fields[2].isdecimal() and fields[3].isdecimal():
+            # Of two with one name the first counts, as for the C library.
+            found.setdefault(fields[0], (fields[0], int(fields[2]), int(fields[3])))
+    return tuple(found.values())
 
 
 def read_groups() -> tuple[tuple[str, int], ...]:
     """Give name and gid of each group; none where the file cannot be read."""
-    return tuple(
-        (fields[0], int(fields[2]))
-        for fields in _read(GROUP)
-        if len(fields) >= 3 and fields[2].isdecimal()
-    )
+    found: dict[str, tuple[str, int]] = {}
+    for fields in _read(GROUP):
+        if len(fields) >= 3 and fields[2].isdecimal():
+            found.setdefault(fields[0], (fields[0], int(fields[2])))
+    return tuple(found.values())
 
 
 def _read(path: str) -> Iterator[list[str]]:

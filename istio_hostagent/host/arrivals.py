@@ -48,6 +48,7 @@ class Arrivals:
         self._steps: dict[int, dict[Stage, frametable.Step]] = {}
         self._looks = 0
         self._droppers: dict[Frame, firewall.Dropper] = {}
+        self._passages: dict[Frame, tuple[firewall.Passage, ...]] = {}
         self._traced: set[Frame] = set()
         self.failed: dict[int, int] = {}  # why an expectation's frames could not be sent
 
@@ -126,22 +127,31 @@ class Arrivals:
     def blame(self, link: connection.Connection, device: probedevice.Device) -> None:
         """Send some of those that are missing again and hear who drops them.
 
-        Raises KernelBusy, NotPermitted.
+        Of a captured one that is dropped alone, who lets the other in is heard as well. Raises
+        KernelBusy, NotPermitted.
         """
         traced: dict[int, Frame] = {}
+        missing = self.missing
+        again = missing[:_MAX_TRACED]
+        others = (Frame(each.number, is_direct=True) for each in again if not each.is_direct)
+        again += [each for each in others if each not in missing]
         with contextlib.closing(tracing.Tracer()) as tracer:
-            for frame in self.missing[:_MAX_TRACED]:
+            for frame in again:
                 with contextlib.suppress(HostAgentError, OSError):
                     port = self._send(
                         device, frame.number, is_direct=frame.is_direct, is_traced=True
                     )
                     traced[port] = frame
                     self._traced.add(frame)
-            droppers = tracer.read()
+            verdicts = tracer.read()
         texts: dict[firewall.Dropper, firewall.Dropper] = {}
         for port, frame in traced.items():
             sequence = self._frames.sequence(is_direct=frame.is_direct, is_traced=True)
-            dropper = droppers.get((port, sequence))
+            verdict = verdicts.get((port, sequence))
+            if verdict is None:
+                continue
+            self._passages[frame] = verdict.passages
+            dropper = verdict.dropper
             if dropper is None:
                 continue
             if dropper not in texts:
@@ -170,6 +180,7 @@ class Arrivals:
                 path.name,
                 self._droppers.get(captured, self._droppers.get(direct)),
                 not self._traced.isdisjoint((captured, direct)),
+                self._passages.get(direct, ()),
             )
             address, port = (going.address, going.port) if going is not None else ("", 0)
             yield index, Outcome(address, port, arrival=arrival)

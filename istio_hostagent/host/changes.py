@@ -131,6 +131,11 @@ class ChangeMonitor:
                 changes[change] = None
         return tuple(changes)
 
+    def forget(self) -> None:
+        """Throw away all that has come, as if nothing had been announced yet."""
+        self._drain()
+        self.generation = 0
+
     def _drain(self) -> None:
         """Throw away what is left, also if more is lost meanwhile.
 
@@ -229,6 +234,16 @@ class Witness:
         """Forget what has been touched so far: our tables are read again from here on."""
         while self._monitor.read():
             pass
+        self._is_touched = False
+
+    def begin_at(self, generation: int) -> None:
+        """Our own transaction has made this generation, so nobody else came before it.
+
+        What it touched may be more than there is room for here. What comes from others meanwhile
+        is thrown away with it, and makes a later generation that was not heard of.
+        """
+        self._monitor.forget()
+        self._began = generation
         self._is_touched = False
 
     def close(self) -> None:

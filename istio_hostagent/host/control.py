@@ -1,8 +1,9 @@
 """The control socket and the lock of one network namespace (design invariant 10).
 
 Both carry the inode of the namespace in their names and lie in one fixed directory, so that
-several agents in several namespaces of one machine never meet. One JSON line each way. Only root
-may connect: the socket's mode says so and the peer's credentials are looked at as well.
+several agents in several namespaces of one machine never meet; the name of an agent beside others
+(`instances`) is part of them, too. One JSON line each way. Only root and whose agent it is may
+connect: the socket's mode says so and the peer's credentials are looked at as well.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from ..errors import AgentUnreachable, NotPermitted
-from . import mailbox
+from . import instances, mailbox
 
 Event = TypeVar("Event")
 
@@ -37,8 +38,11 @@ def namespace_inode() -> int:
 
 
 def path_of(kind: str) -> str:
-    """The path of this namespace's `sock` or `lock`."""
-    return os.path.join(DIRECTORY, f"{namespace_inode()}.{kind}")
+    """The path of this namespace's `sock` or `lock`; raises NotPermitted."""
+    name = instances.own()
+    directory = instances.control_directory() if instances.is_users() else DIRECTORY
+    names = (str(namespace_inode()), *([name] if name else ()), kind)
+    return os.path.join(directory, ".".join(names))
 
 
 def has(kind: str) -> bool:
@@ -54,12 +58,14 @@ class Lock:
 
     def __init__(self, kind: str = "lock") -> None:
         """Open the lock file without taking the lock; raises NotPermitted."""
+        path = path_of(kind)
         try:
-            os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)
+            os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._descriptor = os.open(path_of(kind), flags, 0o600)
+            self._descriptor = os.open(path, flags, 0o600)
         except PermissionError as error:
-            raise NotPermitted(f"cannot open {path_of(kind)}: run as root") from error
+            hint = f"with {instances.KEY}=NAME a user may have an agent of their own"
+            raise NotPermitted(f"cannot open {path}: run as root", hint=hint) from error
 
     def take(self, *, within_s: float = 0.0, is_shared: bool = False) -> bool:
         """Take it if nobody has it, or gives it back so soon; says whether we have it now.
@@ -72,9 +78,10 @@ class Lock:
             try:
                 fcntl.flock(self._descriptor, mode | fcntl.LOCK_NB)
             except BlockingIOError:
-                if time.monotonic() >= end:
+                left = end - time.monotonic()
+                if left <= 0:
                     return False
-                time.sleep(MIN_PAUSE_S)
+                time.sleep(min(MIN_PAUSE_S, left))
             else:
                 return True
 
@@ -151,7 +158,7 @@ class ControlServer(Generic[Event]):
             connection, _ = self._listener.accept()
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
             _, uid, _ = struct.unpack("=III", credentials)
-            if uid != 0:
+            if uid not in (0, os.geteuid()):
                 connection.close()
                 return
             connection.setblocking(False)

@@ -8,16 +8,30 @@ for "not known", 22.
 import ipaddress
 import os
 import socket
+import stat
 from collections.abc import Sequence
 
 from ..config import model
 from ..errors import HostUnsupported, KernelBusy
 from ..supervise import instance
-from . import accounts, nsswitch, resolvconf, rtnetlink, sockdiag, sshd, users
+from . import (
+    accounts,
+    controlgroups,
+    instances,
+    nsswitch,
+    resolvconf,
+    rtnetlink,
+    sharedmemory,
+    sockdiag,
+    sshd,
+    users,
+)
 
 # Not there where the kernel was built, or booted, without IPv6.
 IPV6_SETTINGS = "/proc/sys/net/ipv6"
 HOSTS = "/etc/hosts"
+# istio-hostagent-secrets.socket makes it, where there is systemd.
+SECRETS = "secrets.sock"
 _SSH_PORT = 22
 
 
@@ -41,9 +55,22 @@ def probe_facts(
         groups=accounts.read_groups(),
         name_servers=resolvconf.read_name_servers(),
         asks_resolved=nsswitch.asks_resolved(),
+        own_group=controlgroups.find_own(),
+        secret_socket=probe_secret_socket(runtime_dir),
         state_dir=state_dir,
         runtime_dir=runtime_dir,
+        instance=instances.own(),
+        has_shared_memory=sharedmemory.is_usable(),
     )
+
+
+def probe_secret_socket(runtime_dir: str) -> str:
+    """Give the socket of the secret server's unit, which is there before we start; else empty."""
+    path = os.path.join(runtime_dir, SECRETS)
+    try:
+        return path if stat.S_ISSOCK(os.lstat(path).st_mode) else ""
+    except OSError:
+        return ""
 
 
 def probe_ssh_ports() -> tuple[int, ...]:
@@ -111,6 +138,7 @@ def look_again(known: model.HostFacts, towards: model.Address | None = None) -> 
         primary_address=primary,
         has_ipv6=has_ipv6,
         knows_ipv6=os.path.isdir(IPV6_SETTINGS),
+        has_shared_memory=sharedmemory.is_usable(),
     )
 
 

@@ -43,12 +43,17 @@ class Stage(enum.IntEnum):
 
 
 class Step(NamedTuple):
-    """A frame at a stage: its source port, and where it was going."""
+    """A frame at a stage: its source port, and where it was going, the address as it was there."""
 
     stage: Stage
     source_port: int
-    address: str
+    packed: bytes
     port: int
+
+    @property
+    def address(self) -> str:
+        """In words, which few of many are asked for."""
+        return str(ipaddress.ip_address(self.packed))
 
 
 class Frames:
@@ -143,7 +148,7 @@ def read(keys: Iterable[bytes]) -> Iterator[Step]:
             int.from_bytes(key[4:6], "big"),
             int.from_bytes(key[8:10], "big"),
         )
-        yield Step(Stage(stage), source, str(ipaddress.ip_address(key[12:])), port)
+        yield Step(Stage(stage), source, key[12:], port)
 
 
 SETS = tuple(_SETS)

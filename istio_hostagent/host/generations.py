@@ -1,6 +1,6 @@
 """Directories of certificate files that are complete before anybody is pointed at them.
 
-Not here: who is pointed at which (`credentials`). Everything is reached through an open
+Not here: who is pointed at which (`certificatestore`). Everything is reached through an open
 directory, and nothing below it through a symbolic link: what somebody plants there is not
 followed. After a SIGKILL at any place a generation is whole or nobody is pointed at it.
 """

@@ -8,8 +8,9 @@ Rules of others are not parsed. Not here: what is theirs (`redirect.takeover`).
 import importlib
 import socket
 
+from ..errors import KernelBusy
 from ..redirect import model, takeover
-from . import legacytables, tproxyremains
+from . import legacytables, nftpresence, tproxyremains
 from .nfnetlink import connection, messages
 
 _PREFIX = b"ISTIO_"
@@ -28,7 +29,7 @@ def glance() -> tuple[takeover.Part, ...]:
 
 
 def is_ours_in_legacy() -> bool:
-    """Whether rules of ours capture in legacy tables; raises OSError."""
+    """Whether rules of ours capture in legacy tables; raises KernelBusy, NotPermitted."""
     families = (family for family in LEGACY.values() if "nat" in legacytables.read(family))
     return any(_MARK in legacytables.fetch(family, "nat").data for family in families)
 
@@ -39,8 +40,8 @@ def _is_in_legacy(family: socket.AddressFamily) -> bool:
         if name in takeover.TABLES:
             try:
                 found[name] = legacytables.fetch(family, name)
-            except OSError:
-                return True  # it changes at this moment: the worker knows how to wait for that
+            except KernelBusy:
+                return True  # others keep changing it: the worker waits for that
     if not any(_PREFIX in entries.data for entries in found.values()):
         return False
     is_ours = any(_MARK in entries.data for entries in found.values())
@@ -53,10 +54,10 @@ def _is_in_legacy(family: socket.AddressFamily) -> bool:
 
 
 def _is_in_nftables() -> bool:
-    try:
-        link = connection.Connection()
-    except OSError:
-        return False  # there is no nf_tables
+    sock, _ = nftpresence.open_socket()
+    if sock is None:
+        return False
+    link = connection.Connection(sock)
     try:
         for family in (socket.AF_INET, socket.AF_INET6):
             chains = link.dump(messages.GETCHAIN, family=family, is_strict=False)

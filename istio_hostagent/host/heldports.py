@@ -91,6 +91,13 @@ class HeldPorts:
             return None
         return owners == {self._user.uid}
 
+    def is_in_use(self, port: int) -> bool:
+        """Whether connections are under way there; what cannot be asked counts as no."""
+        try:
+            return any(each.inode for each in sockdiag.find_connections(port))
+        except HostAgentError:
+            return False
+
     def close(self) -> None:
         """Hold nothing any more, but for what the descriptor store has."""
         for each in self._held.values():
@@ -132,7 +139,7 @@ def _key_of(found: socket.socket, user: User) -> Key | None:
 
 
 def _hold(port: int, family: socket.AddressFamily, user: User) -> socket.socket:
-    """Make one socket that holds a port; raises PortTaken, OSError."""
+    """Make one socket that holds a port; raises PortTaken, KernelBusy, OSError."""
     try:
         return _bind(port, family, user, is_lenient=False)
     except OSError as error:
@@ -147,9 +154,14 @@ def _hold(port: int, family: socket.AddressFamily, user: User) -> socket.socket:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        raise _find_stranger(port, user) or _find_client(port) or _taken_unseen(port) from error
+        raise _find_owner(port, user) from error
     # Somebody may have come in between, where all ask for SO_REUSEADDR and nobody listens yet.
-    if (taken := _find_stranger(port, user)) is not None:
+    try:
+        taken = _find_stranger(port, user)
+    except KernelBusy:
+        made.close()
+        raise
+    if taken is not None:
         made.close()
         raise taken
     return made
@@ -175,11 +187,8 @@ def _bind(
 
 
 def _find_stranger(port: int, user: User) -> PortTaken | None:
-    """Who else listens on a port, or is bound there, as far as the kernel tells."""
-    try:
-        found = [each for each in sockdiag.find_on_port(port) if each.uid != user.uid]
-    except HostAgentError:
-        return None
+    """Who else listens on a port, or is bound there; raises KernelBusy if there is no telling."""
+    found = [each for each in _find_on_port(port) if each.uid != user.uid]
     if not found:
         return None
     first = min(found, key=lambda each: not each.is_listening)
@@ -192,10 +201,32 @@ def _find_stranger(port: int, user: User) -> PortTaken | None:
     )
 
 
-def _find_client(port: int) -> PortTaken | None:
+def _find_on_port(port: int) -> list[sockdiag.Listener]:
+    try:
+        return sockdiag.find_on_port(port)
+    except HostAgentError as error:
+        raise KernelBusy(f"port {port} cannot be held: {error.message}") from error
+
+
+def _find_own(port: int, user: User) -> PortTaken | None:
+    """A listener of the proxy's user that does not share the port, or we would have it, too."""
+    for each in _find_on_port(port):
+        if each.uid == user.uid and each.is_listening:
+            return PortTaken(
+                f"port {port} is taken by another program of the proxy's user {each.uid}, which"
+                f" listens at {each.address} and shares it with nobody (SO_REUSEPORT)",
+                port=port,
+                address=str(each.address),
+                uid=each.uid,
+                inode=each.inode,
+            )
+    return None
+
+
+def _find_client(port: int, user: User, *, is_of_user: bool) -> PortTaken | None:
     """A connection that got this port as its own, which clients can where the range is wide."""
     for each in sockdiag.find_connections(port):
-        if each.inode:
+        if each.inode and (each.uid == user.uid) is is_of_user:
             return PortTaken(
                 f"port {port} is the client's port of a connection of user {each.uid}",
                 port=port,
@@ -207,7 +238,16 @@ def _find_client(port: int) -> PortTaken | None:
     return None
 
 
-def _taken_unseen(port: int) -> PortTaken:
-    return PortTaken(
-        f"port {port} is taken by a program that is bound there and does not listen", port=port
+def _find_owner(port: int, user: User) -> PortTaken:
+    """Whoever keeps us from a port; raises KernelBusy if there is no telling.
+
+    What a listener of the user has accepted is no client, and has the port as well.
+    """
+    text = f"port {port} is taken by a program that is bound there and does not listen"
+    return (
+        _find_stranger(port, user)
+        or _find_client(port, user, is_of_user=False)
+        or _find_own(port, user)
+        or _find_client(port, user, is_of_user=True)
+        or PortTaken(text, port=port)
     )

@@ -91,7 +91,7 @@ class Reading:
         Raises NotPermitted if a file has to be read as another user, and we are not root.
         """
         self._begun = begin(paths, reader)
-        if os.geteuid() != 0:
+        if os.geteuid() not in (0, reader.uid):
             self._begun = _without_absent(self._begun)
         self._worker: processes.Worker | None = None
         if self._begun.foreign:

@@ -14,22 +14,21 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import ApplyRejected, HostUnsupported, KernelBusy, describe
+from ..errors import ApplyRejected, HostUnsupported, KernelBusy
 from ..redirect import takeover
-from . import legacytables, remains, xtlock, xtrules
+from . import legacytables, remains, xtlayout, xtlock, xtrules
 
-PLACES = {socket.AF_INET: "iptables-legacy", socket.AF_INET6: "ip6tables-legacy"}
 _CLASSES = {socket.AF_INET: "Table", socket.AF_INET6: "Table6"}
 _MAX_TRIES = 20
 
 
 def find(family: socket.AddressFamily) -> tuple[takeover.Remains, ...]:
-    """What is there now; raises KernelBusy. No table is made by looking."""
+    """What is there now; raises KernelBusy, NotPermitted. No table is made by looking."""
     tables = [_read(family, name)[0] for name in _names(family)]
     count = sum(len(taking.rules) for taking in takeover.find(tables))
     if not count:
         return ()
-    return (takeover.Remains(count, takeover.name_author(tables), PLACES[family]),)
+    return (takeover.Remains(count, takeover.name_author(tables), legacytables.PLACES[family]),)
 
 
 def _names(family: socket.AddressFamily) -> list[str]:
@@ -37,19 +36,12 @@ def _names(family: socket.AddressFamily) -> list[str]:
 
 
 def _read(family: socket.AddressFamily, name: str) -> tuple[takeover.Table, legacytables.Entries]:
-    for _ in range(_MAX_TRIES):
-        try:
-            found = legacytables.fetch(family, name)
-        except OSError as error:
-            if error.errno == errno.EAGAIN:
-                continue
-            raise KernelBusy(f"reading {PLACES[family]} {name}: {describe(error)}") from error
-        return xtrules.read(family, name, found), found
-    raise KernelBusy(f"others keep changing {PLACES[family]} {name} while it is read")
+    found = legacytables.fetch(family, name)
+    return xtrules.read(family, name, found), found
 
 
 def take_out(family: socket.AddressFamily, may_go: Callable[[], bool]) -> None:
-    """Take out what `find` finds; raises ApplyRejected, HostUnsupported, KernelBusy.
+    """Take out what `find` finds; raises ApplyRejected, HostUnsupported, KernelBusy, NotPermitted.
 
     `may_go` is asked before each commit.
     """
@@ -63,7 +55,9 @@ def take_out(family: socket.AddressFamily, may_go: Callable[[], bool]) -> None:
         for _ in range(_MAX_TRIES):
             if _try(library, family, may_go):
                 return
-    raise KernelBusy(f"others keep changing {PLACES[family]}, without the lock of xtables")
+    raise KernelBusy(
+        f"others keep changing {legacytables.PLACES[family]}, without the lock of xtables"
+    )
 
 
 def _try(library: Any, family: socket.AddressFamily, may_go: Callable[[], bool]) -> bool:
@@ -88,8 +82,9 @@ def _try(library: Any, family: socket.AddressFamily, may_go: Callable[[], bool])
         except library.IPTCError as error:
             if os.strerror(errno.EAGAIN) in str(error):
                 return False
+            place = f"{legacytables.PLACES[family]} {taking.table}"
             raise ApplyRejected(
-                f"{PLACES[family]} {taking.table}: {error}; nothing was changed there",
+                f"{place}: {error}; nothing was changed there",
                 step=f"take Istio's rules out of {taking.table}",
                 errno=errno.EIO,
             ) from error
@@ -101,7 +96,7 @@ def _try(library: Any, family: socket.AddressFamily, may_go: Callable[[], bool])
 def _is_same(family: socket.AddressFamily, name: str, entries: legacytables.Entries) -> bool:
     """Whether a table is as it was, but for its counters."""
     _, now = _read(family, name)
-    return xtrules.without_counters(family, now) == xtrules.without_counters(family, entries)
+    return xtlayout.is_same(family, now, entries)
 
 
 def _delete(table: Any, seen: takeover.Table, taking: takeover.Taking) -> None:

@@ -7,10 +7,13 @@ Source: include/uapi/linux/netfilter_ipv4/ip_tables.h; those of IPv6 have the sa
 """
 
 import ctypes
+import errno
 import os
 import socket
 import struct
 from typing import NamedTuple
+
+from ..errors import KernelBusy, NotPermitted, describe
 
 _NAMES = {
     socket.AF_INET: "/proc/thread-self/net/ip_tables_names",
@@ -18,6 +21,9 @@ _NAMES = {
 }
 _LEVELS = {socket.AF_INET: socket.IPPROTO_IP, socket.AF_INET6: socket.IPPROTO_IPV6}
 FAMILIES = tuple(_NAMES)
+PLACES = {socket.AF_INET: "iptables-legacy", socket.AF_INET6: "ip6tables-legacy"}
+# A table that somebody changes between two questions is asked for again.
+_MAX_TRIES = 20
 _GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_GET_INFO, IPT_SO_GET_ENTRIES
 INFO_SIZE = 84  # struct ipt_getinfo: a name of 32 bytes, and 13 numbers; the last is a size
 # struct ipt_get_entries: name, size, and padding in front of the entries.
@@ -54,7 +60,21 @@ def ask_info(sock: socket.socket, family: socket.AddressFamily, table: str) -> b
 
 
 def fetch(family: socket.AddressFamily, table: str) -> Entries:
-    """Give what is in a table; raises OSError, EAGAIN if it changed meanwhile."""
+    """Give what is in a table, which exists; raises KernelBusy, NotPermitted."""
+    for _ in range(_MAX_TRIES):
+        try:
+            return _fetch(family, table)
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.EACCES):
+                raise NotPermitted(f"reading {PLACES[family]} needs CAP_NET_ADMIN") from error
+            if error.errno != errno.EAGAIN:
+                what = f"reading {PLACES[family]} table {table}: {describe(error)}"
+                raise KernelBusy(what) from error
+    raise KernelBusy(f"others keep changing {PLACES[family]} table {table} while it is read")
+
+
+def _fetch(family: socket.AddressFamily, table: str) -> Entries:
+    """The same once; raises OSError, EAGAIN if the table changed meanwhile."""
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         info = ask_info(sock, family, table)
         (size,) = _SIZE.unpack_from(info, INFO_SIZE - _SIZE.size)

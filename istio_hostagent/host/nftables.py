@@ -17,7 +17,7 @@ from ..config.packed import PackedRanges
 from ..errors import ApplyRejected, HostAgentError, KernelBusy, NotPermitted, Overtaken
 from ..redirect import model
 from . import changes, loopback, routing, transactions
-from .nfnetlink import connection, framing, messages
+from .nfnetlink import connection, elements, framing, messages
 
 _Head = TypeVar("_Head")
 
@@ -135,16 +135,16 @@ class NftKernel:
     def _read_sets(self, table: str) -> Iterator[model.NamedSet]:
         of_table = framing.pack_text(1, table)
         heads = map(messages.read_set, self._dump(messages.GETSET, of_table))
-        for name, kind in sorted(heads):
+        for name, kind, room in sorted(heads):
             width = model.WIDTHS.get(kind)
             if width is None:
                 yield model.NamedSet(name, kind, PackedRanges(1))
                 continue
             of_set = of_table + framing.pack_text(2, name)
-            elements = self._dump(messages.GETSETELEM, of_set)
+            answers = self._dump(messages.GETSETELEM, of_set)
             has_values = kind.endswith(model.VALUES)
-            read = messages.read_values if has_values else messages.read_ranges
-            yield model.NamedSet(name, kind, read(elements, width))
+            read = elements.read_values if has_values else elements.read_ranges
+            yield model.NamedSet(name, kind, read(answers, width), room)
 
     def _owner(self, head: messages.TableHead) -> model.Owner:
         if not head.flags & messages.TABLE_OWNER:
@@ -219,14 +219,16 @@ class NftKernel:
         ground: "_Ground",
     ) -> None:
         """Prepare, then switch over."""
-        is_prepared = ground.commit(lambda: transactions.prepare(tables, present))
+        is_prepared = False
         try:
+            for portion in transactions.portions(transactions.prepare(tables, present)):
+                is_prepared |= ground.commit(lambda portion=portion: portion)  # type: ignore[misc]
             ground.commit(lambda: transactions.switch(tables, delete, present))
         except HostAgentError:
-            if is_prepared:
-                # Refused only if somebody else has removed it already.
+            for part in transactions.undo(tables, present) if is_prepared else ():
+                # Refused if it has not been made yet, or somebody else has removed it already.
                 with contextlib.suppress(ApplyRejected):
-                    commit_soon(self._connection, lambda: transactions.undo(tables, present))
+                    commit_soon(self._connection, lambda part=part: [part])  # type: ignore[misc]
             raise
 
     def _replace(
@@ -295,6 +297,8 @@ class _Ground:
             if is_done:
                 # It never is 0.
                 self._generation = (self._generation + 1) & 0xFFFFFFFF or 1
+                if self._witness is not None:
+                    self._witness.begin_at(self._generation)
             return is_done
         raise KernelBusy("others keep changing the rules while ours are put in")
 

@@ -19,8 +19,7 @@ class Notifier:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         """Take the socket's name from NOTIFY_SOCKET of `environment`."""
-        is_present = bool(environment.get("NOTIFY_SOCKET"))
-        self._socket = sdnotify.SystemdNotifier().socket if is_present else None
+        self._socket = sdnotify.SystemdNotifier().socket if is_told(environment) else None
         if self._socket is not None:
             self._socket.setblocking(False)
         self._unsent: dict[str, str] = {}
@@ -74,13 +73,23 @@ class Notifier:
         self._unsent = {}
 
 
+def is_told(environment: Mapping[str, str]) -> bool:
+    """Whether a service manager has started this process and wants to hear of it.
+
+    Nomad hands on to its tasks what its own manager has told it, which is about itself:
+    SYSTEMD_EXEC_PID says of whom (systemd.exec(5), from 248 on).
+    """
+    started = environment.get("SYSTEMD_EXEC_PID", "")
+    return bool(environment.get("NOTIFY_SOCKET")) and started in ("", str(os.getpid()))
+
+
 def has_store(environment: Mapping[str, str]) -> bool:
     """Whether the manager keeps descriptors for us: $FDSTORE (systemd.exec(5), from 254 on).
 
     Our unit sets the variable itself, for systemd 252.
     """
     number = environment.get("FDSTORE", "")
-    return bool(environment.get("NOTIFY_SOCKET")) and number.isdigit() and int(number) > 0
+    return is_told(environment) and number.isdigit() and int(number) > 0
 
 
 def take_stored(environment: Mapping[str, str]) -> dict[str, socket.socket]:

@@ -9,6 +9,8 @@ from . import errorstream, mailbox
 
 TAIL_LINES = 20
 MAX_LINE = 65536
+# Of lines that are marked: so many, in about so many reads, and the begin of each.
+MARKED_LINES, MARKED_BYTES = 64, 1024
 
 
 class OutputPipe:
@@ -18,8 +20,12 @@ class OutputPipe:
     (pipefs checks the mode like any file system), and it must block, as programs expect of it.
     """
 
-    def __init__(self, inbox: mailbox.Mailbox[Any], name: str, uid: int, gid: int) -> None:
-        """Make the pipe; raises OSError."""
+    def __init__(
+        self, inbox: mailbox.Mailbox[Any], name: str, uid: int, gid: int, mark: str = ""
+    ) -> None:
+        """Make the pipe; raises OSError. Lines with `mark` are kept for longer."""
+        self._mark = mark.encode()
+        self._marked: list[bytes] = []
         self._inbox = inbox
         self._prefix = f"{name}: ".encode()
         self._partial = b""
@@ -44,6 +50,8 @@ class OutputPipe:
         lines = (self._partial + part).split(b"\n")
         self._partial = lines.pop()[-MAX_LINE:]
         self._tail.extend(lines)
+        if self._mark and len(self._marked) < MARKED_LINES:
+            self._marked += [line[:MARKED_BYTES] for line in lines if self._mark in line]
         if lines:
             passed = b"".join(self._prefix + line + b"\n" for line in lines)
             errorstream.shared().write_bytes(passed)
@@ -53,6 +61,10 @@ class OutputPipe:
         if self._read_end >= 0:
             self._drain()
         return tuple(line.decode(errors="replace") for line in self._tail)
+
+    def marked(self) -> tuple[str, ...]:
+        """Return the first lines that had the mark."""
+        return tuple(line.decode(errors="replace") for line in self._marked)
 
     def close(self) -> None:
         """Stop reading; may be called twice."""

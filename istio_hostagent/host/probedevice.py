@@ -12,6 +12,7 @@ import io
 import os
 import socket
 import struct
+from collections.abc import Iterator
 
 from . import netlink, rtnetlink
 from .nfnetlink import framing
@@ -23,6 +24,7 @@ _TUNSETIFF, _TUNGETIFF = 0x400454CA, 0x800454D2
 _IFREQ = struct.Struct("=16sH22x")
 _TUN_WITHOUT_HEADER = 0x1001  # IFF_TUN | IFF_NO_PI
 _SMALL_MTU = 576  # below that of IPv6, 1280
+_LONGEST_FRAME = 2048
 _IFLA_MTU = 4
 _NEWQDISC, _NEWTFILTER, _DELTFILTER = 36, 44, 45
 _TCMSG = struct.Struct("=BxxxiIII")  # family, interface, handle, parent, info
@@ -44,7 +46,8 @@ class Device:
         self._file = file
         self._aim = 0
         name = fcntl.ioctl(file, _TUNGETIFF, _IFREQ.pack(b"", 0))[:16].rstrip(b"\0")
-        self._interface = socket.if_nametoindex(name.decode())
+        self.name = name.decode()
+        self._interface = socket.if_nametoindex(self.name)
 
     def send(self, frame: bytes, interface: int) -> None:
         """Let a packet, without link-layer header, come in at this interface; raises OSError.
@@ -55,6 +58,11 @@ class Device:
         if interface != self._aim:
             self._lead_to(interface)
         self._file.write(frame)
+
+    def read(self) -> Iterator[bytes]:
+        """Take what was sent out by it, as far as that waits; raises OSError if it is gone."""
+        while frame := self._file.read(_LONGEST_FRAME):
+            yield frame
 
     def _lead_to(self, interface: int) -> None:
         if self._aim:

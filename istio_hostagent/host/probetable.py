@@ -16,7 +16,7 @@ from ..errors import HostAgentError
 from ..redirect import expressions, model
 from ..redirect.model import Action, Expr, Field, Match, Operator, Rule, Verdict
 from . import nftables
-from .nfnetlink import connection, framing, messages
+from .nfnetlink import connection, elements, framing, messages
 
 NEIGHBOUR_V4 = ipaddress.IPv4Address("192.0.2.1")  # TEST-NET-1
 NEIGHBOUR_V6 = ipaddress.IPv6Address("2001:db8::1")
@@ -135,7 +135,7 @@ class ProbeTable:
         """Give what a set of the table has recorded; raises KernelBusy, NotPermitted."""
         of_set = framing.pack_text(1, self.name) + framing.pack_text(2, name)
         for body in self._connection.dump(messages.GETSETELEM, of_set):
-            yield from messages.read_keys(body)
+            yield from elements.read_keys(body)
 
     def read_zones(self) -> dict[Source, int]:
         """Give the tracking zone of each source whose answers are not in the default zone."""
@@ -180,7 +180,7 @@ class ProbeTable:
                 ports_set = model.make_set(of_ports, model.SetKind.PORT, content)
                 set_number = 2 * number + is_v6
                 yield messages.new_set(self.name, ports_set, set_number)
-                yield from messages.new_elements(self.name, ports_set, set_number)
+                yield from elements.new_elements(self.name, ports_set, set_number)
                 matches = (
                     Match(Field.IIFNAME, Operator.EQ, "lo"),
                     Match(field, Operator.EQ, int(neighbour)),
@@ -267,7 +267,7 @@ class ProbeTable:
             ports_set = model.make_set(name, model.SetKind.PORT, content)
             number += 2 * _WATCHED.index(what)
             yield messages.new_set(self.name, ports_set, number)
-            yield from messages.new_elements(self.name, ports_set, number)
+            yield from elements.new_elements(self.name, ports_set, number)
             is_ours = Match(ours, Operator.IN, name)
             daddr = Field.IP6_DADDR if is_v6 else Field.IP_DADDR
             yield from self._rules(chain, (*matches, is_ours), (ours, other, daddr), is_udp=is_udp)

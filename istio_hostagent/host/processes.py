@@ -37,6 +37,10 @@ LAUNCHER = f"/proc/self/fd/{PACKAGE_DESCRIPTOR}/{os.path.basename(PACKAGE)}/work
 # libldap, which comes with libcurl, looks this host's own name up when it is loaded: with a silent
 # name server that took 10 s before the first byte went to the CA.
 WORKER_ENVIRONMENT = {"RES_OPTIONS": "timeout:1 attempts:2"}
+# The same by path, for who is no child of ours.
+OWN_LAUNCHER = f"{PACKAGE}/workers/launch.py"
+# As in the unit of the secret server: less memory for who stays.
+SERVER_ENVIRONMENT = {"LC_ALL": "C", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
 # Who is still there so long after SIGKILL sleeps in a wait that no signal ends, as in that for a
 # file system that does not answer (state D of proc(5)), or is frozen by its cgroup.
 STUCK_S = 1.0
@@ -61,12 +65,17 @@ class User(NamedTuple):
     is_net_admin: bool = False
 
 
+# Those whose status will be taken here.
+CHILDREN: set[int] = set()
+
+
 class Child:
     """A running child. `descriptor` is its pidfd: readable when the child has ended."""
 
     def __init__(self, pid: int) -> None:
         """Take over a child of this process that nobody has waited for."""
         self.pid = pid
+        CHILDREN.add(pid)
         self.descriptor = os.pidfd_open(pid)
         self.status: int | None = None
 
@@ -77,6 +86,7 @@ class Child:
             if found is not None:
                 exited = found.si_code == os.CLD_EXITED
                 self.status = found.si_status if exited else -found.si_status
+                CHILDREN.discard(self.pid)
                 os.close(self.descriptor)
         return self.status
 
@@ -150,12 +160,11 @@ def spawn(
     """
     prefix = [SETPRIV, "--pdeathsig", "KILL", "--no-new-privs"]
     if user is not None:
-        prefix += [
-            f"--reuid={user.uid}",
-            f"--regid={user.gid}",
-            "--clear-groups",
-            *(NET_ADMIN if user.is_net_admin else ("--inh-caps=-all",)),
-        ]
+        # An agent of an ordinary user's has nobody else to become.
+        is_own = (user.uid, user.gid) == (os.geteuid(), os.getegid())
+        switch = (f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups")
+        rights = NET_ADMIN if user.is_net_admin else ("--inh-caps=-all",)
+        prefix += [*(() if is_own else switch), *rights]
     script = BOUNDED if is_bounded else ADOPTED
     prefix += ["--", "/bin/sh", "-c", script, str(os.getpid())]
     if directory:
@@ -329,6 +338,24 @@ class Worker(Run):
             return self.result()
         finally:
             self.child.wait(STUCK_S)
+
+
+def start_server(module: str, arguments: Sequence[str], *, user: User) -> Child:
+    """Start `istio_hostagent.workers.<module>` for as long as it likes; raises OSError.
+
+    The arguments are no secrets: everybody can read them.
+    """
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    package = os.open(os.path.dirname(PACKAGE), flags)
+    try:
+        return spawn(
+            [PYTHON, "-I", "-S", "-X", "utf8", LAUNCHER, module, *arguments],
+            user=user,
+            package=package,
+            environment=BASE_ENVIRONMENT | SERVER_ENVIRONMENT,
+        )
+    finally:
+        os.close(package)
 
 
 def still_running(pid: int) -> str:

@@ -7,6 +7,9 @@ import enum
 import os
 from collections.abc import Iterable
 
+# The field of /proc/PID/stat behind the name that says when it was started.
+_STARTED = 19
+
 
 class Hold(enum.Enum):
     """What keeps a process from running."""
@@ -57,6 +60,12 @@ def probe_rest(pid: int) -> str:
         return ""
     states = {_state(f"/proc/{pid}/task/{thread}") for thread in threads}
     return min(states - {"Z", "X", ""}, default="Z")
+
+
+def find_birth(pid: int) -> int:
+    """When a process was started, in clock ticks since boot; 0 if it is not to be seen."""
+    found = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return int(found[_STARTED]) if len(found) > _STARTED else 0
 
 
 def _state(place: str) -> str:

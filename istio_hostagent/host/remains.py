@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..errors import KernelBusy
 from ..redirect import model, takeover
-from . import compatrules, glance
+from . import compatrules, glance, nftpresence
 from .nfnetlink import connection, framing, messages
 
 FAMILIES = {2: "iptables-nft", 10: "ip6tables-nft"}  # NFPROTO_IPV4, NFPROTO_IPV6
@@ -62,10 +62,18 @@ def find(link: connection.Connection) -> Seen:
     raise KernelBusy("others keep changing the rules while they are read")
 
 
-def is_ours_there(link: connection.Connection) -> bool:
-    """Whether rules of ours capture, in either place; raises KernelBusy, NotPermitted, OSError."""
+def connect() -> connection.Connection | None:
+    """Give a connection to nf_tables, None where it cannot be used; raises KernelBusy."""
+    sock, _ = nftpresence.open_socket()
+    return connection.Connection(sock) if sock is not None else None
+
+
+def is_ours_there(link: connection.Connection | None) -> bool:
+    """Whether rules of ours capture, in either place; raises KernelBusy, NotPermitted."""
     if glance.is_ours_in_legacy():
         return True
+    if link is None:
+        return False
     heads = map(messages.read_table, link.dump(messages.GETTABLE, is_strict=False))
     return any([head.name == model.MAIN_TABLE for head in heads])
 

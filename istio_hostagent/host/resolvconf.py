@@ -2,16 +2,17 @@
 
 import ipaddress
 
-from ..config import model
+# As `model.Address`, without all that comes with it: the resolver of names has this, too.
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 PATH = "/etc/resolv.conf"
 # The C library asks no more than three (MAXNS); others read them all.
 _MOST = 16
 
 
-def read_name_servers(path: str = PATH) -> tuple[model.Address, ...]:
+def read_name_servers(path: str = PATH) -> tuple[Address, ...]:
     """Give their addresses, each once, in order; none where the file cannot be read."""
-    found: dict[model.Address, None] = {}
+    found: dict[Address, None] = {}
     try:
         with open(path, encoding="utf-8", errors="replace") as lines:
             for line in lines:

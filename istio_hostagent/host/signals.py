@@ -11,10 +11,15 @@ Event = TypeVar("Event")
 
 
 def deliver(
-    numbers: Iterable[int], inbox: mailbox.Mailbox[Event], make: Callable[[int], Event]
+    numbers: Iterable[int],
+    inbox: mailbox.Mailbox[Event],
+    make: Callable[[int], Event],
+    *,
+    ended: Callable[[], None] | None = None,
 ) -> None:
     """From now on each of these signals becomes an event; call from the main thread.
 
+    `ended` is called after a child has ended, ours or one that became ours; None: nobody cares.
     The interpreter writes the number of a signal to the wake-up descriptor (signal(2) handlers run
     late in Python, the descriptor does not).
     """
@@ -22,10 +27,15 @@ def deliver(
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     for number in numbers:
         signal.signal(number, _ignore)
+    if ended is not None:
+        signal.signal(signal.SIGCHLD, _ignore)
 
     def read() -> None:
         for number in os.read(read_end, 64):
-            inbox.post(make(number))
+            if number != signal.SIGCHLD:
+                inbox.post(make(number))
+            elif ended is not None:
+                ended()
 
     inbox.watch(read_end, read)
 

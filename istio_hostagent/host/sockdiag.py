@@ -64,7 +64,8 @@ def find_on_port(port: int) -> list[Listener]:
     Raises HostUnsupported if the kernel does not tell.
     """
     try:
-        return list(ask_kernel(port))
+        # Of those that are only bound the kernel gives every port.
+        return [each for each in ask_kernel(port) if each.port == port]
     except (OSError, KernelBusy):
         pass
     return [each for each in probe_listeners() if each.port == port]
@@ -103,6 +104,8 @@ def read_tables() -> Iterator[Listener]:
         try:
             lines = open(path, encoding="ascii")  # noqa: SIM115 - closed below
         except FileNotFoundError:
+            if path == _TABLES[0]:
+                raise
             continue  # no IPv6
         with lines:
             next(lines)

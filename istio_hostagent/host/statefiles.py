@@ -56,5 +56,9 @@ class StateFiles:
         """Remove it, and say whether it was there; raises OSError."""
         return files.remove(self._path(name))
 
+    def make_own(self, name: str, owner: tuple[int, int]) -> None:
+        """Make a directory for this uid and gid alone, if it is not there; raises OSError."""
+        files.make_directory(self._path(name), mode=0o700, owner=owner)
+
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)

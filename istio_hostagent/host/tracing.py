@@ -19,6 +19,7 @@ _TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID = 1, 2, 3, 4, 5, 6
 _TRANSPORT, _POLICY = 9, 16
 _BY_POLICY, _BY_RULE = 1, 3
 _DROP, _ACCEPT = 0, 1
+_JUMP, _GOTO = 0xFD, 0xFC  # NFT_JUMP and NFT_GOTO, -3 and -4, of which one byte is looked at
 _FAMILIES = {1: "inet", 2: "ip", 10: "ip6", 7: "bridge", 5: "netdev"}
 NUMBERS = {name: number for number, name in _FAMILIES.items()}
 _PORTS_AND_SEQUENCE = struct.Struct(">HHI")  # the beginning of a TCP header
@@ -40,6 +41,14 @@ class Event(NamedTuple):
     handle: int
     is_end: bool  # of a base chain: whatever comes next is in another one
     is_drop: bool
+    is_jump: bool = False  # into another chain of its table
+
+
+class Verdicts(NamedTuple):
+    """Who dropped a packet, and the rules that let it in, each in another base chain."""
+
+    dropper: firewall.Dropper | None
+    passages: tuple[firewall.Passage, ...]
 
 
 class Tracer:
@@ -54,19 +63,17 @@ class Tracer:
         """Stop listening."""
         self._socket.close()
 
-    def read(self) -> dict[tuple[int, int], firewall.Dropper]:
-        """Give who dropped each packet that was dropped; never blocks.
+    def read(self) -> dict[tuple[int, int], Verdicts]:
+        """Give what became of each packet; never blocks.
 
         A packet is told by its TCP source port and sequence number.
 
         Tables of probes do not count.
         """
-        droppers: dict[tuple[int, int], firewall.Dropper] = {}
-        for name, way in self._read_ways():
-            dropper = _find_dropper(way)
-            if dropper is not None:
-                droppers[name] = dropper
-        return droppers
+        return {
+            name: Verdicts(_find_dropper(way), tuple(_find_passages(way)))
+            for name, way in self._read_ways()
+        }
 
     def read_way(self, source_port: int) -> list[Event]:
         """Give what a packet met that has this source port; never blocks.
@@ -114,6 +121,7 @@ def _read(family: int, found: dict[int, bytes]) -> Event:
         framing.be32(found.get(_HANDLE, b"")) if by == _BY_RULE else 0,
         is_end=by == _BY_POLICY or (by == _BY_RULE and code in (_DROP, _ACCEPT)),
         is_drop=is_drop,
+        is_jump=by == _BY_RULE and code in (_JUMP, _GOTO),
     )
 
 
@@ -121,20 +129,43 @@ def _find_dropper(way: list[Event]) -> firewall.Dropper | None:
     for index, event in enumerate(way):
         if not event.is_drop or event.table.startswith(model.PROBE_TABLE_PREFIX):
             continue
-        passed = [event.chain]
-        for earlier in reversed(way[:index]):
-            if earlier.is_end or earlier[:2] != event[:2]:
-                break
-            passed.append(earlier.chain)
+        before = _before(way, index)
+        passed = [each.chain for each in (*before, event)]
         return firewall.Dropper(
             event.family,
             event.table,
             event.chain,
             event.handle,
-            base=passed[-1],
-            passed=tuple(dict.fromkeys(reversed(passed))),
+            base=passed[0],
+            passed=tuple(dict.fromkeys(passed)),
         )
     return None
+
+
+def _find_passages(way: list[Event]) -> Iterator[firewall.Passage]:
+    for index, event in enumerate(way):
+        is_accept = event.is_end and event.handle and not event.is_drop
+        if not is_accept or event.table.startswith(model.PROBE_TABLE_PREFIX):
+            continue
+        before = _before(way, index)
+        yield firewall.Passage(
+            event.family,
+            event.table,
+            event.chain,
+            event.handle,
+            base=before[0].chain if before else event.chain,
+            jumps=tuple((each.chain, each.handle) for each in before if each.is_jump),
+        )
+
+
+def _before(way: list[Event], index: int) -> list[Event]:
+    """What a packet met in the same base chain, and from there, before that event."""
+    before: list[Event] = []
+    for earlier in reversed(way[:index]):
+        if earlier.is_end or earlier[:2] != way[index][:2]:
+            break
+        before.append(earlier)
+    return before[::-1]
 
 
 def with_text(link: connection.Connection, dropper: firewall.Dropper) -> firewall.Dropper:

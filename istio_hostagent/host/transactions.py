@@ -5,16 +5,24 @@ otherwise, counters included. There are two steps, because of something that was
 6.18, 2 connections in 100 replacements went around the proxy): a set that is filled in the same
 transaction as the rules that look at it is seen empty for some microseconds. So first everything
 is put there that no rule looks at yet; then one transaction switches all tables over. Whoever
-dies in between leaves something behind that decides about no packet.
+dies in between leaves something behind that decides about no packet. Where rules stay as they are,
+elements come into the sets that they look at, and go, without a second set (`redirect.deltas`).
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ..redirect import model
-from .nfnetlink import messages
+from ..redirect import deltas, model
+from .nfnetlink import elements, messages
 from .nfnetlink.messages import Message
 
 Present = Mapping[str, model.TableState]
+
+# What prepares a change is one transaction, or where it has more bytes several of so many. The
+# kernel keeps what it tells of each element until all is done: of very many that takes longer than
+# to put them in.
+_AT_ONCE = 1 << 20  # 20 000 elements and more
+_PORTION = 1 << 17
 
 
 def prepare(tables: Sequence[model.TableState], present: Present) -> Iterator[Message]:
@@ -27,8 +35,29 @@ def prepare(tables: Sequence[model.TableState], present: Present) -> Iterator[Me
         yield from _new_timeouts(table, there)
 
 
+def portions(parts: Iterable[Message]) -> Iterator[list[Message]]:
+    """Cut what prepares a change into transactions; whatever of them is done decides nothing."""
+    following = iter(parts)
+    first = list(_take(following, _AT_ONCE))
+    rest = next(following, None)
+    if rest is None:
+        yield first
+        return
+    whole = itertools.chain(first, (rest,), following)
+    while portion := list(_take(whole, _PORTION)):
+        yield portion
+
+
+def _take(parts: Iterator[Message], size: int) -> Iterator[Message]:
+    """Give parts until these are so many bytes."""
+    taken = 0
+    while taken < size and (part := next(parts, None)) is not None:
+        taken += len(part.body)
+        yield part
+
+
 def undo(tables: Sequence[model.TableState], present: Present) -> Iterator[Message]:
-    """Take back what `prepare` made."""
+    """Take back what `prepare` made, each part for itself: some may not have been made yet."""
     for table in tables:
         there = present.get(table.name)
         if there is None:
@@ -65,13 +94,13 @@ def is_changeable(table: model.TableState, there: model.TableState) -> bool:
     if table.owner is not there.owner or there.is_dormant:
         return False
     chains = {chain.name: chain for chain in there.chains}
-    sets = {each.name: each for each in there.sets}
     timeouts = {each.name: each for each in there.timeouts}
     if any(timeouts.get(each.name, each) != each for each in table.timeouts):
         return False
-    return all(
-        chains[chain.name].hook == chain.hook for chain in table.chains if chain.name in chains
-    ) and all(sets[each.name] == each for each in table.sets if each.name in sets)
+    if any(chains.get(chain.name, chain).hook != chain.hook for chain in table.chains):
+        return False
+    changed = deltas.find_all(table, there)
+    return not changed or (None not in changed.values() and table.chains == there.chains)
 
 
 def _new_table(table: model.TableState) -> Message:
@@ -81,7 +110,7 @@ def _new_table(table: model.TableState) -> Message:
 def _new_sets(table: model.TableState, there: Sequence[model.NamedSet]) -> Iterator[Message]:
     for number, each in enumerate(_missing(table.sets, there), 1):
         yield messages.new_set(table.name, each, number)
-        yield from messages.new_elements(table.name, each, number)
+        yield from elements.new_elements(table.name, each, number)
 
 
 def _new_timeouts(table: model.TableState, there: model.TableState | None) -> Iterator[Message]:
@@ -104,6 +133,16 @@ def _missing(
     return [each for each in desired if each.name not in names]
 
 
+def _change_sets(table: model.TableState, there: model.TableState) -> Iterator[Message]:
+    """Take elements out, and put others in, where both have a set."""
+    sets = {each.name: each for each in table.sets}
+    for name, delta in deltas.find_all(table, there).items():
+        if delta is not None:
+            removed, added = (sets[name]._replace(ranges=each) for each in delta)
+            yield from elements.delete_elements(table.name, removed)
+            yield from elements.new_elements(table.name, added, 0)
+
+
 def _switch_table(table: model.TableState, there: model.TableState | None) -> Iterator[Message]:
     """Empty what differs, then remove, make and fill: each part finds what it names."""
     name = table.name
@@ -122,6 +161,8 @@ def _switch_table(table: model.TableState, there: model.TableState | None) -> It
     for chain in changed:
         for rule in chain.rules:
             yield messages.new_rule(name, chain.name, rule)
+    if there:
+        yield from _change_sets(table, there)
     for each in _missing(there.sets if there else (), table.sets):
         # A set without a name of its own goes with the rule that it belongs to.
         if not each.name.startswith("__"):

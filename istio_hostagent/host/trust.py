@@ -1,15 +1,14 @@
 """Can a path be trusted with commands and binaries (design invariant 5)?
 
-Only a path on which nobody but root can change anything can.
+Only a path on which nobody but root can change anything can. Where the agent is an ordinary
+user's, that user counts as root does.
 """
 
 import os
 import stat
 
 from ..config import model
-from . import ownership
-
-_ROOT = frozenset((0,))
+from . import instances, ownership
 
 
 def probe_trust(path: str) -> model.Trust:
@@ -17,7 +16,7 @@ def probe_trust(path: str) -> model.Trust:
 
     Raises OSError, ELOOP for a loop of links.
     """
-    weak = ownership.find_weak(path, _ROOT)
+    weak = ownership.find_weak(path, instances.owners())
     if weak is None:
         return model.Trust(is_root_only=True)
     return model.Trust(
@@ -31,14 +30,14 @@ def is_way_roots(directory: str) -> bool:
     One that is not there is root's to make. Raises OSError.
     """
     try:
-        return ownership.find_weak(directory, _ROOT, is_end_free=True) is None
+        return ownership.find_weak(directory, instances.owners(), is_end_free=True) is None
     except FileNotFoundError:
         return probe_trust(os.path.dirname(directory)).is_root_only
 
 
 def resolve(path: str) -> str:
     """Give a path with the links resolved that only root can change; no other is followed."""
-    return ownership.resolve(path, _ROOT)
+    return ownership.resolve(path, instances.owners())
 
 
 def describe(path: str, uid: int, mode: int) -> str:

@@ -144,6 +144,21 @@ def decide(record: Record, what: str) -> None:
     discard()
 
 
+def clean() -> None:
+    """Everything was taken out: whatever waits here is decided, also if it cannot be read.
+
+    Raises OSError.
+    """
+    try:
+        record = find()
+    except Unconfirmed:
+        # The process that was to go back has it in memory, and would.
+        watch = _read_watch()
+        record = Record(watch[0] if watch is not None else "", "somebody", 0, 0, _namespace())
+    if record is not None:
+        decide(record, CLEANED)
+
+
 def discard() -> None:
     """Remove what says that rules wait; raises OSError."""
     files.remove(control.path_of(RECORD))
@@ -194,16 +209,22 @@ class Watcher(NamedTuple):
 
 def find_watcher(record_id: str) -> Watcher:
     """Look for the process that goes back from these rules."""
+    watch = _read_watch()
+    return Watcher(*watch[1:]) if watch is not None and watch[0] == record_id else Watcher()
+
+
+def _read_watch() -> tuple[str, int, str] | None:
+    """What the process that goes back says: from which rules, its pid, and why it could not."""
     lock = control.Lock(WATCH)
     try:
         if lock.take(is_shared=True):
-            return Watcher()
+            return None
         found, pid, last_error = json.loads(lock.read())
     except ValueError:
-        return Watcher()  # it is about to say who it is
+        return None  # it is about to say who it is
     finally:
         lock.close()
-    return Watcher(int(pid), str(last_error)) if found == record_id else Watcher()
+    return str(found), int(pid), str(last_error)
 
 
 def await_watcher(record_id: str, within_s: float) -> bool:
@@ -250,8 +271,9 @@ def _read(kind: str) -> dict[str, Any] | None:
 
 
 def _unreadable(kind: str, error: Exception) -> Unconfirmed:
-    path = control.path_of(kind)
-    return Unconfirmed(f"{path} cannot be read: {error}", hint=f"remove it: rm {path}")
+    # Not: remove it. The process that goes back would, and nobody could confirm any more.
+    text = f"{control.path_of(kind)} cannot be read: {error}"
+    return Unconfirmed(text, hint="istio-hostagent clean takes everything out")
 
 
 def _write(kind: str, value: Record | Outcome) -> None:

@@ -6,6 +6,7 @@ import pwd
 from collections.abc import Iterator
 
 from ..errors import HostUnsupported
+from . import instances
 
 DEFAULT_USER = "istio-proxy"
 # Istio's fixed uid, used where the user does not exist (istio-iptables does the same).
@@ -15,8 +16,12 @@ DEFAULT_ID = 1337
 def probe_user(name: str = DEFAULT_USER) -> tuple[int, int]:
     """Return uid and gid of a user; Istio's 1337 for both where it does not exist.
 
+    An agent of an ordinary user runs everything as that user.
+
     Raises HostUnsupported for a user that is root: its traffic could not be told from others'.
     """
+    if instances.is_users():
+        return os.geteuid(), os.getegid()
     try:
         entry = pwd.getpwnam(name)
     except KeyError:

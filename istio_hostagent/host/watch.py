@@ -10,14 +10,12 @@ tell of no change that was made elsewhere (inotify(7)). Not here: what a change 
 import collections
 import ctypes
 import errno
-import fcntl
 import importlib
 import os
-import struct
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from . import mailbox, sights
+from . import inotifyevents, mailbox, sights
 
 # A chain of links longer than this is not followed.
 MAX_LINKS = 8
@@ -25,15 +23,23 @@ MAX_LINKS = 8
 FIXED = frozenset({"/", "/var"})
 # Directories that go away while they are about to be watched: look again so often.
 MAX_RETRIES = 3
-# linux/inotify.h; the structure is that of inotify(7): wd, mask, cookie, length of the name.
+# linux/inotify.h.
 _ATTRIB, _CLOSE_WRITE, _MOVED, _CREATE, _DELETE = 0x4, 0x8, 0xC0, 0x100, 0x200
 _DELETE_SELF, _MOVE_SELF, _UNMOUNT, _OVERFLOW = 0x400, 0x800, 0x2000, 0x4000
 _ONLYDIR, _MASK_ADD = 0x1000000, 0x20000000
 _SELF = _ATTRIB | _DELETE_SELF | _MOVE_SELF
 # Not IN_MODIFY: whoever still writes will close the file, and who does not is seen by the clock.
 _ENTRIES = _CLOSE_WRITE | _MOVED | _CREATE | _DELETE
-_EVENT = struct.Struct("iIII")
 _READ_BYTES = 65536
+
+
+def open_instance(library: Any) -> int:
+    """Open inotify by watchdog's functions of the C library; negative as inotify_init(2)."""
+    descriptor: int = library.inotify_init()
+    if descriptor >= 0:
+        os.set_inheritable(descriptor, False)
+        os.set_blocking(descriptor, False)
+    return descriptor
 
 
 class _Place(NamedTuple):
@@ -110,15 +116,12 @@ class FileWatcher:
         return any(names and not before.get(number) for number, names in self._names.items())
 
     def _open(self) -> bool:
-        # Loaded at the first use: before that a host has better uses for 10 ms.
+        # Loaded at the first use: that takes 10 ms, which joining does not wait for.
         self._library = self._library or importlib.import_module("watchdog.observers.inotify_c")
-        descriptor = self._library.inotify_init()
+        descriptor = open_instance(self._library)
         if descriptor < 0:
             self.last_error = _instance_error(ctypes.get_errno())
             return False
-        os.set_inheritable(descriptor, False)
-        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_NONBLOCK)
         self._descriptor = descriptor
         self._inbox.watch(descriptor, self._read)
         return True
@@ -141,15 +144,11 @@ class FileWatcher:
             data = os.read(self._descriptor, _READ_BYTES)
         except BlockingIOError:
             return None
-        position = 0
-        has_changed = False
-        while position < len(data):
-            number, mask, _, length = _EVENT.unpack_from(data, position)
-            begin = position + _EVENT.size
-            position = begin + length
-            name = os.fsdecode(data[begin:position].rstrip(b"\0"))
-            has_changed |= self._matters(number, mask, name)
-        return self._changed() if has_changed else None
+        # All of them are looked at: some change what is watched.
+        told = [
+            self._matters(each.watch, each.mask, each.name) for each in inotifyevents.parse(data)
+        ]
+        return self._changed() if any(told) else None
 
     def _matters(self, number: int, mask: int, name: str) -> bool:
         if mask & _OVERFLOW:

@@ -2,68 +2,36 @@
 
 This is our own reading of what python-iptables has written, so an error in one cannot hide in the
 other. What no rule of ours has is a condition whose option is `?`, which equals nothing of ours.
-Not here: asking for a table (`legacytables`), what should be there (`redirect.xtables`).
-Source: include/uapi/linux/netfilter_ipv4/ip_tables.h, netfilter_ipv6/ip6_tables.h, and
-netfilter/xt_*.h; numbers are in host order but for addresses and the ports of translations.
+Not here: asking for a table (`legacytables`), where its entries are (`xtlayout`), what their
+matches and targets say (`xtmodules`), what should be there (`redirect.xtrender`).
 """
 
-import contextlib
-import ipaddress
-import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+import socket
+from collections.abc import Collection, Iterator
 
-from ..redirect.xtables import FLAGS_LOOKED_AT, Condition, Family, XChain, XRule
-from . import legacytables
+from ..redirect import xtplan
+from ..redirect.xtables import (
+    MARK,
+    SET_CHAIN,
+    Condition,
+    Family,
+    XChain,
+    XRule,
+    XTable,
+)
+from . import legacytables, xtlayout, xtmodules
 
-UNKNOWN = "?"
+FAMILIES = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 
-# struct ipt_getinfo: name, hooks that there are, where each begins, where its policy is, number
-# of entries, their size.
-_INFO = struct.Struct("=32s13I")
-_HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
-_HEAD = struct.Struct("=H29sB")  # struct xt_entry_match, xt_entry_target: size, name, revision
-_STANDARD = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", -5: "RETURN"}
-_COUNTERS_SIZE = 16
-_ALL_PORTS = (0, 0xFFFF)
-_TCP_FLAGS = {1: "FIN", 2: "SYN", 4: "RST", 8: "PSH", 16: "ACK", 32: "URG"}
 _PROTOCOLS = {6: "tcp", 17: "udp"}
-# XT_CONNTRACK_*: bits of what is looked at, and of states.
-_STATE, _ORIGDST, _ORIGDST_PORT, _ALIAS = 1 << 0, 1 << 3, 1 << 9, 1 << 13
-_STATES = {1: "INVALID", 1 << 7: "DNAT", 1 << 8: "UNTRACKED"}
-_LOCAL = 1 << 2  # XT_ADDRTYPE_LOCAL
-_INVERT_SOURCE, _INVERT_DESTINATION = 1 << 0, 1 << 1  # XT_ADDRTYPE_INVERT_*
-_EVERY_BIT = 0xFFFFFFFF
-# struct xt_connmark_tginfo1, and 2 with a shift in front of the mode
-_CONNMARK = {1: "=3IB", 2: "=3I3B"}
-# IPT_TCP_RESET and IP6T_TCP_RESET
-_TCP_RESET = {Family.V4: 7, Family.V6: 6}
-_ADDRESSES, _PORTS = 1, 2  # NF_NAT_RANGE_MAP_IPS, NF_NAT_RANGE_PROTO_SPECIFIED
-
-
-class _Layout(NamedTuple):
-    """Where the fields of an entry are; `inverse` begins with the address bits of `_INVERSE`."""
-
-    width: int  # of an address
-    protocol: int
-    flags: int
-    goto: int
-    plain_flags: int  # those that say nothing more
-    offsets: int  # of target and next entry
-    size: int
-
-
-_LAYOUTS = {
-    Family.V4: _Layout(4, 80, 82, 0x02, 0x00, 88, 112),
-    Family.V6: _Layout(16, 128, 131, 0x04, 0x01, 140, 168),
-}
-_NOT_IN, _NOT_OUT, _NOT_SOURCE, _NOT_DESTINATION, _NOT_PROTOCOL = 0x01, 0x02, 0x08, 0x10, 0x40
+# Of the inverting flags of an entry, those that are written as conditions.
+_NOTS = xtlayout.NOT_IN | xtlayout.NOT_OUT | xtlayout.NOT_PROTOCOL
+_NOTS |= xtlayout.NOT_SOURCE | xtlayout.NOT_DESTINATION
 
 
 def read(family: Family, found: legacytables.Entries) -> tuple[XChain, ...]:
     """Every chain with all its rules, in the order of the table; policies are none."""
-    layout = _LAYOUTS[family]
-    chains = _cut(layout, found)
+    chains = xtlayout.cut(FAMILIES[family], found)
     names = {chain.start: chain.name for chain in chains}
     return tuple(
         XChain(
@@ -75,345 +43,102 @@ def read(family: Family, found: legacytables.Entries) -> tuple[XChain, ...]:
     )
 
 
-def mask_counters(family: Family, data: bytes) -> int:
-    """A number whose bits are those of the entries that do not count packets."""
-    mask = bytearray(b"\xff" * len(data))
-    layout = _LAYOUTS[family]
-    for at, _, _ in _walk(layout, data):
-        end = at + layout.size
-        mask[end - _COUNTERS_SIZE : end] = bytes(_COUNTERS_SIZE)
-    return int.from_bytes(mask, "little")
+def read_own(
+    family: Family, name: str, found: legacytables.Entries, wanted: Collection[str]
+) -> XTable:
+    """What is ours in a table (`xtplan.measure_own`), without reading what rules of others say.
+
+    `wanted`: names of chains that are to be ours.
+    """
+    if not any(each.encode() in found.data for each in (MARK, SET_CHAIN, *wanted)):
+        return XTable(name)
+    cut = xtlayout.cut(FAMILIES[family], found)
+    names = {chain.start: chain.name for chain in cut}
+    outlines = [
+        XChain(
+            chain.name,
+            tuple(_read_outline(family, found.data, at, names) for at in chain.entries),
+            chain.is_built_in,
+        )
+        for chain in cut
+    ]
+    measured = xtplan.measure_own(outlines, wanted)
+    chains = (
+        XChain(
+            chain.name,
+            tuple(
+                _read_entry(family, found.data, at, names)
+                for at in chain.entries[: measured[chain.name]]
+            ),
+            chain.is_built_in,
+        )
+        for chain in cut
+        if chain.name in measured
+    )
+    return XTable(name, tuple(sorted(chains, key=lambda each: each.name)))
 
 
-class _Chain(NamedTuple):
-    name: str
-    is_built_in: bool
-    start: int
-    entries: list[int]  # where its rules are
-
-
-def _cut(layout: _Layout, found: legacytables.Entries) -> list[_Chain]:
-    _, hooks, *numbers = _INFO.unpack(found.info)
-    begins = {numbers[n]: name for n, name in enumerate(_HOOKS) if hooks & 1 << n}
-    chains: list[_Chain] = []
-    for at, target_at, next_at in _walk(layout, found.data):
-        size, name, _ = _HEAD.unpack_from(found.data, target_at)
-        if _text(name) == "ERROR":
-            # The head of a chain, or the end of all.
-            called = _text(found.data[target_at + _HEAD.size : target_at + size])
-            chains.append(_Chain(called, False, next_at, []))
-            continue
-        if at in begins:
-            chains.append(_Chain(begins[at], True, at, []))
-        chains[-1].entries.append(at)
-    for chain in chains:
-        del chain.entries[-1:]  # its policy, or its return
-    return chains[:-1]
-
-
-def _walk(layout: _Layout, data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Where each entry is, its target, and the next entry."""
-    at = 0
-    while at + layout.size <= len(data):
-        target, following = struct.unpack_from("=HH", data, at + layout.offsets)
-        if following < layout.size:
-            return
-        yield at, at + target, at + following
-        at += following
-
-
-def _read_entry(family: Family, data: bytes, at: int, names: Mapping[int, str]) -> XRule:
-    layout = _LAYOUTS[family]
-    offsets = struct.unpack_from("=HH", data, at + layout.offsets)
-    target_at, end = (at + offset for offset in offsets)
-    tests = list(_read_head(family, data[at : at + layout.size]))
+def _read_outline(family: Family, data: bytes, at: int, names: dict[int, str]) -> XRule:
+    """Where a rule leads, and its comment if it may be our mark."""
+    layout = FAMILIES[family]
+    target = xtlayout.read_target(layout, data, at)
+    leads_to = target.name or xtlayout.name_verdict(target, names) or xtmodules.UNKNOWN
     comment = ""
-    position = at + layout.size
-    while position + _HEAD.size <= target_at:
-        size, name, revision = _HEAD.unpack_from(data, position)
-        if size < _HEAD.size:
-            break
-        content = data[position + _HEAD.size : position + size]
-        if _text(name) == "comment" and not comment:
-            comment = _text(content)
+    if MARK.encode() in xtlayout.between(layout, data, at):
+        parts = xtlayout.read_matches(layout, data, at)
+        comments = (xtlayout.text(part.data) for part in parts if part.name == "comment")
+        comment = next(comments, "")
+    return XRule((), leads_to, comment=comment)
+
+
+def _read_entry(family: Family, data: bytes, at: int, names: dict[int, str]) -> XRule:
+    layout = FAMILIES[family]
+    head = xtlayout.read_head(layout, data, at)
+    tests = list(_read_head(family, head))
+    comment = ""
+    for part in xtlayout.read_matches(layout, data, at):
+        if part.name == "comment" and not comment:
+            comment = xtlayout.text(part.data)
         else:
-            tests += _read_match(family, _text(name), revision, content)
-        position += size
-    is_goto = bool(data[at + layout.flags] & layout.goto)
-    size, name, revision = _HEAD.unpack_from(data, target_at)
-    content = data[target_at + _HEAD.size : min(target_at + size, end)]
+            tests += xtmodules.read_match(family, *part)
+    is_goto = bool(head.flags & xtlayout.LAYOUTS[layout].goto)
+    part = xtlayout.read_target(layout, data, at)
     options: tuple[tuple[str, str], ...] = ()
-    target = _text(name)
+    target = part.name
     if target:
-        options = _read_target(family, target, revision, content)
+        options = xtmodules.read_target(family, *part)
     else:
-        (verdict,) = struct.unpack_from("=i", content)
         # Without a target of its own a rule leads to the next one.
-        target = _STANDARD.get(verdict) or names.get(verdict) or UNKNOWN
+        target = xtlayout.name_verdict(part, names) or xtmodules.UNKNOWN
     return XRule(tuple(sorted(tests)), target, options, is_goto, comment)
 
 
-def _read_head(family: Family, head: bytes) -> Iterator[Condition]:
+def _read_head(family: Family, head: xtlayout.Head) -> Iterator[Condition]:
     """What every entry has: addresses, interfaces, protocol."""
-    layout = _LAYOUTS[family]
-    width = layout.width
-    source, destination, source_mask, destination_mask = (
-        head[number * width : (number + 1) * width] for number in range(4)
-    )
-    at = 4 * width
-    incoming, outgoing, incoming_mask, outgoing_mask = (
-        head[at + 16 * number : at + 16 * (number + 1)] for number in range(4)
-    )
-    (protocol,) = struct.unpack_from("=H", head, layout.protocol)
-    flags, inverse = head[layout.flags], head[layout.flags + 1]
-    for option, value, mask, bit in (
-        ("-s", source, source_mask, _NOT_SOURCE),
-        ("-d", destination, destination_mask, _NOT_DESTINATION),
+    inverse = head.inverse
+    for option, (value, mask), bit in (
+        ("-s", head.source, xtlayout.NOT_SOURCE),
+        ("-d", head.destination, xtlayout.NOT_DESTINATION),
     ):
         if any(mask) or inverse & bit:
-            yield Condition("", option, _write_network(value, mask), bool(inverse & bit))
-    for option, value, mask, bit in (
-        ("-i", incoming, incoming_mask, _NOT_IN),
-        ("-o", outgoing, outgoing_mask, _NOT_OUT),
+            yield Condition("", option, xtmodules.write_network(value, mask), bool(inverse & bit))
+    for option, (value, mask), bit in (
+        ("-i", head.incoming, xtlayout.NOT_IN),
+        ("-o", head.outgoing, xtlayout.NOT_OUT),
     ):
         if any(mask) or inverse & bit:
             yield Condition("", option, _write_interface(value, mask), bool(inverse & bit))
-    if protocol or inverse & _NOT_PROTOCOL:
-        name = _PROTOCOLS.get(protocol, str(protocol))
-        yield Condition("", "-p", name, bool(inverse & _NOT_PROTOCOL))
-    known = _NOT_IN | _NOT_OUT | _NOT_SOURCE | _NOT_DESTINATION | _NOT_PROTOCOL
-    if flags & ~(layout.goto | layout.plain_flags) or inverse & ~known:
-        yield Condition("", UNKNOWN, f"flags {flags} {inverse}")
-
-
-def _write_network(value: bytes, mask: bytes) -> str:
-    bits = int.from_bytes(mask, "big")
-    length, limit = bits.bit_count(), 8 * len(mask)
-    address = ipaddress.ip_address(value)
-    if bits != (1 << limit) - (1 << (limit - length)):
-        return f"{address}/{ipaddress.ip_address(mask)}"
-    return f"{address}/{length}"
+    is_not = bool(inverse & xtlayout.NOT_PROTOCOL)
+    if head.protocol or is_not:
+        yield Condition("", "-p", _PROTOCOLS.get(head.protocol, str(head.protocol)), is_not)
+    layout = xtlayout.LAYOUTS[FAMILIES[family]]
+    if head.flags & ~(layout.goto | layout.plain_flags) or inverse & ~_NOTS:
+        yield Condition("", xtmodules.UNKNOWN, f"flags {head.flags} {inverse}")
 
 
 def _write_interface(name: bytes, mask: bytes) -> str:
     length = len(mask.rstrip(b"\0"))
     is_whole = b"\0" in name[:length] or length == len(name)
-    written = _text(name[:length]) + ("" if is_whole else "+")
+    written = xtlayout.text(name[:length]) + ("" if is_whole else "+")
     # Whoever compares only some bits of each letter means other names, too.
     return written if mask[:length] == b"\xff" * length else f"{written}/{mask[:length].hex()}"
-
-
-def _read_match(family: Family, name: str, revision: int, data: bytes) -> Sequence[Condition]:
-    """The conditions of one match."""
-    read_known = _MATCHES.get((name, revision))
-    found: Sequence[Condition] | None = None
-    if read_known is not None:
-        with contextlib.suppress(struct.error):  # shorter than it is known to be
-            found = read_known(family, data)
-    return [Condition(name, UNKNOWN, data.hex())] if found is None else found
-
-
-def _read_tcp(_family: Family, data: bytes) -> Sequence[Condition] | None:
-    *ports, option, looked_at, compared, inverse = struct.unpack_from("=4H4B", data)
-    if option or inverse & ~0x07:
-        return None
-    found = _read_ports("tcp", ports, inverse)
-    if looked_at:
-        flags = f"{_write_flags(looked_at)} {_write_flags(compared)}"
-        found.append(Condition("tcp", "--tcp-flags", flags, bool(inverse & 0x04)))
-    return found
-
-
-def _write_flags(bits: int) -> str:
-    return ",".join(name for bit, name in _TCP_FLAGS.items() if bits & bit) or "NONE"
-
-
-assert _write_flags(0x17) == FLAGS_LOOKED_AT
-
-
-def _read_udp(_family: Family, data: bytes) -> Sequence[Condition] | None:
-    *ports, inverse = struct.unpack_from("=4HB", data)
-    return None if inverse & ~0x03 else _read_ports("udp", ports, inverse)
-
-
-def _read_ports(module: str, ports: Sequence[int], inverse: int) -> list[Condition]:
-    found = []
-    for option, pair, bit in (("--sport", ports[:2], 0x01), ("--dport", ports[2:], 0x02)):
-        if tuple(pair) != _ALL_PORTS or inverse & bit:
-            found.append(Condition(module, option, _write_range(*pair), bool(inverse & bit)))
-    return found
-
-
-def _write_range(first: int, last: int) -> str:
-    return f"{first}" if first == last else f"{first}:{last}"
-
-
-def _read_multiport(_family: Family, data: bytes) -> Sequence[Condition] | None:
-    kind, count = data[0], data[1]
-    ports = struct.unpack_from("=15H", data, 2)
-    is_first = data[32:47]
-    if kind > 1 or not 0 < count <= len(ports):
-        return None
-    parts = []
-    left = iter(range(count))
-    for at in left:
-        parts.append(str(ports[at]))
-        if is_first[at]:
-            parts[-1] += f":{ports[next(left)]}"
-    option = ("--sports", "--dports")[kind]
-    return [Condition("multiport", option, ",".join(parts), bool(data[47]))]
-
-
-def _read_owner(_family: Family, data: bytes) -> Sequence[Condition] | None:
-    first_uid, last_uid, first_gid, last_gid, kinds, inverse = struct.unpack_from("=4I2B", data)
-    if kinds & ~0x03:
-        return None
-    found = []
-    for option, bit, first, last in (
-        ("--uid-owner", 1, first_uid, last_uid),
-        ("--gid-owner", 2, first_gid, last_gid),
-    ):
-        if kinds & bit:
-            value = f"{first}" if first == last else f"{first}-{last}"
-            found.append(Condition("owner", option, value, bool(inverse & bit)))
-    return found
-
-
-def _read_address_type(_family: Family, data: bytes) -> Sequence[Condition] | None:
-    source, destination, flags = struct.unpack_from("=2HI", data)
-    if flags & ~(_INVERT_SOURCE | _INVERT_DESTINATION) or {source, destination} - {0, _LOCAL}:
-        return None
-    sides = (
-        ("--src-type", source, _INVERT_SOURCE),
-        ("--dst-type", destination, _INVERT_DESTINATION),
-    )
-    return [
-        Condition("addrtype", option, "LOCAL", bool(flags & bit))
-        for option, kind, bit in sides
-        if kind
-    ]
-
-
-def _read_mark(_family: Family, data: bytes) -> Sequence[Condition] | None:
-    return _marked("mark", data)
-
-
-def _read_connection_mark(_family: Family, data: bytes) -> Sequence[Condition] | None:
-    return _marked("connmark", data)
-
-
-def _marked(module: str, data: bytes) -> Sequence[Condition] | None:
-    value, mask, inverse = struct.unpack_from("=2IB", data)
-    if mask != _EVERY_BIT:
-        return None
-    return [Condition(module, "--mark", f"{value:#x}", bool(inverse))]
-
-
-def _read_socket(_family: Family, data: bytes) -> Sequence[Condition] | None:
-    return None if data[0] else [Condition("socket", "", "")]
-
-
-def _read_tracking(family: Family, data: bytes) -> Sequence[Condition] | None:
-    looked_at, inverse, states, _ = struct.unpack_from("=4H", data, 146)
-    found = []
-    if looked_at & _STATE:
-        if states not in _STATES:
-            return None
-        is_not = bool(inverse & _STATE)
-        found.append(Condition("conntrack", "--ctstate", _STATES[states], is_not))
-    if looked_at & _ORIGDST:
-        width = _LAYOUTS[family].width
-        network = _write_network(data[32 : 32 + width], data[48 : 48 + width])
-        is_not = bool(inverse & _ORIGDST)
-        found.append(Condition("conntrack", "--ctorigdst", network, is_not))
-    if looked_at & _ORIGDST_PORT:
-        (first,) = struct.unpack_from("=H", data, 140)
-        (last,) = struct.unpack_from("=H", data, 156)
-        value = _write_range(first, last)
-        is_not = bool(inverse & _ORIGDST_PORT)
-        found.append(Condition("conntrack", "--ctorigdstport", value, is_not))
-    if looked_at & ~(_STATE | _ORIGDST | _ORIGDST_PORT | _ALIAS):
-        return None
-    return found
-
-
-def _read_range(family: Family, data: bytes) -> Sequence[Condition] | None:
-    width = _LAYOUTS[family].width
-    ends = [ipaddress.ip_address(data[at : at + width]) for at in range(0, 64, 16)]
-    (flags,) = struct.unpack_from("=B", data, 64)
-    # IPRANGE_SRC and IPRANGE_DST; the inverting bits are four higher.
-    sides = (("--src-range", ends[:2], 0x01), ("--dst-range", ends[2:], 0x02))
-    return [
-        Condition("iprange", option, f"{first}-{last}", bool(flags & bit << 4))
-        for option, (first, last), bit in sides
-        if flags & bit
-    ]
-
-
-_Read = Callable[[Family, bytes], Sequence[Condition] | None]
-# By name and revision, those that python-iptables writes for us.
-_MATCHES: Mapping[tuple[str, int], _Read] = {
-    ("tcp", 0): _read_tcp,
-    ("udp", 0): _read_udp,
-    ("multiport", 1): _read_multiport,
-    ("owner", 1): _read_owner,
-    ("addrtype", 1): _read_address_type,
-    ("conntrack", 3): _read_tracking,
-    ("iprange", 1): _read_range,
-    ("mark", 1): _read_mark,
-    ("connmark", 1): _read_connection_mark,
-    ("socket", 1): _read_socket,
-    ("socket", 2): _read_socket,
-    ("socket", 3): _read_socket,
-}
-
-
-def _read_target(
-    family: Family, name: str, revision: int, data: bytes
-) -> tuple[tuple[str, str], ...]:
-    """The options of a target."""
-    try:
-        found = _read_known_target(family, name, revision, data)
-    except struct.error:
-        found = ()
-    return found or ((UNKNOWN, data.hex()),)
-
-
-def _read_known_target(
-    family: Family, name: str, revision: int, data: bytes
-) -> tuple[tuple[str, str], ...]:
-    match name, revision:
-        case "REJECT", 0:
-            (kind,) = struct.unpack_from("=I", data)
-            return (("--reject-with", "tcp-reset"),) if kind == _TCP_RESET[family] else ()
-        case "CT", (1 | 2):
-            flags, zone, events, expected, helper, timeout = struct.unpack_from(
-                "=2H2I16s32s", data
-            )
-            is_plain = not (flags or events or expected or helper[0] or timeout[0])
-            return (("--zone", str(zone)),) if is_plain else ()
-        case "TPROXY", 1:
-            mask, value, address, port = struct.unpack_from("=2I16s2s", data)
-            is_plain = not (mask or value or any(address))
-            return (("--on-port", str(int.from_bytes(port, "big"))),) if is_plain else ()
-        case "CONNMARK", (1 | 2):
-            mark, mask, other, *shift, mode = struct.unpack_from(_CONNMARK[revision], data)
-            is_plain = not mark and {mask, other} == {_EVERY_BIT} and not any(shift[1:])
-            words = {1: "--save-mark", 2: "--restore-mark"}
-            return ((words[mode], ""),) if is_plain and mode in words else ()
-        case (("REDIRECT" | "NETMAP"), 0):
-            if family is Family.V4:
-                count, flags, first, last, low, high = struct.unpack_from("=2I4s4s2s2s", data)
-                if count != 1:
-                    return ()
-            else:
-                flags, first, last, low, high = struct.unpack_from("=I16s16s2s2s", data)
-            if name == "REDIRECT" and flags == _PORTS and low == high:
-                return (("--to-ports", str(int.from_bytes(low, "big"))),)
-            if name == "NETMAP" and flags == _ADDRESSES and not any(first) and set(last) == {0xFF}:
-                return (("--to", "0.0.0.0/0" if family is Family.V4 else "::/0"),)
-    return ()
-
-
-def _text(data: bytes) -> str:
-    return data.split(b"\0", 1)[0].decode(errors="backslashreplace")

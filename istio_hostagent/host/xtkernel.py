@@ -4,19 +4,15 @@ It takes microseconds, and no table is made by it: only those that the kernel li
 Not here: changing them (`xtlibrary`, in a worker).
 """
 
-import errno
 import functools
 import os
-import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from ..errors import HostAgentError, KernelBusy, NotPermitted, describe
-from ..redirect import model, xtables, xtplan
+from ..errors import HostAgentError
+from ..redirect import model, xtables
 from ..redirect.xtables import Family, XTable
-from . import legacytables, loopback, routing, xtentries
+from . import legacytables, loopback, routing, xtentries, xtlayout
 
-FAMILIES = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
-_MAX_TRIES = 20
 _HAS_IPV6 = "/proc/thread-self/net/if_inet6"
 
 Names = Mapping[str, Sequence[str]]
@@ -29,18 +25,8 @@ def find_families() -> tuple[Family, ...]:
 
 def fetch(family: Family, table: str) -> legacytables.Entries | None:
     """What is in a table, or nothing if there is none; raises KernelBusy, NotPermitted."""
-    if table not in legacytables.read(FAMILIES[family]):
-        return None
-    for _ in range(_MAX_TRIES):
-        try:
-            return legacytables.fetch(FAMILIES[family], table)
-        except OSError as error:
-            if error.errno in (errno.EPERM, errno.EACCES):
-                raise NotPermitted(f"reading {family.value} needs CAP_NET_ADMIN") from error
-            if error.errno != errno.EAGAIN:
-                what = f"reading {family.value} table {table}: {describe(error)}"
-                raise KernelBusy(what) from error
-    raise KernelBusy(f"others keep changing {family.value} table {table} while it is read")
+    number = xtentries.FAMILIES[family]
+    return legacytables.fetch(number, table) if table in legacytables.read(number) else None
 
 
 def observe(family: Family, wanted: Names) -> tuple[XTable, ...]:
@@ -51,8 +37,11 @@ def observe(family: Family, wanted: Names) -> tuple[XTable, ...]:
     found = []
     for name in xtables.TABLES:
         entries = fetch(family, name)
-        chains = xtentries.read(family, entries) if entries is not None else ()
-        found.append(xtplan.select_own(name, chains, wanted.get(name, ())))
+        names = wanted.get(name, ())
+        own = XTable(name)
+        if entries is not None:
+            own = xtentries.read_own(family, name, entries, names)
+        found.append(own)
     return tuple(found)
 
 
@@ -128,5 +117,6 @@ def _fingerprint(family: Family, name: str) -> object:
     entries = fetch(family, name)
     if entries is None:
         return None
-    kept = int.from_bytes(entries.data, "little") & xtentries.mask_counters(family, entries.data)
+    mask = xtlayout.mask_counters(xtentries.FAMILIES[family], entries.data)
+    kept = int.from_bytes(entries.data, "little") & mask
     return entries.info, hash(kept.to_bytes(len(entries.data), "little"))

@@ -18,7 +18,7 @@ family cannot work on the other (it calls exit(3)). Its traps are met here, each
   as well: all bits are set behind it.
 - It crashes with threads: there are none.
 
-Not here: what the rules are (`redirect.xtables`).
+Not here: what the rules are (`redirect.xtrender`).
 """
 
 import ctypes
@@ -33,7 +33,7 @@ import iptc.xtables
 from ..errors import ApplyRejected, HostUnsupported, KernelBusy
 from ..redirect import xtplan
 from ..redirect.xtables import Family, XRule, XTable
-from . import legacytables, xtentries, xtkernel, xtlock
+from . import legacytables, xtentries, xtkernel, xtlayout, xtlock
 
 _MAX_TRIES = 20
 _CLASSES = {
@@ -127,11 +127,7 @@ def _is_same(family: Family, name: str, before: legacytables.Entries | None) -> 
     now = xtkernel.fetch(family, name)
     if now is None or before is None:
         return now is None and before is None
-    if (now.info, len(now.data)) != (before.info, len(before.data)):
-        return False
-    mask = xtentries.mask_counters(family, before.data)
-    first, second = (int.from_bytes(each.data, "little") for each in (before, now))
-    return not (first ^ second) & mask
+    return xtlayout.is_same(xtentries.FAMILIES[family], before, now)
 
 
 def _edit(family: Family, table: Any, step: XTable, before: legacytables.Entries | None) -> None:
@@ -140,9 +136,13 @@ def _edit(family: Family, table: Any, step: XTable, before: legacytables.Entries
     wanted = {chain.name for chain in step.chains if not chain.is_built_in}
     own = xtplan.find_own(chains, wanted)
     for chain in chains:
+        positions: list[int] = []
         if chain.is_built_in:
-            for position in reversed(xtplan.find_positions(chain, own)):
-                _delete(table, chain.name, position)
+            positions = xtplan.find_positions(chain, own)
+        elif chain.name not in own:
+            positions = xtplan.find_in_the_way(chain, own - wanted)
+        for position in reversed(positions):
+            _delete(table, chain.name, position)
     for name in own:
         table.flush_entries(name)
     for name in own - wanted:

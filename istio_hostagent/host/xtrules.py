@@ -2,59 +2,28 @@
 
 iptables-nft keeps in nf_tables what it has no expression for in the same bytes (`compatrules`).
 Not here: everything that no rule of Istio's outside its own chains has; it is a word that begins
-with `?`. And asking for a table (`legacytables`).
-Source: include/uapi/linux/netfilter_ipv4/ip_tables.h, netfilter_ipv6/ip6_tables.h and
-netfilter/x{t_*,_tables}.h; numbers are in host order but for ports in ranges of addresses.
+with `?`. And asking for a table (`legacytables`), and where its entries are (`xtlayout`).
+Source: include/uapi/linux/netfilter/xt_*.h; numbers are in host order but for ports in ranges of
+addresses.
 """
 
 import ipaddress
 import socket
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from ..redirect import takeover
-from . import legacytables
+from . import legacytables, xtlayout
 
-# struct ipt_getinfo: name, hooks that there are, where each begins, where its policy is, number
-# of entries, their size.
-_INFO = struct.Struct("=32s13I")
-_HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
-_MODULE = struct.Struct(
-    "=H29sB"
-)  # struct xt_entry_match and xt_entry_target: size, name, revision
-_VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", -5: "RETURN"}
-_INVERSE_IN, _INVERSE_OUT, _INVERSE_FROM, _INVERSE_TO, _INVERSE_PROTOCOL = 1, 2, 8, 16, 64
-_INVERSE_TOS, _INVERSE_FRAGMENT = 4, 32
-_GOTO_V4, _FRAGMENT_V4 = 0x02, 0x01  # IPT_F_*
-_PROTOCOL_V6, _GOTO_V6 = 0x01, 0x04  # IP6T_F_*: a protocol is given
 _PROTOCOLS = {6: "tcp", 17: "udp"}
-_COUNTERS_SIZE = 16  # struct xt_counters, at the end of an entry's fixed part
 _ALL_PORTS = (0, 0xFFFF)
 _PROTOCOL_GIVEN = 0x02  # NF_NAT_RANGE_PROTO_SPECIFIED
 _ADDRESS_GIVEN = 0x01  # NF_NAT_RANGE_MAP_IPS
 
 
-class _Layout(NamedTuple):
-    """Where the fields of an entry are."""
-
-    width: int  # of an address
-    protocol: int
-    flags: int  # and the inverting flags behind it
-    offsets: int  # of target and next entry
-    size: int
-
-
-_LAYOUTS = {
-    socket.AF_INET: _Layout(4, 80, 82, 88, 112),
-    socket.AF_INET6: _Layout(16, 128, 131, 140, 168),
-}
-
-
 def read(family: socket.AddressFamily, table: str, found: legacytables.Entries) -> takeover.Table:
     """Read a table; its rules are in the order of its chains, without policies."""
-    layout = _LAYOUTS[family]
-    chains = _cut(layout, found)
+    chains = xtlayout.cut(family, found)
     names = {chain.start: chain.name for chain in chains}
     rules = [
         _read_entry(family, chain.name, found.data, at, names)
@@ -65,110 +34,44 @@ def read(family: socket.AddressFamily, table: str, found: legacytables.Entries) 
     return takeover.Table(table, own, tuple(rules))
 
 
-def without_counters(
-    family: socket.AddressFamily, found: legacytables.Entries
-) -> legacytables.Entries:
-    """The same with all counters at zero, to be compared."""
-    layout = _LAYOUTS[family]
-    data = bytearray(found.data)
-    for at, _, _ in _walk(layout, found.data):
-        end = at + layout.size
-        data[end - _COUNTERS_SIZE : end] = bytes(_COUNTERS_SIZE)
-    return legacytables.Entries(found.info, bytes(data))
-
-
-class _Chain(NamedTuple):
-    name: str
-    is_built_in: bool
-    start: int
-    entries: list[int]  # where its rules are; the last one, its policy, is none of them
-
-
-def _cut(layout: _Layout, found: legacytables.Entries) -> list[_Chain]:
-    _, hooks, *numbers = _INFO.unpack(found.info)
-    begins = {numbers[n]: name for n, name in enumerate(_HOOKS) if hooks & 1 << n}
-    chains: list[_Chain] = []
-    for at, target_at, next_at in _walk(layout, found.data):
-        size, name, _ = _MODULE.unpack_from(found.data, target_at)
-        if _text(name) == "ERROR":
-            # The head of a chain, or the end of all.
-            called = _text(found.data[target_at + _MODULE.size : target_at + size])
-            chains.append(_Chain(called, False, next_at, []))
-            continue
-        if at in begins:
-            chains.append(_Chain(begins[at], True, at, []))
-        chains[-1].entries.append(at)
-    for chain in chains:
-        del chain.entries[-1:]
-    return chains[:-1]
-
-
-def _walk(layout: _Layout, data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Where each entry is, its target, and the next entry."""
-    at = 0
-    while at + layout.size <= len(data):
-        target, following = struct.unpack_from("=HH", data, at + layout.offsets)
-        if following < layout.size:
-            return
-        yield at, at + target, at + following
-        at += following
-
-
 def _read_entry(
     family: socket.AddressFamily, chain: str, data: bytes, at: int, names: dict[int, str]
 ) -> takeover.Rule:
-    layout = _LAYOUTS[family]
-    target_at, end = (
-        at + offset for offset in struct.unpack_from("=HH", data, at + layout.offsets)
-    )
-    words = list(_read_head(family, data[at : at + layout.size]))
+    words = list(_read_head(family, xtlayout.read_head(family, data, at)))
     comment = ""
-    position = at + layout.size
-    while position + _MODULE.size <= target_at:
-        size, name, revision = _MODULE.unpack_from(data, position)
-        if size < _MODULE.size:
-            break
-        content = data[position + _MODULE.size : position + size]
-        if _text(name) == "comment":
-            comment = _text(content)
+    for part in xtlayout.read_matches(family, data, at):
+        if part.name == "comment":
+            comment = xtlayout.text(part.data)
         else:
-            words += read_match(_text(name), revision, content)
-        position += size
-    size, name, revision = _MODULE.unpack_from(data, target_at)
-    content = data[target_at + _MODULE.size : min(target_at + size, end)]
-    if not name.rstrip(b"\0"):
-        (verdict,) = struct.unpack_from("=i", content)
-        target = _VERDICTS.get(verdict) or names.get(verdict, takeover.UNKNOWN)
+            words += read_match(*part)
+    part = xtlayout.read_target(family, data, at)
+    if part.name:
+        target = read_target(family, *part)
+    else:
         # A jump to the next entry does nothing.
-        return takeover.make_rule(chain, words, target, comment)
-    target = read_target(family, _text(name), revision, content)
+        target = xtlayout.name_verdict(part, names) or takeover.UNKNOWN
     return takeover.make_rule(chain, words, target, comment)
 
 
-def _read_head(family: socket.AddressFamily, head: bytes) -> Iterator[str]:
+def _read_head(family: socket.AddressFamily, head: xtlayout.Head) -> Iterator[str]:
     """The words of what every entry has: addresses, interfaces, protocol."""
-    layout = _LAYOUTS[family]
-    width = layout.width
-    source, destination, source_mask, destination_mask = (
-        head[number * width : (number + 1) * width] for number in range(4)
-    )
-    at = 4 * width
-    interface, outgoing, mask, outgoing_mask = (
-        head[at + 16 * number : at + 16 * (number + 1)] for number in range(4)
-    )
-    (protocol,) = struct.unpack_from("=H", head, layout.protocol)
-    flags, inverse = head[layout.flags], head[layout.flags + 1]
-    yield from write_address("-s", source, source_mask, is_not=bool(inverse & _INVERSE_FROM))
-    yield from write_address(
-        "-d", destination, destination_mask, is_not=bool(inverse & _INVERSE_TO)
-    )
-    yield from _write_interface("-i", interface, mask, is_not=bool(inverse & _INVERSE_IN))
-    yield from _write_interface("-o", outgoing, outgoing_mask, is_not=bool(inverse & _INVERSE_OUT))
-    if protocol:
-        yield write_protocol(protocol, is_not=bool(inverse & _INVERSE_PROTOCOL))
-    known = _GOTO_V4 if family == socket.AF_INET else _GOTO_V6 | _PROTOCOL_V6
-    if flags & ~known or inverse & (_INVERSE_TOS | _INVERSE_FRAGMENT):
-        yield f"{takeover.UNKNOWN} flags {flags} {inverse}"
+    inverse = head.inverse
+    for option, (value, mask), bit in (
+        ("-s", head.source, xtlayout.NOT_SOURCE),
+        ("-d", head.destination, xtlayout.NOT_DESTINATION),
+    ):
+        yield from write_address(option, value, mask, is_not=bool(inverse & bit))
+    for option, (value, mask), bit in (
+        ("-i", head.incoming, xtlayout.NOT_IN),
+        ("-o", head.outgoing, xtlayout.NOT_OUT),
+    ):
+        yield from _write_interface(option, value, mask, is_not=bool(inverse & bit))
+    if head.protocol:
+        yield write_protocol(head.protocol, is_not=bool(inverse & xtlayout.NOT_PROTOCOL))
+    layout = xtlayout.LAYOUTS[family]
+    unknown = inverse & (xtlayout.NOT_TOS | xtlayout.NOT_FRAGMENT)
+    if head.flags & ~(layout.goto | layout.plain_flags) or unknown:
+        yield f"{takeover.UNKNOWN} flags {head.flags} {inverse}"
 
 
 def write_address(option: str, value: bytes, mask: bytes, *, is_not: bool) -> Iterator[str]:
@@ -185,7 +88,7 @@ def write_address(option: str, value: bytes, mask: bytes, *, is_not: bool) -> It
 def _write_interface(option: str, name: bytes, mask: bytes, *, is_not: bool) -> Iterator[str]:
     length = len(mask.rstrip(b"\0"))
     if length or is_not:
-        called = _text(name[:length])
+        called = xtlayout.text(name[:length])
         wild = "" if b"\0" in name[:length] or length == len(name) else "+"
         yield f"{'! ' if is_not else ''}{option} {called}{wild}"
 
@@ -287,7 +190,3 @@ def _write_range(name: str, flags: int, first: bytes, last: bytes, low: bytes, h
     if name == "SNAT" and flags == _ADDRESS_GIVEN and first == last:
         return f"SNAT --to-source {ipaddress.ip_address(first)}"
     return ""
-
-
-def _text(data: bytes) -> str:
-    return data.split(b"\0", 1)[0].decode(errors="backslashreplace")

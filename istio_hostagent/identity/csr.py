@@ -6,10 +6,10 @@ copies every extension it is given into the certificate.
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 
-def build_request(key: ec.EllipticCurvePrivateKey, spiffe_id: str) -> bytes:
+def build_request(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, spiffe_id: str) -> bytes:
     """Return a signing request (PKCS#10, PEM) for one URI name, with an empty subject.
 
     The name is critical, as RFC 5280 4.2.1.6 wants it beside an empty subject. Raises ValueError

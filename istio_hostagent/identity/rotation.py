@@ -11,10 +11,17 @@ from . import schedule
 
 # What only an operator can mend is tried again this seldom, and at once when a credential changes.
 REFUSED_PAUSE_S = 300.0
+# ... but after no more than this part of what is left of the certificate in hand: a CA that has
+# just started may refuse what it takes a moment later.
+REFUSED_PART = 0.5
 # Without a certificate nothing works: of more failures than this (about half a minute apart) none
 # makes the pause longer.
 COUNTED_WITHOUT = 5
 COUNTED = 8
+# A certificate that somebody else renews is looked at so often; one of a secret server after this
+# part of what is left of it, and not sooner than so.
+LOOK_AGAIN_S = 600.0
+ASK_AGAIN_PART, ASK_AGAIN_S = 0.1, 5.0
 REFUSED = "certificate-refused"
 MISSING = "credential-missing"
 
@@ -67,6 +74,10 @@ class Rotation(NamedTuple):
         """Whether a certificate is held that has not lapsed."""
         return self.held is not None and now < self.held.not_after
 
+    def call_time(self, now: float, longest_s: float) -> float:
+        """How many seconds the next conversation with the CA may take."""
+        return schedule.call_time(self.held.life if self.held else None, now, longest_s)
+
     def is_due(self, now: float) -> bool:
         """Whether it is time to ask."""
         # A clock that was put back: what was planned by it means nothing.
@@ -110,15 +121,47 @@ def looked(value: Rotation, held: Report | None) -> Rotation:
 
 
 def obtained(
-    value: Rotation, held: Report, now: float, *, jitter: float, ratio: float
+    value: Rotation,
+    held: Report,
+    now: float,
+    *,
+    jitter: float,
+    ratio: float,
+    again_s: float | None = None,
+    spread: float = schedule.SPREAD,
+    is_found: bool = False,
 ) -> Rotation:
-    """A certificate is on disk and held; `jitter` and `ratio` as in `schedule`."""
+    """A certificate is on disk and held; `jitter`, `ratio` and `spread` as in `schedule`.
+
+    `again_s`: somebody else renews it, so that it is never due, but looked at so often.
+    `is_found`: it was there at the start; if it is due, a whole fleet's may be.
+    """
     value = value._replace(is_asking=False, is_overtaken=False, has_looked=True)
     value = value._replace(held=held, failures=0, last_error=None, planned_at=now)
     value = value._replace(failing_since=None)
     if held.is_copied:
         return value._replace(next_at=now)
-    return value._replace(next_at=_next(value, now, jitter, ratio))
+    if again_s is not None:
+        return value._replace(next_at=max(now, min(now + again_s, held.not_after)))
+    if is_found and now < held.not_after:
+        next_at = schedule.after_start(held.life, now, jitter=jitter, ratio=ratio, spread=spread)
+    else:
+        next_at = schedule.next_attempt(
+            held.life, now, failures=0, jitter=jitter, ratio=ratio, spread=spread
+        )
+    return value._replace(next_at=next_at)
+
+
+def look_again(held: Report, now: float, *, is_told: bool) -> float:
+    """After how many seconds to see whether somebody else has renewed a certificate.
+
+    `is_told`: changes are noticed, and this is for those that are not: a link may lead to where
+    none is told. A secret server tells nothing to who is not connected; what it gives out is
+    renewed with a half or a third of the life left, so a part of what is left is soon enough.
+    """
+    if is_told:
+        return LOOK_AGAIN_S
+    return min(LOOK_AGAIN_S, max((held.not_after - now) * ASK_AGAIN_PART, ASK_AGAIN_S))
 
 
 def failed(
@@ -127,7 +170,6 @@ def failed(
     now: float,
     *,
     jitter: float,
-    ratio: float,
     held: Report | None = None,
 ) -> Rotation:
     """An attempt gave no certificate; `held`: what the worker found on disk beside that."""
@@ -135,17 +177,19 @@ def failed(
     value = value._replace(failures=min(value.failures + 1, COUNTED), held=held or value.held)
     if value.failing_since is None:
         value = value._replace(failing_since=now)
-    next_at = _next(value, now, jitter, ratio)
+    next_at = _next(value, now, jitter)
     if last_error.code in (REFUSED, MISSING):
-        next_at = max(next_at, now + REFUSED_PAUSE_S)
+        pause = REFUSED_PAUSE_S
         if value.held is not None and value.is_held(now):
-            next_at = min(next_at, max(now + 1.0, value.held.not_after))
+            left = value.held.not_after - now
+            pause = min(pause, max(left * REFUSED_PART, schedule.SHORTEST_PAUSE_S))
+        next_at = max(next_at, now + schedule.spread_out(pause, jitter))
     if value.is_overtaken:
         next_at = now  # the worker may have read the token before it changed
     return value._replace(next_at=next_at, is_overtaken=False)
 
 
-def _next(value: Rotation, now: float, jitter: float, ratio: float) -> float:
+def _next(value: Rotation, now: float, jitter: float) -> float:
     counted = value.failures if value.is_held(now) else min(value.failures, COUNTED_WITHOUT)
     life = value.held.life if value.held is not None else None
-    return schedule.next_attempt(life, now, failures=counted, jitter=jitter, ratio=ratio)
+    return schedule.next_attempt(life, now, failures=counted, jitter=jitter)

@@ -7,9 +7,11 @@ operator has to. No sentence holds the token or its signature.
 
 import base64
 import binascii
+import contextlib
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -28,6 +30,8 @@ _NOTHING = frozenset(
 )
 # Where what makes tokens puts them in its JSON: TokenRequest of Kubernetes, OAuth, vaults.
 _IN_JSON = (("status", "token"), ("token",), ("access_token",), ("data", "token"), ("id_token",))
+# And the end of its life: Kubernetes (RFC 3339), Azure (unix seconds).
+_ENDS = ("expirationTimestamp", "expires_on", "expires_at", "expiry")
 _ASK_AGAIN = "ask for one again: kubectl create token ACCOUNT --audience istio-ca"
 
 
@@ -80,17 +84,76 @@ def _find_in_text(text: str, path: str) -> str:
 
 def _find_in_json(text: str, path: str) -> str:
     try:
+        keys, _, _ = _search_json(text)
+    except ValueError as error:
+        return f"{error}; {_ASK_AGAIN}"
+    place = "".join(f".{key}" for key in keys)
+    return _mend("is JSON with the token in it", _rewrite(f"jq -r {place} {path}", path))
+
+
+def _search_json(text: str) -> tuple[tuple[str, ...], str, float | None]:
+    """Return where a token is, the token, and its end in unix seconds; raises ValueError."""
+    try:
         found = json.loads(text)
-    except (ValueError, RecursionError):
-        return "is no token, but something like JSON that is not whole"
+    except (ValueError, RecursionError) as error:
+        raise ValueError("is no token, but something like JSON that is not whole") from error
     for keys in _IN_JSON:
-        value = found
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
+        value = _look_up(found, keys)
         if isinstance(value, str) and value:
-            place = "".join(f".{key}" for key in keys)
-            return _mend("is JSON with the token in it", _rewrite(f"jq -r {place} {path}", path))
-    return f"is JSON without a token in it; {_ASK_AGAIN}"
+            return keys, value, _find_end_beside(found, keys)
+    raise ValueError("is JSON without a token in it")
+
+
+def _look_up(found: object, keys: Sequence[str]) -> object:
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _find_end_beside(found: object, keys: Sequence[str]) -> float | None:
+    for name in _ENDS:
+        value = _look_up(found, (*keys[:-1], name))
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(value, str) and value.isascii() and value.isdigit():
+            return float(value[:12])
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                moment = datetime.fromisoformat(value)
+                return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return None
+
+
+def extract(printed: bytes) -> tuple[str, float | None]:
+    """Return the token that a program has printed, alone or in JSON, and the end in that JSON.
+
+    The end is in unix seconds, None where none is said. Raises ValueError.
+
+    The reason continues a sentence that begins with the name of the token, and quotes nothing.
+    """
+    try:
+        text = printed.decode("ascii").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError("is no token, but bytes that are no text") from error
+    until = None
+    if text[:1] in ("{", "["):
+        _, text, until = _search_json(text)
+    if not text:
+        raise ValueError("is empty")
+    if text.lower() in _NOTHING:
+        raise ValueError("is a word that means that there is none")
+    if not text.isprintable() or " " in text:
+        raise ValueError("is no token, but other text")
+    return text, until
+
+
+def find_end(token: str) -> float | None:
+    """Until when a token says that it is good, unix seconds; None where it does not say."""
+    try:
+        expires = parse_claims(token).expires
+    except ValueError:
+        return None
+    return expires.timestamp() if expires is not None else None
 
 
 def _is_encoded(text: str) -> bool:

@@ -126,7 +126,8 @@ def _check_path(
     if not signers:
         raise CertificateUntrusted(
             f"leads to {_name(chain[-1].issuer)}, which is no root that we trust",
-            hint="if the mesh has a new root, put it beside the old one into the root file",
+            hint="if the mesh has a new root, put it beside the old one into the root file; if"
+            " that is the name of an intermediate, the CA has left it out",
         )
     faults = []
     for root in signers:

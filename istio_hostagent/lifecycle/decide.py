@@ -21,13 +21,22 @@ def advance(life: Life, now_is: Situation, now: Now) -> tuple[Life, Step | None]
     return life, steps.next_step(life, now_is, now)
 
 
-def leave(life: Life, now: Now) -> Life:
-    """Told to stop: everything goes out, except what the service manager ends itself."""
+def leave(life: Life, now: Now, *, is_for_good: bool = False) -> Life:
+    """Told to stop: everything goes out, except what the service manager ends itself.
+
+    `is_for_good`: this is no restart; then the rules are out before the proxy ends.
+    """
     # What the disk refused before says nothing of what it takes now: without that the marks stay.
     disk = life.disk._replace(last_error="")
     phase = next_phase(life.phase, Turn.LEAVE)
     until_at = now.monotonic + lives.LEAVE_TIME_S
-    return life._replace(phase=phase, disk=disk, rollout=lives.Rollout(), leave_until_at=until_at)
+    return life._replace(
+        phase=phase,
+        disk=disk,
+        rollout=lives.Rollout(),
+        leave_until_at=until_at,
+        is_for_good=is_for_good,
+    )
 
 
 def performed(life: Life, step: Step, now_is: Situation, now: Now, *, error: str = "") -> Life:

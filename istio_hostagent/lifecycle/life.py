@@ -130,6 +130,7 @@ class Life(NamedTuple):
     may_have_rules: bool = False  # the kernel may have rules of ours
     has_released: bool = False  # directories of earlier OUTPUT_CERTS are given back
     leave_tries: int = 0
+    is_for_good: bool = False  # it leaves because somebody stops it
     leave_until_at: float = 0.0
 
     @property
@@ -235,6 +236,8 @@ def may_attempt(life: Life, situation: Situation, now: Now) -> bool:
     is_clean = not life.may_have_rules and not life.disk.is_attempting
     is_free = situation.child.state in (children.State.IDLE, children.State.BACKOFF)
     is_due = now.monotonic >= max(life.attempt.retry_at, life.disk.retry_at)
+    other = situation.predecessor
+    is_free = is_free and not (other.has_failed or other.is_changing)
     is_ready = is_clean and is_free and is_due
     return is_ready and life.is_told and situation.is_complete(now)
 

@@ -31,6 +31,7 @@ class Rules(enum.Enum):
     UNTESTED = "read back, not testable by packets"  # the kernel shows nobody where they go
     PARTLY = "proven in part"  # shown by packets where the host could send them
     PROVEN = "proven"
+    NEEDLESS = "none"  # there is nothing to redirect, and no rule of ours
 
 
 class Pending(enum.Enum):
@@ -49,6 +50,7 @@ class Proof(enum.Enum):
     PARTLY = enum.auto()  # nothing broken, something shown, something could not be tested
     NOTHING = enum.auto()  # nothing could be tested
     IMPOSSIBLE = enum.auto()  # the kernel shows nobody where packets go
+    NEEDLESS = enum.auto()  # applications speak to the proxy by themselves: no packet was sent
 
 
 class Redirection(NamedTuple):
@@ -63,7 +65,9 @@ class Redirection(NamedTuple):
     is_proving: bool = False  # packets are under way
     is_overtaken: bool = False  # the rules changed while packets were under way
     is_stale: bool = False  # something else changed since the packets were sent
-    is_guard_out: bool = False  # all is in but the guard, to which no captured packet gets
+    # All is in but what changes nothing of what packets have shown: the guard, to which no
+    # captured packet gets, or rules for units that are left alone.
+    is_partly_out: bool = False
     is_disproved: bool = False
     failures: int = 0
     apply_at: float = 0.0
@@ -74,8 +78,11 @@ class Redirection(NamedTuple):
 
     @property
     def is_shown(self) -> bool:
-        """Whether packets have shown what they can on this host, and nothing else."""
-        return self.rules in (Rules.UNTESTED, Rules.PARTLY, Rules.PROVEN)
+        """Whether packets have shown what they can on this host, and nothing else.
+
+        Where nothing is redirected there is nothing to show.
+        """
+        return self.rules in _SHOWN.values()
 
     @property
     def is_known(self) -> bool:
@@ -104,7 +111,7 @@ class Redirection(NamedTuple):
     @property
     def is_incomplete(self) -> bool:
         """Whether something of the rules is to be put in."""
-        return self.rules is Rules.OUT or self.is_guard_out
+        return self.rules is Rules.OUT or self.is_partly_out
 
     def is_apply_due(self, now: float) -> bool:
         """Whether the rules may be changed now."""
@@ -123,11 +130,22 @@ def desire(value: Redirection, desired: Hashable) -> Redirection:
     return retry(value)._replace(
         desired=desired,
         rules=Rules.OUT,
-        is_guard_out=False,
+        is_partly_out=False,
         is_pending_overtaken=value.pending is not Pending.NOTHING,
         is_overtaken=value.is_proving,
         is_stale=False,
         last_error="",
+    )
+
+
+def amended(value: Redirection) -> Redirection:
+    """Other units that are left alone run than before: what packets have shown stands.
+
+    So does a look that is under way: it is about what is in.
+    """
+    return value._replace(
+        is_partly_out=value.rules is not Rules.OUT,
+        is_pending_overtaken=value.is_pending_overtaken or value.is_changing,
     )
 
 
@@ -157,18 +175,24 @@ def looked(value: Redirection) -> Redirection:
     return _answered(value)
 
 
-def applied(value: Redirection, *, has_changed: bool) -> Redirection:
+def applied(
+    value: Redirection, *, has_changed: bool, prove_at: float | None = None
+) -> Redirection:
     """The kernel has the rules that were asked for, read back; `has_changed`: it had not before.
 
-    If others are desired by now, these count as none.
+    If others are desired by now, these count as none. `prove_at`: nothing but rules for units has
+    changed, and packets are sent once more then.
     """
     is_overtaken, value = value.is_pending_overtaken, _answered(value)
     if is_overtaken:
         return value
-    if value.is_guard_out:
+    if value.is_partly_out:
         # What packets have shown, or are showing, still counts; they are sent once more, since
         # somebody may have changed more than the guard before it was put back.
-        return value._replace(is_guard_out=False, is_stale=True, prove_at=0.0)
+        value = value._replace(is_partly_out=False)
+        if prove_at is not None:
+            return doubted(value, prove_at)
+        return value._replace(is_stale=True, prove_at=0.0)
     return value._replace(
         rules=Rules.IN,
         is_overtaken=value.is_overtaken or (has_changed and value.is_proving),
@@ -179,16 +203,24 @@ def applied(value: Redirection, *, has_changed: bool) -> Redirection:
     )
 
 
-def apply_failed(value: Redirection, error: str, now: float) -> Redirection:
-    """The kernel could not be changed, or not be read, or has given no answer in time."""
+def apply_failed(
+    value: Redirection, error: str, now: float, *, is_as_before: bool = False
+) -> Redirection:
+    """The kernel could not be changed, or not be read, or has given no answer in time.
+
+    `is_as_before`: it has refused the change, and has what it had. Where that lacks nothing but
+    the guard or rules for units, what packets have shown stands.
+    """
     is_overtaken, value = value.is_pending_overtaken, _answered(value)
     if is_overtaken:
         return value
     failures = min(value.failures + 1, COUNTED)
     pause = min(FIRST_APPLY_PAUSE_S * 2**failures, LONGEST_PAUSE_S)
+    if is_as_before and value.is_partly_out:
+        return value._replace(failures=failures, apply_at=now + pause)
     return value._replace(
         rules=Rules.OUT,
-        is_guard_out=False,
+        is_partly_out=False,
         failures=failures,
         apply_at=now + pause,
         last_error=error,
@@ -204,14 +236,14 @@ def proof_ended(value: Redirection, proof: Proof, now: float, shut: str = "") ->
     """Packets have shown what they could, and no rule of ours was broken.
 
     `shut`: the firewall of this host drops what is captured; it may be told to let it in without
-    a word to us, so packets are sent again now and then.
+    a word to us, so packets are sent again now and then. Of NOTHING it says why, if that is known.
     """
     value = value._replace(is_proving=False)
     if value.is_overtaken or value.rules is Rules.OUT:
         return value._replace(is_overtaken=False)  # about rules that are not there any more
     if proof is Proof.NOTHING:
         # Looked at again when the host's addresses, links or routes change, and by the clock.
-        error = "no rule could be tested: the host has no route"
+        error = shut or "no rule could be tested: the host has no route"
         prove_at = now + LONGEST_PAUSE_S
         return value._replace(rules=Rules.IN, prove_at=prove_at, last_error=error)
     rules = _SHOWN[proof]
@@ -223,6 +255,7 @@ _SHOWN = {
     Proof.PROVEN: Rules.PROVEN,
     Proof.PARTLY: Rules.PARTLY,
     Proof.IMPOSSIBLE: Rules.UNTESTED,
+    Proof.NEEDLESS: Rules.NEEDLESS,
 }
 
 
@@ -258,9 +291,9 @@ def drifted(value: Redirection, now: float, *, is_of_guard: bool = False) -> Red
         apply_at=now + pause,
     )
     if is_of_guard and value.rules is not Rules.OUT:
-        return value._replace(is_guard_out=True)
+        return value._replace(is_partly_out=True)
     return value._replace(
-        rules=Rules.OUT, is_guard_out=False, is_overtaken=value.is_proving, is_stale=False
+        rules=Rules.OUT, is_partly_out=False, is_overtaken=value.is_proving, is_stale=False
     )
 
 
@@ -278,7 +311,7 @@ def withdrawn(value: Redirection) -> Redirection:
     """Everything of ours is out of the kernel; what was wrong with it is still to be said."""
     return retry(_answered(value))._replace(
         rules=Rules.OUT,
-        is_guard_out=False,
+        is_partly_out=False,
         is_removed=True,
         is_overtaken=value.is_proving,
         is_stale=False,

@@ -7,7 +7,7 @@ file and line or the process that is to blame (design invariant 9).
 from typing import NamedTuple
 
 from ..supervise import validation
-from . import redirection
+from . import predecessor, redirection
 from .life import Life
 from .phase import Phase
 from .situation import Now, Situation
@@ -24,6 +24,7 @@ class Texts(NamedTuple):
     held_until: str = ""
     proxy_name: str = ""
     control_plane_away_since: str = ""
+    control_plane_reason: str = ""
     remark: str = ""  # of a host in the mesh: what an operator should know
 
 
@@ -49,6 +50,8 @@ def describe(life: Life, now_is: Situation, now: Now, texts: Texts) -> Report:
             summary += "; some rules could not be tested on this host yet (see verify)"
         elif now_is.redirection.rules is redirection.Rules.UNTESTED:
             summary += "; the rules were read back and cannot be tested by packets here"
+        elif now_is.redirection.rules is redirection.Rules.NEEDLESS:
+            summary += "; nothing is redirected, applications speak to the proxy by themselves"
         if texts.remark:
             summary += f"; {texts.remark}"
         summary += _control_plane(texts, ", the proxy goes on with its last configuration")
@@ -62,10 +65,10 @@ def describe(life: Life, now_is: Situation, now: Now, texts: Texts) -> Report:
 def _control_plane(texts: Texts, consequence: str = "") -> str:
     if not texts.control_plane_away_since:
         return ""
-    return (
-        f"; no connection to the control plane since {texts.control_plane_away_since}"
-        f"{consequence}: look for xds-grpc in the log, and at istiod and the way to it"
-    )
+    text = f"; no connection to the control plane since {texts.control_plane_away_since}"
+    if texts.control_plane_reason:
+        return f"{text}{consequence}: {texts.control_plane_reason}"
+    return f"{text}{consequence}: look for xds-grpc in the log, and at istiod and the way to it"
 
 
 def _progress(life: Life, now_is: Situation, now: Now, texts: Texts) -> str:
@@ -76,8 +79,18 @@ def _progress(life: Life, now_is: Situation, now: Now, texts: Texts) -> str:
         return f"waiting for the {'' if life.is_joined else 'first '}certificate"
     if now_is.validation.check is not validation.Check.GOOD:
         return "checking the proxy's bootstrap"
+    if now_is.predecessor.is_changing or now_is.predecessor.state is predecessor.State.HELD:
+        return "taking over from another agent; new connections wait meanwhile"
     if not now_is.redirection.is_shown:
         return f"rules {now_is.redirection.rules.value}, not proven yet"
+    if now_is.must_show and now_is.is_serving and not now_is.serving.has_shown:
+        return f"waiting for {texts.proxy_name} to show the certificate that is held"
+    if now_is.is_serving and not now_is.is_answering:
+        return "waiting for the resolver to answer queries for names"
+    if now_is.child.is_handing_over:
+        return f"the next {texts.proxy_name} takes over from the one that serves"
+    if now_is.is_outdated and now_is.child.is_blocked:
+        return "waiting until the connections of the proxy before are drained"
     if life.phase is Phase.OUT:
         return "the rules of an earlier attempt are taken out first"
     return f"waiting for {texts.proxy_name} to become ready"

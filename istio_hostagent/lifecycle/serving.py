@@ -45,6 +45,7 @@ class Serving(NamedTuple):
 
     subject: Subject | None = None  # None: no proxy runs, or nothing is held
     shown: Shown = Shown.UNKNOWN
+    has_shown: bool = False  # the proxy of `subject` has shown what was held then
     is_asking: bool = False
     ask_at: float | None = None
     asked_at: float | None = None  # the last time
@@ -73,7 +74,7 @@ def look(value: Serving, subject: Subject | None, now: float) -> Serving:
     if subject == value.subject:
         return value
     if subject is None:
-        return value._replace(subject=None, ask_at=None, mend_at=None)
+        return value._replace(subject=None, has_shown=False, unknown=0, ask_at=None, mend_at=None)
     before = value.subject
     was_ready = before is not None and before.start == subject.start and before.is_ready
     pause = READY_PAUSE_S if subject.is_ready and not was_ready else CHANGED_PAUSE_S
@@ -81,7 +82,11 @@ def look(value: Serving, subject: Subject | None, now: float) -> Serving:
         pause = MENDED_PAUSE_S
     # One that has shown another stays suspected until it has been asked.
     shown = Shown.OTHER if value.shown is Shown.OTHER else Shown.UNKNOWN
-    value = value._replace(subject=subject, shown=shown, unknown=0, mend_at=None)
+    is_same = before is not None and before.start == subject.start
+    has_shown = is_same and value.has_shown
+    value = value._replace(
+        subject=subject, shown=shown, has_shown=has_shown, unknown=0, mend_at=None
+    )
     return value._replace(ask_at=now + pause)
 
 
@@ -126,7 +131,9 @@ def answered(
         return value  # it is asked again
     # Beside the one that is held an earlier one may belong to connections that are being drained.
     if about.serial in serials:
-        return value._replace(shown=Shown.HELD, tries=0, mend_at=None, last_error="")
+        return value._replace(
+            shown=Shown.HELD, has_shown=True, tries=0, mend_at=None, last_error=""
+        )
     shows = f"certificate {', '.join(serials)}" if serials else "no certificate"
     error = f"shows {shows} instead of {about.serial}, which is held"
     value = value._replace(shown=Shown.OTHER, last_error=error)
@@ -144,6 +151,11 @@ def put_off(value: Serving, now: float) -> Serving:
     It is not replaced for this: the next one may find its files as little.
     """
     return value._replace(mend_at=now + PUT_OFF_S)
+
+
+def left_alone(value: Serving, now: float) -> Serving:
+    """Nobody can make it load anything: whether it has by itself is asked for now and then."""
+    return value._replace(mend_at=None, ask_at=now + PUT_OFF_S)
 
 
 def mended(value: Serving, now: float) -> Serving:

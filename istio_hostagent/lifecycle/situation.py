@@ -9,6 +9,7 @@ from ..identity import rotation as rotations
 from ..supervise import child as children
 from ..supervise import validation as validations
 from . import holding as holdings
+from . import predecessor as predecessors
 from . import redirection as redirections
 from . import serving as servings
 
@@ -25,13 +26,22 @@ class Situation(NamedTuple):
 
     redirection: redirections.Redirection = redirections.Redirection()
     holding: holdings.Holding = holdings.Holding()
+    predecessor: predecessors.Predecessor = predecessors.Predecessor()
     rotation: rotations.Rotation = rotations.Rotation()
     child: children.Child = children.Child()
     serving: servings.Serving = servings.Serving()
     validation: validations.Validation = validations.Validation()  # of the proxy that is desired
     has_program: bool = False
     is_outdated: bool = False  # what runs is not the proxy, or not the bootstrap, that is desired
+    is_upgrade: bool = False  # ... or only another file at the path of its program
+    is_elsewhere: bool = False  # what runs does not listen where the rules lead
+    # what is to come into force needs another proxy, which could only be started as the third one
+    must_wait: bool = False
     is_new_build: bool = False  # with the configuration that has worked another one would run
+    # nothing but what the proxy shows tells that this host is in the mesh: nothing is redirected
+    must_show: bool = False
+    is_answering: bool = True  # queries for names are answered, where they are captured
+    answer_error: str = ""  # why they are not, once that is more than a matter of time
     is_owner: bool = False  # the rules end with a socket that the service manager keeps
 
     def is_complete(self, now: Now) -> bool:
@@ -40,13 +50,31 @@ class Situation(NamedTuple):
 
     @property
     def is_serving(self) -> bool:
-        """Whether the proxy that is desired is ready."""
-        return self.child.state is children.State.READY and not self.is_outdated
+        """Whether the proxy that is desired is ready, by whatever file it was started."""
+        is_ready = self.child.state is children.State.READY
+        if self.is_upgrade:
+            return is_ready or self.child.is_handing_over
+        return is_ready and not self.is_outdated
 
     def is_whole(self, now: Now) -> bool:
         """Whether the host does all that being in the mesh promises (design 3.5)."""
         has_certificate = self.rotation.is_held(now.wall)
-        return has_certificate and self.redirection.is_open and self.is_serving
+        is_serving = self.is_serving and (self.serving.has_shown or not self.must_show)
+        is_serving = is_serving and self.is_answering
+        return has_certificate and self.redirection.is_open and is_serving
+
+    @property
+    def show_error(self) -> str:
+        """Why it is not known to show the certificate that is held, where that has to be known.
+
+        Empty while it may still be asked soon.
+        """
+        value = self.serving
+        if not (self.must_show and self.is_serving) or value.has_shown:
+            return ""
+        is_over = value.unknown >= servings.UNKNOWN_TRIES
+        is_over = is_over or (self.shows_other and value.tries > servings.RELOADS)
+        return f"the proxy {value.last_error}" if is_over else ""
 
     @property
     def shows_other(self) -> bool:
@@ -73,4 +101,5 @@ class Situation(NamedTuple):
             or self.proxy_error
             or self.rotation.last_error is not None
             or self.shows_other
+            or self.show_error
         )

@@ -9,7 +9,7 @@ import enum
 
 from ..supervise import child
 from . import life as lives
-from . import redirection
+from . import predecessor, redirection
 from .life import Life
 from .phase import Phase
 from .situation import Now, Situation
@@ -28,6 +28,10 @@ class Step(enum.Enum):
     OBTAIN = "obtain a certificate"
     MARK_ATTEMPT = "write down that rules may be in"
     HOLD = "keep the capture ports from everybody but the proxy"
+    PREPARE = "hold what the service of another agent has no port for"
+    TAKE_OVER = "stop the service of another agent, new connections held"
+    LET_IN = "let new connections in that were held"
+    GIVE_BACK = "start the service of another agent again"
     APPLY = "install the rules"
     PROVE = "prove the rules with packets"
     START = "start the proxy, in place of one that is outdated"
@@ -47,7 +51,7 @@ class Step(enum.Enum):
     REMOVE_GUARD = "remove the guard of early boot"
     UNMARK_JOINED = "remove the mark of a joined host"
     LET_GO = "hold no port any more that nothing is captured into"
-    RELEASE = "give the certificate directories of earlier settings back"
+    RELEASE = "give back what earlier settings had certificates written to"
 
 
 # What changes the state directory, or what the service manager keeps; a failure is tried again
@@ -105,13 +109,18 @@ def _step_prepare(life: Life, now_is: Situation, now: Now) -> Step | None:
 
 
 def _step_redirect(life: Life, now_is: Situation, now: Now) -> Step | None:
-    if now_is.holding.is_due(now.monotonic):
-        return Step.HOLD
+    other = now_is.predecessor
     rules = now_is.redirection
+    # While packets are under way sockets of ours are bound where what is captured arrives.
+    is_free = not other.has_ports
+    is_free = is_free and not (other.state is predecessor.State.HELD and rules.is_proving)
+    if now_is.holding.is_due(now.monotonic) and is_free:
+        return Step.HOLD
     # What somebody else would get is not captured. On a host that has joined what is in force
     # goes in all the same: without it everything would go around the proxy, while what a
     # stranger answers at a capture port is refused by the rules themselves.
-    may_apply = now_is.holding.is_held or life.phase in (Phase.JOINED, Phase.GOING_BACK)
+    is_kept = life.phase in (Phase.JOINED, Phase.GOING_BACK)
+    may_apply = now_is.holding.is_held or other.has_ports or is_kept
     if rules.is_incomplete and may_apply and rules.is_apply_due(now.monotonic):
         return Step.APPLY
     if rules.rules is redirection.Rules.OUT:
@@ -119,12 +128,34 @@ def _step_redirect(life: Life, now_is: Situation, now: Now) -> Step | None:
     return Step.PROVE if rules.is_proof_due(now.monotonic) else None
 
 
-def _step_start(now_is: Situation, now: Now) -> Step | None:
+def _may_replace(life: Life, now_is: Situation) -> bool:
+    """Not while connections of the proxy before are drained: there are never three."""
+    kid = now_is.child
+    # What has worked does not wait for those of what has not, nor what is captured for a proxy
+    # that has no port for it: both are ended.
+    is_running = kid.state in (child.State.STARTING, child.State.READY)
+    is_urgent = life.phase is Phase.GOING_BACK or now_is.is_elsewhere
+    return not kid.is_blocked or (is_urgent and is_running and not kid.is_handing_over)
+
+
+def _step_start(life: Life, now_is: Situation, now: Now) -> Step | None:
     """The proxy starts only behind rules that packets have shown."""
     is_wanted = now_is.child.state is child.State.IDLE or now_is.is_outdated
     is_proven = now_is.redirection.is_shown and now_is.redirection.is_known
-    is_ready = is_proven and now_is.is_complete(now)
-    return Step.START if is_wanted and is_ready else None
+    is_ready = is_proven and now_is.is_complete(now) and _may_replace(life, now_is)
+    other = now_is.predecessor
+    if now_is.child.state is child.State.READY and other.state is predecessor.State.HELD:
+        return Step.LET_IN if now.monotonic >= other.retry_at else None
+    if not (is_wanted and is_ready) or other.is_changing:
+        return None
+    if other.has_ports:
+        # While connections are held it is tried on; else until somebody asks it stays.
+        is_stuck = other.state is predecessor.State.STUCK
+        is_due = now.monotonic >= other.retry_at
+        return Step.TAKE_OVER if is_due and (is_stuck or not other.has_failed) else None
+    # Of what was taken over from, the ports are free now.
+    is_held = now_is.holding.is_held or other.state is predecessor.State.NONE
+    return Step.START if is_held else None
 
 
 def _step_serving(now_is: Situation, now: Now) -> Step | None:
@@ -139,7 +170,8 @@ def _step_serving(now_is: Situation, now: Now) -> Step | None:
         return None
     if serving.is_reload_due(now.monotonic):
         return Step.RELOAD_SERVED
-    return Step.REPLACE_PROXY if serving.is_replacing_due(now.monotonic) else None
+    is_due = serving.is_replacing_due(now.monotonic) and not now_is.child.is_blocked
+    return Step.REPLACE_PROXY if is_due else None
 
 
 def _step_withdraw(life: Life, now_is: Situation, now: Now) -> Step | None:
@@ -155,9 +187,18 @@ def _step_withdraw(life: Life, now_is: Situation, now: Now) -> Step | None:
 
 def _step_out(life: Life, now_is: Situation, now: Now) -> Step | None:
     is_running = now_is.child.state not in (child.State.IDLE, child.State.STOPPING)
+    if now_is.predecessor.is_changing:
+        return None
+    if life.may_have_rules and now_is.predecessor.is_owed:
+        # It serves behind our rules, before these go.
+        if is_running:
+            return Step.STOP_PROXY
+        return Step.GIVE_BACK if now_is.child.state is child.State.IDLE else None
     # Its rules come out first: a proxy that ends behind them would cut the host off.
     if step := _step_withdraw(life, now_is, now):
         return step
+    if now_is.predecessor.state is predecessor.State.BACK and not life.may_have_rules:
+        return Step.LET_IN if now.monotonic >= now_is.predecessor.retry_at else None
     if is_running and not life.may_have_rules:
         return Step.STOP_PROXY
     may_attempt = lives.may_attempt(life, now_is, now)
@@ -175,11 +216,19 @@ def _step_joining(life: Life, now_is: Situation, now: Now) -> Step | None:
     # attempt's mark and takes them out.
     if not life.disk.is_attempting:
         return Step.MARK_ATTEMPT if _is_disk_due(life, now) else None
+    # From the rules on, what comes in may find a port of ours where the other agent has none.
+    if now_is.predecessor.state is predecessor.State.RUNNING and not life.may_have_rules:
+        return None if now_is.predecessor.has_failed else Step.PREPARE
+    if now_is.predecessor.state is predecessor.State.PREPARING:
+        return None
     if step := _step_redirect(life, now_is, now):
         return step
-    if now_is.is_whole(now):
+    if now_is.predecessor.is_changing:
+        return None
+    is_let_in = now_is.predecessor.state is not predecessor.State.HELD
+    if now_is.is_whole(now) and is_let_in:
         return _step_commit(life, now_is, now)
-    step = _step_start(now_is, now) or _step_prepare(life, now_is, now)
+    step = _step_start(life, now_is, now) or _step_prepare(life, now_is, now)
     return step or _step_serving(now_is, now)
 
 
@@ -207,7 +256,7 @@ def _step_staying(life: Life, now_is: Situation, now: Now) -> Step | None:
     if life.in_force is not None:
         # Rules first, at every start too.
         step = _step_redirect(life, now_is, now) or _step_prepare(life, now_is, now)
-        step = step or _step_start(now_is, now) or _step_serving(now_is, now)
+        step = step or _step_start(life, now_is, now) or _step_serving(now_is, now)
         if step is not None:
             return step
     rollout = life.rollout
@@ -246,13 +295,13 @@ def _step_leaving(life: Life, now_is: Situation, now: Now) -> Step | None:
     pending, has_time = now_is.redirection.pending, now.monotonic < life.leave_until_at
     if pending is redirection.Pending.INSTALLING:
         return Step.ABANDON
-    if now_is.is_owner:
+    if now_is.is_owner and not (life.is_for_good and life.may_have_rules):
         return None
     if pending is redirection.Pending.REMOVING:
         return None if has_time else Step.ABANDON
     if life.may_have_rules and life.leave_tries < LEAVE_TRIES and has_time:
         return Step.WITHDRAW
-    if life.disk.last_error:
+    if now_is.is_owner or life.disk.last_error:
         return None  # the next start takes out what is still there
     if life.may_have_rules and not life.disk.is_attempting:
         return Step.MARK_ATTEMPT

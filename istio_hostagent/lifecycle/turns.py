@@ -13,9 +13,11 @@ from .situation import Now, Situation
 
 # So long a changed configuration has to work, and so long it waits for the one before to be whole.
 ROLLOUT_TIME_S = 30.0
+# What ended a moment ago may still have connections on its ports.
+HOLD_TRIES = 3
 NOT_READY = (
-    "the proxy was not ready in time (`journalctl -u istio-hostagent` has what it says, and what"
-    " the CA and the control plane say to it)"
+    "the proxy was not ready in time (`journalctl -u istio-hostagent -u 'istio-proxy*'` has what"
+    " it says, and what the CA and the control plane say to it)"
 )
 
 
@@ -38,7 +40,9 @@ def _turn_out(life: Life, now_is: Situation, now: Now) -> Life:
     if life.offer.is_empty:
         return life._replace(in_force=None, told=None, told_identity=None)
     life = _follow_files(life)
-    if lives.may_attempt(life, now_is, now) and now_is.holding.is_held:
+    # What is to be taken over from has the ports, and shares them or not.
+    is_held = now_is.holding.is_held or now_is.predecessor.has_ports
+    if lives.may_attempt(life, now_is, now) and is_held:
         disk = life.disk._replace(last_error="")  # it counts anew
         return life._replace(phase=next_phase(life.phase, Turn.ATTEMPT), disk=disk)
     return life
@@ -71,6 +75,13 @@ def _joining_error(life: Life, now_is: Situation, now: Now) -> str:
     """Why the attempt fails now; empty while it may still succeed."""
     if life.disk.last_error:
         return life.disk.last_error
+    other, holding = now_is.predecessor, now_is.holding
+    if other.has_failed:
+        return other.last_error
+    if other.is_changing:
+        return ""
+    if not holding.is_held and holding.failures > HOLD_TRIES:
+        return holding.last_error
     rules = now_is.redirection
     if now_is.is_whole(now):
         return ""
@@ -79,7 +90,7 @@ def _joining_error(life: Life, now_is: Situation, now: Now) -> str:
         return rules.last_error
     if now_is.child.is_late(now.monotonic) or not now_is.is_complete(now):
         return now_is.proxy_error or rules.last_error or NOT_READY
-    return ""
+    return now_is.show_error or now_is.answer_error
 
 
 def _turn_staying(life: Life, now_is: Situation, now: Now) -> Life:
@@ -130,6 +141,8 @@ def _may_begin(life: Life, now_is: Situation, now: Now) -> bool:
     """Not while what is in force is on its way: it may have to be come back to."""
     if life.phase is Phase.TRYING and life.rollout.has_way_back:
         return False  # the one before comes back first
+    if now_is.must_wait:
+        return False
     is_over = life.is_told and now.monotonic >= life.rollout.begin_at
     return is_over or _is_settled(life, now_is, now)
 
@@ -220,8 +233,8 @@ def _passing_error(life: Life, now_is: Situation) -> str:
     if life.rollout.is_identity_first:
         return certificate or "no certificate for it"
     rules = now_is.holding.last_error or now_is.redirection.last_error
-    shown = f"the proxy {now_is.serving.last_error}" if now_is.shows_other else ""
-    found = now_is.proxy_error or certificate or rules or shown
+    shown = f"the proxy {now_is.serving.last_error}" if now_is.shows_other else now_is.show_error
+    found = now_is.proxy_error or certificate or rules or shown or now_is.answer_error
     # What has worked and cannot be written down is not accepted: the disk is to blame.
     return found or life.disk.last_error or NOT_READY
 

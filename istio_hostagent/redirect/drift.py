@@ -7,7 +7,9 @@ addition. Counters and the owner of a table do not count.
 
 from collections.abc import Iterator, Sequence
 
-from . import expressions, model, nft, ranges
+from ..config import packed
+from ..config.packed import PackedRanges
+from . import deltas, expressions, model, nft, ranges
 
 _SHOWN = 3
 
@@ -23,7 +25,7 @@ def find_drift(desired: model.Ruleset, observed: model.Observed) -> tuple[model.
             found.append(model.Drift(place, "the table", ""))
         else:
             state = expressions.compile_table(table, present.owner)
-            found += compare_tables(state, present)
+            found += compare_tables(deltas.keep_sets(state, present), present)
     found += (model.Drift(f"table inet {name}", "", "the table") for name in there)
     for address in desired.loopback_addresses:
         if address not in observed.loopback_addresses:
@@ -48,6 +50,16 @@ def is_of_guard_alone(drifts: Sequence[model.Drift]) -> bool:
     """Whether these differences leave everything alone but the guard."""
     place = f"table inet {model.GUARD_TABLE}"
     return all(each.place == place or each.place.startswith(f"{place} ") for each in drifts)
+
+
+def is_equal(state: model.TableState, present: model.TableState) -> bool:
+    """Whether `compare_tables` would give no difference, and sets are cut alike; fast."""
+    return (
+        not present.is_dormant
+        and [each[:3] for each in state.sets] == [each[:3] for each in present.sets]
+        and state.timeouts == present.timeouts
+        and state.chains == present.chains
+    )
 
 
 def compare_tables(state: model.TableState, present: model.TableState) -> tuple[model.Drift, ...]:
@@ -77,16 +89,25 @@ def _compare_sets(
         elif one.kind != other.kind:
             yield model.Drift(where, f"type {one.kind}", f"type {other.kind}")
         elif one.ranges != other.ranges:
-            missing = ranges.subtract(one.ranges, ranges.merge(other.ranges))
-            surplus = ranges.subtract(ranges.merge(other.ranges), one.ranges)
+            missing, surplus = _compare_ranges(one.ranges, other.ranges)
             if missing:
-                yield model.Drift(where, _summary(one.kind, missing), "")
+                yield model.Drift(where, _summary(one, missing), "")
             if surplus:
-                yield model.Drift(where, "", _summary(one.kind, surplus))
+                yield model.Drift(where, "", _summary(one, surplus))
             if not missing and not surplus:
                 yield model.Drift(where, "merged ranges", "the same values, cut differently")
     for name in there:
         yield model.Drift(f"{place} set {name}", "", "the set")
+
+
+def _compare_ranges(
+    desired: PackedRanges, observed: PackedRanges
+) -> tuple[ranges.Ranges, ranges.Ranges]:
+    """Give what is in the one alone, and in the other; what both have alike is left out first."""
+    found = packed.differ(observed, desired, len(observed) + len(desired))
+    assert found is not None
+    only_there, only_here = map(ranges.merge, found)
+    return ranges.subtract(only_here, only_there), ranges.subtract(only_there, only_here)
 
 
 def _compare_timeouts(
@@ -103,8 +124,8 @@ def _compare_timeouts(
         yield model.Drift(f"{place} ct timeout {name}", "", nft.render_timeout(each))
 
 
-def _summary(kind: str, found: ranges.Ranges) -> str:
-    shown = ", ".join(nft.render_range(kind, *each) for each in found[:_SHOWN])
+def _summary(named_set: model.NamedSet, found: ranges.Ranges) -> str:
+    shown = ", ".join(nft.render_member(named_set, *each) for each in found[:_SHOWN])
     return f"{shown} and {len(found) - _SHOWN} more" if len(found) > _SHOWN else shown
 
 

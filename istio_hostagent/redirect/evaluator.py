@@ -1,25 +1,21 @@
 """What becomes of a packet by rules of ours: a model of what the kernel makes of them.
 
-It knows typed rules, and every field and action of `model` by a table; chains of all tables are
-met in the order in which the kernel calls them. Not here: what others' rules do, what a result
-means for people (`explanation`), routes: whose addresses and which interfaces are given.
+It knows typed rules, and every field (`packetfields`) and action of `model` by a table; chains of
+all tables are met in the order in which the kernel calls them. Not here: what others' rules do,
+what a result means for people (`explanation`), routes: whose addresses and which interfaces are
+given.
 tests/netns/test_evaluator.py holds this against the kernel.
 Sources: net/netfilter/{nf_tables_core,nft_meta,nft_ct,nf_nat_core,nf_conntrack_proto_tcp}.c.
 """
 
 import enum
 from collections.abc import Callable, Collection, Iterator, Sequence
-from ipaddress import ip_address
-from typing import NamedTuple
 
-from ..config import model as config
-from . import expressions, model, names, ranges
+from . import expressions, model, names, packetfields, ranges
 from .model import Action, Field, Operator
+from .packets import Address, End, Packet, Step, Tracking, Way, is_local
 
 PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = range(5)  # NF_INET_*
-SYN, ACK = 0x02, 0x10
-_FLAGS = 0x17  # FIN, SYN, RST, ACK
-UNICAST, LOCAL, BROADCAST, MULTICAST = 1, 2, 3, 5  # RTN_*
 # NF_IP_PRI_CONNTRACK: chains before it see no connection.
 _TRACKING_PRIORITY = -200
 # NF_IP_PRI_NAT_DST: all chains of type nat are called from here, in the order of their priorities.
@@ -28,102 +24,6 @@ _NAT_HOOKS = (PREROUTING, OUTPUT)
 _LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 _LOOPBACK_INTERFACE = "lo"
 _VERSIONS = {"ip": 4, "ip6": 6}
-_ICMP, _ICMP6 = 1, 58  # IPPROTO_*
-_IPS_DST_NAT, _INVALID = 0x20, 1  # of `ct status` and `ct state`
-
-Address = config.Address
-
-
-class Tracking(enum.Enum):
-    """What connection tracking makes of a packet."""
-
-    NEW = "new"  # it begins a connection, so that chains of type nat decide
-    ESTABLISHED = "established"  # what they decided of the connection's first packet stays so
-    INVALID = "invalid"  # it belongs to no connection and begins none
-
-
-class Packet(NamedTuple):
-    """A packet where it meets the first hook: sent by this host, or come in by `iif`.
-
-    `uid`, `gid`: of the socket that sends it (fsuid and fsgid), None: it belongs to no socket.
-    `oif`: by which interface the route of its destination leaves. `flags`: of TCP.
-    `asked_for`: the connection's destination before somebody else translated it.
-    `tracking`: None: what the kernel makes of it where it knows no connection of these addresses.
-    `mark`, `connection_mark`: its own, and that of its connection. `is_awaited`: a socket listens
-    where TPROXY leads it. `about_port`: of an ICMP error, the destination port of the packet that
-    it is about.
-    """
-
-    destination: str
-    port: int
-    source: str
-    source_port: int = 40000
-    protocol: int = names.TCP
-    flags: int = SYN
-    uid: int | None = None
-    gid: int | None = None
-    iif: str = ""
-    oif: str = ""
-    asked_for: tuple[str, int] | None = None
-    tracking: Tracking | None = None
-    zone: int = 0
-    mark: int = 0
-    connection_mark: int = 0
-    is_awaited: bool = True
-    about_port: int | None = None
-
-    @property
-    def address(self) -> Address:
-        """The destination."""
-        return ip_address(self.destination)
-
-    @property
-    def state(self) -> Tracking:
-        """What connection tracking makes of it.
-
-        Of TCP the first packet begins a connection, and so does one with an ACK alone (sysctl
-        nf_conntrack_tcp_loose); see tcp_conntracks.
-        """
-        if self.tracking is not None:
-            return self.tracking
-        is_valid = self.protocol != names.TCP or self.flags & _FLAGS in (SYN, ACK)
-        return Tracking.NEW if is_valid else Tracking.INVALID
-
-
-class Step(NamedTuple):
-    """A rule that the packet met all conditions of; its number in the chain counts from 1.
-
-    Number 0 without a rule: the end of the chain was reached, and no rule had decided.
-    """
-
-    table: str
-    chain: str
-    number: int
-    rule: model.Rule | None
-    hook: int
-
-
-class End(enum.Enum):
-    """How far a packet gets."""
-
-    PASSED = "passed"
-    REJECTED = "rejected"  # the sender is told
-    DROPPED = "dropped"
-
-
-class Way(NamedTuple):
-    """What became of a packet: how it looks after the last hook, and the rules on its way.
-
-    `decider`: what decided where it goes: the rule that captured, refused or returned it; None: no
-    chain that could was called. `captured_at`: the local port to which it was redirected, or whose
-    socket got it as it was (TPROXY), or 0.
-    """
-
-    packet: Packet
-    end: End
-    steps: tuple[Step, ...]
-    decider: Step | None
-    captured_at: int = 0
 
 
 def follow(
@@ -160,11 +60,6 @@ def enter_chain(
     return walk.result()._replace(decider=decider)
 
 
-def is_local(address: Address, own: Collection[Address]) -> bool:
-    """Whether a packet to this address stays on this host."""
-    return address.is_loopback or address in own
-
-
 def _hooks(walk: "_Walk") -> Iterator[int]:
     """The hooks in the order of the kernel; what the first make of it tells the next ones."""
     if not walk.packet.iif:
@@ -176,7 +71,9 @@ def _hooks(walk: "_Walk") -> Iterator[int]:
         if not is_here:
             return
         # It comes in by `lo`, where its socket is not looked up any more.
-        walk.packet = walk.packet._replace(iif=_LOOPBACK_INTERFACE, oif="", uid=None, gid=None)
+        walk.packet = walk.packet._replace(
+            iif=_LOOPBACK_INTERFACE, oif="", uid=None, gid=None, groups=()
+        )
     yield PREROUTING
     if is_local(walk.packet.address, walk.own):
         yield INPUT
@@ -289,12 +186,17 @@ class _Walk:
         # Without a socket the rule ends there (nft_tproxy_eval_v4()).
         if rule.verdict.action is Action.TPROXY and not self.packet.is_awaited:
             return False
-        if rule.verdict.action is Action.RESTORE_MARK and FIELDS[Field.CT_MARK](self) is None:
+        if (
+            rule.verdict.action is Action.RESTORE_MARK
+            and packetfields.FIELDS[Field.CT_MARK](self) is None
+        ):
             return False
         return all(map(self._holds, rule.matches))
 
     def _holds(self, match: model.Match) -> bool:
-        value = FIELDS[match.field](self)
+        value = packetfields.FIELDS[match.field](self)
+        if match.field is Field.CONTROL_GROUP:
+            value = self.packet.group_at(match.level)
         if value is None:
             return False  # the packet has no such field: whatever is asked, the rule ends here
         if match.prefix:
@@ -353,13 +255,13 @@ class _Walk:
 
     def save_mark(self, _verdict: model.Verdict) -> _Next:
         """SAVE_MARK: where there is a connection (nft_ct_set_eval())."""
-        if _has_entry(self):
+        if packetfields.has_entry(self):
             self.packet = self.packet._replace(connection_mark=self.packet.mark)
         return _Next.RULE
 
     def restore_mark(self, _verdict: model.Verdict) -> _Next:
         """RESTORE_MARK; the route that it may change is not looked up."""
-        mark = FIELDS[Field.CT_MARK](self)
+        mark = packetfields.FIELDS[Field.CT_MARK](self)
         self.packet = self.packet._replace(mark=int(mark or 0))
         return _Next.RULE
 
@@ -419,78 +321,6 @@ def _equals(value: int | str, wanted: int | str) -> bool:
     return value == wanted
 
 
-def _address(text: str, version: int) -> int | None:
-    found = ip_address(text)
-    return int(found) if found.version == version else None
-
-
-def _of(protocol: int, walk: _Walk, value: int | None) -> int | None:
-    return value if walk.packet.protocol == protocol else None
-
-
-def _address_type(walk: _Walk, text: str) -> int:
-    address = ip_address(text)
-    if is_local(address, walk.own):
-        return LOCAL
-    if address.is_multicast:
-        return MULTICAST
-    return BROADCAST if text == "255.255.255.255" else UNICAST
-
-
-def _has_entry(walk: _Walk) -> bool:
-    return walk.is_tracked and walk.packet.state is not Tracking.INVALID
-
-
-def _has_template(walk: _Walk) -> bool:
-    """Whether a zone was set before tracking: a blank entry carries it until then.
-
-    Not modelled: what else that says. It is used again for other packets, which leave traces.
-    """
-    return not walk.is_tracked and bool(walk.packet.zone)
-
-
-def _original(walk: _Walk) -> tuple[str, int]:
-    return walk.packet.asked_for or (walk.packet.destination, walk.packet.port)
-
-
-def _tracked(walk: _Walk, value: int | None) -> int | None:
-    return value if _has_entry(walk) else None
-
-
-# What a field is of a packet; None: it has none, and no rule that looks at it applies.
-FIELDS: dict[Field, Callable[[_Walk], int | str | None]] = {
-    Field.L4PROTO: lambda walk: walk.packet.protocol,
-    # Without an interface the name is empty (nft_meta_store_ifname()).
-    Field.IIFNAME: lambda walk: walk.packet.iif,
-    Field.OIFNAME: lambda walk: walk.packet.oif,
-    Field.SKUID: lambda walk: walk.packet.uid,
-    Field.SKGID: lambda walk: walk.packet.gid,
-    Field.IP_SADDR: lambda walk: _address(walk.packet.source, 4),
-    Field.IP6_SADDR: lambda walk: _address(walk.packet.source, 6),
-    Field.IP_DADDR: lambda walk: _address(walk.packet.destination, 4),
-    Field.IP6_DADDR: lambda walk: _address(walk.packet.destination, 6),
-    Field.SPORT: lambda walk: _of(names.TCP, walk, walk.packet.source_port),
-    Field.DPORT: lambda walk: _of(names.TCP, walk, walk.packet.port),
-    Field.UDP_SPORT: lambda walk: _of(names.UDP, walk, walk.packet.source_port),
-    Field.UDP_DPORT: lambda walk: _of(names.UDP, walk, walk.packet.port),
-    Field.TCP_FLAGS: lambda walk: _of(names.TCP, walk, walk.packet.flags & _FLAGS),
-    Field.ICMP_DPORT: lambda walk: _of(_ICMP, walk, walk.packet.about_port),
-    Field.ICMP6_DPORT: lambda walk: _of(_ICMP6, walk, walk.packet.about_port),
-    Field.FIB_DADDR_TYPE: lambda walk: _address_type(walk, walk.packet.destination),
-    Field.FIB_SADDR_TYPE: lambda walk: _address_type(walk, walk.packet.source),
-    Field.MARK: lambda walk: walk.packet.mark,
-    Field.CT_MARK: lambda walk: _tracked(walk, walk.packet.connection_mark),
-    Field.CT_STATUS_DNAT: lambda walk: _tracked(
-        walk, _IPS_DST_NAT if walk.packet.asked_for else 0
-    ),
-    # What is not tracked yet counts as invalid (nft_ct_get_eval()).
-    Field.CT_STATE_INVALID: lambda walk: (
-        0 if _has_entry(walk) or _has_template(walk) else _INVALID
-    ),
-    Field.ORIGINAL_IP_DADDR: lambda walk: _tracked(walk, _address(_original(walk)[0], 4)),
-    Field.ORIGINAL_IP6_DADDR: lambda walk: _tracked(walk, _address(_original(walk)[0], 6)),
-    Field.ORIGINAL_DPORT: lambda walk: _tracked(walk, _of(names.TCP, walk, _original(walk)[1])),
-}
 # What a verdict does, and what comes behind it.
 ACTIONS: dict[Action, Callable[[_Walk, model.Verdict], _Next]] = {
     Action.RETURN: _Walk.leave,

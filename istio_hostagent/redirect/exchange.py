@@ -18,7 +18,7 @@ def to_json(observed: model.Observed) -> dict[str, Any]:
             {
                 "name": table.name,
                 "sets": [
-                    [each.name, each.kind, each.ranges.width, each.ranges.data.hex()]
+                    [each.name, each.kind, each.ranges.width, each.ranges.data.hex(), each.room]
                     for each in table.sets
                 ],
                 "chains": [_chain_to_json(chain) for chain in table.chains],
@@ -73,8 +73,8 @@ def _table(found: dict[str, Any]) -> model.TableState:
     return model.TableState(
         _text(found["name"]),
         tuple(
-            model.NamedSet(_text(name), _text(kind), _ranges(width, digits))
-            for name, kind, width, digits in found["sets"]
+            model.NamedSet(_text(name), _text(kind), _ranges(width, digits), *map(_number, room))
+            for name, kind, width, digits, *room in found["sets"]
         ),
         tuple(_chain(each) for each in found["chains"]),
         model.Owner(found["owner"]),

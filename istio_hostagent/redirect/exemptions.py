@@ -106,7 +106,8 @@ def _build_family(
         stays = ((int(local.network_address), int(local.broadcast_address)),)
         loopback = ranges.subtract(loopback, stays)
     include = _merge_networks(redirection.outbound, version)
-    hashed, intervals = blocks.split(include)
+    written = redirection.outbound.of_version(version)
+    hashed, intervals = blocks.split(written, include)
     return Family(
         include=include,
         hashed=hashed,

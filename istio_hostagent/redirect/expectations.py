@@ -58,6 +58,7 @@ class Expectation(NamedTuple):
     `zone`: the tracking zone in which the answer to a datagram is looked for. `is_transparent`: it
     arrives without translation at the proxy, or is refused while none listens. By one of
     `guest_interfaces` it is outbound: it must arrive at `from_guest_at` instead of `captured_at`.
+    `untestable`: why packets that this process sends say nothing of it, or nothing.
     """
 
     text: str
@@ -77,6 +78,7 @@ class Expectation(NamedTuple):
     is_transparent: bool = False
     guest_interfaces: tuple[str, ...] = ()
     from_guest_at: int = 0
+    untestable: str = ""
 
     def excludes(self, interface: str) -> bool:
         """Whether what goes by this interface is left alone."""
@@ -108,7 +110,7 @@ class Arrival(NamedTuple):
     """What became of a frame, and of the same one that our rules leave alone.
 
     `dropper`: who drops the first of the two that was dropped, if that is known; `is_traced`: it
-    was looked for.
+    was looked for. `passages`: which rules let the second in, where the first was dropped alone.
     """
 
     captured: Fate
@@ -117,6 +119,7 @@ class Arrival(NamedTuple):
     interface: str
     dropper: firewall.Dropper | None = None
     is_traced: bool = True
+    passages: tuple[firewall.Passage, ...] = ()
 
 
 class Outcome(NamedTuple):
@@ -152,7 +155,8 @@ class Finding(NamedTuple):
     """An expectation and what came of it; the detail is a clause for people.
 
     `is_shut`: packets go where they must, and the host's firewall drops them there. `closed_by`:
-    what in the host's firewall drops them without capture, and not with it.
+    what in the host's firewall drops them without capture, and not with it. `passage`: where they
+    are shut, the rule by which they would be let in, if there is one.
     """
 
     expectation: Expectation
@@ -160,6 +164,7 @@ class Finding(NamedTuple):
     detail: str = ""
     is_shut: bool = False
     closed_by: str = ""
+    passage: firewall.Passage | None = None
 
     def __str__(self) -> str:
         """One line, for example `not testable: outbound 10.0.0.0/8 is captured: no route`."""
@@ -182,6 +187,8 @@ _REASONS = {
 
 def evaluate(expectation: Expectation, outcome: Outcome) -> Finding:
     """Say whether the expectation was met. Other people's address translation breaks nothing."""
+    if expectation.untestable:
+        return Finding(expectation, State.NOT_TESTABLE, expectation.untestable)
     if outcome.errno:
         reason = _REASONS.get(
             outcome.errno, errno.errorcode.get(outcome.errno, f"error {outcome.errno}")
@@ -286,11 +293,21 @@ def _evaluate_arrival(expectation: Expectation, outcome: Outcome) -> Finding:
         opened = f"{came} {by} drops it without capture"
         return Finding(expectation, State.MET, opened, closed_by=by)
     if not is_open:
-        return Finding(expectation, State.MET, f"{came} {by} drops it, captured or not")
+        # Whom a rule by source lets in may be kept out by capture: no frame of ours is from there.
+        text = f"{came} {by} drops it, captured or not (others may be let in)"
+        return Finding(expectation, State.NOT_TESTABLE, text)
     text = f"{came} {by} drops it at port {captured_at}, and not without capture"
+    passage = None
+    is_v6 = ":" in expectation.destination
+    command = firewall.mend(arrival.dropper, captured_at, is_v6=is_v6)
+    if arrival.dropper is None and arrival.is_traced:
+        text += f"; where that is iptables-legacy, let it in: {command}"
     if arrival.dropper is not None:
-        text += f"; let it in: {firewall.mend(arrival.dropper, captured_at)}"
-    return Finding(expectation, State.BROKEN, text, is_shut=True)
+        text += f"; let it in: {command}"
+        before = (each for each in arrival.passages if each.is_before(arrival.dropper))
+        # What is said again there would come behind the rule that drops.
+        passage = None if arrival.dropper.is_of_firewalld else next(before, None)
+    return Finding(expectation, State.BROKEN, text, is_shut=True, passage=passage)
 
 
 def closed_ports(findings: Iterable[Finding]) -> set[int]:

@@ -8,12 +8,13 @@ import enum
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+from ..config import directkeys, settings
 from ..config import model as config
-from ..config import settings
-from . import evaluator, model, names, policy, ranges
-from .evaluator import End, Packet, Step, Way
+from ..config.setting import Setting
+from . import evaluator, model, names, policy, ranges, units
+from .packets import End, Packet, Step, Way, is_local
 
-_Settings = tuple[settings.Setting[Any], ...]
+_Settings = tuple[Setting[Any], ...]
 
 
 class Verdict(enum.Enum):
@@ -113,16 +114,16 @@ def explain(
     keys = tuple(dict.fromkeys(row.key for row in rows))
     return Explanation(
         packet,
-        _judge(redirection, way),
+        _conclude(redirection, way),
         way,
         keys,
         detail,
-        evaluator.is_local(packet.address, own),
+        is_local(packet.address, own),
         without,
     )
 
 
-def _judge(redirection: config.Redirection, way: Way) -> Verdict:
+def _conclude(redirection: config.Redirection, way: Way) -> Verdict:
     if way.end is not End.PASSED:
         return Verdict.DROPPED if way.end is End.DROPPED else Verdict.REFUSED
     if not way.captured_at:
@@ -148,6 +149,8 @@ def _find_reason(
 ) -> tuple[_Settings, str]:
     case = _Case(redirection, facts, packet)
     step = way.decider
+    if redirection.is_none:
+        return (directkeys.REDIRECT,), "nothing is redirected here"
     if not redirection.is_managed:
         return (settings.CUSTOM_RULES,), "the rules of this host are the operator's own"
     if step is None:
@@ -195,6 +198,16 @@ def _root(case: _Case) -> tuple[_Settings, str]:
     return ((settings.RULES,) if is_old else (settings.EXEMPT_ROOT,)), ""
 
 
+def _unit(case: _Case) -> tuple[_Settings, str]:
+    groups = (each for each in case.facts.control_groups if each.number in case.packet.groups)
+    return (settings.EXCLUDE_UNITS,), next((each.unit for each in groups), "")
+
+
+def _other_unit(case: _Case) -> tuple[_Settings, str]:
+    groups = (each for each in case.facts.control_groups if each.number in case.packet.groups)
+    return (settings.INCLUDE_UNITS,), next((each.path for each in groups), "")
+
+
 def _everything(case: _Case) -> tuple[_Settings, str]:
     is_older = case.redirection.generation is config.Generation.V0_7
     return (settings.SERVICE_CIDR, *((settings.RULES,) if is_older else ())), ""
@@ -235,6 +248,9 @@ RULES: dict[str, _Settings | _Reason] = {
     "what the proxy sends is final": _proxy,
     "the proxy calls an own address of this host": _proxy,
     "root is left alone": _root,
+    "an excluded user": (settings.EXCLUDE_USERS,),
+    units.EXCLUDED: _unit,
+    units.OTHER: _other_unit,
     "belongs to no connection": (settings.DROP_INVALID, settings.INVALID_DROP),
     "to the resolver of the proxy": _resolver,
     "a resolver of this host asks its own servers": (settings.RESOLVER_USERS,),

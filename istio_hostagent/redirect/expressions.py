@@ -88,6 +88,7 @@ class Load(NamedTuple):
 _TYPE_OF_DADDR = Expr("fib", (("dreg", 1), ("result", 3), ("flags", 2)))
 _TYPE_OF_SADDR = Expr("fib", (("dreg", 1), ("result", 3), ("flags", 1)))
 _MARK = 3  # NFT_META_MARK, NFT_CT_MARK
+_CONTROL_GROUP = 3  # NFT_SOCKET_CGROUPV2, since Linux 5.13
 _STATUS = Expr("ct", (("dreg", 1), ("key", 2)))  # NFT_CT_STATUS
 _STATE = Expr("ct", (("dreg", 1), ("key", 0)))  # NFT_CT_STATE
 _INVALID = 1  # NF_CT_STATE_INVALID_BIT
@@ -98,6 +99,7 @@ LOADS = {
     Field.OIFNAME: Load((), (_meta(7),), 16, ""),
     Field.SKUID: Load((), (_meta(10),), 4, sys.byteorder),
     Field.SKGID: Load((), (_meta(11),), 4, sys.byteorder),
+    Field.CONTROL_GROUP: Load((), (), 8, sys.byteorder),  # loaded at a level: see `load_of`
     Field.IP_SADDR: Load(IS_IPV4, (_payload(NETWORK_HEADER, 12, 4),), 4),
     Field.IP_DADDR: Load(IS_IPV4, (_payload(NETWORK_HEADER, 16, 4),), 4),
     Field.IP6_SADDR: Load(IS_IPV6, (_payload(NETWORK_HEADER, 8, 16),), 16),
@@ -125,6 +127,22 @@ LOADS = {
     Field.ORIGINAL_IP6_DADDR: Load((), (_tracked(22),), 16),
     Field.ORIGINAL_DPORT: Load(IS_TCP, (_tracked(12),), 2, is_implied=False),
 }
+
+
+def load_of(match: model.Match) -> Load:
+    """How the field of a condition gets into the register."""
+    load = LOADS[match.field]
+    if match.field is not Field.CONTROL_GROUP:
+        return load
+    attributes = (("key", _CONTROL_GROUP), ("dreg", 1), ("level", match.level))
+    return load._replace(expressions=(Expr("socket", attributes),))
+
+
+def read_level(expression: Expr) -> int:
+    """At which level control groups are loaded; 0: something else is."""
+    values = dict(expression.attributes)
+    is_group = expression.name == "socket" and values.get("key") == _CONTROL_GROUP
+    return int(values.get("level", 0)) if is_group and len(values) == 3 else 0
 
 
 def _keep(family: str, field: Field) -> tuple[Expr, ...]:
@@ -163,11 +181,12 @@ def compile_rule(rule: model.Rule) -> model.RuleState:
         done.append(IS_TCP)
         expressions += IS_TCP
     for match in rule.matches:
-        load = LOADS[match.field]
+        load = load_of(match)
         if load.condition and load.condition not in done:
             done.append(load.condition)
             expressions += load.condition
-        bits = (keep_bits(prefix_mask(match.prefix, load.size)),) if match.prefix else ()
+        is_part = 0 < match.prefix < 8 * load.size
+        bits = (keep_bits(prefix_mask(match.prefix, load.size)),) if is_part else ()
         condition = (*load.expressions, *bits, _condition(match, load))
         if condition not in done:
             done.append(condition)

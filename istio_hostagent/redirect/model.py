@@ -21,6 +21,8 @@ PROBE_TABLE_PREFIX = "istio_hostagent_probe_"
 OUR_TABLES = (MAIN_TABLE, GUARD_TABLE, STAND_IN_TABLE)
 # In legacy tables a comment of ours is this, and behind a colon why the rule is there.
 LEGACY_MARK = "istio-hostagent"
+# In tables of others' firewalls: where rules of ours lead there.
+OPENINGS_CHAIN = "istio-hostagent"
 # Between the name of a set and what tells its content.
 STAMP_SEPARATOR = "."
 CT_TIMEOUT = 7  # NFT_OBJECT_CT_TIMEOUT
@@ -45,6 +47,8 @@ class Field(enum.Enum):
     OIFNAME = "oifname"
     SKUID = "meta skuid"
     SKGID = "meta skgid"
+    # the control group in which the sending socket was made, or one above it: at some level
+    CONTROL_GROUP = "socket cgroupv2"
     IP_SADDR = "ip saddr"
     IP_DADDR = "ip daddr"
     IP6_SADDR = "ip6 saddr"
@@ -86,13 +90,20 @@ class Match(NamedTuple):
     """One condition. The value is a number, an interface name, or the name of a set.
 
     An interface name that ends with `*` is the beginning of names. `prefix`: so many leading bits
-    of the field are looked at, and the others count as zero; with 0 all are.
+    of the field are looked at, and the others count as zero; with 0 all are. `path`: of a control
+    group, whose number is the value; how deep it lies is the level that is looked at.
     """
 
     field: Field
     operator: Operator
     value: int | str
     prefix: int = 0
+    path: str = ""
+
+    @property
+    def level(self) -> int:
+        """How far below the root of their tree control groups are compared."""
+        return self.path.count("/")
 
 
 class Action(enum.Enum):
@@ -174,17 +185,20 @@ class NamedSet(NamedTuple):
 
     One of single values has each as an interval of its own; these may touch.
     `kind` is a text other than those of `SetKind` only where somebody else made the set; what is
-    in it is not told then.
+    in it is not told then. `room`: how many values it can hold, 0: as many as come.
     """
 
     name: str
     kind: str
     ranges: PackedRanges
+    room: int = 0
 
 
 def make_set(name: str, kind: SetKind, ranges: Iterable[tuple[int, int]]) -> NamedSet:
-    """Make a set of ours."""
-    return NamedSet(name, kind.value, pack(WIDTHS[kind.value], ranges))
+    """Make a set of ours. One that is found by hash has room for an eighth more."""
+    content = pack(WIDTHS[kind.value], ranges)
+    room = len(content) * 9 // 8 + 1 if kind.value.endswith(VALUES) else 0
+    return NamedSet(name, kind.value, content, room)
 
 
 class Timeout(NamedTuple):

@@ -22,7 +22,11 @@ _ADDRESS_TYPES = (
 )
 _UDP = {Field.SPORT: Field.UDP_SPORT, Field.DPORT: Field.UDP_DPORT}
 # What is loaded for TCP and UDP alike is told apart by the protocol that the rule asks for.
-_FIELDS = {load.expressions: field for field, load in LOADS.items() if field not in _UDP.values()}
+_FIELDS = {
+    load.expressions: field
+    for field, load in LOADS.items()
+    if load.expressions and field not in _UDP.values()
+}
 _IMPLIED = {
     (*load.condition, *load.expressions)
     for load in LOADS.values()
@@ -65,6 +69,8 @@ def render_table(table: model.TableState) -> Iterator[str]:
         yield f"\t\ttype {named_set.kind.removesuffix(model.VALUES)}"
         if not named_set.kind.endswith(model.VALUES):
             yield "\t\tflags interval"
+        if named_set.room:
+            yield f"\t\tsize {named_set.room}"
         line = "\t\telements = { "
         for number, each in enumerate(named_set.ranges):
             if number:
@@ -116,6 +122,15 @@ def render_range(kind: str, first: int, last: int) -> str:
     return f"{_address(first, _BITS[kind])}-{_address(last, _BITS[kind])}"
 
 
+def render_member(named_set: model.NamedSet, first: int, last: int) -> str:
+    """Give one member of a set to people: a block with its length, which the set's name tells."""
+    text = render_range(named_set.kind, first, last)
+    if first != last or not named_set.kind.endswith(model.VALUES):
+        return text
+    length = named_set.name.partition(model.STAMP_SEPARATOR)[0].rpartition("_")[2]
+    return f"{text}/{length}" if length.isdigit() else text
+
+
 def _address(value: int, bits: int) -> str:
     made = ipaddress.IPv4Address(value) if bits == 32 else ipaddress.IPv6Address(value)
     return str(made)
@@ -144,6 +159,11 @@ def _word(rest: tuple[Expr, ...], *, is_udp: bool) -> tuple[str, int]:
     for text, expected in _STATEMENTS.items():
         if rest[: len(expected)] == expected:
             return text, len(expected)
+    if (level := expressions.read_level(rest[0])) and len(rest) > 1:
+        # nft(8) takes a path alone, and shows one where it finds it.
+        name = Field.CONTROL_GROUP.value
+        if text := _comparison(Field.CONTROL_GROUP, rest[1]):
+            return f"{name} level {level}{text.removeprefix(name)}", 2
     for length in (2, 1):  # the longer load first: its beginning may be a load of its own
         field = _FIELDS.get(rest[:length])
         if field and is_udp:

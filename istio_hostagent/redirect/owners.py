@@ -1,4 +1,4 @@
-"""Rules about whose packet it is: the proxy's, root's, of a captured group, by which interface.
+"""Rules about whose packet it is: the proxy's, of an excluded user, of a captured group.
 
 Not here: where they stand among the others (`policy`, `names`).
 """
@@ -6,6 +6,7 @@ Not here: where they stand among the others (`policy`, `names`).
 from collections.abc import Iterator, Sequence
 
 from ..config import model as config
+from . import units
 from .model import Action, Field, Match, Operator, Rule, Verdict
 
 ROOT = 0
@@ -29,12 +30,15 @@ def exempt_rules(
     verdict: Verdict = RETURN,
     timeout: str = "",
 ) -> Iterator[Rule]:
-    """What nobody captures: of the proxy, and of root where that is so."""
+    """What nobody captures: of the proxy, of root where so said, of excluded users and units."""
     for match in proxy_matches(redirection, facts):
         yield Rule((match,), verdict, "what the proxy sends is final", timeout)
     if redirection.owners.exempts_root:
         for field in (Field.SKUID, Field.SKGID):
             yield Rule((Match(field, Operator.EQ, ROOT),), verdict, "root is left alone")
+    for uid in redirection.owners.users_exclude:
+        yield Rule((Match(Field.SKUID, Operator.EQ, uid),), verdict, "an excluded user")
+    yield from units.unit_rules(redirection.owners, facts, verdict)
 
 
 def user_rules(redirection: config.Redirection, facts: config.HostFacts) -> Iterator[Rule]:

@@ -1,14 +1,15 @@
 """What has to change in the kernel: a function of what is desired and what is observed.
 
-Not here: doing it (`host.nftables`). A table is replaced as a whole or left alone; equal tables
-are left alone, so that applying twice touches nothing and counters survive.
+Not here: doing it (`host.nftables`), and which sets stay (`deltas`). A table is named here as a
+whole, or not at all: equal tables are left alone, so that applying twice touches nothing and
+counters survive.
 """
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
-from . import drift, expressions, model, nft, ranges
+from . import deltas, drift, expressions, model, nft, ranges
 
 # A set of ten thousand networks is shown by its first differences.
 _MAX_RANGES = 20
@@ -22,13 +23,16 @@ _Part = model.NamedSet | model.ChainState | model.Timeout
 def make_plan(desired: model.Ruleset, observed: model.Observed, *, owned: bool) -> model.Plan:
     """Say which tables and addresses must change. `owned`: the main table must be our socket's."""
     there = {table.name: table for table in observed.tables}
-    write: list[model.TableState] = []
-    for table in desired.tables:
-        owner = model.Owner.WE if owned and table.may_be_owned else model.Owner.NOBODY
-        state = expressions.compile_table(table, owner)
-        present = there.get(table.name)
-        if not present or _must_write(state, present):
-            write.append(state)
+    owners = (
+        model.Owner.WE if owned and table.may_be_owned else model.Owner.NOBODY
+        for table in desired.tables
+    )
+    states = list(map(expressions.compile_table, desired.tables, owners))
+    write = [
+        state
+        for state in deltas.keep_all(states, there)
+        if state.name not in there or _must_write(state, there[state.name])
+    ]
     names = {table.name for table in desired.tables}
     here = observed.loopback_addresses
     return model.Plan(
@@ -50,7 +54,7 @@ def make_return(before: model.Observed, observed: model.Observed) -> model.Plan:
         for table in before.tables
         if table.name not in there
         or table.owner is not there[table.name].owner
-        or drift.compare_tables(table, there[table.name])
+        or not drift.is_equal(table, there[table.name])
     ]
     names = {table.name for table in before.tables}
     old, new = before.loopback_addresses, observed.loopback_addresses
@@ -163,7 +167,7 @@ def _must_write(state: model.TableState, present: model.TableState) -> bool:
     """Whether anything differs. A table that another socket owns is its owner's to change."""
     if state.owner is model.Owner.WE and present.owner is not model.Owner.WE:
         return True
-    return bool(drift.compare_tables(state, present))
+    return not drift.is_equal(state, present)
 
 
 def _difference(present: model.TableState | None, state: model.TableState | None) -> Iterator[str]:
@@ -197,7 +201,7 @@ def _parts(table: model.TableState | None) -> dict[str, _Part]:
     """All parts by name, with the word in front by which the kernel keeps them apart."""
     found: dict[str, _Part] = {}
     if table:
-        found.update({f"set {_stem(each.name)}": each for each in table.sets})
+        found.update({f"set {deltas.stem(each.name)}": each for each in table.sets})
         found.update({f"chain {each.name}": each for each in table.chains})
         found.update({f"ct timeout {each.name}": each for each in table.timeouts})
     return found
@@ -209,13 +213,11 @@ def _parts_of_chain(chain: _Part | None) -> list[model.Hook | model.RuleState]:
     return [*([chain.hook] if chain.hook else []), *chain.rules]
 
 
-def _stem(name: str) -> str:
-    """Leave out what tells the content of a set: the difference shows that itself."""
-    return name.partition(model.STAMP_SEPARATOR)[0]
-
-
 def _without_stamps(line: str) -> str:
-    return " ".join(_stem(word) if word.startswith("@") else word for word in line.split(" "))
+    """Leave out what tells the content of a set: the difference shows that itself."""
+    return " ".join(
+        deltas.stem(word) if word.startswith("@") else word for word in line.split(" ")
+    )
 
 
 def _chain_difference(
@@ -254,7 +256,7 @@ def _set_difference(old: _Part | None, new: _Part | None) -> Iterator[str]:
         known = other.ranges if isinstance(other, model.NamedSet) else ()
         changed = ranges.without(one.ranges, known)
         for each in itertools.islice(changed, _MAX_RANGES):
-            yield f"{sign}  {nft.render_range(one.kind, *each)}"
+            yield f"{sign}  {nft.render_member(one, *each)}"
         if more := sum(1 for _ in changed):
             yield f"{sign}  and {more} more"
 
@@ -306,8 +308,8 @@ def _list_part(part: _Part | None) -> Lines:
     if part is None:
         return Lines()
     if isinstance(part, model.NamedSet):
-        kind = part.kind
-        return list_lines(nft.render_range(kind, *each) for each in part.ranges)
+        held = part
+        return list_lines(nft.render_member(held, *each) for each in held.ranges)
     if isinstance(part, model.Timeout):
         return list_lines([nft.render_timeout(part)])
     return list_lines(map(_line, _parts_of_chain(part)))
@@ -322,11 +324,12 @@ def _list_differing(before: _Part | None, after: _Part | None) -> tuple[Lines, L
         return _list_part(before), _list_part(after)
     found = []
     for one, other in ((before, after), (after, before)):
+        if not isinstance(one, model.NamedSet):
+            found.append(Lines())
+            continue
         known = other.ranges if isinstance(other, model.NamedSet) else ()
-        mine = one.ranges if isinstance(one, model.NamedSet) else ()
-        kind = one.kind if isinstance(one, model.NamedSet) else ""
-        changed = ranges.without(mine, known)
-        found.append(list_lines(nft.render_range(kind, *each) for each in changed))
+        changed = ranges.without(one.ranges, known)
+        found.append(list_lines(nft.render_member(one, *each) for each in changed))
     return found[0], found[1]
 
 

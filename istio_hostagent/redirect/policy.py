@@ -418,9 +418,7 @@ def _destination_rules(
         rules.append(Rule((), verdict, "every other destination"))
     else:
         rules += [
-            Rule(
-                (Match(field, Operator.IN, f"outbound_{version}_{length}", length),), verdict, why
-            )
+            Rule((_in_blocks(field, version, length),), verdict, why)
             for field, version, family in ((destination.v4, "v4", v4), (destination.v6, "v6", v6))
             for length, _ in family.hashed
         ]
@@ -428,6 +426,13 @@ def _destination_rules(
             "outbound", (v4.intervals, v6.intervals), verdict, destination, why
         )
     return rules
+
+
+def _in_blocks(field: Field, version: str, length: int) -> Match:
+    """Look up so many leading bits; of single addresses all, which is what no prefix means."""
+    is_whole = length == (32 if version == "v4" else 128)
+    name = f"outbound_{version}_{length}"
+    return Match(field, Operator.IN, name, 0 if is_whole else length)
 
 
 def _address_rules(

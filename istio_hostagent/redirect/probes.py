@@ -20,8 +20,8 @@ _SERVED = (80, 443, 8080, 8443, 3000, 5000, 8000, 9000, 9080, 9090, 3306, 5432)
 MAX_HANDED_ON = 8
 # Of groups and of further users of the proxy so many are tried, and of name servers.
 MAX_OWNERS, MAX_SERVERS = 8, 4
-# A group that no captured or excluded one is chosen from here, downwards.
-_ORDINARY_GID = 65534  # as the sockets of an application have it
+# Users and groups that no key names are chosen from here, downwards.
+_ORDINARY_ID = 65534  # user and group of an application, as its sockets have them
 
 
 def build_expectations(
@@ -51,9 +51,18 @@ def build_expectations(
         found += maker.answers()
         found += maker.private()
         found += maker.arrivals(of_guests)
+    if unit := config.find_own_unit(facts):
+        found = [_in_unit(each, unit) for each in found]
     names = redirection.excluded_interfaces
     found = [each._replace(excluded_interfaces=names) for each in found] if names else found
     return tuple({expectation[1:]: expectation for expectation in reversed(found)}.values())[::-1]
+
+
+def _in_unit(made: Expectation, unit: str) -> Expectation:
+    """Sockets are made in the control group of this process: what they send may be left alone."""
+    is_captured = made.captured_at and made.sender in (Sender.APPLICATION, Sender.ROOT)
+    why = f"sent from {unit}, which is excluded"
+    return made._replace(untestable=why) if is_captured else made
 
 
 class _Maker:
@@ -71,6 +80,7 @@ class _Maker:
         self._sets = sets
         self._chosen = chosen
         self._ports = (redirection.outbound_capture_port, redirection.inbound_capture_port)
+        self._uid = _captured_uid(redirection.owners, facts)
         self._gid = _captured_gid(redirection.owners, facts)
         self._is_transparent = redirection.is_transparent
         self._is_classic = redirection.generation is not config.Generation.CURRENT
@@ -90,7 +100,7 @@ class _Maker:
         sender: Sender = Sender.APPLICATION,
         source: str = "",
     ) -> Expectation:
-        gid = self._gid if captured_at and sender is Sender.APPLICATION else -1
+        is_of_any = captured_at and sender is Sender.APPLICATION
         return Expectation(
             text,
             sender,
@@ -99,7 +109,8 @@ class _Maker:
             captured_at,
             self._redirection.answer_ports,
             source,
-            gid=gid,
+            uid=self._uid if is_of_any else -1,
+            gid=self._gid if is_of_any else -1,
         )
 
     def outbound(self) -> Iterator[Expectation]:
@@ -167,10 +178,11 @@ class _Maker:
     def _is_root_captured(self) -> bool:
         owners = self._redirection.owners
         is_of_proxy = 0 in owners.proxy_uids or 0 in owners.proxy_gids
-        return owners.captures(0) and not owners.exempts_root and not is_of_proxy
+        is_left_alone = owners.exempts_root or 0 in owners.users_exclude
+        return owners.captures(0) and not is_left_alone and not is_of_proxy
 
     def owners(self) -> Iterator[Expectation]:
-        """Groups that are captured or not, and further users of the proxy."""
+        """Users and groups that are captured or not, and further ones of the proxy."""
         owners = self._redirection.owners
         at = self._ports[0]
         for address in self._chosen.captured()[:1] if self._port else []:
@@ -185,6 +197,9 @@ class _Maker:
                 yield self._out(text, address, self._port, 0)._replace(gid=gid)
             for uid in owners.proxy_uids[:MAX_OWNERS]:
                 text = f"outbound {name} is left alone for user {uid}, who is the proxy's"
+                yield self._out(text, address, self._port, 0)._replace(uid=uid)
+            for uid in owners.users_exclude[:MAX_OWNERS]:
+                text = f"outbound {name} is left alone for user {uid}"
                 yield self._out(text, address, self._port, 0)._replace(uid=uid)
             for gid in owners.proxy_gids[:MAX_OWNERS]:
                 text = f"outbound {name} is left alone for group {gid}, which is the proxy's"
@@ -208,6 +223,9 @@ class _Maker:
             yield self._query(text, server, 0, Sender.PROXY_USER)
             for uid in dns.resolver_uids[:1]:
                 text = f"a query of user {uid}, a resolver, to {name} is left alone"
+                yield self._query(text, server, 0)._replace(uid=uid)
+            for uid in self._redirection.owners.users_exclude[:1]:
+                text = f"a query of user {uid} to {name} is left alone"
                 yield self._query(text, server, 0)._replace(uid=uid)
         if not dns.is_every_server and self._chosen.elsewhere not in listed:
             text = f"a query to {self._chosen.text(self._chosen.elsewhere)} is left alone"
@@ -412,21 +430,29 @@ class _Maker:
         )
 
 
+def _captured_uid(owners: config.Owners, facts: config.HostFacts) -> int:
+    """A user of an application who is captured; -1: the usual one is."""
+    taken = {facts.proxy_uid, *owners.proxy_uids, *owners.users_exclude}
+    if _ORDINARY_ID not in taken - {facts.proxy_uid}:
+        return -1
+    return next(uid for uid in range(_ORDINARY_ID - 1, 0, -1) if uid not in taken)
+
+
 def _captured_gid(owners: config.Owners, facts: config.HostFacts) -> int:
     """A group of an application that is captured; -1: the usual one is."""
     of_proxy = {facts.proxy_gid, *owners.proxy_gids}
     if owners.groups is not None:
         return min(set(owners.groups) - of_proxy, default=-1)
-    if owners.captures(_ORDINARY_GID) and _ORDINARY_GID not in owners.proxy_gids:
+    if owners.captures(_ORDINARY_ID) and _ORDINARY_ID not in owners.proxy_gids:
         return -1
     taken = of_proxy.union(owners.groups_exclude)
-    return next(gid for gid in range(_ORDINARY_GID - 1, 0, -1) if gid not in taken)
+    return next(gid for gid in range(_ORDINARY_ID - 1, 0, -1) if gid not in taken)
 
 
 def _other_gid(owners: config.Owners) -> int:
     """A group that is not listed."""
     groups = {*(owners.groups or ()), *owners.proxy_gids}
-    return next(gid for gid in range(_ORDINARY_GID, 0, -1) if gid not in groups)
+    return next(gid for gid in range(_ORDINARY_ID, 0, -1) if gid not in groups)
 
 
 def _first_port(taken: Iterable[tuple[int, int]]) -> int:

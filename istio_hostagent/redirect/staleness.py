@@ -13,7 +13,7 @@ import enum
 import math
 from typing import NamedTuple
 
-# Nobody has changed anything for so long: the stream is over, the next change is a first one.
+# As long as most streams of changes have no pause.
 PAUSE_S = 30.0
 LONGEST_S = 600.0
 
@@ -25,13 +25,19 @@ class Kind(enum.Enum):
     CONTENT = "sets and objects"
     # What packets have refuted may be mended by any change: better look soon.
     CURE = "anything, while the proof is broken"
+    # A firewall that is loaded anew has lost what lets captured connections in.
+    FIREWALL = "rules, where those of firewalls are ours to mend"
 
 
 class Pace(NamedTuple):
-    """So long after the first change, and so long after the last packets, which doubles."""
+    """So long after the first change, and so long after the last packets, which doubles.
+
+    `pause_s`: nobody has changed anything for so long: the next change is a first one.
+    """
 
     delay_s: float
     shortest_s: float
+    pause_s: float = PAUSE_S
 
 
 PACES = {
@@ -40,6 +46,8 @@ PACES = {
     # Tools that keep a set up to date never stop, and hardly any of them translates addresses.
     Kind.CONTENT: Pace(10.0, 60.0),
     Kind.CURE: Pace(0.2, 0.2),
+    # ufw takes a second or two, and dozens of commits.
+    Kind.FIREWALL: Pace(0.2, 0.2, 5.0),
 }
 
 
@@ -53,7 +61,7 @@ class _Stream:
         self._last_at = -math.inf
 
     def changed(self, now: float) -> None:
-        if now - self._last_at >= PAUSE_S:
+        if now - self._last_at >= self._pace.pause_s:
             self._interval_s = self._pace.shortest_s
         self._last_at = now
         if self._first_at is None:
@@ -68,7 +76,7 @@ class _Stream:
         if self._first_at is None:
             return math.inf
         paced = max(self._first_at + self._pace.delay_s, proved_at + self._interval_s)
-        return min(paced, self._last_at + PAUSE_S)
+        return min(paced, self._last_at + self._pace.pause_s)
 
 
 class Staleness:

@@ -265,12 +265,18 @@ class Outcome(NamedTuple):
         return tuple(each.text for each in gone if each.rules > 0)
 
     @property
+    def unknown(self) -> str:
+        """Why not everything that may be there was looked for, or nothing."""
+        why = "; ".join(self.errors)
+        return f"what Istio's scripts may have left is not known: {why}" if why else ""
+
+    @property
     def problem(self) -> str:
         """What is still there, why, and the commands that mend it; or nothing."""
         texts = ", ".join(each.text for each in self.left)
         why = "; ".join(self.errors)
         if not self.left:
-            return f"what Istio's scripts may have left is not known: {why}" if why else ""
+            return self.unknown
         remedies = " and ".join(f"`{each.remedy}`" for each in self.left)
         reason = f" could not be taken out ({why})" if why else " are still there"
         return f"{texts}{reason}; they go with {remedies}"

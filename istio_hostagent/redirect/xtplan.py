@@ -1,35 +1,35 @@
 """What of legacy tables is ours, where it differs from what is wanted, and the steps to it.
 
-Not here: which rules are wanted (`xtables`), and reading and writing tables (`host`). Ours are the
-chains that a rule of which carries our mark, those with the names of wanted ones, and what leads
-there from built-in chains. In a built-in chain ours must be the first: whoever puts a rule before
-them takes packets away from them.
+Not here: which rules are wanted (`xtrender`), and reading and writing tables (`host`). Ours are
+the chains that a rule of which carries our mark, those with the names of wanted ones, and what
+leads there from built-in chains. In a built-in chain ours must be the first: whoever puts a rule
+before them takes packets away from them.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from . import model, plan
-from .xtables import SET_CHAIN, Family, XChain, XRule, XTable, without_guard
+from .xtables import SET_CHAIN, Family, XChain, XRule, XTable
+from .xtguard import without_guard
 
 Tables = Mapping[Family, tuple[XTable, ...]]
 
 
-def select_own(name: str, chains: Sequence[XChain], wanted: Collection[str]) -> XTable:
-    """Give what is ours in one table; of a built-in chain everything up to the last rule of ours.
+def measure_own(chains: Sequence[XChain], wanted: Collection[str]) -> dict[str, int]:
+    """How many of its first rules count as ours, of each chain that has to do with us.
 
-    `wanted`: names of chains that are to be ours, whoever has made them.
+    Of a built-in chain everything up to the last rule of ours. `wanted`: names of chains that are
+    to be ours, whoever has made them. Only targets and comments of rules are looked at.
     """
     own = find_own(chains, wanted)
-    kept = []
+    found = {}
     for chain in chains:
         if not chain.is_built_in:
             if chain.name in own:
-                kept.append(chain)
-            continue
-        ours = find_positions(chain, own)
-        if ours:
-            kept.append(chain._replace(rules=chain.rules[: ours[-1] + 1]))
-    return XTable(name, tuple(sorted(kept, key=lambda each: each.name)))
+                found[chain.name] = len(chain.rules)
+        elif positions := find_positions(chain, own):
+            found[chain.name] = positions[-1] + 1
+    return found
 
 
 def find_own(chains: Sequence[XChain], wanted: Collection[str]) -> set[str]:
@@ -56,6 +56,11 @@ def find_positions(chain: XChain, own: Collection[str]) -> list[int]:
     return [
         position for position, rule in enumerate(chain.rules) if rule.is_ours or rule.target in own
     ]
+
+
+def find_in_the_way(chain: XChain, going: Collection[str]) -> list[int]:
+    """Where in a chain of others rules lead into chains that are to go: these keep them there."""
+    return [position for position, rule in enumerate(chain.rules) if rule.target in going]
 
 
 def names_of(tables: Iterable[XTable]) -> dict[str, list[str]]:

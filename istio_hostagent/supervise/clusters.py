@@ -27,31 +27,40 @@ _UNLIMITED = 2**32 - 1
 
 
 def build_clusters(
-    config: model.Config, facts: model.HostFacts, sds_dir: str, admin_socket: str
+    config: model.Config, facts: model.HostFacts, source: tls.Source, admin_socket: str
 ) -> list[message.Json]:
     """Return all clusters, in a fixed order."""
     clusters: list[message.Json] = [
         _original_destination(PASSTHROUGH),
         {**_original_destination(APPLICATION), "upstream_bind_config": _bind(facts.has_ipv6)},
-        _admin(admin_socket),
+        build_admin(ADMIN, admin_socket),
         # No endpoint: a connection sent here is closed at once, with flag UH in the access log.
         {"name": NOWHERE, "type": "STATIC", "connect_timeout": "1s"},
     ]
     if config.proxy.mesh:
-        socket = tls.upstream_socket(config.identity.trust_domain, sds_dir)
+        socket = tls.upstream_socket(config.identity.trust_domain, source)
         clusters.append({**_original_destination(MESH), "transport_socket": socket})
+    if source.server:
+        clusters.append(tls.server_cluster(source.server))
     return clusters
 
 
 def _original_destination(name: str) -> message.Json:
-    limits = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
     return {
         "name": name,
         "type": "ORIGINAL_DST",
         "lb_policy": "CLUSTER_PROVIDED",
-        "connect_timeout": "10s",
         # A destination is forgotten this long after its last connection ended.
         "cleanup_interval": "60s",
+        **connection_options(),
+    }
+
+
+def connection_options() -> message.Json:
+    """Return how every connection to a destination or an application is made and kept."""
+    limits = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
+    return {
+        "connect_timeout": "10s",
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "circuit_breakers": {"thresholds": [dict.fromkeys(limits, _UNLIMITED)]},
         "upstream_connection_options": {
@@ -75,14 +84,15 @@ def _bind(has_ipv6: bool) -> message.Json:
     return bind
 
 
-def _admin(path: str) -> message.Json:
+def build_admin(name: str, path: str) -> message.Json:
+    """Return the cluster that leads to Envoy's own admin interface, a unix socket."""
     address = {"pipe": {"path": path}}
     return {
-        "name": ADMIN,
+        "name": name,
         "type": "STATIC",
         "connect_timeout": "1s",
         "load_assignment": {
-            "cluster_name": ADMIN,
+            "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
     }

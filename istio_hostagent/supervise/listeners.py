@@ -11,7 +11,7 @@ hides every chain without one for that port. Two chains with the same criteria, 
 twice, make Envoy refuse the whole file.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_network
 
 from ..config import clouds, model
@@ -35,19 +35,19 @@ _SOL_SOCKET, _SO_KEEPALIVE, _IPPROTO_TCP, _TCP_KEEPIDLE = 1, 9, 6, 4
 
 
 def build_listeners(
-    config: model.Config, facts: model.HostFacts, sds_dir: str
+    config: model.Config, facts: model.HostFacts, source: tls.Source
 ) -> list[message.Json]:
     """Return the listeners, in a fixed order."""
     return [
         _outbound(config, facts),
-        _inbound(config, facts, sds_dir),
+        _inbound(config, facts, source),
         readiness.build_listener(config, facts),
     ]
 
 
 def _outbound(config: model.Config, facts: model.HostFacts) -> message.Json:
     log = accesslog.build_access_log(config.proxy, OUTBOUND, "%UPSTREAM_PEER_URI_SAN%")
-    plain = _forward(OUTBOUND, clusters.PASSTHROUGH, log)
+    plain = forward(OUTBOUND, clusters.PASSTHROUGH, log)
     chains = _loop_guards(config.redirection, OUTBOUND, log)
     mesh = config.proxy.mesh
     if mesh:
@@ -66,7 +66,7 @@ def _outbound(config: model.Config, facts: model.HostFacts) -> message.Json:
         chains.append(
             {
                 "filter_chain_match": {"prefix_ranges": _ranges(networks)},
-                "filters": _forward(OUTBOUND, clusters.MESH, log),
+                "filters": forward(OUTBOUND, clusters.MESH, log),
             }
         )
     return {
@@ -78,7 +78,34 @@ def _outbound(config: model.Config, facts: model.HostFacts) -> message.Json:
     }
 
 
-def _inbound(config: model.Config, facts: model.HostFacts, sds_dir: str) -> message.Json:
+def _inbound(config: model.Config, facts: model.HostFacts, source: tls.Source) -> message.Json:
+    log = accesslog.build_access_log(config.proxy, INBOUND, "%DOWNSTREAM_PEER_URI_SAN%")
+    transparent = config.redirection.transparent if config.redirection.is_transparent else None
+    guards = _loop_guards(config.redirection, INBOUND, log)
+    return {
+        **_captured(INBOUND, config.redirection.inbound_capture_port, facts),
+        **({"transparent": True} if transparent else {}),
+        "traffic_direction": "INBOUND",
+        "listener_filters": [
+            _original_dst(),
+            *([_original_src(transparent.mark)] if transparent else []),
+            build_tls_inspector(_capture_ports(config.redirection)),
+        ],
+        **build_inbound_chains(config, source, clusters.APPLICATION, guards),
+    }
+
+
+def build_inbound_chains(
+    config: model.Config,
+    source: tls.Source,
+    application: str,
+    guards: Sequence[message.Json] = (),
+) -> message.Json:
+    """Return what a listener does with connections from outside that its inspector has seen.
+
+    Mutual TLS goes to the cluster `application`, and so does plain text where that is accepted.
+    `guards`: filter chains that come first.
+    """
     log = accesslog.build_access_log(config.proxy, INBOUND, "%DOWNSTREAM_PEER_URI_SAN%")
     # Envoy of 1.37 or later connects to the application only when the peer has shown who it is;
     # an older one (the field is unknown to it, see `specs`) opens that connection earlier and
@@ -92,39 +119,37 @@ def _inbound(config: model.Config, facts: model.HostFacts, sds_dir: str) -> mess
             "transport_protocol": "tls",
             "application_protocols": list(tls.ALPN),
         },
-        "filters": _forward(INBOUND, clusters.APPLICATION, log, **after_handshake),
-        "transport_socket": tls.downstream_socket(config.identity.trust_domain, sds_dir),
+        "filters": forward(INBOUND, application, log, **after_handshake),
+        "transport_socket": tls.downstream_socket(config.identity.trust_domain, source),
         "transport_socket_connect_timeout": "15s",
     }
     is_strict = config.proxy.mtls is model.Mtls.STRICT
-    others = clusters.NOWHERE if is_strict else clusters.APPLICATION
-    transparent = config.redirection.transparent if config.redirection.is_transparent else None
+    others = clusters.NOWHERE if is_strict else application
     return {
-        **_captured(INBOUND, config.redirection.inbound_capture_port, facts),
-        **({"transparent": True} if transparent else {}),
-        "traffic_direction": "INBOUND",
-        "listener_filters": [
-            _original_dst(),
-            *([_original_src(transparent.mark)] if transparent else []),
-            _tls_inspector(config.redirection),
-        ],
         # In strict mode nothing without a ClientHello is served, so a slow one may take its time.
         "listener_filters_timeout": "15s" if is_strict else _INSPECTION_TIMEOUT,
         "continue_on_listener_filters_timeout": not is_strict,
-        "filter_chains": [*_loop_guards(config.redirection, INBOUND, log), mutual_tls],
-        "default_filter_chain": {"filters": _forward(INBOUND, others, log)},
+        "filter_chains": [*guards, mutual_tls],
+        "default_filter_chain": {"filters": forward(INBOUND, others, log)},
     }
 
 
 def _captured(name: str, port: int, facts: model.HostFacts) -> message.Json:
-    numbers = ((_SOL_SOCKET, _SO_KEEPALIVE, 1), (_IPPROTO_TCP, _TCP_KEEPIDLE, 300))
     return {
         "name": name,
         "stat_prefix": name,
         "address": message.any_address(port, facts.has_ipv6),
-        "per_connection_buffer_limit_bytes": clusters.BUFFER_BYTES,
         # Beside the sockets that keep other users from this port, nobody binds it without this.
         "enable_reuse_port": True,
+        **socket_options(),
+    }
+
+
+def socket_options() -> message.Json:
+    """Return how a listener treats the connections of applications: with keepalive."""
+    numbers = ((_SOL_SOCKET, _SO_KEEPALIVE, 1), (_IPPROTO_TCP, _TCP_KEEPIDLE, 300))
+    return {
+        "per_connection_buffer_limit_bytes": clusters.BUFFER_BYTES,
         "socket_options": [
             {"level": level, "name": option, "int_value": value, "state": "STATE_PREBIND"}
             for level, option, value in numbers
@@ -148,17 +173,15 @@ def _original_src(mark: int) -> message.Json:
     )
 
 
-def _tls_inspector(redirection: model.Redirection) -> message.Json:
+def build_tls_inspector(closed_ports: Iterable[int] = ()) -> message.Json:
+    """Return the filter that tells TLS from other connections, but not at closed ports."""
     inspector = message.typed(
         "envoy.filters.listener.tls_inspector",
         "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
     )
     # What is closed anyway is closed at once.
-    rules = [
-        {"destination_port_range": {"start": port, "end": port + 1}}
-        for port in _capture_ports(redirection)
-    ]
-    return {**inspector, "filter_disabled": {"or_match": {"rules": rules}}}
+    rules = [{"destination_port_range": {"start": port, "end": port + 1}} for port in closed_ports]
+    return {**inspector, "filter_disabled": {"or_match": {"rules": rules}}} if rules else inspector
 
 
 def _capture_ports(redirection: model.Redirection) -> tuple[int, int]:
@@ -173,15 +196,16 @@ def _loop_guards(
     return [
         {
             "filter_chain_match": {"destination_port": port},
-            "filters": _forward(direction, clusters.NOWHERE, log),
+            "filters": forward(direction, clusters.NOWHERE, log),
         }
         for port in _capture_ports(redirection)
     ]
 
 
-def _forward(
+def forward(
     direction: str, cluster: str, log: message.Json, **options: object
 ) -> list[message.Json]:
+    """Return the filters that hand a connection on to a cluster as it is."""
     return [
         message.typed(
             "envoy.filters.network.tcp_proxy",

@@ -12,20 +12,35 @@ from . import proxyconfig
 # Where it looks for certificates made by others; the path is fixed in its source.
 CREDENTIALS = "./var/run/secrets/workload-spiffe-credentials"
 
+# Where it serves secrets to its Envoy, unless a server is there already that does.
+_SOCKETS = "var/run/secrets/workload-spiffe-uds"
 # What it writes: the generated bootstrap and its sockets. Their parents stay root's, as our links
 # lie in them.
-DIRECTORIES = ("etc/istio/proxy", "var/run/secrets/workload-spiffe-uds")
+_DIRECTORIES = ("etc/istio/proxy",)
 
 # Ours alone, or with a meaning for the one who starts it only.
 _NOT_PASSED_ON = ("ISTIO_HOSTAGENT_", "LD_")
+
+
+def directories(proxy: model.ProxySettings) -> tuple[str, ...]:
+    """Return the directories in which it writes.
+
+    With a secret server the one of its own socket is not among them: whatever it thinks of that
+    server, it cannot put another one in its place.
+    """
+    if proxy.secret_socket is None:
+        return (*_DIRECTORIES, _SOCKETS)
+    return (*_DIRECTORIES, "var/run/secrets/credential-uds")
 
 
 def build_links(config: model.Config) -> tuple[tuple[str, str], ...]:
     """Return the links of the private tree: the operator's files, and our certificates.
 
     The credentials are one link to a directory, not three to files: pilot-agent watches the
-    directory, and only there does it see the swap of `..data`.
+    directory, and only there does it see the swap of `..data`. With a secret server these are
+    for its own connection to the control plane.
     """
+    server = config.proxy.secret_socket
     return (
         ("etc/istio/config/mesh", "/etc/istio/config/mesh"),
         ("etc/istio/pod", "/etc/istio/pod"),
@@ -34,6 +49,7 @@ def build_links(config: model.Config) -> tuple[tuple[str, str], ...]:
             "/var/lib/istio/envoy/envoy_bootstrap_tmpl.json",
         ),
         (CREDENTIALS.removeprefix("./"), config.identity.output_dir),
+        *(((f"{_SOCKETS}/socket", server),) if server is not None else ()),
     )
 
 
@@ -65,6 +81,8 @@ def build_environment(
     }
     # With it, pilot-agent takes certificates from other places than the one named here.
     environment.pop("FILE_MOUNTED_CERTS", None)
+    # The name of a secret server's socket, which here is always at the same place.
+    environment.pop("WORKLOAD_IDENTITY_SOCKET_FILE", None)
     own = facts.primary_address or next(iter(facts.addresses), None)
     address = proxy.instance_ip or own
     if address is not None:

@@ -5,41 +5,26 @@ Always: of the admin interface, which can end Envoy, nothing but this one answer
 """
 
 from ..config import model
-from . import clusters, message
+from . import answering, clusters, message
 
 NAME = "readiness"
 
 
 def build_listener(config: model.Config, facts: model.HostFacts) -> message.Json:
     """Return the listener on the status port; the path is that of Istio's own proxies."""
-    route = {
+    route: message.Json = {
         "match": {"path": "/healthz/ready"},
         "route": {"cluster": clusters.ADMIN, "prefix_rewrite": "/ready"},
     }
-    manager = message.typed(
-        "envoy.filters.network.http_connection_manager",
-        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix=NAME,
-        route_config={"virtual_hosts": [{"name": "any", "domains": ["*"], "routes": [route]}]},
-        http_filters=[
-            message.typed(
-                "envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router"
-            )
-        ],
-        common_http_protocol_options={"idle_timeout": "30s"},
-        request_headers_timeout="10s",
-        # The health checks of some load balancers speak nothing newer.
-        http_protocol_options={
-            "accept_http_10": True,
-            "default_host_for_http_10": "localhost",
-        },
-    )
-    return {
-        "name": NAME,
-        "stat_prefix": NAME,
-        "address": message.any_address(config.proxy.status_port, facts.has_ipv6),
-        # A full proxy is still alive, and whoever asks must hear it.
-        "ignore_global_conn_limit": True,
-        "bypass_overload_manager": True,
-        "filter_chains": [{"filters": [manager]}],
+    address = message.any_address(config.proxy.status_port, facts.has_ipv6)
+    # It gives its admin interface up, and nothing else, to another Envoy that is about to take
+    # over from it, and serves until then, and on if nothing comes of that. Connections to it fail
+    # (UF) for no other reason.
+    mapper: message.Json = {
+        "filter": {"response_flag_filter": {"flags": ["UF"]}},
+        "status_code": 200,
+        "body": {"inline_string": "LIVE\n"},
     }
+    made = answering.build_listener(NAME, [route], local_reply_config={"mappers": [mapper]})
+    name, stat_prefix, *others = made.items()
+    return dict((name, stat_prefix, ("address", address), *others))

@@ -18,9 +18,13 @@ STANDING_TIME_S, FIRST_TIME_S = 5.0, 1.0
 
 
 class Upstream(NamedTuple):
-    """The servers that a proxy is started with, and those that are about to take their place."""
+    """The servers that a proxy has read, and those that are about to take their place.
+
+    `version`: how often it was to be started anew for others.
+    """
 
     servers: tuple[model.Address, ...] = ()
+    version: int = 0
     successor: tuple[model.Address, ...] = ()
     successor_since: float = 0.0
 
@@ -30,17 +34,23 @@ def choose(
 ) -> tuple[Upstream, float | None]:
     """Give the servers at this moment, and when to look again if nothing is heard until then.
 
-    `listed`: what resolv.conf says now. `now`: seconds of a clock that never jumps.
+    With another version than before the proxy is to be started anew. `listed`: what resolv.conf
+    says now. `now`: seconds of a clock that never jumps.
     """
     listed = tuple(listed)
     if not _is_outdated(upstream.servers, listed):
-        return Upstream(upstream.servers), None
+        return Upstream(upstream.servers, upstream.version), None
     if listed != upstream.successor:
         upstream = upstream._replace(successor=listed, successor_since=now)
     due = upstream.successor_since + (STANDING_TIME_S if upstream.servers else FIRST_TIME_S)
     if now < due:
         return upstream, due
-    return Upstream(listed), None
+    return Upstream(listed, upstream.version + 1), None
+
+
+def started(upstream: Upstream, listed: Sequence[model.Address]) -> Upstream:
+    """The proxy has been started, for whatever reason: it has read what was listed then."""
+    return upstream._replace(servers=tuple(listed))
 
 
 def _is_outdated(known: Sequence[model.Address], listed: Sequence[model.Address]) -> bool:

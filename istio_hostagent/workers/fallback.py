@@ -46,8 +46,16 @@ def main() -> None:
     pause_s = _LOOK_S
     # Before the lock is taken: who has it may be waiting for the end of this process.
     while _waits(record) and not _try_to_go_back(record, before, watch):
-        signal.sigtimedwait({signal.SIGTERM}, pause_s)
+        _pause(record, pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _pause(record: unconfirmed.Record, seconds: float) -> None:
+    """Wait, but no longer than until somebody decides: the next such process waits for our end."""
+    end = unconfirmed.now() + seconds
+    while (left := end - unconfirmed.now()) > 0 and _waits(record):
+        if signal.sigtimedwait({signal.SIGTERM}, min(left, _LOOK_S)):
+            return
 
 
 def _await_record(record_id: str) -> unconfirmed.Record | None:

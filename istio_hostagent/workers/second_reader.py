@@ -9,12 +9,13 @@ import sys
 from typing import Any
 
 from ..errors import HostAgentError
-from ..host import secondread
+from ..host import garbage, secondread
 from ..redirect import exchange, model
 
 
 def main() -> None:
     """Answer one request."""
+    garbage.keep_all()  # the library, which need not be looked through with each collection
     request = json.load(sys.stdin)
     answer: dict[str, Any]
     try:

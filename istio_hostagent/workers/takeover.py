@@ -10,9 +10,8 @@ import json
 import sys
 from typing import Any
 
-from ..errors import HostAgentError
+from ..errors import HostAgentError, KernelBusy
 from ..host import glance, legacyremains, remains, tproxyremains
-from ..host.nfnetlink import connection
 from ..redirect import takeover
 
 Found = tuple[takeover.Remains, ...]
@@ -41,21 +40,26 @@ def main() -> None:
 
 def _find(part: takeover.Part) -> Found:
     if part is takeover.Part.NETLINK:
-        return remains.find(connection.Connection()).remains + tproxyremains.find()
+        link = remains.connect()
+        native = remains.find(link).remains if link is not None else ()
+        return native + tproxyremains.find()
     return legacyremains.find(glance.LEGACY[part])
 
 
 def _take_out(part: takeover.Part, *, is_replaced: bool) -> None:
-    def may_go() -> bool:
-        if not is_replaced or glance.is_ours_in_legacy():
-            return True
-        return remains.is_ours_there(connection.Connection())
+    link = remains.connect()
 
-    if part is takeover.Part.NETLINK:
-        remains.take_out(connection.Connection(), is_replaced=is_replaced)
-        tproxyremains.take_out()
-    else:
+    def may_go() -> bool:
+        return not is_replaced or remains.is_ours_there(link)
+
+    if part is not takeover.Part.NETLINK:
         legacyremains.take_out(glance.LEGACY[part], may_go)
+        return
+    if link is not None:
+        remains.take_out(link, is_replaced=is_replaced)
+    elif not may_go():
+        raise KernelBusy(remains.NOT_REPLACED)
+    tproxyremains.take_out()
 
 
 if __name__ == "__main__":

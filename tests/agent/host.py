@@ -12,12 +12,12 @@ from typing import Any
 
 from istio_hostagent.agent import app, events, loop, performer, places, reload
 from istio_hostagent.errors import ApplyRejected, HostAgentError, KernelBusy
-from istio_hostagent.host import changes, ports, rtmonitor
+from istio_hostagent.host import capturecount, changes, ports, rtmonitor
 from istio_hostagent.lifecycle import redirection
 from istio_hostagent.redirect import expectations
 from istio_hostagent.redirect import model as redirect
 from istio_hostagent.supervise import specs
-from tests.agent.machine import Bug, Ca, Loads, Machine, Proxy, Reader, Rules, Takeover
+from tests.agent.machine import Bug, Ca, Loads, Machine, Opener, Proxy, Reader, Rules, Takeover
 from tests.agent.texts import ENVOY, HOSTAGENT, OWN, ROOT, SOURCES, TOKEN
 from tests.fakes.caller import FakeCaller
 from tests.fakes.doors import FakeDoors
@@ -33,6 +33,7 @@ from tests.fakes.inbox import FakeInbox, FakeSource
 from tests.fakes.notifier import FakeNotifier
 from tests.fakes.packets import FakePackets, FakeRound
 from tests.fakes.processes import FakeProcesses
+from tests.fakes.published import FakePublished
 from tests.fakes.rules import NEVER, FakeRules
 from tests.fakes.watcher import FakeWatcher
 
@@ -69,11 +70,17 @@ class MemoryHost(Machine):
         self.is_owner = is_owner
         self.shown: object = None  # the rules that packets have shown last, and nothing else
         self.kill_after: int | None = None
+        self.unit = ""  # as which its agent runs
         self.is_leaving = False
         self.agent: loop.Agent | None = None
         self.callers: list[FakeCaller] = []  # of this agent
+        self.chance = 0.0  # what its agent draws, -1 to 1
         self.wakeups = 0  # turns that have waited before
         self.log = _Log()
+        self.captured: capturecount.Captured | None = None
+        self.published = FakePublished()  # what an agent that was killed has said stays
+        self.log_level = logging.INFO  # of the agent
+        self._recent: logging.Handler = logging.NullHandler()
         self._had_rules = False
         self._marks_lost_at = -loop.HEARTBEAT_S
         self._known_at = 0.0  # how the rules are
@@ -90,13 +97,16 @@ class MemoryHost(Machine):
         """Start an agent; one that is killed on the way is gone again."""
         assert self.agent is None
         self.inbox = FakeInbox(self.clock)
-        self.processes = FakeProcesses(self.inbox, self.clock, self, self.step)
+        # The package's service has units for the proxy, and owns its rules.
+        units = self.units if self.is_owner else None
+        self.processes = FakeProcesses(self.inbox, self.clock, self, self.step, units)
         self.processes.leftover = leftover
         self.doors = FakeDoors(self.inbox, self.clock, self.behind)
         self.changes = FakeSource[tuple[changes.Change, ...]](
             self.inbox, lambda told: tuple({each: None for some in told for each in some})
         )
         self.network = FakeSource[rtmonitor.Change](self.inbox, _join_flags)
+        self.groups.tell = lambda: self.inbox.post(events.UnitsChanged())
         self.watcher = FakeWatcher(self.disk, lambda: self.inbox.post(events.FilesChanged()))
         self.notifier = FakeNotifier(self.stored, self.clock, self.step)
         port = self.stored.get(performer.STORED_SOCKET)
@@ -119,9 +129,15 @@ class MemoryHost(Machine):
             certificates=FakeCertificateFiles(self.disk, self.stores, self.step),
             proxy=FakeProxyFiles(self.disk, self.programs, self.step),
             machine=self.machine,
-            jitter=lambda: 0.0,
+            groups=self.groups,
+            jitter=lambda: self.chance,
             legacy_rules=lambda: (self.legacy_rules, tuple(self.left_by_istio)),
             istio_rules=self.glance,
+            openings=self.openings,
+            published=self.published,
+            captured=lambda: self.captured,
+            predecessors=self.others,
+            unit=self.unit,
         )
         self.is_leaving = False
         self._started_at = self.clock.monotonic()
@@ -138,6 +154,8 @@ class MemoryHost(Machine):
                 is_stored=port is not None,
                 watchdog_s=WATCHDOG_S / 2,
             )
+            self._recent = self.agent.recent
+            logging.getLogger("istio_hostagent").addHandler(self._recent)
             self.agent.begin()
 
         self._living(begin)
@@ -146,14 +164,19 @@ class MemoryHost(Machine):
         """Do it with the agent alive; it may be killed meanwhile."""
         logger = logging.getLogger("istio_hostagent")
         logger.addHandler(self.log)
+        logger.addHandler(self._recent)
         before, logger.propagate = logger.propagate, False
+        logger.setLevel(self.log_level)
         try:
             action()
         except Killed:
             self.kill()
         finally:
             logger.removeHandler(self.log)
+            logger.removeHandler(self._recent)
             logger.propagate = before
+            self.log_level = logger.level
+            logger.setLevel(logging.NOTSET)
         if self.log.bugs:
             raise Bug(self.log.bugs[0])
 
@@ -207,7 +230,7 @@ class MemoryHost(Machine):
         for caller in self.callers:
             caller.is_open = False
         self.callers = []
-        self.running = []
+        self.running = [each for each in self.running if each[0].is_kept]
         self.clock.forget()
         if self.kernel.port not in self.stored.values():
             self.kernel.close()
@@ -219,7 +242,9 @@ class MemoryHost(Machine):
         """The machine is switched off and on: what lies on disk stays."""
         if self.agent is not None:
             self.kill()
+        self._end_units()
         self.space.tables, self.space.owners, self.space.addresses = {}, {}, ()
+        self.openings.is_there = False
         self.stored.clear()
         self.ports.held.clear()
         self.shown = None
@@ -241,6 +266,8 @@ class MemoryHost(Machine):
                 raise Bug("the service manager kills it before it has left")
         if self.agent is not None:
             self.kill()
+        if not self.is_owner and self.openings.is_there and not self.has_rules:
+            raise Bug("invariant 8: it has left, and its rules are in the firewall")
         if self.is_owner:
             for port in self.stored.values():
                 self.space.end(port)
@@ -248,8 +275,30 @@ class MemoryHost(Machine):
             self.ports.held.clear()
             self.space.end(self.kernel.port)
             self.space.tables, self.space.addresses = {}, ()
+            self.openings.is_there = False
+            self._end_units()
             for name in (places.MARKER, places.GUARD):
                 self.disk.remove(f"/state/{name}")
+
+    def _end_units(self) -> None:
+        """The service manager ends the proxy."""
+        for _, child in self.units.running:
+            child.finish(-15)
+        for _, server in self.units.servers.values():
+            server.finish(-15)
+        self.units.servers.clear()
+        self.units.running = []
+        self.running = []
+
+    def restart(self) -> None:
+        """What `systemctl restart` does: SIGTERM, and another agent."""
+        assert self.agent is not None
+        self.inbox.post(events.Signalled(15))
+        self._living(lambda: self._turns(self.clock.monotonic() + 1.0))
+        self.inbox.until = float("inf")
+        self._living(self.agent.leave)
+        self.kill()
+        self.start()
 
     def ask(self, verb: str, **fields: object) -> FakeCaller:
         """Ask the agent; the answer may come later."""
@@ -353,6 +402,8 @@ class MemoryHost(Machine):
         self.ca, self.proxy, self.rules = Ca.GOOD, Proxy.GOOD, Rules.TAKEN
         self.loads, self.is_wrong_at_start = Loads.ALWAYS, False
         self.takeover = Takeover.GOOD
+        self.groups.last_error = ""
+        self.opener = Opener.GOOD
         soon = self.clock.monotonic() + 0.2
         self.running = [(child, spec, min(at, soon)) for child, spec, at in self.running]
         self.kill_after = None
@@ -423,8 +474,12 @@ class MemoryHost(Machine):
             raise Bug("invariant 11: a changed configuration captures into a stranger's port")
         if is_new and not is_joined and self.ports.taken & self.capture_ports():
             raise Bug("invariant 11: something is captured into a port that a stranger has")
-        if is_new and not is_joined and not self.capture_ports() <= self.ports.held:
+        is_kept = self.capture_ports() <= self.ports.held or self.others.running
+        if is_new and not is_joined and not is_kept:
             raise Bug("invariant 11: rules before the ports are held")
+        is_nobodys = self.others.held and not self.others.running
+        if self._had_rules and not self.has_rules and not self.is_leaving and is_nobodys:
+            raise Bug("what another agent captured goes around while connections are held")
         if is_new and not is_joined and not self._is_certified():
             raise Bug("invariant 2: rules before there is a certificate")
 
@@ -434,6 +489,8 @@ class MemoryHost(Machine):
         return any(self.clock.now() < each.not_after for each in every)
 
     def on_spawn(self, spec: specs.ProcessSpec) -> None:
+        if self.others.running:
+            raise Bug("a proxy beside that of another agent")
         if self.shown == self.installed() or self._is_replacement():
             self._begun.add(spec)
         elif spec not in self._begun:

@@ -7,13 +7,14 @@ from typing import Any, cast
 
 import pytest
 
-from istio_hostagent.agent import events, prober, reconcile, redirection, takeover
+from istio_hostagent.agent import events, openings, prober, reconcile, redirection, takeover
 from istio_hostagent.config import model
 from istio_hostagent.redirect import expectations
 from istio_hostagent.redirect.expectations import Fate
 from tests.agent.texts import CONFIGS, FACTS
 from tests.fakes.clock import FakeClock
 from tests.fakes.kernel import FakeKernel
+from tests.fakes.openings import FakeOpenings
 
 
 class Prober:
@@ -46,15 +47,26 @@ def _outcome(made: expectations.Expectation, captured: Fate, direct: Fate) -> ex
 class Keeper:
     """A redirection part with rules in, and packets under way."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, settings: model.Redirection | None = None, *, answers_queries: bool = True
+    ) -> None:
         self.packets = Prober()
         rules = reconcile.Reconciler(FakeKernel())
         packets = cast("Any", self.packets)
         others = takeover.Takeover(cast("Any", None), lambda: ())
+        firewall = openings.Openings(cast("Any", None), FakeOpenings())
         self.part = redirection.RedirectionPart(
-            rules, packets, FakeClock(), lambda: None, lambda: True, others
+            rules,
+            packets,
+            FakeClock(),
+            lambda: None,
+            lambda: answers_queries,
+            lambda: (),
+            others,
+            firewall,
         )
-        self.part.configure(CONFIGS["A"], FACTS)
+        config = CONFIGS["A"]
+        self.part.configure(config._replace(redirection=settings or config.redirection), FACTS)
         self.prove()
 
     def prove(self) -> None:
@@ -97,3 +109,15 @@ def test_a_firewall_that_drops_all_that_could_be_sent_is_what_is_wrong(keeper: K
     assert keeper.part.value.is_shut
     assert "no route" not in keeper.part.value.last_error
     assert "port 8080 of 10.1.0.2 is not reached" in keeper.part.value.last_error
+
+
+def test_a_closed_port_is_named_beside_queries_that_nobody_answers() -> None:
+    dns = model.Dns(is_captured=True)
+    settings = CONFIGS["A"].redirection._replace(dns=dns)
+    keeper = Keeper(settings, answers_queries=False)
+    keeper.packets.answer(direct=Fate.DROPPED)
+    queries, _, closed = keeper.part.remark.partition("; ")
+    assert (
+        queries == "queries for names are not captured: Envoy without a control plane answers none"
+    )
+    assert closed.startswith("not captured: port")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from istio_hostagent.agent import causes, recent
+from istio_hostagent.agent.examination import finding
 from istio_hostagent.cli import answer, plan
 from tests.agent.host import MemoryHost
 
@@ -34,7 +36,12 @@ def test_every_field_of_the_status_is_documented_once(host: MemoryHost) -> None:
         for field in (value if isinstance(value, dict) and name not in OBJECTS else [""])
         if field != "trouble"
     ]
-    assert sorted(documented) == sorted(found)
+    parts = [
+        f"certificate.credentials[].{field}" for field in report["certificate"]["credentials"][0]
+    ]
+    parts += [f"causes[].{field}" for field in (*causes.Cause._fields, "hint")]
+    parts += [f"last_events[].{field}" for field in recent.Happening._fields]
+    assert sorted(documented) == sorted(found + parts)
 
 
 def test_every_field_of_the_plan_is_documented_once(
@@ -48,3 +55,25 @@ def test_every_field_of_the_plan_is_documented_once(
     assert {each["kind"] for each in shown["changes"]} > {"table", "chain", "set"}
     fields = {f"changes[].{field}" for each in shown["changes"] for field in each}
     assert sorted(documented_fields("plan --json`")) == sorted({*shown} | fields)
+
+
+def test_what_the_agent_publishes_is_documented(host: MemoryHost) -> None:
+    host.join()
+    state = host.published.state
+    assert state is not None
+    _, _, text = DOCUMENT.read_text().partition("of users who are not root\n")
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", text.partition("\n## ")[0], re.MULTILINE)
+    documented = {head.strip("`"): set(re.findall("`([a-z_]+)`", fields)) for head, fields in rows}
+    whole = {"control_plane", *documented["at the top"]} - {"causes"}
+    for name in whole:
+        assert name in state
+    for name in state.keys() - whole - {"causes"}:
+        assert documented[name] == state[name].keys(), name
+
+
+def test_every_field_of_doctor_is_documented_once() -> None:
+    shown = finding.Finding("token", finding.Level.OK, "readable").to_json()
+    fields = {f"findings[].{field}" for field in shown}
+    assert sorted(documented_fields("doctor --json`")) == sorted(
+        {"version", "fine"} | fields | {"findings"}
+    )

@@ -3,8 +3,20 @@
 import pytest
 
 from istio_hostagent.agent import reload
+from istio_hostagent.config import model
+from istio_hostagent.host import layers
 from tests.agent.host import MemoryHost
-from tests.agent.texts import CLUSTER, CONFIGS, HOSTAGENT, SIDECAR, SOURCES, TEXTS, config_of, know
+from tests.agent.texts import (
+    CLUSTER,
+    CONFIGS,
+    FACTS,
+    HOSTAGENT,
+    SIDECAR,
+    SOURCES,
+    TEXTS,
+    config_of,
+    know,
+)
 
 PORTS = b"ISTIO_INBOUND_PORTS=*\n"
 A, RULES = (TEXTS[name].replace(b"ISTIO_INBOUND_PORTS=8080\n", b"") for name in ("A", "rules"))
@@ -194,6 +206,18 @@ def test_a_key_that_captured_and_is_empty_now_is_a_warning_that_stays(
     warnings = host.status["configuration"]["warnings"]
     (warning,) = [each for each in warnings if "nothing outbound is captured" in each]
     assert warning.startswith(CLUSTER)
+
+
+def test_words_of_a_value_are_not_taken_for_a_warning() -> None:
+    text = without_outbound(b"ISTIO_METAJSON_X='{nothing outbound is captured'\n")
+    trust = model.Trust(is_root_only=True)
+    files = ((HOSTAGENT, b""), (CLUSTER, text), (SIDECAR, PORTS))
+    found = tuple(model.Layer(path, data, trust) for path, data in files)
+    before = config_of(A, sidecar=PORTS)
+    loaded = reload.load(layers.Found(found, ()), FACTS, (), before)
+    said = " ".join(problem.message for problem in loaded.warnings)
+    assert "ISTIO_METAJSON_X is no JSON" in said
+    assert "nothing outbound is captured any more" in said
 
 
 def test_what_an_empty_variable_leaves_uncaptured_is_said_from_the_first_start_on() -> None:

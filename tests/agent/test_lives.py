@@ -293,6 +293,15 @@ def test_what_cannot_be_taken_out_is_named_and_tried_again(
     host.until(lambda: not host.status["redirection"]["left_by_istio"], 1.0, "and said")
 
 
+def test_plan_says_if_it_is_not_known_what_is_to_be_taken_over(host: MemoryHost) -> None:
+    host.join()
+    assert host.answer("plan")["warnings"] == []
+    host.takeover = machine.Takeover.CRASHING
+    host.run_istio(takeover.Part.LEGACY_V4)
+    (said,) = host.answer("plan")["warnings"]
+    assert said.startswith("what Istio's scripts may have left is not known: worker takeover was")
+
+
 def test_apply_says_what_it_took_over_and_fails_where_it_could_not(host: MemoryHost) -> None:
     host.join()
     host.run_istio(takeover.Part.LEGACY_V4)

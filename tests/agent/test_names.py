@@ -8,7 +8,7 @@ from tests.agent.host import MemoryHost
 from tests.agent.texts import CLUSTER, HOSTAGENT, NAME_SERVERS, OWN_AUTO, PILOT_AGENT, TEXTS
 
 RESOLV_CONF = "/etc/resolv.conf"
-REMARK = "queries for names are not captured: only pilot-agent answers them"
+REMARK = "queries for names are not captured: Envoy without a control plane answers none"
 
 
 @pytest.fixture
@@ -103,6 +103,30 @@ def test_pilot_agent_is_started_anew_once_the_server_that_it_asks_is_gone(
     assert servers_of(asking) == {"10.1.0.54"}
     asking.run(120.0)
     assert asking.status["proxy"]["starts"] == before + 1
+
+
+def test_a_pilot_agent_that_came_back_by_itself_has_read_what_is_listed_then(
+    asking: MemoryHost,
+) -> None:
+    asking.install(PILOT_AGENT)
+    asking.join()
+
+    def ask(*servers: str) -> None:
+        found = tuple(ip_address(each) for each in servers)
+        asking.machine.facts = asking.machine.facts._replace(name_servers=found)
+        asking.changed(RESOLV_CONF)
+        asking.run(1.0)
+
+    ask("10.1.0.53", "10.1.0.54")
+    before = asking.status["proxy"]["starts"]
+    asking.running[-1][0].finish(-9)
+    asking.until(lambda: asking.status["proxy"]["starts"] == before + 1, 10.0, "back")
+    asking.until(lambda: asking.is_in_mesh, 30.0, "in the mesh")
+    ask("10.1.0.53")
+    asking.until(lambda: asking.status["proxy"]["starts"] == before + 2, 10.0, "started anew")
+    asking.run(120.0)
+    assert asking.status["proxy"]["starts"] == before + 2
+    assert asking.is_in_mesh
 
 
 def test_a_host_that_has_no_queries_captured_keeps_its_proxy(host: MemoryHost) -> None:

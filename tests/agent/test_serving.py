@@ -4,7 +4,7 @@ from istio_hostagent.cli import report
 from istio_hostagent.lifecycle import serving
 from tests.agent.host import MemoryHost
 from tests.agent.machine import Loads
-from tests.agent.texts import HOSTAGENT, OWN_AUTO, PILOT_AGENT
+from tests.agent.texts import HOSTAGENT, OWN, OWN_AUTO, PILOT_AGENT
 
 
 def state(host: MemoryHost) -> str:
@@ -138,6 +138,25 @@ def test_a_stranger_at_the_port_of_the_admin_interface_is_no_witness(host: Memor
     assert host.is_in_mesh
     assert host.status["proxy"]["starts"] == 1
     assert "not at 127.0.0.1:15000" in host.status["served_certificate"]["last_error"]
+
+
+def test_one_whose_secret_server_is_away_is_not_replaced(host: MemoryHost) -> None:
+    """The next one would get no certificate at all."""
+    host.write(HOSTAGENT, OWN + b"ISTIO_HOSTAGENT_SECRET_SOCKET=/run/x/secrets.sock\n")
+    host.join()
+    host.until(lambda: state(host) == "held", 3.0, "what it shows after its start")
+    host.loads = Loads.NEVER
+    assert host.answer("renew")["ok"]
+    host.until(lambda: state(host) == "other", 5.0, "it is seen")
+    host.run(900.0)
+    assert host.status["proxy"]["starts"] == 1
+    named = "which is held; the secret server at /run/x/secrets.sock has not given it that"
+    assert named in host.summary
+    assert not host.is_in_mesh
+    # The server is back, which nobody tells the agent.
+    host.loads = Loads.ALWAYS
+    host.until(lambda: host.is_in_mesh, 2 * serving.PUT_OFF_S, "the renewed one")
+    assert host.status["proxy"]["starts"] == 1
 
 
 def test_one_that_cannot_be_told_is_not_replaced(host: MemoryHost) -> None:

@@ -27,7 +27,7 @@ def test_what_comes_with_a_refused_bootstrap_touches_neither_rules_nor_proxy(
     assert "rejected" in host.summary
 
 
-def test_what_works_is_repaired_while_something_else_is_judged(host: MemoryHost) -> None:
+def test_what_works_is_repaired_while_something_else_is_validated(host: MemoryHost) -> None:
     host.join()
     host.check_s = 10.0
     host.write(CLUSTER, TEXTS["B"])
@@ -89,7 +89,7 @@ def test_a_proxy_that_is_not_there_is_refused_where_one_serves(host: MemoryHost)
     assert "A" in host.rules_of
 
 
-def test_a_proxy_in_trouble_can_be_corrected(host: MemoryHost) -> None:
+def test_a_proxy_that_fails_can_be_corrected(host: MemoryHost) -> None:
     host.write(CLUSTER, TEXTS["B"])
     host.join()
     host.proxy, host.is_proxy_picky = machine.Proxy.EXITING, True
@@ -113,7 +113,7 @@ def test_a_broken_proxy_does_not_keep_the_operator_from_capturing_less(host: Mem
     assert "rules" in host.rules_of
 
 
-def test_trouble_of_the_rules_before_is_not_that_of_the_new_ones(host: MemoryHost) -> None:
+def test_an_error_of_the_rules_before_is_not_one_of_the_new_ones(host: MemoryHost) -> None:
     host.join()
     host.steal("10.96.")
     host.until(lambda: "10.96" in host.status["redirection"]["last_error"], 30.0, "noticed")

@@ -25,7 +25,9 @@ from tests.agent.texts import (
     BAD,
     CLUSTER,
     ENVOY,
+    GROUP,
     HOSTAGENT,
+    OUTPUT,
     OWN,
     OWN_AUTO,
     PILOT_AGENT,
@@ -120,13 +122,22 @@ class Life(RuleBasedStateMachine):
         else:
             self.host.uninstall(ENVOY)
 
-    @rule(is_auto=st.booleans(), is_there=st.booleans())
-    def change_kind(self, is_auto: bool, is_there: bool) -> None:
-        self.host.write(HOSTAGENT, OWN_AUTO if is_auto else OWN)
+    @rule(is_auto=st.booleans(), is_there=st.booleans(), opens=st.booleans())
+    def change_kind(self, is_auto: bool, is_there: bool, opens: bool) -> None:
+        text = OWN_AUTO if is_auto else OWN
+        self.host.write(HOSTAGENT, text + b"ISTIO_HOSTAGENT_FIREWALL=open\n" * opens)
         if is_there:
             self.host.install(PILOT_AGENT)
         else:
             self.host.uninstall(PILOT_AGENT)
+
+    @rule(count=st.sampled_from([0, 1, 20]), is_told=st.booleans())
+    def start_unit(self, count: int, is_told: bool) -> None:
+        """A unit that is left alone starts so often; with 0 it ends."""
+        self.host.groups.last_error = "" if is_told else "no inotify instance"
+        self.host.groups.stop(GROUP)
+        for _ in range(count):
+            self.host.groups.start(GROUP)
 
     @rule(port=st.sampled_from([15001, 15006, 15101]))
     def take_port(self, port: int) -> None:
@@ -157,6 +168,15 @@ class Life(RuleBasedStateMachine):
     @rule(is_shut=st.booleans())
     def shut(self, is_shut: bool) -> None:
         self.host.shut(is_shut=is_shut)
+
+    @rule(kind=st.sampled_from(machine.Opener))
+    def change_opener(self, kind: machine.Opener) -> None:
+        self.host.opener = kind
+
+    @rule()
+    def load_firewall(self) -> None:
+        self.host.openings.is_there = False
+        self.host.tell(is_ours=False)
 
     @rule(part=st.sampled_from(takeover.Part))
     def run_istio(self, part: takeover.Part) -> None:
@@ -276,12 +296,23 @@ class Life(RuleBasedStateMachine):
 
         host.until(is_whole, MENDED_S, f"{name} is in force, whole and accepted")
         host.until(lambda: any(map(host.visible, host.certificates)), MENDED_S, "certificates")
+        host.until(self._is_handed_on, MENDED_S, "others have the certificate and were told")
+        running = host.groups.running
+        host.until(lambda: host.left_alone() == running, MENDED_S, "the unit is left alone")
         host.until(lambda: not host.left_by_istio, MENDED_S, "Istio's rules are taken over")
         host.until(lambda: not any(each.is_open for each in host.callers), 60.0, "answers")
         host.stop()
         assert not host.has_rules
         assert not host.has("joined")
         assert not host.has("joining")
+
+    def _is_handed_on(self) -> bool:
+        status = self.host.status
+        serial = status["certificate"]["serial"]
+        is_told = (
+            status["renew_hook"]["state"] == "done" and not status["renew_hook"]["last_error"]
+        )
+        return self.host.outputs.get(OUTPUT) == serial and is_told
 
 
 @pytest.fixture(autouse=True)

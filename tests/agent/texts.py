@@ -9,7 +9,10 @@ from istio_hostagent.redirect import model as redirect
 
 CLUSTER, SIDECAR, HOSTAGENT = "/etc/cluster.env", "/etc/sidecar.env", "/etc/hostagent.env"
 TOKEN, ROOT, CERTS, OTHER_CERTS = "/etc/token", "/etc/root.pem", "/certs", "/other"
+OUTPUT = "/etc/other/mesh.pem"
 SOURCES = places.Sources(HOSTAGENT, CLUSTER, SIDECAR)
+# A unit that is left alone while it runs, and its control group.
+UNIT, GROUP = "backup.service", "/system.slice/backup.service"
 ENVOY, PILOT_AGENT = "/usr/local/bin/envoy", "/usr/local/bin/pilot-agent"
 FACTS = model.HostFacts(
     998,
@@ -17,6 +20,7 @@ FACTS = model.HostFacts(
     addresses=(ip_address("10.1.0.2"),),
     has_ipv6=False,
     users=(("root", 0, 0), ("systemd-resolve", 101, 102)),
+    own_group="/system.slice/istio-hostagent.service",
     state_dir="/state",
     runtime_dir="/run",
 )
@@ -54,8 +58,16 @@ OWN = _text(
     OUTPUT_CERTS=CERTS,
     ISTIO_HOSTAGENT_TOKEN_FILE=TOKEN,
     CA_ROOT_CA=ROOT,
+    ISTIO_HOSTAGENT_EXCLUDE_UNITS=UNIT,
+    ISTIO_HOSTAGENT_OUTPUTS=f"pem:{OUTPUT}",
+    ISTIO_HOSTAGENT_RENEW_HOOK="/bin/tell",
 )
 
+# The same, with nobody else who gets the certificate or is told.
+OWN_ALONE = OWN.partition(b"ISTIO_HOSTAGENT_OUTPUTS")[0]
+
+# Envoy alone is told by istiod what to do, and there is a resolver of names.
+OWN_DIRECTED = OWN + b"ISTIO_HOSTAGENT_CONTROL_PLANE=istiod\n"
 
 OWN_AUTO = OWN.replace(b"PROXY=envoy", b"PROXY=auto")
 
@@ -74,7 +86,7 @@ _REDIRECTIONS = [
     (name, config_of(text, own).redirection)
     for name, text in TEXTS.items()
     for own in (OWN, OWN_AUTO)
-]
+] + [("names", config_of(TEXTS["names"], OWN_DIRECTED).redirection)]
 
 
 # What this host may be, as far as it matters for rules and packets.

@@ -29,8 +29,10 @@ from . import (
     istio,
     joining,
     machine,
+    networks,
     place,
     rows,
+    secretserver,
     site,
     steady,
     storm,
@@ -117,6 +119,11 @@ def _measurements(options: argparse.Namespace, directory: Path) -> list[_Measure
             raise cost.NotMeasured(programs.reason)
         return together.measure(here, programs)
 
+    def of_secrets(here: site.Site) -> rows.Outcomes:
+        if isinstance(programs, rows.Missing):
+            raise cost.NotMeasured(programs.reason)
+        return secretserver.measure(here, programs)
+
     return [
         _Measurement(
             "kernel",
@@ -126,9 +133,9 @@ def _measurements(options: argparse.Namespace, directory: Path) -> list[_Measure
         ),
         _Measurement(
             "kernel",
-            "10 000 networks",
-            installs.LARGE_KEYS,
-            lambda: installs.measure_large(directory),
+            "10 000 and 100 000 networks",
+            networks.KEYS,
+            lambda: networks.measure(directory),
         ),
         _Measurement(
             "kernel",
@@ -152,6 +159,7 @@ def _measurements(options: argparse.Namespace, directory: Path) -> list[_Measure
             on_site(lambda here: joining.measure(here, programs)),
         ),
         _Measurement("joining", "everything together", together.KEYS, on_site(of_peer)),
+        _Measurement("joining", "the secret server", secretserver.KEYS, on_site(of_secrets)),
         _Measurement(
             "steady",
             "steady in the mesh",

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 # Peers that a limit refers to, by what they are.
 LIBNFTABLES = "libnftables, in process"
 ONE_CIDR = "the same rules with 1 CIDR"
+SOME_CIDRS = "the same with 10 000 CIDRs"
+LEGACY_RESTORE = "iptables-legacy-restore, both families"
 NFTABLES_MODE = "istio-iptables, nftables mode"
 TUNED_PEER = "istio-iptables, nftables mode; pilot-agent"
 PEER_PROCESSES = "pilot-agent and its Envoy"
+PILOT_AGENT = "pilot-agent, without its Envoy"
 
 # Debian 13's interpreter and libraries are larger.
 MEMORY_MB = {"12": 20.0, "13": 22.0}
@@ -85,11 +88,25 @@ BUDGETS = {
     "apply-root": Budget("apply on a clean host, files only root can write", "ms"),
     "cidrs": Budget("10 000 CIDRs: install, in process: CPU", "ms", times(0.5, LIBNFTABLES)),
     "cidrs-text": Budget("  from the text of the file to the rule set", "ms"),
+    "cidrs-all": Budget("100 000 CIDRs: install, in process: CPU", "ms", times(10.0, SOME_CIDRS)),
+    "cidrs-all-text": Budget(
+        "  from the text of the file to the rule set", "ms", times(10.0, SOME_CIDRS)
+    ),
+    "cidrs-one": Budget("  one CIDR more or less among them: plan and change, CPU", "ms"),
+    "cidrs-one-elements": Budget(
+        "  the same: elements that the kernel announces, by table", "", at_most(1.0)
+    ),
+    "cidrs-one-reload": Budget("  the same: read, plan, change, read back, CPU", "ms"),
     "connect": Budget(
         "connection set-up at 10 000 CIDRs, to changing ones", "us", times(1.05, ONE_CIDR)
     ),
     "connect-same": Budget("  the same, always to one of them", "us", times(1.05, ONE_CIDR)),
+    "connect-all": Budget(
+        "connection set-up at 100 000 CIDRs, to changing ones", "us", times(1.05, ONE_CIDR)
+    ),
+    "connect-all-same": Budget("  the same, always to one of them", "us", times(1.05, ONE_CIDR)),
     "escapes": Budget("connections lost or around the proxy, 1 000 reloads", "", at_most(0.0)),
+    "escapes-legacy": Budget("  the same in legacy tables", ""),
     "flush": Budget("foreign flush: repaired and proven again, p99", "ms", at_most(20.0), 99.0),
     "flush-rules": Budget("  the first half: rules back, p99", "ms", None, 99.0),
     "mutations": Budget(
@@ -101,6 +118,9 @@ BUDGETS = {
     "verify-asked": Budget("verify, answered by the agent", "ms", at_most(300.0)),
     "rss": Budget("resident memory in the mesh, standard set: RSS", "MB", at_most(20.0)),
     "rss-large": Budget("resident memory in the mesh, 10 000 CIDRs: RSS", "MB", at_most(20.0)),
+    "rss-all": Budget(
+        "resident memory in the mesh, 100 000 CIDRs: RSS", "MB", above(3.6, SOME_CIDRS)
+    ),
     "pss": Budget("  standard set: PSS", "MB"),
     "uss": Budget("  standard set: USS", "MB"),
     "first-cpu": Budget(
@@ -124,9 +144,11 @@ BUDGETS = {
         "everything together, envoy mode against istiod: PSS",
         "MB",
         times(0.75, PEER_PROCESSES),
-        elsewhere="envoy mode does not speak to a control plane yet",
     ),
     "together-alone": Budget("everything together, envoy mode without one: PSS", "MB"),
+    "together-served": Budget("  the same, secrets by the secret server: PSS", "MB"),
+    "secrets": Budget("secret server, an Envoy connected: PSS", "MB", at_most(12.0)),
+    "secrets-own": Budget("  the same: USS", "MB"),
     "wakeups-waiting": Budget("wake-ups, idle, waiting for a configuration", "/min", at_most(2.0)),
     "wakeups-missing": Budget(
         "wake-ups, idle, waiting for a proxy's binary", "/min", at_most(2.0)

@@ -1,6 +1,6 @@
 """Connection set-up under our rules: with very many service networks, and with one.
 
-Two namespaces take turns. In each, connections to captured destinations are redirected to a
+Three namespaces take turns, two at a time. In each, connections to captured destinations are redirected to a
 listener where Envoy would be, so connect(2) pays for the rules, for tracking and for translation,
 and for nothing else. Where destinations change from one connection to the next, the lookup of a
 network does not find everything where it has just been.
@@ -21,7 +21,7 @@ from tests.lab.host import proxy_user
 
 from . import budgets, cost, files, installs, rows
 
-KEYS = ("connect", "connect-same")
+KEYS = ("connect", "connect-same", "connect-all", "connect-all-same")
 BLOCKS, BLOCK = 60, 300
 _CAPTURE_PORT = 15001
 # Networks are taken in steps of a prime, all over the set.
@@ -31,16 +31,19 @@ _LINGER = struct.pack("ii", 1, 0)
 
 def measure(directory: Path) -> rows.Outcomes:
     """All rows of KEYS, in microseconds. Raises NotMeasured, LabError."""
-    networks = list(files.large_cidrs())
+    some, every = (list(files.large_cidrs(n)) for n in (files.LARGE_COUNT, files.LARGEST_COUNT))
     with contextlib.ExitStack() as stack:
-        many = stack.enter_context(_contestant(directory, networks))
-        one = stack.enter_context(_contestant(directory, networks[:1]))
+        many, all_, one = (
+            stack.enter_context(_contestant(directory, each)) for each in (some, every, some[:1])
+        )
         found: dict[str, tuple[list[float], list[float]]] = {key: ([], []) for key in KEYS}
         for number in range(BLOCKS + 1):
-            for key, is_same in zip(KEYS, (False, True), strict=True):
-                turns = [(many, found[key][0]), (one, found[key][1])]
+            for key in KEYS:
+                ours = all_ if key.startswith("connect-all") else many
+                turns = [(ours, found[key][0]), (one, found[key][1])]
                 # Whoever comes second finds the machine as the first has left it.
                 for each, medians in turns if number % 2 else reversed(turns):
+                    is_same = key.endswith("-same")
                     medians += [each.connect_some(is_same=is_same)] if number else []
     note = f"medians of {BLOCKS} blocks of {BLOCK} connections over loopback, in turn"
     return {

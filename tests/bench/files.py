@@ -24,18 +24,21 @@ STANDARD = {
 }
 # The same with another exception.
 CHANGED = {**STANDARD, "ISTIO_SERVICE_EXCLUDE_CIDR": "10.96.0.20/32"}
-LARGE_COUNT = 10_000
+LARGE_COUNT, LARGEST_COUNT = 10_000, 100_000
+# One that is none of those, and touches none.
+ANOTHER_CIDR = "192.168.7.0/24"
 
 
-def large_cidrs() -> Iterator[str]:
+def large_cidrs(count: int = LARGE_COUNT) -> Iterator[str]:
     """Networks of which no two touch, so that none can be merged."""
-    for number in range(LARGE_COUNT):
-        yield f"10.{number // 128}.{number % 128 * 2}.0/24"
+    for number in range(count):
+        block, rest = divmod(number, 32768)
+        yield f"{10 + block}.{rest // 128}.{rest % 128 * 2}.0/24"
 
 
-def large() -> dict[str, str]:
+def large(count: int = LARGE_COUNT) -> dict[str, str]:
     """The standard configuration with very many service networks."""
-    return {**STANDARD, "ISTIO_SERVICE_CIDR": ",".join(large_cidrs())}
+    return {**STANDARD, "ISTIO_SERVICE_CIDR": ",".join(large_cidrs(count))}
 
 
 def keys_text(keys: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from istio_hostagent.host import control
 from tests.interop import authority as authorities
 from tests.interop import istiod as istiods
-from tests.lab.host import proxy_user
+from tests.lab.host import CHECKOUT, proxy_user
 
 from . import agentlog, cost, files, istio, site
 
@@ -24,6 +24,7 @@ class Proxy(enum.Enum):
     """What the agent is given to run."""
 
     ENVOY = enum.auto()
+    DIRECTED = enum.auto()  # Envoy, told by istiod what to do
     PILOT_AGENT = enum.auto()
     STAND_IN = enum.auto()  # a shell in Envoy's place
     NONE = enum.auto()
@@ -96,14 +97,34 @@ class Host(files.Files):
         log.handed_over()
         self.agent_log = log
 
+    def serve_secrets(self) -> int:
+        """Start a secret server that proxies started from now on use; returns its pid."""
+        uid, gid = proxy_user()
+        place = self.directory / "secrets"
+        place.mkdir()
+        os.chown(place, uid, gid)
+        user = [f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--pdeathsig=KILL"]
+        launch = CHECKOUT / "istio_hostagent" / "workers" / "launch.py"
+        current = self.directory / "state" / "certs" / "current"
+        program = [cost.PYTHON, "-IS", str(launch), "secrets", str(current), str(place / "socket")]
+        environment = cost.ENVIRONMENT | files.unit_environment()
+        _, pid = self.place.spawn([cost.SETPRIV, *user, *program], environment)
+        self._keys["ISTIO_HOSTAGENT_SECRET_SOCKET"] = str(place / "socket")
+        return pid
+
     def _proxy_keys(self, proxy: Proxy) -> dict[str, str]:
         if proxy is not Proxy.PILOT_AGENT:
             binary = {
                 Proxy.ENVOY: self._site.envoy,
+                Proxy.DIRECTED: self._site.envoy,
                 Proxy.STAND_IN: self._site.stand_in,
                 Proxy.NONE: self.directory / "absent",
             }[proxy]
-            return {"ISTIO_HOSTAGENT_PROXY": "envoy", "ISTIO_HOSTAGENT_ENVOY": str(binary)}
+            return {
+                "ISTIO_HOSTAGENT_PROXY": "envoy",
+                "ISTIO_HOSTAGENT_ENVOY": str(binary),
+                "ISTIO_HOSTAGENT_CONTROL_PLANE": ("istiod" if proxy is Proxy.DIRECTED else "none"),
+            }
         assert self._programs is not None
         return {
             "ISTIO_HOSTAGENT_PROXY": "pilot-agent",

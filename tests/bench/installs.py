@@ -10,7 +10,7 @@ is the same on a quiet machine; on a busy one the ratios of it were wrong by a f
 Somebody listens to changes of nf_tables all the time, as an agent does: the kernel then makes a
 message of each rule and element, whoever commits. It does so too if the listener is in another
 namespace (net/netlink/af_netlink.c, netlink_has_listeners), so that without ours the figures would
-depend on who else is on the machine.
+depend on who else is on the machine. Very many networks: `networks`.
 """
 
 import time
@@ -29,12 +29,10 @@ from tests.lab import netns
 from . import budgets, cost, files, libnftables, rows
 
 STANDARD_KEYS = ("install", "replace", "read", "repair")
-LARGE_KEYS = ("cidrs", "cidrs-text")
 ROUNDS = 41
-LARGE_ROUNDS = 7
 
-_Times = defaultdict[str, list[float]]
-_NFT = "nft -f, a process"
+Times = defaultdict[str, list[float]]
+NFT_PROCESS = "nft -f, a process"
 
 
 def build_rules(text: str, host: config.HostFacts) -> model.Ruleset:
@@ -74,118 +72,76 @@ def probe(directory: Path) -> config.HostFacts:
     return facts.probe_facts(state_dir=str(directory), runtime_dir=str(directory))
 
 
-def _result(times: _Times, name: str, notes: tuple[str, ...] = ()) -> rows.Result:
-    peers = {budgets.LIBNFTABLES: times[f"library {name}"], _NFT: times[f"nft {name}"]}
+def _result(times: Times, name: str, notes: tuple[str, ...] = ()) -> rows.Result:
+    peers = {budgets.LIBNFTABLES: times[f"library {name}"], NFT_PROCESS: times[f"nft {name}"]}
     return rows.make_result(times[name], peers, notes)
 
 
-def _standard_rounds(directory: Path) -> _Times:
+def _standard_rounds(directory: Path) -> Times:
     host = probe(directory)
     first, second = (
         build_rules(files.keys_text(keys), host) for keys in (files.STANDARD, files.CHANGED)
     )
     listings = [directory / "first.nft", directory / "second.nft"]
-    texts = [_render(rules) for rules in (first, second)]
+    texts = [render(rules) for rules in (first, second)]
     for file, text in zip(listings, texts, strict=True):
         file.write_text(text)
     listener = changes.ChangeMonitor()
     kernel, library = nftables.NftKernel(is_owner=False), libnftables.Library()
-    times: _Times = defaultdict(list)
+    times: Times = defaultdict(list)
     try:
         for number in range(ROUNDS + 1):
-            _clear(kernel)
-            _time(times, "install", lambda: _change(kernel, first, model.Observed()))
-            _time(times, "read", lambda: _must_be(kernel, first))
+            clear(kernel)
+            clock(times, "install", lambda: change(kernel, first, model.Observed()))
+            clock(times, "read", lambda: must_be(kernel, first))
             seen = kernel.observe()
-            _time(times, "replace", lambda seen=seen: _change(kernel, second, seen))  # type: ignore[misc]
-            _time(times, "repair", lambda: reconcile.reconcile(first, kernel))
-            _clear(kernel)
+            clock(times, "replace", lambda seen=seen: change(kernel, second, seen))  # type: ignore[misc]
+            clock(times, "repair", lambda: reconcile.reconcile(first, kernel))
+            clear(kernel)
             for name, file in zip(("nft install", "nft replace"), listings, strict=True):
                 times[name].append(cost.run([cost.NFT, "-f", str(file)]).cpu_ms)
             times["nft read"].append(cost.run([cost.NFT, "list", "ruleset"]).cpu_ms)
-            _clear(kernel)
+            clear(kernel)
             for name, text in zip(("library install", "library replace"), texts, strict=True):
-                _time(times, name, lambda text=text: library.run(text))  # type: ignore[misc]
+                clock(times, name, lambda text=text: library.run(text))  # type: ignore[misc]
             _forget_first(times, number)
     finally:
-        _clear(kernel)
+        clear(kernel)
         library.close()
         kernel.close()
         listener.close()
     return times
 
 
-def measure_large(directory: Path) -> dict[str, rows.Result]:
-    """Rows cidrs, cidrs-text. Raises NotMeasured, LabError."""
-    with netns.Namespace("bench") as namespace:
-        times = namespace.inside(lambda: _large_rounds(directory))
-    notes = (
-        "each network is in two sets, of the main and of the guard table; somebody listens to"
-        " changes, as an agent does, and the kernel tells of each element",
-    )
-    return {
-        "cidrs": _result(times, "install", notes),
-        "cidrs-text": rows.make_result(times["text"]),
-    }
-
-
-def _large_rounds(directory: Path) -> _Times:
-    host = probe(directory)
-    keys = files.keys_text(files.large())
-    rules = build_rules(keys, host)
-    file = directory / "large.nft"
-    text = _render(rules)
-    file.write_text(text)
-    listener = changes.ChangeMonitor()
-    kernel, library = nftables.NftKernel(is_owner=False), libnftables.Library()
-    times: _Times = defaultdict(list)
-    try:
-        for number in range(LARGE_ROUNDS + 1):
-            _clear(kernel)
-            _time(times, "text", lambda: build_rules(keys, host))
-            _time(times, "install", lambda: _change(kernel, rules, model.Observed()))
-            _must_be(kernel, rules)
-            _clear(kernel)
-            times["nft install"].append(cost.run([cost.NFT, "-f", str(file)]).cpu_ms)
-            _clear(kernel)
-            _time(times, "library install", lambda: library.run(text))
-            _forget_first(times, number)
-    finally:
-        _clear(kernel)
-        library.close()
-        kernel.close()
-        listener.close()
-    return times
-
-
-def _time(times: _Times, name: str, act: Callable[[], object]) -> None:
+def clock(times: Times, name: str, act: Callable[[], object]) -> None:
+    """Add the CPU of the calling thread, in ms."""
     began = time.thread_time_ns()
     act()
     times[name].append((time.thread_time_ns() - began) / 1e6)
 
 
-def _forget_first(times: _Times, number: int) -> None:
+def _forget_first(times: Times, number: int) -> None:
     if number == 0:
         first = times["install"]
         times.clear()
         times["first install"] = first
 
 
-def _change(kernel: nftables.NftKernel, wanted: model.Ruleset, seen: model.Observed) -> None:
+def change(kernel: nftables.NftKernel, wanted: model.Ruleset, seen: model.Observed) -> None:
     kernel.apply(plan.make_plan(wanted, seen, owned=False))
 
 
-def _must_be(kernel: nftables.NftKernel, wanted: model.Ruleset) -> None:
+def must_be(kernel: nftables.NftKernel, wanted: model.Ruleset) -> None:
     if found := drift.find_drift(wanted, kernel.observe()):
         raise cost.NotMeasured(f"the rules are not as wanted: {found[0]}")
 
 
-def _clear(kernel: nftables.NftKernel) -> None:
+def clear(kernel: nftables.NftKernel) -> None:
     try:
         reconcile.reconcile(model.Ruleset(), kernel)
     except HostAgentError as error:
         raise cost.NotMeasured(f"the rules cannot be taken out: {error}") from error
 
 
-def _render(rules: model.Ruleset) -> str:
+def render(rules: model.Ruleset) -> str:
     return "".join(nft.render_nft(table) for table in rules.tables)

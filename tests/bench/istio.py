@@ -1,7 +1,7 @@
 """Istio's own programs for a host, and how its rules are installed."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,21 @@ from . import cost
 
 # Its second way to nf_tables; without it rules go through iptables-restore.
 NFTABLES = "--native-nftables"
+# Rules for both families.
+DUAL_STACK = "--dual-stack"
 # What istioctl excludes for a virtual machine beside what the operator does.
 _NEVER_CAPTURED = "22,15020,15021,15090"
+
+
+def iptables_mode(kind: str) -> tuple[str, str]:
+    """Have it use `legacy` or `nft`, which it chooses anew at each call otherwise."""
+    return ("--force-iptables-binary", kind)
+
+
+def environment(words: Sequence[str]) -> dict[str, str]:
+    """What these words of a command line need beside it."""
+    more = {"ISTIO_DUAL_STACK": "true"} if DUAL_STACK in words else {}
+    return cost.ENVIRONMENT | more
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,9 @@ def tuned_rules(programs: Programs, keys: Mapping[str, str]) -> tuple[list[str],
     return (rules_argv(programs, keys, NFTABLES),)
 
 
-def shipped_rules(programs: Programs, keys: Mapping[str, str]) -> tuple[list[str], ...]:
+def shipped_rules(
+    programs: Programs, keys: Mapping[str, str], *extra: str
+) -> tuple[list[str], ...]:
     """The commands of its start script (istio-start.sh): it cleans, then applies."""
-    return (rules_argv(programs, keys, "--cleanup-only"), rules_argv(programs, keys))
+    clean = rules_argv(programs, keys, *extra, "--cleanup-only")
+    return (clean, rules_argv(programs, keys, *extra))

@@ -71,6 +71,11 @@ class PeerHost:
             argv, environment, directory=str(self.directory), output=self._said.descriptor
         )
 
+    @property
+    def pid(self) -> int:
+        """Of pilot-agent."""
+        return self._pid
+
     def wait_for_certificate(self) -> float:
         """How long after the start the certificate lay there, in ms; raises NotMeasured."""
         chain = self.directory / _CERTIFICATES / "cert-chain.pem"

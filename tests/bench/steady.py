@@ -16,7 +16,7 @@ from istio_hostagent.host import changes
 from istio_hostagent.host.nfnetlink import connection, messages
 from istio_hostagent.redirect import model
 
-from . import agentlog, cost, files, rows, site
+from . import agentlog, budgets, cost, files, rows, site
 from .host import NO_PROXY, PROVEN, WAITING, Host, Proxy, join
 
 HOSTS = 3
@@ -32,6 +32,7 @@ KEYS = (
     "verify-asked",
     "rss",
     "rss-large",
+    "rss-all",
     "pss",
     "uss",
     "wakeups-waiting",
@@ -45,9 +46,10 @@ def measure(here: site.Site, *, is_long: bool) -> rows.Outcomes:
     with contextlib.ExitStack() as stack:
         hosts = [stack.enter_context(Host(here)) for _ in range(HOSTS)]
         large = stack.enter_context(Host(here, keys=files.large()))
+        largest = stack.enter_context(Host(here, keys=files.large(files.LARGEST_COUNT)))
         waiting = [stack.enter_context(Host(here, keys={})) for _ in range(HOSTS)]
         missing = [stack.enter_context(Host(here)) for _ in range(HOSTS)]
-        join([*hosts, large], Proxy.ENVOY)
+        join([*hosts, large, largest], Proxy.ENVOY)
         for idle, proxy, text in (
             (waiting, Proxy.ENVOY, WAITING),
             (missing, Proxy.NONE, NO_PROXY),
@@ -56,16 +58,17 @@ def measure(here: site.Site, *, is_long: bool) -> rows.Outcomes:
                 host.start(proxy)
                 host.wait_for(text)
         time.sleep(SETTLE_S)
-        fresh = [rows.Samples(_rss(each)).median for each in (hosts, [large])]
+        fresh = [rows.Samples(_rss(each)).median for each in (hosts, [large], [largest])]
         verify = _verify(hosts)
         rules, proven = _flushes(hosts)
+        settled = _rss([large])  # before its repairs: the other one has none
         _flushes([large], LARGE_FLUSHES)
         time.sleep(SETTLE_S)
         idle_s = LONG_IDLE_S if is_long else IDLE_S
         groups = {"wakeups-waiting": waiting, "wakeups-missing": missing, "wakeups": hosts}
         wakeups = _idle(groups, idle_s)
         memory = [cost.memory_mb(host.pid) for host in hosts]
-        of_large = _rss([large])
+        of_large, of_largest = _rss([large]), _rss([largest])
         bare = _bare_memory()
     middle = [rows.Samples(tuple(found)).median for found in (rules, proven)]
     note = (
@@ -83,6 +86,11 @@ def measure(here: site.Site, *, is_long: bool) -> rows.Outcomes:
         ),
         "rss-large": rows.make_result(
             of_large, of_python, [after.format(1, LARGE_FLUSHES, fresh[1])]
+        ),
+        "rss-all": rows.make_result(
+            of_largest,
+            {budgets.SOME_CIDRS: settled, **of_python},
+            [f"freshly joined {fresh[2]:.1f} MB; of neither anything was repaired by then"],
         ),
         "pss": rows.make_result([found[1] for found in memory], {"a bare python3": [bare[1]]}),
         "uss": rows.make_result([found[2] for found in memory], {"a bare python3": [bare[2]]}),

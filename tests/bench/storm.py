@@ -8,7 +8,7 @@ those who send packets again because something may have come before our rules.
 import contextlib
 import time
 
-from istio_hostagent.host.nfnetlink import connection, messages
+from istio_hostagent.host.nfnetlink import connection, elements, messages
 from istio_hostagent.redirect import expressions, model
 
 from . import cost, files, rows, site
@@ -41,7 +41,7 @@ class _Stranger:
     def add_element(self, number: int) -> None:
         # Every other one: neighbours would be one interval.
         address = _FIRST_ADDRESS + 2 * number
-        self._commit(*messages.new_elements(_TABLE, self._set((address, address)), 0))
+        self._commit(*elements.new_elements(_TABLE, self._set((address, address)), 0))
 
     def add_rule(self, number: int) -> None:
         port = model.Match(model.Field.DPORT, model.Operator.EQ, number + 1)

@@ -11,7 +11,7 @@ from . import budgets, cost, files, istio, rows, site
 from .host import Host, Proxy, join
 from .peerhost import PeerHost
 
-KEYS = ("together-pilot", "together-alone")
+KEYS = ("together-pilot", "together", "together-alone")
 ROUNDS = 3
 SETTLE_S = 3.0
 
@@ -23,19 +23,21 @@ def measure(here: site.Site, programs: istio.Programs) -> rows.Outcomes:
     for _ in range(ROUNDS):
         for key, proxy in (
             ("together-pilot", Proxy.PILOT_AGENT),
+            ("together", Proxy.DIRECTED),
             ("together-alone", Proxy.ENVOY),
         ):
             with Host(here, authority, programs=programs) as host:
                 join([host], proxy)
-                found[key].append(_pss_mb(host.place.namespace.pids()))
+                found[key].append(pss_mb(host.place.namespace.pids()))
         with PeerHost(here, authority, programs) as peer:
             peer.start(here.envoy, istio.tuned_rules(programs, files.STANDARD))
             peer.wait_ready()
-            found["peer"].append(_pss_mb(peer.place.namespace.pids()))
+            found["peer"].append(pss_mb(peer.place.namespace.pids()))
     beside = {budgets.PEER_PROCESSES: found["peer"]}
     return {key: rows.make_result(found[key], beside) for key in KEYS}
 
 
-def _pss_mb(pids: list[int]) -> float:
+def pss_mb(pids: list[int]) -> float:
+    """What these processes take, once they have settled."""
     time.sleep(SETTLE_S)
     return sum(cost.memory_mb(pid)[1] for pid in pids)

@@ -1,24 +1,29 @@
-"""The verbs as people run them: fresh processes, beside istio-iptables in both of its modes.
+"""The verbs as people run them: fresh processes, beside istio-iptables in its three modes.
 
 Every contestant has a namespace of its own in each round and goes through the same four states:
 rules on a clean host, the same once more, changed ones, none. In its iptables mode istio-iptables
-chooses between legacy and nft(8)'s tables anew at each call, as it does on a host.
+uses legacy tables or those of nf_tables. nft(8) and iptables-restore(8) are there with rules that
+are made already (`restore`).
 """
 
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.lab import netns
 
-from . import budgets, cost, files, istio, place, rows
+from . import budgets, cost, files, istio, place, restore, rows
 
 STATES = ("apply", "apply-unchanged", "apply-changed", "clean")
 KEYS = (*STATES, *(f"{state}-cpu" for state in STATES), "apply-root", "verify")
 ROUNDS = 13
 VERIFY_ROUNDS = 7
-_IPTABLES_MODE = "istio-iptables, iptables mode"
+_MODES = {f"istio-iptables, iptables mode, {kind}": kind for kind in restore.KINDS}
+_RESTORE = {f"iptables-{kind}-restore, rules made before, IPv4": kind for kind in restore.KINDS}
+_NFT = "nft -f, rules made before"
+_PEERS = (budgets.NFTABLES_MODE, *_MODES, _NFT, *_RESTORE)
 _BARE = "python3 -c pass"
 
 _Costs = defaultdict[str, list[cost.Cost]]
@@ -37,8 +42,12 @@ def measure(programs: istio.Programs | rows.Missing) -> rows.Outcomes:
     with files.Files(files.STANDARD) as packaged:
         with files.Files(files.STANDARD, is_root_only=True) as root_only:
             contestants = {"packaged": _ours(packaged), "root": _ours(root_only)}
+            contestants[_NFT] = _of_nft(restore.write_nft(packaged.directory))
             if not isinstance(programs, rows.Missing):
                 contestants |= _theirs(programs)
+                for name, kind in _RESTORE.items():
+                    texts = restore.write_iptables(programs, kind, packaged.directory)
+                    contestants[name] = _of_restore(kind, texts)
             costs = _rounds(contestants)
         with _host() as host:
             verify = host.inside(lambda: _verify(packaged))
@@ -99,10 +108,38 @@ def _theirs(programs: istio.Programs) -> dict[str, _Contestant]:
             calls(istio.NFTABLES, change=istio.NFTABLES),
             (cost.NFT, "list", "table", "inet", "istio-proxy-nat"),
         ),
-        _IPTABLES_MODE: _Contestant(
-            calls(change="--reconcile"), ("/usr/sbin/iptables", "-t", "nat", "-S", "ISTIO_OUTPUT")
-        ),
+        **{
+            name: _Contestant(
+                calls(*istio.iptables_mode(kind), change="--reconcile"), _shown(kind)
+            )
+            for name, kind in _MODES.items()
+        },
     }
+
+
+def _shown(kind: str) -> tuple[str, ...]:
+    return (f"/usr/sbin/iptables-{kind}", "-t", "nat", "-S", "ISTIO_OUTPUT")
+
+
+def _of_nft(texts: restore.Texts) -> _Contestant:
+    return _Contestant(
+        _calls_of(texts, lambda file: [cost.NFT, "-f", str(file)]),
+        (cost.NFT, "list", "table", "inet", "istio_hostagent"),
+    )
+
+
+def _of_restore(kind: str, texts: restore.Texts) -> _Contestant:
+    return _Contestant(
+        _calls_of(texts, lambda file: restore.restore_argv(kind, file)), _shown(kind)
+    )
+
+
+def _calls_of(
+    texts: restore.Texts, argv: Callable[[Path], list[str]]
+) -> dict[str, Callable[[], cost.Cost]]:
+    """Each state is a file."""
+    states = zip(STATES, (texts.standard, texts.standard, texts.changed, texts.none), strict=True)
+    return {state: lambda file=file: cost.run(argv(file)) for state, file in states}  # type: ignore[misc]
 
 
 def _rounds(contestants: Mapping[str, _Contestant]) -> _Costs:
@@ -160,7 +197,9 @@ def _beside(
     take: Callable[[Sequence[cost.Cost]], list[float]],
 ) -> rows.Result:
     peers: dict[str, list[float] | rows.Missing] = {
-        name: programs if isinstance(programs, rows.Missing) else take(costs[f"{name} {state}"])
-        for name in (budgets.NFTABLES_MODE, _IPTABLES_MODE)
+        name: programs
+        if isinstance(programs, rows.Missing) and name != _NFT
+        else take(costs[f"{name} {state}"])
+        for name in _PEERS
     }
     return rows.make_result(take(costs[f"packaged {state}"]), peers)

@@ -16,13 +16,27 @@ from pathlib import Path
 import pytest
 
 from tests.booted import cluster as network
+from tests.booted import coexistence, mesh, names
 from tests.booted import machine as machines
-from tests.booted import mesh
+from tests.interop import conftest as interop
+from tests.interop import istiod as istiods
 from tests.package import build, images, overlay, repository
 
-NEEDED = ("systemd-nspawn", "mmdebstrap", "apt-ftparchive", "gpg", "ssh", "tcpdump", "nsenter")
+NEEDED = (
+    "systemd-nspawn",
+    "mmdebstrap",
+    "apt-ftparchive",
+    "gpg",
+    "ssh",
+    "tcpdump",
+    "nsenter",
+    "strace",
+)
 KEY = "/etc/apt/keyrings/tests.asc"
 INSTALL = ("apt-get", "-q", "-y", "install", "istio-hostagent")
+
+# So long apt may take on a busy machine.
+LONG_S = 600
 
 Start = Callable[..., machines.Machine]
 # Layers for a machine of a release, topmost first.
@@ -186,7 +200,8 @@ def needs(cluster: network.Cluster, archive: repository.Repository) -> Disks:
     def disks(suite: str) -> tuple[Path, ...]:
         with _machine(cluster, suite, "needs") as machine:
             use_archive(machine, archive)
-            machine.run(*INSTALL[:-1], "envoy", *needed_packages(archive, suite))
+            wanted = ("envoy", *needed_packages(archive, suite))
+            machine.run(*INSTALL[:-1], *wanted, within_s=LONG_S)
             return (machine.keep_disk(cluster.directory / f"needs-{suite}"),)
 
     return disks
@@ -200,8 +215,25 @@ def installed(cluster: network.Cluster, needs: Disks) -> Disks:
     def disks(suite: str) -> tuple[Path, ...]:
         below = needs(suite)
         with _machine(cluster, suite, "disk", layers=below) as machine:
-            machine.run(*INSTALL)
+            machine.run(*INSTALL, within_s=LONG_S)
             return (machine.keep_disk(cluster.directory / f"installed-{suite}"), *below)
+
+    return disks
+
+
+@pytest.fixture(scope="session")
+def beside(cluster: network.Cluster, archive: repository.Repository, installed: Disks) -> Disks:
+    """Give the disks of a machine with the package and all programs that we have to bear."""
+
+    @functools.cache
+    def disks(suite: str) -> tuple[Path, ...]:
+        below = installed(suite)
+        extra = f"{suite}-beside"
+        archive.publish(extra, repository.debian_packages(suite, *coexistence.PACKAGES))
+        with _machine(cluster, suite, "beside", layers=below) as machine:
+            add_source(machine, extra)
+            coexistence.install(machine)
+            return (machine.keep_disk(cluster.directory / f"beside-{suite}"), *below)
 
     return disks
 
@@ -217,6 +249,25 @@ def peer(
         mesh.serve(machine, mesh.PLAIN_PORT)
         mesh.join(machine, ca)
         yield machine
+
+
+@pytest.fixture(scope="session")
+def world(cluster: network.Cluster) -> Iterator[names.World]:
+    with names.world(cluster) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def control(cluster: network.Cluster) -> Iterator[istiods.Istiod]:
+    binary = interop.find_file(interop.ISTIOD, interop.BUILT / "pilot-discovery", "a real istiod")
+    with names.istiod(cluster, binary) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def pilot_agent() -> Path:
+    built = interop.BUILT / "pilot-agent"
+    return interop.find_file(interop.PILOT_AGENT, built, "a real pilot-agent")
 
 
 def use_archive(machine: machines.Machine, archive: repository.Repository) -> None:

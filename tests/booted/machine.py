@@ -111,7 +111,7 @@ class Machine:
             self.on_disk(path, text, mode)
         (self.directory / "upper/root").chmod(0o700)
 
-    def boot(self, within_s: float = 60) -> None:
+    def boot(self, within_s: float = 150) -> None:
         """Start the machine and return when its boot has finished; raises MachineFailed."""
         self._connect()
         for group in self._groups:

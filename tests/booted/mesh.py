@@ -29,7 +29,7 @@ TOKEN = "/var/run/secrets/tokens/istio-token"
 ROOT_CERT = "/etc/certs/root-cert.pem"
 
 # Says who asked, as the application sees it, and repeats the path: what must not be on the wire.
-_APPLICATION = """\
+APPLICATION = """\
 import http.server, sys
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -128,7 +128,7 @@ def serve(machine: machines.Machine, port: int = PORT) -> None:
     """Run the application, as an ordinary user, and return when it accepts connections."""
     unit = f"application-{port}.service"
     command = f"/usr/bin/python3 /opt/application.py {port} {machine.name}"
-    machine.write("/opt/application.py", _APPLICATION)
+    machine.write("/opt/application.py", APPLICATION)
     machine.write(
         f"/etc/systemd/system/{unit}",
         f"[Service]\nUser=nobody\nExecStart={command}\n[Install]\nWantedBy=multi-user.target\n",

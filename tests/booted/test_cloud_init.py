@@ -12,7 +12,6 @@ from tests.package import images, overlay, repository
 
 USER_DATA = mesh.SOURCE / "docs/user-data.yaml"
 SEED = "var/lib/cloud/seed/nocloud"
-SUITE = "bookworm"
 # The network is there already; the image has neither locales nor another source for apt; and the
 # tests log in with the keys that every machine has.
 CLOUD_CFG = """\
@@ -24,13 +23,13 @@ ssh_deletekeys: false
 """
 
 
-def user_data(archive: repository.Repository, ca: mesh.Authority) -> str:
+def user_data(archive: repository.Repository, ca: mesh.Authority, suite: str) -> str:
     """Fill in the documentation's example, as its first lines tell an operator to."""
     text = USER_DATA.read_text()
     for placeholder, value in (
         ("REPOSITORY-KEY", archive.public_key),
         ("ROOT-CERTIFICATE", ca.root_certificate),
-        ("REPOSITORY SUITE", f"http://{network.ADDRESS}/ {SUITE}"),
+        ("REPOSITORY SUITE", f"http://{network.ADDRESS}/ {suite}"),
         ('"TOKEN"', f'"{ca.token("orders")}"'),
         ("EAST-WEST-GATEWAY", network.ADDRESS),
         ("10.96.0.0/12", mesh.MESH),
@@ -43,12 +42,12 @@ def user_data(archive: repository.Repository, ca: mesh.Authority) -> str:
 
 @pytest.fixture
 def seeded(
-    cluster: network.Cluster, archive: repository.Repository, ca: mesh.Authority
+    cluster: network.Cluster, archive: repository.Repository, ca: mesh.Authority, suite: str
 ) -> Iterator[machines.Machine]:
     """A machine that boots for the first time, with user-data and nothing of ours installed."""
-    cloud = images.layer(SUITE, "cloud-init")
-    machine = machines.Machine(cluster, SUITE, "cloud", "10.200.1.254", layers=(cloud,))
-    machine.on_disk(f"{SEED}/user-data", user_data(archive, ca))
+    cloud = images.layer(suite, "cloud-init")
+    machine = machines.Machine(cluster, suite, "cloud", "10.200.1.254", layers=(cloud,))
+    machine.on_disk(f"{SEED}/user-data", user_data(archive, ca, suite))
     machine.on_disk(f"{SEED}/meta-data", "instance-id: first\n")
     machine.on_disk("etc/cloud/cloud.cfg.d/90-tests.cfg", CLOUD_CFG)
     machine.on_disk("etc/apt/sources.list", "")

@@ -249,3 +249,20 @@ def _rules(machine: machines.Machine) -> str:
         "nft", "--stateless", "list", "table", "inet", "istio_hostagent"
     ).stdout.splitlines()
     return "\n".join(line for line in listing if "progname" not in line)
+
+
+def test_the_classic_unit_shows_each_attempt_in_the_words_of_the_guide(
+    machine: machines.Machine, ca: mesh.Authority
+) -> None:
+    mesh.join(machine, ca)
+    machine.run("istio-hostagent", "renew")
+    status = ("systemctl", "status", "--no-pager", "--lines=50", "istio-auth-node-agent")
+    assert "CSR is approved" not in machine.run(*status, check=False).stdout
+    machine.run("systemctl", "start", "istio-auth-node-agent")
+    machine.run("istio-hostagent", "renew")
+    shown = machine.run(*status).stdout
+    assert "node_agent" in shown
+    assert "Sending CSR (retrial #0) ..." in shown
+    assert re.search(r"CSR is approved successfully\. Will renew cert in \d+h\d+m[\d.]+s", shown)
+    # What came before is said once, in our own words.
+    assert "in the mesh as spiffe://" in shown

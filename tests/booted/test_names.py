@@ -6,7 +6,6 @@ the C library for an ordinary user, as the machine's nsswitch.conf and resolv.co
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from tests.booted import conftest, mesh, names
 from tests.booted import machine as machines
 from tests.interop import conftest as interop
 from tests.interop import istiod as istiods
-from tests.package import repository
+from tests.package import overlay, repository
 
 RESOLVERS = ("systemd-resolved", "libnss-resolve", "dnsmasq")
 INSTALL = ("apt-get", "-q", "-y", "--no-install-recommends", "install")
@@ -28,23 +27,21 @@ MOST_QUERIES = 3
 _numbers = itertools.count()
 
 
-@pytest.fixture(scope="session")
-def world(cluster: network.Cluster) -> Iterator[names.World]:
-    with names.world(cluster) as made:
-        yield made
-
-
-@pytest.fixture(scope="session")
-def control(cluster: network.Cluster) -> Iterator[istiods.Istiod]:
-    binary = interop.find_file(interop.ISTIOD, interop.BUILT / "pilot-discovery", "a real istiod")
-    with names.istiod(cluster, binary) as made:
-        yield made
-
-
-@pytest.fixture(scope="session")
-def pilot_agent() -> Path:
-    built = interop.BUILT / "pilot-agent"
-    return interop.find_file(interop.PILOT_AGENT, built, "a real pilot-agent")
+UNIT = "istio-hostagent.service"
+# Asks for a name until the file /run/enough is there, and says what it was told if that is wrong.
+_ASKING = """\
+import json, os, socket, sys, time
+found = {"asked": 0, "failed": []}
+while not os.path.exists("/run/enough"):
+    found["asked"] += 1
+    begun = time.monotonic()
+    try:
+        socket.getaddrinfo(sys.argv[1], None, socket.AF_INET)
+    except OSError as error:
+        found["failed"].append(f"{error} after {time.monotonic() - begun:.2f} s")
+    time.sleep(max(0, 0.05 - (time.monotonic() - begun)))
+json.dump(found, sys.stdout)
+"""
 
 
 @pytest.fixture
@@ -220,3 +217,66 @@ def test_with_dnsmasq(host: machines.Machine, control: istiods.Istiod, world: na
     host.run("systemctl", "stop", "istio-hostagent")
     assert names.look_up(host, names.OUTSIDE) == names.OUTSIDE_ADDRESS
     assert names.look_up(host, names.SERVICE) == UNKNOWN
+
+
+def test_envoy_alone_takes_everything_from_istiod_and_a_resolver_beside_it_answers(
+    machine: machines.Machine, world: names.World, control: istiods.Istiod
+) -> None:
+    """The files are the same, and no pilot-agent is installed."""
+    rewrite(machine, names.FIRST)
+    names.provision(machine, control)
+    mesh.wait_joined(machine)
+    check_names(machine, world)
+    report = json.loads(machine.run("istio-hostagent", "status", "--json").stdout)
+    assert report["proxy"]["kind"] == "envoy"
+    assert report["control_plane"]["state"] == "connected"
+    assert report["resolver"]["state"] == "running"
+    # The unit is the secret server.
+    assert report["secret_server"]["state"] == "none"
+    secrets = "istio-hostagent-secrets.service"
+    assert machine.unit(secrets, "ActiveState")["ActiveState"] == "active"
+    assert machine.run("istio-hostagent", "verify").returncode == 0
+
+    # The agent comes and goes, and nobody who asks notices.
+    resolver = report["resolver"]["pid"]
+    assert resolver == int(machine.unit("istio-proxy@names.service", "MainPID")["MainPID"])
+    machine.write("/opt/asking.py", _ASKING)
+    become = ("setpriv", "--reuid", names.APPLICATION, "--clear-groups")
+    words = machine.command(*become, "/usr/bin/python3", "/opt/asking.py", names.SERVICE)
+    asking = overlay.Background(words)
+    machine.run("systemctl", "restart", "istio-hostagent")
+    mesh.wait_joined(machine)
+    machine.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", "istio-hostagent")
+    mesh.wait_joined(machine)
+    machine.run("apt-get", "-q", "-y", "--reinstall", "install", "istio-hostagent", within_s=400)
+    mesh.wait_joined(machine)
+    machine.run("touch", "/run/enough")
+    asked = json.loads(asking.finish())
+    print(asked)
+    assert asked["asked"] > 50
+    assert asked["failed"] == []
+    report = json.loads(machine.run("istio-hostagent", "status", "--json").stdout)
+    assert report["resolver"]["pid"] == resolver
+    assert report["resolver"]["answers"]
+    check_names(machine, world)
+
+    # It hangs: the host says so, and has another one.
+    machine.run("kill", "-STOP", str(resolver))
+    network.wait_until(
+        lambda: "resolver: it does not answer" in machine.unit(UNIT, "StatusText")["StatusText"],
+        "what is wrong",
+        150,
+    )
+    mesh.wait_joined(machine, within_s=60)
+    check_names(machine, world)
+
+    # After a boot names are known from before, while istiod is away.
+    control.stop()
+    try:
+        machine.reboot()
+        names.wait_resolved(machine, names.SERVICE, names.SERVICE_ADDRESS, within_s=40)
+    finally:
+        control.start()
+    mesh.wait_joined(machine, within_s=60)
+    machine.run("systemctl", "stop", "istio-hostagent")
+    assert names.look_up(machine, names.OUTSIDE) == names.OUTSIDE_ADDRESS

@@ -36,7 +36,8 @@ def test_a_stop_leaves_no_rule_and_a_working_network(
     network.wait_until(lambda: not mesh.table_names(machine), "the guard is gone", within_s=3)
     network.wait_until(lambda: not machine.exists(MARKER), "the mark is gone", within_s=3)
     assert mesh.network_state(machine) == before
-    assert machine.run("pgrep", "envoy", check=False).returncode == 1
+    ended = ("pgrep", "envoy")
+    network.wait_until(lambda: machine.run(*ended, check=False).returncode == 1, "Envoy has ended")
     assert machine.run("curl", "-sSI", f"http://{network.ADDRESS}/").returncode == 0
     assert cluster.ssh(machine.address, "true").returncode == 0
 
@@ -47,7 +48,8 @@ def test_after_a_stop_joining_is_a_transaction_again(
     joined.run(*STOP)
     joined.write(mesh.TOKEN, "not a token", owner="istio-proxy")
     joined.run("rm", "-rf", "/var/lib/istio-hostagent/certs", "/etc/certs/..data")
-    network.wait_until(lambda: not mesh.table_names(joined), "the guard is gone", within_s=3)
+    # systemd stops the guard when the agent is gone, and the mark is the last that it takes.
+    network.wait_until(lambda: not joined.exists(MARKER), "the mark is gone", within_s=3)
     before = mesh.network_state(joined)
     joined.run("systemctl", "start", "istio-hostagent")
     assert joined.run("istio-hostagent", "wait", "--timeout", "3", check=False).returncode != 0
@@ -241,3 +243,31 @@ def _watch_early(machine: machines.Machine, address: str) -> None:
     )
     machine.run("install", "-o", "nobody", "/dev/null", "/var/lib/early")
     machine.run("systemctl", "enable", "--quiet", "early.service")
+
+
+READY = "http://127.0.0.1:15021/healthz/ready"
+# Notes, every 20 ms, what readiness says and whether the rules are there.
+NOTE = (
+    "while :; do r=$(curl -s -o /dev/null -w '%%{http_code}' --max-time 1 %s);"
+    " nft list table inet istio_hostagent >/dev/null 2>&1 && t=in || t=out;"
+    " echo $r $t; sleep 0.02; done > /run/noted"
+)
+
+
+@pytest.mark.parametrize("act", ["stop", "restart"])
+def test_a_stop_drains_and_a_restart_does_not(joined: machines.Machine, act: str) -> None:
+    joined.write("/opt/note.sh", NOTE % READY)
+    joined.run("systemd-run", "--quiet", "--unit=note", "/bin/sh", "/opt/note.sh")
+    network.wait_until(lambda: "200 in" in joined.read("/run/noted"), "it serves")
+    joined.run("systemctl", act, UNIT)
+    joined.run("systemctl", "stop", "note")
+    noted = joined.read("/run/noted").splitlines()
+    if act == "restart":
+        assert "503 in" not in noted
+        assert "000 out" not in noted
+        return
+    # No, while the rules are in; then these go, and at last the proxy.
+    assert noted.count("503 in") > 10
+    assert "000 in" not in noted
+    last_no = max(number for number, line in enumerate(noted) if line.startswith("503"))
+    assert all(line.endswith("out") for line in noted[last_no + 1 :])

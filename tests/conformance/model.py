@@ -112,7 +112,8 @@ class Packet(NamedTuple):
     """One connect or send, from where and by whom, and who has to get it.
 
     `source`, `source_port`: what it binds before. `mark`: SO_MARK. `is_transparent`: `source` is
-    no address of its own (IP_TRANSPARENT). `scope`: the interface of a link-local `host`.
+    no address of its own (IP_TRANSPARENT). `scope`: the interface of a link-local `host`. `unit`: the
+    unit of the configuration in which its socket is made.
     """
 
     place: Place
@@ -126,9 +127,11 @@ class Packet(NamedTuple):
     scope: str = ""
     mark: int = 0
     is_transparent: bool = False
+    unit: str = ""
 
     def __str__(self) -> str:
         by = self.user.name if self.place is Place.HOST else f"from {self.place}"
+        by += f" in {self.unit}" if self.unit else ""
         source = self.source or (f"port {self.source_port}" if self.source_port else "")
         bound = f" as {source}" if source else ""
         separator = " " if ":" in self.host else ":"
@@ -141,7 +144,9 @@ class Configuration(NamedTuple):
     `feature`: what has to work for it, one word. `resolvers`: of /etc/resolv.conf. `proxy`: whose
     listeners there are. `outbound_port`, `inbound_port`: where. `nft`: rules that somebody else has
     put in before. `published`: a port of the host's addresses that those take to port 80 of the
-    guest. `has_account`: whether there is a user istio-proxy. `sysctls`: of the host.
+    guest. `has_account`: whether there is a user istio-proxy. `sysctls`: of the host. `units`: of
+    systemd, which run in a slice; in keys `<unit>` is what their names, and `<slice>` the path of that,
+    begin with. `has_legacy`: whether legacy tables can do it.
     """
 
     name: str
@@ -156,3 +161,5 @@ class Configuration(NamedTuple):
     nft: str = ""
     has_account: bool = True
     sysctls: Mapping[str, str] = {}
+    units: tuple[str, ...] = ()
+    has_legacy: bool = True

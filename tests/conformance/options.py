@@ -592,4 +592,180 @@ USERS = (
     ),
 )
 
-CONFIGURATIONS = (*GROUPS, *INTERFACES, *GUESTS, *LOOPBACK, *INVALID, *USERS)
+EXCLUDED_USERS = (
+    Configuration(
+        "users excluded",
+        "excluded-users",
+        {**EVERYTHING, "ISTIO_HOSTAGENT_EXCLUDE_USERS": "beta,61999"},
+        (
+            *tcp(BETA, OTHER, 80, APPLICATION),
+            *tcp(User("beta elsewhere", 61601, 61500), OTHER, 80, APPLICATION),
+            *tcp(User("its group", 61500, 61601), OTHER, 80, OUTBOUND),
+            *tcp(User("number", 61999, 61500), OTHER, 80, APPLICATION),
+            *tcp(ALPHA, OTHER, 80, OUTBOUND),
+            *tcp(ROOT, OTHER, 80, OUTBOUND),
+            *tcp(PROXY, OTHER, 80, APPLICATION),
+            *tcp(BETA, OWN, 8080, APPLICATION),
+            *inbound(OWN, 8080, INBOUND),
+        ),
+    ),
+    Configuration(
+        "names of users, excluded",
+        "excluded-users-dns",
+        {
+            **EVERYTHING,
+            "ISTIO_META_DNS_CAPTURE": "true",
+            "ISTIO_HOSTAGENT_EXCLUDE_USERS": "beta",
+        },
+        (
+            *both(BETA, RESOLVER, 53, APPLICATION),
+            *both(ALPHA, RESOLVER, 53, DNS),
+            *udp(BETA, RESOLVER, 53, APPLICATION, source_port=40021),
+            *udp(ALPHA, RESOLVER, 53, DNS, source_port=40021),
+        ),
+    ),
+    Configuration(
+        "a user excluded from a captured group",
+        "excluded-users",
+        {
+            **EVERYTHING,
+            "ISTIO_OUTBOUND_OWNER_GROUPS": "alpha",
+            "ISTIO_HOSTAGENT_EXCLUDE_USERS": "61999",
+        },
+        (
+            *tcp(User("number in alpha", 61999, 61600), OTHER, 80, APPLICATION),
+            *tcp(ALPHA, OTHER, 80, OUTBOUND),
+        ),
+    ),
+)
+
+APP_UNIT, BATCH, BELOW = "app.service", "batch.slice", "batch.slice/one.scope/part"
+WEB = "web.service"
+UNITS = (
+    Configuration(
+        "units excluded",
+        "units",
+        {**EVERYTHING, "ISTIO_HOSTAGENT_EXCLUDE_UNITS": "<unit>app,<unit>batch.slice,no-such"},
+        (
+            *tcp(APP, OTHER, 80, APPLICATION, unit=APP_UNIT),
+            *tcp(ROOT, OTHER, 80, APPLICATION, unit=APP_UNIT),
+            *tcp(APP, OTHER, 80, APPLICATION, unit=BATCH),
+            *tcp(APP, OTHER, 80, APPLICATION, unit=BELOW),
+            *tcp(APP, OTHER, 80, OUTBOUND, unit=WEB),
+            *tcp(ROOT, OTHER, 80, OUTBOUND, unit=WEB),
+            *tcp(APP, OTHER, 80, OUTBOUND),
+            *tcp(PROXY, OTHER, 80, APPLICATION, unit=WEB),
+            *tcp(APP, OWN, 8080, APPLICATION, unit=APP_UNIT),
+            *tcp(PROXY, OWN, 8080, INBOUND, unit=APP_UNIT),
+            *udp(APP, OTHER, 80, APPLICATION, unit=APP_UNIT),
+            *inbound(OWN, 8080, INBOUND),
+        ),
+        units=(APP_UNIT, BELOW, WEB),
+        has_legacy=False,
+    ),
+    Configuration(
+        "a unit excluded by path",
+        "units",
+        {
+            "ISTIO_SERVICE_CIDR": MESH_CIDR,
+            "ISTIO_HOSTAGENT_EXCLUDE_UNITS": "<slice><unit>batch.slice/one.scope",
+        },
+        (
+            *tcp(APP, MESH, 80, APPLICATION, unit=BELOW),
+            *tcp(APP, MESH, 80, OUTBOUND, unit=BATCH),
+            *tcp(APP, MESH, 80, OUTBOUND, unit=APP_UNIT),
+            *tcp(APP, OTHER, 80, APPLICATION, unit=APP_UNIT),
+        ),
+        units=(APP_UNIT, BELOW),
+        has_legacy=False,
+    ),
+    Configuration(
+        "names of units, excluded",
+        "units-dns",
+        {
+            **EVERYTHING,
+            "ISTIO_META_DNS_CAPTURE": "true",
+            "ISTIO_HOSTAGENT_EXCLUDE_UNITS": "<unit>app.service",
+        },
+        (
+            *both(APP, RESOLVER, 53, APPLICATION, unit=APP_UNIT),
+            *both(APP, RESOLVER, 53, DNS, unit=WEB),
+            *udp(APP, RESOLVER, 53, APPLICATION, unit=APP_UNIT, source_port=40031),
+            *udp(APP, RESOLVER, 53, DNS, unit=WEB, source_port=40031),
+            *udp(APP, RESOLVER, 53, APPLICATION, unit=APP_UNIT, source_port=40031),
+        ),
+        units=(APP_UNIT, WEB),
+        has_legacy=False,
+    ),
+    Configuration(
+        "a unit excluded, of a captured group",
+        "units",
+        {
+            **EVERYTHING,
+            "ISTIO_OUTBOUND_OWNER_GROUPS": "alpha",
+            "ISTIO_HOSTAGENT_EXCLUDE_UNITS": "<unit>app.service",
+        },
+        (
+            *tcp(ALPHA, OTHER, 80, APPLICATION, unit=APP_UNIT),
+            *tcp(ALPHA, OTHER, 80, OUTBOUND, unit=WEB),
+        ),
+        units=(APP_UNIT, WEB),
+        has_legacy=False,
+    ),
+)
+
+ONLY_UNITS = (
+    Configuration(
+        "units alone",
+        "units",
+        {
+            **EVERYTHING,
+            "ISTIO_META_DNS_CAPTURE": "true",
+            "ISTIO_HOSTAGENT_INCLUDE_UNITS": "<unit>app,<unit>batch.slice,no-such",
+        },
+        (
+            *tcp(APP, OTHER, 80, OUTBOUND, unit=APP_UNIT),
+            *tcp(ROOT, OTHER, 80, OUTBOUND, unit=APP_UNIT),
+            *tcp(APP, OTHER, 80, OUTBOUND, unit=BELOW),
+            *tcp(APP, OTHER, 80, APPLICATION, unit=WEB),
+            *tcp(ROOT, OTHER, 80, APPLICATION, unit=WEB),
+            *tcp(PROXY, OTHER, 80, APPLICATION, unit=APP_UNIT),
+            *both(APP, RESOLVER, 53, DNS, unit=APP_UNIT),
+            *both(APP, RESOLVER, 53, APPLICATION, unit=WEB),
+            *udp(APP, RESOLVER, 53, APPLICATION, unit=WEB, source_port=40041),
+            *udp(APP, RESOLVER, 53, DNS, unit=APP_UNIT, source_port=40041),
+            *inbound(OWN, 8080, INBOUND),
+            # Of no unit at all, as of one that nobody knows.
+            *tcp(APP, OTHER, 80, OUTBOUND),
+        ),
+        units=(APP_UNIT, BELOW, WEB),
+        has_legacy=False,
+    ),
+    Configuration(
+        "a unit alone by path",
+        "units",
+        {
+            "ISTIO_SERVICE_CIDR": MESH_CIDR,
+            "ISTIO_HOSTAGENT_INCLUDE_UNITS": "<slice><unit>batch.slice/one.scope/part",
+        },
+        (
+            *tcp(APP, MESH, 80, OUTBOUND, unit=BELOW),
+            *tcp(APP, MESH, 80, APPLICATION, unit=WEB),
+            *tcp(APP, OTHER, 80, APPLICATION, unit=BELOW),
+        ),
+        units=(BELOW, WEB),
+        has_legacy=False,
+    ),
+)
+
+CONFIGURATIONS = (
+    *GROUPS,
+    *INTERFACES,
+    *GUESTS,
+    *LOOPBACK,
+    *INVALID,
+    *USERS,
+    *EXCLUDED_USERS,
+    *UNITS,
+    *ONLY_UNITS,
+)

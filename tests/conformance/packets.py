@@ -19,9 +19,9 @@ def udp(user: User, to: Target, port: int, expected: str, **options: Any) -> tup
     return _packets(Place.HOST, user, model.UDP, to, port, expected, options)
 
 
-def both(user: User, to: Target, port: int, expected: str) -> tuple[Packet, ...]:
+def both(user: User, to: Target, port: int, expected: str, **options: Any) -> tuple[Packet, ...]:
     """A program of the host asks by UDP and connects."""
-    return udp(user, to, port, expected) + tcp(user, to, port, expected)
+    return udp(user, to, port, expected, **options) + tcp(user, to, port, expected, **options)
 
 
 def inbound(to: Target, port: int, expected: str, protocol: str = "tcp") -> tuple[Packet, ...]:

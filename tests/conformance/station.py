@@ -105,6 +105,12 @@ def answer(listener: socket.socket, server: dict[str, Any]) -> None:
         sock.sendall(json.dumps(word).encode())
 
 
+def join(group: str) -> None:
+    """Be in a control group: what comes is made there. Raises OSError."""
+    with open(f"{group}/cgroup.procs", "w") as processes:
+        processes.write("0")
+
+
 def become(client: dict[str, Any]) -> None:
     """Give all privilege up and be the user of the packet."""
     os.setgroups(client["groups"])
@@ -208,6 +214,8 @@ def attempt(packet: dict[str, Any]) -> dict[str, Any]:
     try:
         if packet["protocol"].startswith("invalid"):
             return send_invalid(packet)
+        if packet["unit"]:
+            join(packet["unit"])
         enter(packet["namespace"])
         return connect(packet)
     except TimeoutError:

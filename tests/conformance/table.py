@@ -1,6 +1,7 @@
 """All rows: every option with packets of both families, and what does not work yet."""
 
 import functools
+import json
 import subprocess
 from typing import NamedTuple
 
@@ -62,10 +63,25 @@ def in_legacy_tables(
     return made.apply("ISTIO_HOSTAGENT_BACKEND=legacy\n")
 
 
+def find(name: str) -> Configuration:
+    return next(each for each in CONFIGURATIONS if each.name == name)
+
+
+@functools.cache
+def predict(name: str) -> Seen:
+    """Ask the product's own model of its rules, which sends no packet; once in a process."""
+    configuration = find(name)
+    with world.make(configuration) as made:
+        done = made.judge(configuration)
+        if done.returncode != 0:
+            return Seen((), f"status {done.returncode}: {done.stderr.strip()}")
+        return Seen(tuple(json.loads(done.stdout)), "")
+
+
 @functools.cache
 def observe(name: str, apply: world.Apply) -> Seen:
     """Put the rules of a configuration in and send its packets; once in a process."""
-    configuration = next(each for each in CONFIGURATIONS if each.name == name)
+    configuration = find(name)
     with world.make(configuration) as made:
         done = apply(made, configuration)
         if done.returncode != 0:

@@ -23,7 +23,17 @@ def _parameters() -> Iterator[ParameterSet]:
 @pytest.mark.parametrize("apply", [table.ours, table.in_legacy_tables])
 @pytest.mark.parametrize("case", _parameters())
 def test_packet_reaches(case: Case, apply: world.Apply) -> None:
-    assert table.observe(case.configuration.name, apply).of(case) == case.packet.expected
+    seen = table.observe(case.configuration.name, apply)
+    if apply is table.in_legacy_tables and not case.configuration.has_legacy:
+        assert "legacy tables" in seen.refusal
+    else:
+        assert seen.of(case) == case.packet.expected
+
+
+@pytest.mark.parametrize("case", _parameters())
+def test_the_model_says_the_same(case: Case) -> None:
+    """What `explain` goes by, without a packet: native rules, legacy ones and the model agree."""
+    assert table.predict(case.configuration.name).of(case) == case.packet.expected
 
 
 def test_what_works_is_not_called_missing() -> None:

@@ -38,6 +38,15 @@ MISTAKES = (
     ("PROXY_UID", "61337,no-such-user", "no-such-user"),
     ("PROXY_GID", "no-such-group", "no-such-group"),
     ("ISTIO_HOSTAGENT_RULES", "0.9", "0.9"),
+    ("ISTIO_HOSTAGENT_EXCLUDE_USERS", "root,no-such-user", "no-such-user"),
+    ("ISTIO_HOSTAGENT_EXCLUDE_UNITS", "app.service,backup.timer", "no processes"),
+    ("ISTIO_HOSTAGENT_EXCLUDE_UNITS", "app@.service", "template"),
+    ("ISTIO_HOSTAGENT_EXCLUDE_UNITS", "-.slice", "every process"),
+    ("ISTIO_HOSTAGENT_EXCLUDE_UNITS", "/", "every process"),
+    ("ISTIO_HOSTAGENT_EXCLUDE_UNITS", "/sys/fs/cgroup/app.service", "below /sys/fs/cgroup"),
+    ("ISTIO_HOSTAGENT_EXCLUDE_UNITS", "/system.slice/../app.service", "not the path"),
+    ("ISTIO_HOSTAGENT_EXCLUDE_UNITS", "an app", "neither the name"),
+    ("ISTIO_HOSTAGENT_INCLUDE_UNITS", "backup.timer", "no processes"),
     ("ISTIO_EXCLUDE_INTERFACES", "an-interface-name-that-is-too-long", "too-long"),
 )
 

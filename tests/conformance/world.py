@@ -1,6 +1,7 @@
 """The host of a configuration with what is around it, and what its packets meet.
 
-It knows of the product only `python3 -m istio_hostagent apply` and the two files that it reads.
+It knows of the product only `python3 -m istio_hostagent apply` and the two files that it reads;
+what knows its model is judge.py.
 """
 
 import contextlib
@@ -12,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.conformance import model
+from tests.conformance import judge, model
 from tests.conformance.model import Configuration, Packet, Place
-from tests.lab import netns
+from tests.lab import groups, netns
 from tests.lab.host import CHECKOUT, PYTHON
 
 STATION = Path(__file__).parent / "station.py"
@@ -34,8 +35,14 @@ Apply = Callable[["World", Configuration], subprocess.CompletedProcess[str]]
 class World:
     """The namespaces of a configuration, and its files. Made by `make`."""
 
-    def __init__(self, spaces: dict[Place, netns.Namespace], directory: Path) -> None:
+    def __init__(
+        self,
+        spaces: dict[Place, netns.Namespace],
+        directory: Path,
+        units: groups.ControlGroup | None = None,
+    ) -> None:
         self.spaces = spaces
+        self._units = units
         self.host = spaces[Place.HOST]
         self._directory = directory
         self.cluster_env = directory / "cluster.env"
@@ -43,6 +50,10 @@ class World:
 
     def write(self, keys: dict[str, str]) -> None:
         """Write the two files."""
+        if self._units is not None:
+            words = {"<unit>": f"{self._units.name}-", "<slice>": self._units.path_of("")}
+            for word, meant in words.items():
+                keys = {key: value.replace(word, meant) for key, value in keys.items()}
         lines = [f"{key}='{value}'\n" for key, value in keys.items()]
         cluster = [line for line in lines if line.startswith(CLUSTER_KEYS)]
         self.cluster_env.write_text("".join(cluster))
@@ -52,7 +63,27 @@ class World:
         """Run `apply` as root does; `own` is the text of hostagent.env."""
         (self._directory / "etc").mkdir(exist_ok=True)
         (self._directory / "etc" / "hostagent.env").write_text(own)
-        environment = {
+        argv = [*self._seeing(), PYTHON, "-m", "istio_hostagent", "apply"]
+        return self.host.run(argv, env=self._environment(), timeout=LIMIT_S)
+
+    def judge(self, configuration: Configuration) -> subprocess.CompletedProcess[str]:
+        """Ask the model of the rules that `apply` would put in; see judge.py."""
+        argv = [*self._seeing(), PYTHON, "-m", "tests.conformance.judge"]
+        question = judge.ask(configuration, self._unit_path)
+        return self.host.run(argv, stdin=question, env=self._environment(), timeout=LIMIT_S)
+
+    def _unit_path(self, packet: Packet) -> str:
+        """As /proc/PID/cgroup has it."""
+        if not packet.unit:
+            return ""
+        assert self._units is not None
+        return self._units.path_of(f"{self._units.name}-{packet.unit}")
+
+    def _seeing(self) -> list[str]:
+        return [] if self._units is None else list(groups.SEEING)
+
+    def _environment(self) -> dict[str, str]:
+        return {
             "PYTHONPATH": str(CHECKOUT),
             "ISTIO_CLUSTER_CONFIG": str(self.cluster_env),
             "ISTIO_SIDECAR_CONFIG": str(self.sidecar_env),
@@ -60,8 +91,6 @@ class World:
             "STATE_DIRECTORY": str(self._directory / "state"),
             "RUNTIME_DIRECTORY": str(self._directory / "run"),
         }
-        argv = [PYTHON, "-m", "istio_hostagent", "apply"]
-        return self.host.run(argv, env=environment, timeout=LIMIT_S)
 
     def send(self, configuration: Configuration) -> list[str]:
         """Send the packets in turn and say who got each, in the words of model.py."""
@@ -84,6 +113,9 @@ class World:
         wire = {**packet._asdict(), "client": packet.user._asdict()}
         wire["namespace"] = self.spaces[packet.place].name
         wire["to"] = self.spaces[place_of(packet.host)].name
+        if packet.unit:
+            assert self._units is not None
+            wire["unit"] = str(self._units.path / f"{self._units.name}-{packet.unit}")
         return wire
 
     def _servers(self, configuration: Configuration) -> Iterator[dict[str, Any]]:
@@ -172,11 +204,17 @@ def make(configuration: Configuration) -> Iterator[World]:
             netns.Namespace("host") as host,
             netns.Namespace("outside") as outside,
             netns.Namespace("guest") as guest,
+            contextlib.ExitStack() as stack,
         ):
+            units = None
+            if configuration.units:
+                units = stack.enter_context(groups.ControlGroup(is_slice=True))
+                for name in configuration.units:
+                    units.make(f"{units.name}-{name}")
             _join(host, outside, guest)
             _write_etc(host, configuration)
             world = World(
-                {Place.HOST: host, Place.OUTSIDE: outside, Place.GUEST: guest}, directory
+                {Place.HOST: host, Place.OUTSIDE: outside, Place.GUEST: guest}, directory, units
             )
             world.write(dict(configuration.keys))
             for key, value in configuration.sysctls.items():

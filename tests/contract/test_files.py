@@ -173,6 +173,16 @@ class TestCertificateFiles(CertificatesContract):
         )
         return Certificates(files, str(tmp_path / "certs"), write, os.unlink)
 
+    def test_a_link_leads_to_the_directory_that_was_last_asked_for(
+        self, given: Certificates, tmp_path: Path
+    ) -> None:
+        link = tmp_path / "state" / "certs" / "current"
+        for output in (given.output, f"{given.output}/other", given.output):
+            given.files.make_store(output, ME)
+            assert os.readlink(link) == output
+        # It is none of the stores.
+        assert len(given.files.find_stores()) == 2
+
 
 class TestFakeCertificateFiles(CertificatesContract):
     @pytest.fixture

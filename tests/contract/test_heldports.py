@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from istio_hostagent.errors import PortTaken
-from istio_hostagent.host import heldports, ports
+from istio_hostagent.errors import KernelBusy, PortTaken
+from istio_hostagent.host import heldports, ports, sockdiag
 from istio_hostagent.host.processes import User
 from tests.fakes.heldports import STRANGER_UID, FakeHeldPorts, FakePorts
 from tests.lab import layers, netns
@@ -181,6 +181,15 @@ def bind_as(
     return made
 
 
+def bound_as(uid: int, address: str, port: int) -> socket.socket:
+    """Have a port without listening there, in a way that lets others in who ask for it."""
+    made = socket.socket()
+    os.fchown(made.fileno(), uid, uid)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind((address, port))
+    return made
+
+
 class _Inside:
     """What is asked of it is done in the namespace."""
 
@@ -253,6 +262,39 @@ class TestHeldPorts(HeldPortsContract):
                     held.hold(PORT)
                 assert raised.value.inode == os.fstat(client.fileno()).st_ino
                 assert "ip_local_reserved_ports" in raised.value.hint
+
+    def test_a_listener_of_the_user_that_shares_nothing_is_not_called_a_client(
+        self, host: RealHost, space: netns.Namespace
+    ) -> None:
+        """A proxy that somebody has started by hand, say; what it has accepted has its port."""
+        held = host.begin()
+        with contextlib.ExitStack() as opened:
+            listener = opened.enter_context(space.bind("10.1.0.2", PORT))
+            os.fchown(listener.fileno(), PROXY.uid, PROXY.gid)
+            listener.listen()
+            opened.enter_context(space.connect("10.1.0.2", PORT))
+            accepted = opened.enter_context(listener.accept()[0])
+            os.fchown(accepted.fileno(), PROXY.uid, PROXY.gid)
+            with pytest.raises(
+                PortTaken, match="another program of the proxy's user 998"
+            ) as raised:
+                held.hold(PORT)
+            assert raised.value.inode == os.fstat(listener.fileno()).st_ino
+            assert "end that program" in raised.value.hint
+
+    def test_where_the_kernel_does_not_tell_who_has_a_port_it_is_not_held(
+        self, host: RealHost, space: netns.Namespace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A stranger that only binds would let us in beside it, and could listen before us."""
+        # What a kernel without sock_diag answers, and one that hides /proc/net.
+        monkeypatch.setattr(sockdiag, "_BY_FAMILY", 99)
+        monkeypatch.setattr(sockdiag, "_TABLES", ("/proc/none",))
+        held = host.begin()
+        stranger = space.inside(lambda: bound_as(STRANGER_UID, "10.1.0.2", PORT))
+        with stranger, pytest.raises(KernelBusy, match="no telling which ports are in use"):
+            held.hold(PORT)
+        assert held.ports == frozenset()
+        held.hold(PORT)
 
     def test_sockets_of_another_user_or_purpose_are_not_taken_over(
         self, host: RealHost, space: netns.Namespace

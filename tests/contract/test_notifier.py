@@ -122,3 +122,18 @@ class TestFakeNotifier(NotifierContract):
     @pytest.fixture
     def manager(self) -> Manager:
         return FakeManager()
+
+
+@pytest.mark.parametrize(("started", "is_told"), [("own", True), ("other", False)])
+def test_what_somebody_else_was_told_by_a_manager_is_not_for_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: str, is_told: bool
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("FDSTORE", "8")
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid() if started == "own" else os.getppid()))
+    manager = RealManager(tmp_path / "notify")
+    manager.notifier.send(READY="1")
+    assert manager.said() == ({"READY": "1"} if is_told else {})
+    assert notify.has_store(os.environ) == is_told
+    manager.go()
+    manager.notifier.close()

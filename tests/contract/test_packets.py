@@ -67,6 +67,9 @@ class _Behaviour:
     def once(self, argv: Any) -> Plan:
         raise NotImplementedError
 
+    def server(self, module: str, arguments: Any) -> Plan:
+        raise NotImplementedError
+
     def program(self, child: FakeChild, spec: specs.ProcessSpec) -> Plan:
         raise NotImplementedError
 

@@ -200,6 +200,11 @@ def new_root(name: str, now: datetime.datetime) -> Signer:
     return Signer(_as_authority(builder, None).sign(key, hashes.SHA256()), key)
 
 
+def many_roots(count: int) -> bytes:
+    """The certificates of so many other authorities, PEM."""
+    return b"".join(new_root(f"Root {number}", _now()).pem for number in range(count))
+
+
 def new_intermediate(root: Signer, now: datetime.datetime) -> Signer:
     """Return a signing authority under `root`."""
     key = new_key()

@@ -22,6 +22,7 @@ from .ca_policy import Mode
 HANDSHAKE_LIMIT_S = 10.0
 IDLE_LIMIT_S = 600.0
 MAX_CONNECTIONS = 128
+Answerer = Callable[[ca_http2.Request], ca_http2.Reply]
 
 
 @dataclass(frozen=True)
@@ -252,8 +253,10 @@ class DemoAuthority:
             if problem := ca_policy.certificate_problem(uris, end, domain, now=self._now()):
                 return problem
             identity = uris[0]
-        connection = ca_http2.Connection(sock, lambda request: self._answer(request, identity))
-        return connection.serve()
+        return self._connect(sock, lambda request: self._answer(request, identity)).serve()
+
+    def _connect(self, sock: ssl.SSLSocket, answer: Answerer) -> ca_http2.Connection:
+        return ca_http2.Connection(sock, answer)
 
     def _answer(self, request: ca_http2.Request, held: str | None) -> ca_http2.Reply:
         settings, now = self._settings, self._now()

@@ -43,7 +43,7 @@ def parse_call(message: bytes) -> SigningCall:
     Raises ValueError when it is not protobuf.
     """
     csr, ttl_s = b"", 0
-    for number, value in _fields(message):
+    for number, value in read_fields(message):
         if number == 1 and isinstance(value, bytes):
             csr = value
         elif number == 3 and isinstance(value, int):
@@ -54,17 +54,17 @@ def parse_call(message: bytes) -> SigningCall:
 def render_call(csr: bytes, ttl_s: int = 0) -> bytes:
     """Return one IstioCertificateRequest, for test clients."""
     life = _varint(3 << 3) + _varint(ttl_s & (1 << 64) - 1) if ttl_s else b""
-    return _field(1, csr) + life
+    return render_field(1, csr) + life
 
 
 def render_chain(chain: Sequence[bytes]) -> bytes:
     """Return one IstioCertificateResponse: leaf, intermediates, root bundle."""
-    return b"".join(_field(1, pem) for pem in chain)
+    return b"".join(render_field(1, pem) for pem in chain)
 
 
 def parse_chain(message: bytes) -> list[bytes]:
     """Read one IstioCertificateResponse, for test clients. Raises ValueError."""
-    return [v for n, v in _fields(message) if n == 1 and isinstance(v, bytes)]
+    return [v for n, v in read_fields(message) if n == 1 and isinstance(v, bytes)]
 
 
 def render_frame(message: bytes) -> bytes:
@@ -97,7 +97,8 @@ def _varint(number: int) -> bytes:
     return bytes([*out, number])
 
 
-def _field(number: int, data: bytes) -> bytes:
+def render_field(number: int, data: bytes) -> bytes:
+    """Return one field of bytes."""
     return _varint(number << 3 | 2) + _varint(len(data)) + data
 
 
@@ -113,7 +114,8 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     raise ValueError("number cut short or too long")
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+def read_fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Give number and value of each field; raises ValueError for what is not protobuf."""
     at = 0
     while at < len(data):
         tag, at = _read_varint(data, at)

@@ -77,12 +77,14 @@ class Host:
             raise
         return client
 
-    def listen(self, port: int) -> socket.socket:
+    def listen(self, port: int, address: str = "::") -> socket.socket:
+        is_v6 = ":" in address
         with self.inside():
-            listener = socket.socket(socket.AF_INET6)
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            listener = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET)
+        if is_v6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("::", port))
+        listener.bind((address, port))
         listener.listen(64)
         return listener
 
@@ -138,11 +140,16 @@ class Server:
     """Calls `answer(connection, peer address)` in a thread for each connection; counts them."""
 
     def __init__(
-        self, host: Host, port: int, answer: Callable[[socket.socket, str], None]
+        self,
+        host: Host,
+        port: int,
+        answer: Callable[[socket.socket, str], None],
+        *,
+        address: str = "::",
     ) -> None:
         self.connections = 0
         self._answer = answer
-        self._listener = host.listen(port)
+        self._listener = host.listen(port, address)
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 

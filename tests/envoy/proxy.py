@@ -9,12 +9,13 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 from pathlib import Path
 
 from istio_hostagent.config import model
-from istio_hostagent.supervise import bootstrap, specs
+from istio_hostagent.host import sharedmemory
+from istio_hostagent.supervise import bootstrap, specs, tls
 from tests.lab import admin
 
 from . import authority, network
@@ -54,7 +55,7 @@ def build_config(
     identity = model.IdentitySettings(
         ca_host="istiod.istio-system.svc",
         ca_port=15012,
-        server_name="istiod.istio-system.svc",
+        server_names=("istiod.istio-system.svc",),
         trust_domain=trust_domain,
         namespace="vms",
         service_account="web",
@@ -64,9 +65,13 @@ def build_config(
         output_dir=str(output_dir),
         ttl_s=3600,
     )
-    return model.Config(model.Redirection(), identity, settings)
+    redirection = model.Redirection()
+    if settings.direct:
+        redirection = model.Redirection(is_managed=False, is_none=True)
+    return model.Config(redirection, identity, settings)
 
 
+NO_REDIRECTION = model.Redirection()
 FACTS = model.HostFacts(PROXY_UID, PROXY_UID, ssh_ports=(PLAIN_PORT,))
 
 
@@ -78,6 +83,7 @@ class Proxy:
         self.ca = ca
         self.spiffe_id = f"spiffe://{TRUST_DOMAIN}/ns/vms/sa/{host.device}"
         self.connections: list[dict[str, object]] = []
+        self.is_delta = False  # a secret server is asked the other way
         self._envoy = envoy
         self._process: subprocess.Popen[bytes] | None = None
         self._directory = tempfile.TemporaryDirectory(prefix="hostagent-envoy-")
@@ -85,9 +91,13 @@ class Proxy:
         self.directory.chmod(0o755)
         self.output_dir = self.directory / "certs"
         self.output_dir.mkdir()
+        self._base_id = sharedmemory.find_base_id(str(self.directory), PROXY_UID)
+        self.secret_socket = self.directory / "secrets.sock"
+        os.chown(self.directory, PROXY_UID, PROXY_UID)
         self.admin_socket = self.directory / specs.ADMIN_SOCKET
-        self.admin_socket.parent.mkdir(mode=0o700)
-        os.chown(self.admin_socket.parent, PROXY_UID, PROXY_UID)
+        for name in (*specs.PLACES, specs.SHARED_DIRECTORY):
+            (self.directory / name).mkdir(mode=0o700)
+            os.chown(self.directory / name, PROXY_UID, PROXY_UID)
 
     @property
     def pid(self) -> int:
@@ -105,15 +115,26 @@ class Proxy:
         for name, text in bootstrap.render_sds(str(self.output_dir)).items():
             (sds / name).write_text(text)
         file = self.directory / "bootstrap.json"
-        text = bootstrap.render_bootstrap(config, facts, str(sds), str(self.admin_socket))
+        text = bootstrap.render_bootstrap(
+            config,
+            facts,
+            tls.Source(str(sds), config.proxy.secret_socket or ""),
+            str(self.admin_socket),
+            str(self.directory / specs.NAMES_SOCKET),
+        )
+        if self.is_delta:
+            text = text.replace('"GRPC"', '"DELTA_GRPC"')
         file.write_text(text)
         return file
 
     def validate(
-        self, settings: model.ProxySettings, facts: model.HostFacts = FACTS
+        self,
+        settings: model.ProxySettings,
+        facts: model.HostFacts = FACTS,
+        redirection: model.Redirection = NO_REDIRECTION,
     ) -> tuple[int, str]:
         """Return exit status and output of Envoy's own judgement."""
-        config = build_config(settings, self.output_dir)
+        config = build_config(settings, self.output_dir)._replace(redirection=redirection)
         file = self.write(config, facts)
         spec = specs.validate_spec(config, facts, self._envoy, str(file))
         done = subprocess.run(self._argv(spec), capture_output=True, text=True, timeout=30)
@@ -123,9 +144,15 @@ class Proxy:
         """Start it with a certificate, and return when it is ready."""
         if not (self.output_dir / "..data").exists():
             self.rotate()
+        self.launch(settings, facts)
+        wait_until(lambda: self.ready() == 200, f"Envoy ready: {self.log()}")
+
+    def launch(self, settings: model.ProxySettings, facts: model.HostFacts = FACTS) -> None:
+        """Start it with what is there, and wait for nothing."""
         config = build_config(settings, self.output_dir)
         file = self.write(config, facts)
         spec = specs.envoy_spec(config, facts, self._envoy, str(file), str(self.directory))
+        spec = specs.launched(spec, self._base_id, 0)
         reader, writer = os.pipe()
         # Envoy opens /dev/stdout by name, which a pipe of somebody else refuses.
         os.fchown(writer, PROXY_UID, PROXY_UID)
@@ -135,7 +162,12 @@ class Proxy:
             )
         os.close(writer)
         threading.Thread(target=self._read_log, args=(reader,), daemon=True).start()
-        wait_until(lambda: self.ready() == 200, f"Envoy ready: {self.log()}")
+
+    def run_envoy(self, arguments: Sequence[str]) -> None:
+        """Start it with these arguments and nothing of the product's."""
+        spec = specs.ProcessSpec("envoy", (self._envoy, *arguments), (), PROXY_UID, PROXY_UID)
+        with (self.directory / "log").open("wb") as log:
+            self._process = subprocess.Popen(self._argv(spec), stderr=log, env={})
 
     def _argv(self, spec: specs.ProcessSpec) -> list[str]:
         user = [f"--reuid={spec.user_uid}", f"--regid={spec.user_gid}", "--clear-groups"]
@@ -186,6 +218,10 @@ class Proxy:
         wait_until(matching, f"a line for {direction} {port} in {self.connections}")
         return matching()[-1]
 
+    def with_server(self, settings: model.ProxySettings = SETTINGS) -> model.ProxySettings:
+        """The same settings, with secrets from a server at `secret_socket`."""
+        return settings._replace(secret_socket=str(self.secret_socket))
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
@@ -194,4 +230,5 @@ class Proxy:
 
     def close(self) -> None:
         self.stop()
+        Path(sharedmemory.path_of(self._base_id)).unlink(missing_ok=True)
         self._directory.cleanup()

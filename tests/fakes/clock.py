@@ -14,6 +14,7 @@ class FakeClock:
         self._at = 100.0
         self._ahead = START - self._at
         self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._lasting: set[int] = set()  # the numbers of those that a kill does not end
         self._numbers = itertools.count()
 
     def monotonic(self) -> float:
@@ -26,9 +27,14 @@ class FakeClock:
         """Somebody sets the clock of this host forward, or back."""
         self._ahead += seconds
 
-    def later(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Let something happen."""
-        heapq.heappush(self._due, (self._at + delay_s, next(self._numbers), action))
+    def later(
+        self, delay_s: float, action: Callable[[], None], *, is_lasting: bool = False
+    ) -> None:
+        """Let something happen; `is_lasting`: whatever becomes of the agent."""
+        number = next(self._numbers)
+        heapq.heappush(self._due, (self._at + delay_s, number, action))
+        if is_lasting:
+            self._lasting.add(number)
 
     def step(self, until: float) -> None:
         """Go on to the next thing that happens, at most to `until`."""
@@ -40,5 +46,6 @@ class FakeClock:
             self._at = max(self._at, until)
 
     def forget(self) -> None:
-        """Nothing of what was to happen does."""
-        self._due.clear()
+        """Nothing of what was to happen does, but what is lasting."""
+        self._due = [each for each in self._due if each[1] in self._lasting]
+        heapq.heapify(self._due)

@@ -65,6 +65,11 @@ class FakeStateFiles:
             raise missing(name)
         return self._disk.files[self._path(name)][:most]
 
+    def make_own(self, name: str, owner: tuple[int, int]) -> None:
+        self._step()
+        if self._disk.is_full:
+            raise full(name)
+
     def write(self, name: str, data: bytes, *, mode: int) -> None:
         self._step()
         if self._disk.is_full:
@@ -216,12 +221,24 @@ class FakeProxyFiles:
     def is_known(self, path: str) -> bool:
         return True
 
+    def fingerprint(self, path: str) -> tuple[int, ...]:
+        found = self._disk.fingerprint(path)
+        return () if found is None else (found,)
+
+    def lead_to(self, place: str) -> None:
+        pass
+
     def write(self, built: builds.Build) -> None:
         for name, text in built.texts.items():
             self._step()
             if self._disk.is_full:
                 raise full(name)
             self._disk.write(f"{built.directory}/{name}", text.encode())
+
+    def make_own_directory(self, relative: str) -> None:
+        self._step()
+        if self._disk.is_full:
+            raise full(relative)
 
     def remove_others(self, kept: Collection[builds.Build]) -> None:
         self._step()

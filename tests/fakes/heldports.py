@@ -13,6 +13,7 @@ class FakePorts:
 
     def __init__(self) -> None:
         self.taken: set[int] = set()
+        self.in_use: set[int] = set()  # by connections
         self.held: set[int] = set()  # by an agent, or by sockets that its service manager keeps
         self.listening: Callable[[int], bool] = lambda port: False  # whether the proxy does
 
@@ -58,3 +59,6 @@ class FakeHeldPorts:
 
     def find_listening(self, port: int) -> bool | None:
         return self._space.listening(port) and port not in self._space.taken
+
+    def is_in_use(self, port: int) -> bool:
+        return port in self._space.in_use

@@ -4,11 +4,12 @@ It holds what was applied, can be told to refuse, and can be changed behind the 
 counts transactions, so that a test can say that nothing was touched.
 """
 
+import errno
 import itertools
 from collections.abc import Callable, Sequence
 
-from istio_hostagent.errors import HostAgentError, NotPermitted
-from istio_hostagent.redirect import model
+from istio_hostagent.errors import ApplyRejected, HostAgentError, NotPermitted
+from istio_hostagent.redirect import model, units
 
 
 class FakeNamespace:
@@ -20,6 +21,7 @@ class FakeNamespace:
         self.addresses: tuple[str, ...] = ()
         self.routing: tuple[model.Routing, ...] = ()
         self.transactions = 0
+        self.has_groups = True  # the kernel can compare control groups
         self.refusals: list[HostAgentError] = []  # raised by the next calls of `apply`, in order
         self.refusal: Callable[[], HostAgentError | None] = lambda: None  # by every call
         self.changed: Callable[[], None] = lambda: None  # called after each call that was taken
@@ -90,6 +92,10 @@ class FakeKernel:
         refusal = space.refusals.pop(0) if space.refusals else space.refusal()
         if refusal is not None:
             raise refusal
+        chains = (chain for table in plan.write for chain in table.chains)
+        comments = {rule.comment for chain in chains for rule in chain.rules}
+        if not space.has_groups and comments & {units.EXCLUDED, units.OTHER}:
+            raise ApplyRejected("no socket cgroupv2", step="rule", errno=errno.EOPNOTSUPP)
         for name in {*plan.delete, *(table.name for table in plan.write)}:
             if self._owner(name) is model.Owner.OTHER:
                 raise NotPermitted(f"table {name} belongs to somebody else")

@@ -5,6 +5,30 @@ import ipaddress
 from istio_hostagent.config import model
 
 
+class FakePredecessors:
+    """The units of another Istio agent; `held`: an earlier agent has left connections held.
+
+    `lacks_port`: it does not listen at every port to which our rules lead.
+    """
+
+    units = ("istio.service", "istio-auth-node-agent.service")
+
+    def __init__(self) -> None:
+        self.running: tuple[str, ...] = ()
+        self.held = False
+        self.lacks_port = False
+        self.recorded: tuple[str, ...] = ()
+
+    def find_recorded(self) -> tuple[str, ...]:
+        return self.recorded
+
+    def find_running(self) -> tuple[str, ...]:
+        return self.running
+
+    def is_held(self) -> bool:
+        return self.held
+
+
 class FakeMachine:
     """`facts` is what this host is now."""
 

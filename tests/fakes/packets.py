@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from istio_hostagent.host import probing
+from istio_hostagent.host import probepool
 from istio_hostagent.redirect import expectations
 from tests.fakes.inbox import new_descriptor
 
@@ -43,18 +43,18 @@ class FakePackets:
     ) -> None:
         self._outcome = outcome
         self._step = step
-        self._has: dict[probing.Kind, int] = {}
+        self._has: dict[probepool.Kind, int] = {}
 
     def open_channel(self) -> FakeHandover:
         return FakeHandover()
 
     def fill(
-        self, counts: Mapping[probing.Kind, int], errnos: Sequence[int], made: Sequence[Any]
+        self, counts: Mapping[probepool.Kind, int], errnos: Sequence[int], made: Sequence[Any]
     ) -> bool:
         self._has = dict(counts)
         return True
 
-    def has(self, counts: Mapping[probing.Kind, int]) -> bool:
+    def has(self, counts: Mapping[probepool.Kind, int]) -> bool:
         return all(self._has.get(kind, 0) >= count for kind, count in counts.items())
 
     def send(self, made: Sequence[expectations.Expectation]) -> FakeRound:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from istio_hostagent.config import build, model
-from istio_hostagent.redirect import nft, policy, xtables
+from istio_hostagent.redirect import nft, policy, units, xtables, xtrender
 
 CASES = Path(__file__).parent / "cases"
 FACTS = model.HostFacts(
@@ -16,8 +16,13 @@ FACTS = model.HostFacts(
     proxy_gid=997,
     ssh_ports=(22,),
     addresses=(ip_address("10.1.0.2"), ip_address("fd00:1::2")),
-    users=(("systemd-resolve", 101, 102),),
+    users=(("systemd-resolve", 101, 102), ("daemon", 1, 1)),
     name_servers=(ip_address("127.0.0.53"), ip_address("fd00:1::53")),
+    control_groups=(
+        model.ControlGroup("cron.service", "/system.slice/cron.service", 4711),
+        model.ControlGroup("/batch.slice", "/batch.slice", 815),
+    ),
+    own_group="/system.slice/istio-hostagent.service",
 )
 CLUSTER = b"CA_ADDR=istiod.istio-system.svc:15012\n"
 TRUST = model.Trust(is_root_only=True)
@@ -41,11 +46,12 @@ def render(case: Path) -> str:
 
 
 def render_legacy(case: Path) -> str:
-    ruleset = policy.build_ruleset(redirection_of(case), FACTS)
+    # Legacy tables cannot tell units apart.
+    ruleset = units.without_units(policy.build_ruleset(redirection_of(case), FACTS))
     lines = []
     for family in xtables.Family:
         lines.append(f"# {family.value}")
-        for table in xtables.render(ruleset, family):
+        for table in xtrender.render(ruleset, family):
             lines += [f"*{table.name}", *table.lines()] if table.chains else ()
     return "\n".join(lines) + "\n"
 

@@ -1,15 +1,20 @@
-"""Fixtures of the layer that needs Istio's own programs.
+"""Fixtures of the layer that needs Istio's own programs, and Consul.
 
 `make peers` builds them; the environment may name others, which then are used. A test without
 what it needs skips and says so.
 
     ISTIO_HOSTAGENT_TEST_ISTIOD       path of pilot-discovery
     ISTIO_HOSTAGENT_TEST_PILOT_AGENT  path of pilot-agent
+    ISTIO_HOSTAGENT_TEST_CONSUL       path of consul (tests/lab/consul.py)
     ISTIO_HOSTAGENT_TEST_BOOTSTRAP    path of the envoy_bootstrap.json of the same release, if it
                                       is not beside that
+    ISTIO_HOSTAGENT_TEST_CITADEL      path of istio_ca of Istio 0.7 to 1.0 (nobody builds it)
+    ISTIO_HOSTAGENT_TEST_NODE_AGENT   path of node_agent of the same release
+    ISTIO_HOSTAGENT_TEST_SPIRE        directory of spire-server and spire-agent (nobody builds them)
     HOSTAGENT_ENVOY                   path of an Envoy, if not that of the development tools
 """
 
+import contextlib
 import http.client
 import os
 import shutil
@@ -121,12 +126,19 @@ def programs() -> Iterator[Programs]:
 @pytest.fixture
 def host(programs: Programs, istiod: Istiod) -> Iterator[Host]:
     """A host that can join the mesh of `istiod` with pilot-agent; its agent is not started."""
-    with netns.Namespace("vm") as namespace:
-        istiod.network.join(namespace, f"{HOST_ADDRESS}/24")
+    with make_host(programs, istiod, "vm", HOST_ADDRESS) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def make_host(programs: Programs, istiod: Istiod, label: str, address: str) -> Iterator[Host]:
+    """As `host`, one of several."""
+    with netns.Namespace(label) as namespace:
+        istiod.network.join(namespace, f"{address}/24")
         namespace.ip("route", "add", "default", "via", istiods.ADDRESS)
         # There is no name server, so the host's own name stands there, too: libldap, which comes
         # with libcurl, looks it up when it is loaded.
-        namespace.write_hosts({istiods.NAME: istiods.ADDRESS, socket.gethostname(): HOST_ADDRESS})
+        namespace.write_hosts({istiods.NAME: istiods.ADDRESS, socket.gethostname(): address})
         with Host(namespace, envoy=str(programs.envoy)) as made:
             made.root.write_bytes(istiod.authority.root_bundle)
             made.root.chmod(0o644)
@@ -148,7 +160,7 @@ def host(programs: Programs, istiod: Istiod) -> Iterator[Host]:
             made.write_sidecar(f"ISTIO_INBOUND_PORTS={APPLICATION_PORT}\n")
             yield made
             # Shown for a test that failed only.
-            print(f"--- the end of the agent's log\n{made.log_text()[-6000:]}")
+            print(f"--- the end of the log of {label}\n{made.log_text()[-6000:]}")
 
 
 @pytest.fixture

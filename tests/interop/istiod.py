@@ -13,6 +13,7 @@ import http.client
 import json
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.lab import netns
@@ -25,6 +26,8 @@ NAME = "istiod.istio-system.svc"
 CLUSTER_ID = "Kubernetes"
 READY_LIMIT_S = 60.0
 TAIL_LINES = 30
+# Filters that Istio's own build of Envoy has and a stock one has not.
+_STOCK = {"PILOT_ENABLE_METADATA_EXCHANGE": "false", "PILOT_ENABLE_ALPN_FILTER": "false"}
 _LOOPBACK = "127.0.0.1"
 _STATUS_PORT = 18080
 _MONITORING_PORT = 15014
@@ -42,6 +45,8 @@ class Istiod:
         authority: authorities.Authority,
     ) -> None:
         """`network` has ADDRESS; `directory` is there and empty."""
+        # Changed before it is started: whether it sends what only Istio's own Envoy understands.
+        self.is_for_stock_envoy = True
         self.network = network
         self.authority = authority
         self._binary = binary
@@ -110,6 +115,21 @@ class Istiod:
         self._services.mkdir(exist_ok=True)
         (self._services / f"{name}.yaml").write_text(json.dumps(entry))
 
+    def write_config(self, kind: str, name: str, spec: Mapping[str, object]) -> None:
+        """Put one object of Istio's into the mesh; a running istiod sees it."""
+        group = "security" if kind == "PeerAuthentication" else "networking"
+        entry = {
+            "apiVersion": f"{group}.istio.io/v1",
+            "kind": kind,
+            "metadata": {"name": name, "namespace": authorities.NAMESPACE},
+            "spec": spec,
+        }
+        self._services.mkdir(exist_ok=True)
+        # By a rename: half a file is an error of its own.
+        path = self._services / f"{kind}-{name}.yaml"
+        path.with_suffix(".new").write_text(json.dumps(entry))
+        path.with_suffix(".new").rename(path)
+
     def log_tail(self) -> str:
         """Return the last lines of its log."""
         text = self._log.read_text(errors="replace") if self._log.exists() else ""
@@ -160,10 +180,7 @@ class Istiod:
             "ENABLE_LEADER_ELECTION": "false",
             "INJECT_ENABLED": "false",
             "PILOT_ENABLE_GATEWAY_API": "false",
-            # Filters that Istio's own build of Envoy has and a stock one has not.
-            "PILOT_ENABLE_METADATA_EXCHANGE": "false",
-            "PILOT_ENABLE_ALPN_FILTER": "false",
-        }
+        } | (_STOCK if self.is_for_stock_envoy else {})
 
     def _wait_ready(self) -> None:
         assert self._process is not None

@@ -25,10 +25,15 @@ class KubernetesApi(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, bound: socket.socket, key_set: Mapping[str, object]) -> None:
-        """`key_set`: JSON web keys of those who sign tokens."""
+    def __init__(
+        self,
+        bound: socket.socket,
+        key_set: Mapping[str, object],
+        handler: "type[Handler] | None" = None,
+    ) -> None:
+        """`key_set`: JSON web keys of those who sign tokens. `handler`: of an API with more."""
         host, port = bound.getsockname()[:2]
-        super().__init__((host, port), _Handler, bind_and_activate=False)
+        super().__init__((host, port), handler or Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = bound
         self.url = f"http://{host}:{port}"
@@ -61,7 +66,7 @@ class KubernetesApi(http.server.ThreadingHTTPServer):
         )
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class Handler(http.server.BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
@@ -71,16 +76,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         url = urllib.parse.urlsplit(self.path)
         query = urllib.parse.parse_qs(url.query)
         if url.path == KEY_SET_PATH:
-            self._answer(200, dict(self.server.key_set))
+            self.answer(200, dict(self.server.key_set))
         elif query.get("watch", ["false"])[0] in ("true", "1"):
             self._watch(float(query.get("timeoutSeconds", ["600"])[0]))
         else:
-            self._answer(200, self._empty_list())
+            self.answer(200, self._empty_list())
 
     def do_POST(self) -> None:
         sent = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
         if urllib.parse.urlsplit(self.path).path.endswith("/tokenreviews"):
-            self._answer(201, {**sent, "status": {"authenticated": False}})
+            self.answer(201, {**sent, "status": {"authenticated": False}})
         else:
             self._refuse()
 
@@ -106,9 +111,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _refuse(self) -> None:
         message = f"{self.command} {self.path}: this API is for reading"
         status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403}
-        self._answer(403, {**status, "reason": "Forbidden", "message": message})
+        self.answer(403, {**status, "reason": "Forbidden", "message": message})
 
-    def _answer(self, status: int, value: dict[str, object]) -> None:
+    def answer(self, status: int, value: dict[str, object]) -> None:
         body = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -123,7 +123,7 @@ class TestAsking:
         held = client.held("renew")
         assert (held["via"], held["obtained"]) == ("token", True)
 
-    def test_a_certificate_without_its_intermediate_gives_way_to_the_token(
+    def test_a_certificate_without_its_intermediate_gives_way_to_one_that_is_whole(
         self, client: Client
     ) -> None:
         client.held("ensure")
@@ -132,7 +132,8 @@ class TestAsking:
         chain.unlink()
         chain.write_bytes(certificates.render_certificates((leaf,)))
         held = client.held("renew")
-        assert (held["via"], held["obtained"]) == ("token", True)
+        # Ours that is whole is shown next, so that no token is needed.
+        assert (held["via"], held["obtained"]) == ("certificate", True)
         client.token_file.unlink()
         assert client.held("renew")["via"] == "certificate"
 
@@ -168,11 +169,29 @@ class TestRefusals:
         assert "nothing to show to the CA" in message
         assert "expired on" in message
 
-    def test_a_life_that_is_too_long_is_refused_with_the_limit(self, client: Client) -> None:
-        code, message = client.error("ensure", ttl_s=90 * 86400 + 1)
+    def test_a_life_that_is_too_long_becomes_the_longest_that_is_allowed(
+        self, client: Client
+    ) -> None:
+        held = client.held("ensure", ttl_s=100 * 86400)
+        end, start = held["not_after"], held["received"]
+        assert isinstance(end, float)
+        assert isinstance(start, float)
+        assert end - start == pytest.approx(90 * 86400, abs=600)
+
+    def test_the_protocol_is_found_out(self, client: Client) -> None:
+        held = client.held("ensure", protocols=["citadel", "istiod"])
+        assert held["protocol"] == "istiod"
+
+    def test_the_classic_protocol_is_not_known_there(self, client: Client) -> None:
+        code, message = client.error("ensure", protocols=["citadel"])
         assert code == "certificate-refused"
-        assert "INVALID_ARGUMENT" in message
-        assert "max allowed TTL 2160h0m0s" in message
+        assert "the CA does not speak the protocol of citadel" in message
+        assert "unknown service istio.v1.auth.IstioCAService" in message
+
+    @pytest.mark.parametrize("kind", ["ec-p256", "ec-p384", "rsa-2048"])
+    def test_every_kind_of_key_is_certified(self, client: Client, kind: str) -> None:
+        assert client.held("ensure", key_kind=kind)["obtained"] is True
+        assert client.held("renew", key_kind=kind)["via"] == "certificate"
 
     def test_a_wrong_name_of_the_ca_is_noticed(self, client: Client) -> None:
         code, message = client.error("ensure", server_name="elsewhere.example")

@@ -1,5 +1,7 @@
-"""Names of the mesh on a host with the real pilot-agent, as the C library asks for them."""
+"""Names of the mesh on a host with the real pilot-agent, or with Envoy alone, as programs ask."""
 
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -53,9 +55,20 @@ def look_up(host: Host, name: str, *, options: str = "") -> str:
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
 
+def run_envoy_alone(host: Host) -> None:
+    """Let it do without pilot-agent, on files that istioctl has written."""
+    own = host.hostagent_env.read_text()
+    host.hostagent_env.write_text(own.replace("PROXY=pilot-agent", "PROXY=envoy"))
+    with host.cluster_env.open("a") as cluster:
+        cluster.write("ISTIO_META_WORKLOAD_NAME='web'\n")
+
+
+@pytest.mark.parametrize("is_alone", [False, True], ids=["pilot-agent", "envoy"])
 def test_a_name_of_the_mesh_and_one_of_the_world_are_resolved(
-    host: Host, istiod: Istiod, name_server: subprocess.Popen[str]
+    host: Host, istiod: Istiod, name_server: subprocess.Popen[str], is_alone: bool
 ) -> None:
+    if is_alone:
+        run_envoy_alone(host)
     istiod.stop()
     istiod.write_service(SERVICE, SERVICE_ADDRESS, 80)
     istiod.start()
@@ -80,3 +93,43 @@ def test_a_name_of_the_mesh_and_one_of_the_world_are_resolved(
     eventually(lambda: look_up(host, SERVICE) == SERVICE_ADDRESS, "known again")
     host.stop()
     assert look_up(host, OUTSIDE) == OUTSIDE_ADDRESS
+
+
+def test_a_resolver_beside_envoy_keeps_names_and_follows_the_servers_of_this_host(
+    host: Host, istiod: Istiod, name_server: subprocess.Popen[str]
+) -> None:
+    run_envoy_alone(host)
+    istiod.stop()
+    istiod.write_service(SERVICE, SERVICE_ADDRESS, 80)
+    istiod.start()
+    # Nobody answers at the first one.
+    host.namespace.write_name_servers("192.0.2.53", istiods.ADDRESS)
+    with host.cluster_env.open("a") as cluster:
+        cluster.write("ISTIO_META_DNS_CAPTURE=true\n")
+    host.start()
+    host.verb("wait", "--timeout", str(JOIN_LIMIT_S))
+    eventually(lambda: look_up(host, SERVICE) == SERVICE_ADDRESS, "the mesh's name is known")
+    resolver = host.status()["resolver"]
+    assert resolver["state"] == "running"
+    eventually(
+        lambda: look_up(host, OUTSIDE, options="timeout:5") == OUTSIDE_ADDRESS, "the second server"
+    )
+    host.namespace.write_name_servers(istiods.ADDRESS)
+    assert look_up(host, OUTSIDE) == OUTSIDE_ADDRESS
+
+    # Without istiod names stay; one that it has learned meanwhile comes with it.
+    istiod.stop()
+    assert look_up(host, SERVICE) == SERVICE_ADDRESS
+    istiod.write_service("ratings.shop.example", "10.96.7.9", 80)
+    istiod.start()
+    eventually(lambda: look_up(host, "ratings.shop.example") == "10.96.7.9", "the new name")
+
+    # One that is killed is started again, and until then nothing goes around.
+    os.kill(resolver["pid"], signal.SIGKILL)
+    eventually(
+        lambda: host.status()["resolver"]["pid"] not in (None, resolver["pid"]), "another one"
+    )
+    eventually(lambda: look_up(host, SERVICE) == SERVICE_ADDRESS, "known again")
+    report = host.status()
+    assert report["proxy"]["starts"] == 1
+    assert report["in_mesh"]

@@ -15,24 +15,25 @@ PORT = 15000
 
 
 def find_socket(runtime: Path) -> Path | None:
-    """The socket of the Envoy that an agent with this runtime directory has started last."""
-    return next(iter(runtime.glob(f"*.proxy/{specs.ADMIN_SOCKET}")), None)
+    """The socket of the Envoy that serves, of an agent with this runtime directory."""
+    return next(iter(runtime.glob(f"*.proxy/admin/{specs.ADMIN_NAME}")), None)
 
 
 def ask(path: Path, target: str, method: str = "GET") -> tuple[int, str]:
     """Ask by a socket of the file system; raises OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.connect(str(path))
-        return _ask(client, target, method)
+        return ask_by(client, target, method)
 
 
 def ask_port(space: netns.Namespace, target: str, method: str = "GET") -> tuple[int, str]:
     """Ask by TCP as root; raises OSError."""
     with space.connect("127.0.0.1", PORT) as client:
-        return _ask(client, target, method)
+        return ask_by(client, target, method)
 
 
-def _ask(client: socket.socket, target: str, method: str) -> tuple[int, str]:
+def ask_by(client: socket.socket, target: str, method: str = "GET") -> tuple[int, str]:
+    """Ask by a connection that is there; closes nothing."""
     connection = http.client.HTTPConnection("localhost")
     connection.sock = client
     connection.request(method, target)

@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from istio_hostagent.host import sharedmemory
 from tests.lab import netns
 from tests.lab.manager import Manager
 
@@ -88,6 +89,9 @@ class Host:
         """End the agent and remove its files, those that a killed one leaves in /run too."""
         self.kill()
         if self.namespace.path.exists():
+            place = f"{self.runtime}/{self.namespace.inode}.proxy"
+            base_id = sharedmemory.find_base_id(place, proxy_user()[0])
+            Path(sharedmemory.path_of(base_id)).unlink(missing_ok=True)
             for path in CONTROL.glob(f"{self.namespace.inode}.*"):
                 path.unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -110,6 +114,8 @@ class Host:
             "OUTPUT_CERTS": str(self.certs),
             "ISTIO_HOSTAGENT_TOKEN_FILE": str(self.token),
             "CA_ROOT_CA": str(self.root),
+            # Else a second change waits for the better part of a minute.
+            "ISTIO_HOSTAGENT_RESTART_DRAIN": "1s",
             **keys,
         }
         self.hostagent_env.write_text(_lines(settings))

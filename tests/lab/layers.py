@@ -1,6 +1,6 @@
 """What a layer of tests needs from the machine: without it its tests skip, or fail on demand.
 
-The environment variable HOSTAGENT_REQUIRE lists layers (netns, envoy, booted, interop) that must not be
+The environment variable HOSTAGENT_REQUIRE lists layers (netns, envoy, booted, interop, nomad) that must not be
 skipped: silent skipping is how coverage disappears.
 """
 

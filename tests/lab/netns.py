@@ -210,7 +210,7 @@ class Namespace:
     def bind(self, host: str, port: int, *, uid: int = 0) -> socket.socket:
         """Return a TCP socket of this namespace, bound and not yet listening.
 
-        It is that of user `uid`, whoever answers on it: rules look at who made it.
+        It is that of user `uid`, whoever answers on it: rules look at who made it. Of one family.
         """
 
         def make() -> socket.socket:
@@ -218,6 +218,8 @@ class Namespace:
             ctypes.CDLL(None).setfsuid(uid)
             sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if sock.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
                 sock.bind((host, port))
             except OSError:

@@ -6,6 +6,8 @@ shows that the sample still holds.
 
 import os
 
+# A property of a test (record_property) with what it has counted, said at the end of a soak.
+FIGURE = "figure"
 IS_SOAKING = os.environ.get("HOSTAGENT_SOAK", "") == "1"
 
 

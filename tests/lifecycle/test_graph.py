@@ -1,4 +1,4 @@
-"""Everything that can happen to a host, explored: no state breaks a promise, and none is an end.
+"""Everything that can happen to a host, explored: no state breaks an invariant, and none is an end.
 
 `world` says what is collapsed. The starts are hosts that never joined and hosts that have, with
 good, bad, changed and absent files; by "killed" and "boot" every start after a kill in any state
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from istio_hostagent.lifecycle import life as lives
+from istio_hostagent.lifecycle import predecessor as predecessors
 from istio_hostagent.lifecycle import redirection as redirections
 from istio_hostagent.lifecycle import steps
 from istio_hostagent.lifecycle.phase import STAYING, Phase
@@ -44,6 +45,8 @@ def check(world: World, edge: Edge) -> None:
         assert now_is.redirection.is_shown, edge
         assert world.kernel == now_is.redirection.desired, edge
         assert now_is.is_complete(NOW), edge
+        # Two proxies cannot share their ports.
+        assert not world.is_other_there, edge
     if step == "APPLY":
         # Invariant 2: a host that has not joined gets rules only when all else is there.
         assert lived.is_joined or now_is.is_complete(NOW), edge
@@ -51,7 +54,7 @@ def check(world: World, edge: Edge) -> None:
         assert lived.disk.is_joined or lived.disk.is_attempting, edge
         # Invariant 11: what a host that has joined keeps goes in whoever has its port.
         is_kept = lived.phase in (Phase.JOINED, Phase.GOING_BACK)
-        assert is_kept or now_is.holding.is_held, edge
+        assert is_kept or now_is.holding.is_held or world.is_other_there, edge
     if step in ("APPLY", "WITHDRAW", "START", "PROVE"):
         # One change of the rules at a time, and nothing is built on one that is under way.
         assert not now_is.redirection.is_changing, edge
@@ -63,6 +66,9 @@ def check(world: World, edge: Edge) -> None:
     if step == "WITHDRAW":
         # Invariant 8: a host that has joined keeps its rules until it is told to leave.
         assert not lived.is_joined, edge
+        # What somebody else captured before does not go around while it is not back.
+        is_back = world.is_other_there or not world.is_held
+        assert is_back or lived.phase is Phase.LEAVING, edge
     if lived.disk.is_joined and not after.life.disk.is_joined:
         assert lived.phase is Phase.LEAVING, edge
     if step == "SAVE_ACCEPTED" and after.life.disk.accepted != lived.disk.accepted:
@@ -87,7 +93,8 @@ def check_state(world: World) -> None:
         assert disk.is_joined, world
     if world.life.phase is Phase.JOINING and world.kernel:
         # Invariant 11: nobody else can get what is captured.
-        assert PORTS[world.kernel] <= world.holding.held, world
+        is_taken_over = world.is_other_there or world.is_held
+        assert is_taken_over or PORTS[world.kernel] <= world.holding.held, world
     if world.life.phase is Phase.TRYING:
         assert disk.accepted is not None, world
 
@@ -110,6 +117,7 @@ def check_waiting(world: World) -> None:
         assert not world.kernel, world
     under_way = (
         world.redirection.is_proving
+        or world.other.is_changing
         or world.rotation.is_asking
         or world.validation.check is validations.Check.RUNNING
         or lived.rollout.validation.check is validations.Check.RUNNING
@@ -119,16 +127,22 @@ def check_waiting(world: World) -> None:
         lived.in_force is None
         or not world.has_program
         or world.validation.check is validations.Check.BAD
+        or world.other.has_failed
     )
     assert is_due or under_way or person, world
     if now_is.is_whole(NOW) and lived.phase in (Phase.JOINED, Phase.TRYING):
         assert lived.is_in_mesh(now_is, NOW) or lived.rollout.is_identity_first, world
 
 
-def starts(*, is_owner: bool, is_worker: bool = False) -> Iterator[World]:
+def starts(
+    *, is_owner: bool, is_worker: bool = False, is_other_there: bool = False
+) -> Iterator[World]:
     """Where a host's life may begin."""
     joined = lives.Disk(is_joined=True, has_guard=True, accepted=A)
     some = World(lives.begin(lives.Disk()), is_owner=is_owner, is_worker=is_worker)
+    if is_other_there:
+        other = predecessors.Predecessor(predecessors.State.RUNNING)
+        some = some._replace(is_other_there=True, other=other)
     for files in ("empty", "A"):
         yield some._replace(files=files)
     for files in ("A", "B", "bad"):
@@ -136,13 +150,17 @@ def starts(*, is_owner: bool, is_worker: bool = False) -> Iterator[World]:
             yield some._replace(life=lives.begin(joined), files=files, kernel=kernel)
 
 
-@pytest.fixture(scope="module", params=["un-owned rules", "owned rules", "rules of a worker"])
+@pytest.fixture(
+    scope="module", params=["un-owned rules", "owned rules", "rules of a worker", "another agent"]
+)
 def graph(request: pytest.FixtureRequest) -> Graph:
     """The whole graph; its size is printed."""
     is_owner = request.param == "owned rules"
     is_worker = request.param == "rules of a worker"
-    faults = FAULTS and FAULTS - (is_owner or is_worker)
-    found = explore(starts(is_owner=is_owner, is_worker=is_worker), check, faults=faults)
+    is_other_there = request.param == "another agent"
+    faults = FAULTS and FAULTS - (is_owner or is_worker or is_other_there)
+    begin = starts(is_owner=is_owner, is_worker=is_worker, is_other_there=is_other_there)
+    found = explore(begin, check, faults=faults)
     count = sum(map(len, found.edges))
     phases = collections.Counter(world.life.phase.value for world in found.states)
     print(
@@ -152,7 +170,7 @@ def graph(request: pytest.FixtureRequest) -> Graph:
     return found
 
 
-def test_no_state_breaks_a_promise(graph: Graph) -> None:
+def test_no_state_breaks_an_invariant(graph: Graph) -> None:
     for world in graph.states:
         if world.is_alive:
             check_state(world)
@@ -206,6 +224,8 @@ def test_every_phase_and_every_step_is_reached(graph: Graph) -> None:
     missing = {"UNMARK_JOINED" if host.is_owner else "STORE_SOCKET"}
     # Of what the proxy shows nothing else depends (`world`).
     missing |= {"ASK_SERVED", "RELOAD_SERVED", "REPLACE_PROXY"}
+    if not host.is_other_there:
+        missing |= {"PREPARE", "TAKE_OVER", "LET_IN", "GIVE_BACK"}
     # What is done at once is never given up.
     assert set(NAMES) - names == missing | (set() if host.is_worker else {"ABANDON"})
     assert redirections.Rules.PROVEN in {world.redirection.rules for world in graph.states}

@@ -60,7 +60,7 @@ def complaints() -> Iterator[None]:
     yield
     graph = explore(test_graph.starts(is_owner=False), test_graph.check, faults=1)
     for test in (
-        test_graph.test_no_state_breaks_a_promise,
+        test_graph.test_no_state_breaks_an_invariant,
         test_graph.test_the_agent_never_waits_for_nothing,
         test_graph.test_from_everywhere_a_host_with_good_files_comes_into_the_mesh,
         test_graph.test_every_phase_and_every_step_is_reached,

@@ -25,6 +25,12 @@ What is collapsed, so that the graph is finite and small enough (`collapse`):
 - What the proxy shows is not known. Showing another certificate keeps a host from being in the
   mesh by its words, like a proxy that is not ready, and what is done about it is the end of a
   process or nothing; `tests/agent` has it.
+- Queries for names are answered, or not captured: that they are not keeps a host from being in the
+  mesh by its words, too.
+- A proxy that outlives its agent (where the service manager owns the rules) is one that starts, or
+  has ended meanwhile: whether it was ready, or told to end, its end and its answers say.
+- The next proxy takes over from one that is ready, always; that it cannot is an ordinary restart,
+  which one that is not ready has. What was ready and drains ends by itself, whenever that is.
 - A reading of the files takes no time, but for the first one: one that does is a change of files
   that comes later. One that comes to nothing matters only as long as nothing has been read.
 """
@@ -36,10 +42,12 @@ from istio_hostagent.identity import rotation as rotations
 from istio_hostagent.lifecycle import decide
 from istio_hostagent.lifecycle import holding as holdings
 from istio_hostagent.lifecycle import life as lives
+from istio_hostagent.lifecycle import predecessor as predecessors
 from istio_hostagent.lifecycle import redirection as redirections
 from istio_hostagent.lifecycle.holding import Holding
 from istio_hostagent.lifecycle.life import Life, Offer, Revision
 from istio_hostagent.lifecycle.phase import Phase
+from istio_hostagent.lifecycle.predecessor import Predecessor
 from istio_hostagent.lifecycle.redirection import Pending, Proof, Redirection
 from istio_hostagent.lifecycle.situation import Now, Situation
 from istio_hostagent.lifecycle.steps import ON_DISK, Step
@@ -89,9 +97,14 @@ class World(NamedTuple):
     kernel: str = ""  # whose rules are in; empty: none
     desired_proxy: str = ""  # whose proxy is configured
     running: str = ""  # whose proxy was started last, while its child is not idle
+    before: str = ""  # whose is the other one, from which that takes over
+    is_taken_on: bool = False  # it was started by an earlier agent
     is_owner: bool = False
     is_worker: bool = False  # the rules are changed by a worker, which answers later or never
     asked: str = ""  # whose rules it puts in, while it changes them; empty: none
+    other: Predecessor = Predecessor()
+    is_other_there: bool = False  # the service of another agent runs
+    is_held: bool = False  # new connections are held
     is_alive: bool = True  # the agent runs
     is_hard: bool = True  # the disk may be full, and the proxy's program come and go
 
@@ -102,14 +115,24 @@ class World(NamedTuple):
         return Situation(
             redirection=self.redirection,
             holding=self.holding,
+            predecessor=self.other,
             rotation=self.rotation,
             child=self.child,
             validation=self.validation,
             has_program=self.has_program,
             is_outdated=is_running and self.running != self.desired_proxy,
+            # A and B differ in their ports.
+            is_elsewhere=is_running and self.running != self.desired_proxy,
+            must_wait=self.child.is_blocked and self._needs_another,
             is_new_build=accepted is not None and accepted.config.proxy != self.desired_proxy,  # type: ignore[attr-defined] # our Config
             is_owner=self.is_owner,
         )
+
+    @property
+    def _needs_another(self) -> bool:
+        """Whether what is to come into force needs another proxy."""
+        candidate = self.life.rollout.candidate
+        return candidate is not None and candidate.config.proxy != self.desired_proxy  # type: ignore[attr-defined] # our Config
 
 
 class Edge(NamedTuple):
@@ -153,10 +176,13 @@ def collapse(world: World) -> World:
         redirection=_collapse_redirection(world.redirection, lived),
         asked=world.asked if world.redirection.is_changing else "",
         holding=_collapse_holding(world.holding),
+        other=_collapse_other(world.other),
         rotation=_collapse_rotation(world.rotation),
         child=_collapse_child(world.child, lived.phase),
         validation=_collapse_validation(world.validation),
         running="" if world.child.state is children.State.IDLE else world.running,
+        before=world.before if world.child.is_handing_over else "",
+        is_taken_on=world.is_taken_on and world.child.state is not children.State.IDLE,
     )
     found = _without_idle_parts(found)
     first = disk.accepted or found.life.in_force
@@ -182,6 +208,7 @@ def _without_idle_parts(world: World) -> World:
             disk=lived.disk,
             may_have_rules=lived.may_have_rules,
             leave_tries=lived.leave_tries,
+            is_for_good=lived.is_for_good,
             leave_until_at=_at(lived.leave_until_at) if lived.may_have_rules else 0.0,
         )
     elif lived.phase is Phase.OUT and lived.in_force is None and is_clean and is_idle:
@@ -189,7 +216,12 @@ def _without_idle_parts(world: World) -> World:
     elif lived.phase is Phase.OUT:
         return world._replace(
             running="",
-            child=Child()._replace(state=world.child.state, timer_at=world.child.timer_at),
+            before="",
+            child=Child()._replace(
+                state=world.child.state,
+                timer_at=world.child.timer_at,
+                other=_without_name(world.child.other),
+            ),
             redirection=change._replace(
                 desired=red.desired,
                 is_proving=red.is_proving,
@@ -201,16 +233,50 @@ def _without_idle_parts(world: World) -> World:
         return world
     return World(
         life=kept,
+        **_left_running(world),
         redirection=change,
         holding=Holding() if lived.phase is Phase.LEAVING else world.holding,
         files=world.files,
         has_program=world.has_program,
         kernel=world.kernel,
+        other=Predecessor() if lived.phase is Phase.LEAVING else world.other,
+        is_other_there=world.is_other_there,
+        is_held=world.is_held,
         is_owner=world.is_owner,
         is_worker=world.is_worker,
         asked=world.asked,
         is_hard=world.is_hard,
     )
+
+
+_RUNNING = (
+    children.State.STARTING,
+    children.State.READY,
+    children.State.STOPPING,
+    children.State.REPLACING,
+)
+
+
+def _without_name(other: children.Other) -> children.Other:
+    """Of a host that is out nobody goes back to the one before: it is ended like any other."""
+    is_two = other is not children.Other.NONE
+    return children.Other.DRAINING if is_two and other is not children.Other.ENDING else other
+
+
+def _left_running(world: World) -> dict[str, Any]:
+    """What outlives the agent of its proxy: both, or the one that is not starting."""
+    kid = world.child
+    if not world.is_owner or (kid.state not in _RUNNING and not kid.is_handing_over):
+        return {}
+    has_two = kid.other in (children.Other.SERVING, children.Other.DRAINING)
+    has_two = has_two or kid.other is children.Other.UNKNOWN
+    if kid.state not in _RUNNING:
+        has_two, running = False, world.before
+    else:
+        running = world.running
+    taken = children.taken_on(LATER, has_other=has_two)._replace(patience_at=LATER)
+    before = world.before if has_two else ""
+    return {"child": taken, "running": running, "before": before, "is_taken_on": True}
 
 
 def _at(instant: float) -> float:
@@ -238,7 +304,7 @@ def _collapse_redirection(value: Redirection, lived: Life) -> Redirection:
         is_overtaken=value.is_overtaken and value.is_proving,
         # What becomes stale while packets are under way is stale when they have shown the rules.
         is_stale=value.is_stale and (is_proven or value.is_proving),
-        is_guard_out=value.is_guard_out,
+        is_partly_out=value.is_partly_out,
         is_disproved=value.is_disproved and lived.phase not in _STEADY,
         apply_at=_at(value.apply_at) if value.is_incomplete else 0.0,
         prove_at=_at(value.prove_at) if is_open else 0.0,
@@ -253,6 +319,11 @@ def _collapse_holding(value: Holding) -> Holding:
         retry_at=0.0 if value.is_held else _at(value.retry_at),
         last_error=ERROR if value.last_error else "",
     )
+
+
+def _collapse_other(value: Predecessor) -> Predecessor:
+    last_error = ERROR if value.last_error else ""
+    return value._replace(last_error=last_error, retry_at=_at(value.retry_at))
 
 
 def _collapse_rotation(value: rotations.Rotation) -> rotations.Rotation:
@@ -281,9 +352,10 @@ def _collapse_child(value: Child, phase: Phase) -> Child:
     if is_waiting and not is_late and not is_given_up:
         patience_at = LATER
     if state in (children.State.IDLE, children.State.STOPPING):
-        return Child(state=state, timer_at=LATER if has_timer else None)
+        return Child(state=state, timer_at=LATER if has_timer else None, other=value.other)
     return Child(
         state=state,
+        other=value.other,
         timer_at=LATER if has_timer else None,
         patience_at=patience_at,
         ready_at=0.0 if value.ready_at is not None else None,
@@ -322,6 +394,7 @@ def _exchange(world: World) -> World:
         kernel=swap(world.kernel),
         desired_proxy=swap(world.desired_proxy),
         running=swap(world.running),
+        before=swap(world.before),
         asked=swap(world.asked),
         redirection=world.redirection._replace(desired=swap(world.redirection.desired)),
         holding=world.holding._replace(
@@ -386,6 +459,21 @@ def _perform(world: World, step: Step) -> Iterator[tuple[str, World, str, bool]]
             hold = world.holding
             kept = hold.held & hold.desired if world.life.is_joined else frozenset()
             yield "", world._replace(holding=holdings.let_go(hold, kept)), "", True
+        case Step.PREPARE:
+            begun = predecessors.preparing(world.other)
+            yield "", world._replace(other=begun, is_held=True), "", True
+        case Step.TAKE_OVER:
+            yield (
+                "",
+                world._replace(other=predecessors.stopping(world.other), is_held=True),
+                "",
+                True,
+            )
+        case Step.LET_IN:
+            yield "", world._replace(other=predecessors.opening(world.other)), "", True
+        case Step.GIVE_BACK:
+            free = world._replace(holding=holdings.let_go(world.holding, frozenset()))
+            yield "", free._replace(other=predecessors.returning(world.other)), "", True
         case Step.APPLY:
             yield from _asked(world, Pending.INSTALLING, str(world.redirection.desired))
         case Step.PROVE:
@@ -399,8 +487,7 @@ def _perform(world: World, step: Step) -> Iterator[tuple[str, World, str, bool]]
             # It was done, and not said.
             yield "done", world._replace(redirection=red, kernel=world.asked), "", True
         case Step.START:
-            started = world._replace(running=world.desired_proxy)
-            yield from _child_outcomes(started, children.Event.START)
+            yield from _start(world)
         case Step.STOP_PROXY:
             yield from _child_outcomes(world, children.Event.STOP)
         case _:
@@ -427,7 +514,9 @@ def _answers(world: World) -> Iterator[tuple[str, World, bool]]:
         ended = redirections.withdrawn(red)
     yield "", world._replace(redirection=ended, kernel=world.asked), True
     failed = redirections.apply_failed(red, ERROR, NOW.monotonic)
-    yield "rejected", world._replace(redirection=failed), False
+    is_as_before = red.pending is Pending.INSTALLING
+    refused = redirections.apply_failed(red, ERROR, NOW.monotonic, is_as_before=is_as_before)
+    yield "rejected", world._replace(redirection=refused), False
     if red.pending is Pending.INSTALLING:
         # In, and not read back equal.
         yield "differs", world._replace(redirection=failed, kernel=world.asked), False
@@ -440,6 +529,42 @@ def _change_ends(world: World) -> Iterator[Edge]:
             yield Edge(f"{what} ended {name}".strip(), after, is_kind)
 
 
+def _other(world: World) -> Iterator[Edge]:
+    """What was begun with the service of another agent ends."""
+    value = world.other
+    match value.state:
+        case predecessors.State.PREPARING:
+            ready = predecessors.prepared(value, NOW.monotonic)
+            yield Edge("it is prepared", world._replace(other=ready), is_kind=True)
+            for is_held in (True, False):
+                alone = predecessors.prepared(value, NOW.monotonic, ERROR, is_held=is_held)
+                left = world._replace(other=alone, is_held=is_held)
+                yield Edge(f"it is not prepared, held: {is_held}", left, is_kind=False)
+        case predecessors.State.ENDING:
+            ended = world._replace(
+                other=predecessors.stopped(value, NOW.monotonic), is_other_there=False
+            )
+            yield Edge("it has ended", ended, is_kind=True)
+            failed = world._replace(other=predecessors.stopped(value, NOW.monotonic, ERROR))
+            yield Edge("it does not end", failed, is_kind=False)
+        case predecessors.State.OPENING:
+            let_in = world._replace(other=predecessors.opened(value, NOW.monotonic), is_held=False)
+            yield Edge("let in", let_in, is_kind=True)
+            failed = world._replace(other=predecessors.opened(value, NOW.monotonic, ERROR))
+            yield Edge("not let in", failed, is_kind=False)
+        case predecessors.State.RETURNING:
+            for is_there in (True, False):
+                back = predecessors.returned(value, "" if is_there else ERROR, is_running=is_there)
+                came = world._replace(other=back, is_other_there=is_there, is_held=False)
+                yield Edge(f"it is back: {is_there}", came, is_kind=is_there)
+                # It is tried again, and nothing else begins meanwhile.
+                held = world._replace(is_other_there=is_there)
+                yield Edge(f"not let in, it is back: {is_there}", held, is_kind=False)
+            partly = predecessors.returned(value, "", is_running=True, is_held=True)
+            came = world._replace(other=partly, is_other_there=True)
+            yield Edge("it is back, our rules lead elsewhere", came, is_kind=True)
+
+
 def _configure(world: World, whose: str) -> World:
     red = redirections.desire(world.redirection, whose)
     is_known = world.running == whose and world.child.state is not children.State.IDLE
@@ -450,14 +575,34 @@ def _configure(world: World, whose: str) -> World:
     return world._replace(redirection=red, holding=hold, desired_proxy=whose, validation=val)
 
 
+def _start(world: World) -> Iterator[tuple[str, World, str, bool]]:
+    """As the proxy part starts it: it goes back, takes over, or is started in its place."""
+    kid = world.child
+    started = world._replace(running=world.desired_proxy)
+    if kid.other is children.Other.SERVING and world.before == world.desired_proxy:
+        yield from _child_outcomes(started, children.Event.RETURN)
+    elif kid.state is children.State.READY and kid.other is children.Other.NONE:
+        before = started._replace(before=world.running)
+        yield from _child_outcomes(before, children.Event.SUCCEED)
+    else:
+        yield from _child_outcomes(started, children.Event.START)
+
+
 def _child_outcomes(
     world: World, event: children.Event, *, error: str = "", has_exited: bool = False
 ) -> Iterator[tuple[str, World, str, bool]]:
     """A spawn may fail; everything else that a child does comes as an event of its own."""
-    kid, action = children.take(
-        world.child, event, NOW.monotonic, error=error, has_exited=has_exited
-    )
-    after = world._replace(child=kid)
+    kid = world.child
+    if world.is_taken_on and kid.state in (children.State.STARTING, children.State.READY):
+        if event in (children.Event.EXITED, children.Event.HUNG):
+            # Whoever asks for one starts it anew.
+            kid, _ = children.take(kid, children.Event.STOP, NOW.monotonic)
+        if event is children.Event.HUNG:
+            yield "", world._replace(child=kid), "", True
+            return
+    kid, action = children.take(kid, event, NOW.monotonic, error=error, has_exited=has_exited)
+    is_taken_on = world.is_taken_on and action is not children.Action.SPAWN
+    after = world._replace(child=kid, is_taken_on=is_taken_on)
     yield "", after, "", True
     if action is children.Action.SPAWN:
         kid, _ = children.take(kid, children.Event.EXITED, NOW.monotonic, error=ERROR)
@@ -470,6 +615,7 @@ def _child_outcomes(
 def event_edges(world: World) -> Iterator[Edge]:
     """What can happen while the agent waits."""
     yield from _change_ends(world)
+    yield from _other(world)
     if world.life.phase is Phase.LEAVING:
         if world.redirection.is_changing:
             yield from _time(world)
@@ -484,6 +630,9 @@ def event_edges(world: World) -> Iterator[Edge]:
     yield from _time(world)
     yield from killings(world, "killed")
     yield from _disk(world)
+    if world.is_owner:
+        left = decide.leave(world.life, NOW, is_for_good=True)
+        yield Edge("stopped", world._replace(life=left), is_kind=False)
     yield Edge("SIGTERM", world._replace(life=decide.leave(world.life, NOW)), is_kind=False)
 
 
@@ -504,17 +653,24 @@ def killings(world: World, name: str) -> Iterator[Edge]:
         done = killed(world._replace(kernel=world.asked))
         yield Edge(f"{name}, the rules changed", done, is_kind=False)
 
+    for edge in _other(world):
+        yield Edge(f"{name}, {edge.name}", killed(edge.world), is_kind=False)
+
 
 def killed(world: World) -> World:
-    """The agent is gone: what stays is the disk, the kernel's rules, and no proxy."""
+    """The agent is gone: what stays is the disk, the kernel's rules, and a proxy in a unit."""
     # A service manager that owns the rules keeps the sockets, too.
     held = world.holding.held if world.is_owner else frozenset()
     dead = World(
         life=Life(disk=world.life.disk),
+        **_left_running(world),
         holding=Holding(held=held),
         files=world.files,
         has_program=world.has_program,
         kernel=world.kernel,
+        other=_first_look(world),
+        is_other_there=world.is_other_there,
+        is_held=world.is_held,
         is_owner=world.is_owner,
         is_worker=world.is_worker,
         is_hard=world.is_hard,
@@ -537,10 +693,18 @@ def start_edges(world: World) -> Iterator[Edge]:
     """The agent starts again, the machine the same or booted anew."""
     begun = world._replace(life=lives.begin(world.life.disk), is_alive=True)
     yield Edge("start", begun, is_kind=True)
+    without = begun._replace(child=Child(), running="", is_taken_on=False)
+    if world.is_taken_on:
+        yield Edge("start, the proxy has ended", without, is_kind=False)
     if world.kernel:
         disk = world.life.disk._replace(is_stored=False)
-        booted = begun._replace(kernel="", life=lives.begin(disk), holding=Holding())
+        booted = without._replace(kernel="", life=lives.begin(disk), holding=Holding())
+        booted = booted._replace(other=Predecessor(), is_other_there=False, is_held=False)
         yield Edge("boot", booted, is_kind=False)
+
+
+def _first_look(world: World) -> Predecessor:
+    return predecessors.begin(is_held=world.is_held, is_running=world.is_other_there)
 
 
 def read_offer(files: str, disk: lives.Disk) -> Offer:
@@ -559,7 +723,7 @@ def _files(world: World) -> Iterator[Edge]:
         yield Edge("files read", read, is_kind=True)
     for name in OFFERS:
         is_asked = name == world.files
-        changed = world._replace(files=name)
+        changed = world._replace(files=name, other=predecessors.retry(world.other))
         if world.validation.check is validations.Check.BAD:
             # With each reading of the files the program may be another one.
             changed = changed._replace(validation=Validation())
@@ -612,7 +776,7 @@ def _identity(world: World) -> Iterator[Edge]:
         found = rotations.obtained(value, held, NOW.wall, jitter=0.0, ratio=0.5)
         yield Edge("certificate", world._replace(rotation=found), is_kind=True)
         last_error = rotations.Failure(rotations.REFUSED, ERROR)
-        failed = rotations.failed(value, last_error, NOW.wall, jitter=0.0, ratio=0.5)
+        failed = rotations.failed(value, last_error, NOW.wall, jitter=0.0)
         yield Edge("no certificate", world._replace(rotation=failed), is_kind=False)
     changed = rotations.credentials_changed(value)
     if changed != value:
@@ -632,15 +796,21 @@ def _proxy(world: World) -> Iterator[Edge]:
         for name, found in _validations(candidate):
             lived = decide.checked(world.life, found)
             yield Edge(f"candidate {name}", world._replace(life=lived), name == "passed")
+    yield from _other_proxy(world)
     runs = kid.state not in (children.State.IDLE, children.State.BACKOFF)
     events: list[tuple[str, children.Event, bool, bool]] = []
     if kid.state in (children.State.STARTING, children.State.READY):
         events += [
             ("proxy ready", children.Event.READY, False, True),
-            ("proxy unready", children.Event.UNREADY, False, False),
             ("proxy hung", children.Event.HUNG, False, False),
         ]
-    if runs:
+        if not kid.is_handing_over:
+            events.append(("proxy unready", children.Event.UNREADY, False, False))
+    is_asked = kid.state in (children.State.STOPPING, children.State.REPLACING)
+    # The end of one that was told to is reported behind that of the other one.
+    if runs and not (
+        is_asked and kid.other is not children.Other.NONE and not kid.is_handing_over
+    ):
         is_kind = kid.state in (children.State.STOPPING, children.State.REPLACING)
         events += [
             ("proxy exited", children.Event.EXITED, True, is_kind),
@@ -661,6 +831,21 @@ def _proxy(world: World) -> Iterator[Edge]:
                 yield Edge(f"{name} too often {more}".strip(), after, is_kind=False)
 
 
+def _other_proxy(world: World) -> Iterator[Edge]:
+    """What becomes of the one before."""
+    kid = world.child
+    events: list[tuple[str, children.Event, bool]] = []
+    if kid.other is children.Other.UNKNOWN:
+        events.append(("the one before serves", children.Event.OTHER_SERVES, True))
+    if kid.is_handing_over:
+        events.append(("the one before is lost", children.Event.LOST, False))
+    elif kid.other is not children.Other.NONE:
+        events.append(("the one before has ended", children.Event.DRAINED, True))
+    for name, event, is_kind in events:
+        for more, after, _, is_good in _child_outcomes(world, event):
+            yield Edge(f"{name} {more}".strip(), after, is_kind and is_good)
+
+
 def _validations(value: Validation) -> Iterator[tuple[str, Validation]]:
     yield "passed", validations.passed()
     yield "refused", validations.refused(ERROR)
@@ -672,6 +857,8 @@ Setter = Callable[[float | None], World]
 
 def _time(world: World) -> Iterator[Edge]:
     for name, value in _timers(world):
+        if name == "child.timer_at" and world.child.is_blocked:
+            continue  # it is held up
         if name == "child.timer_at":
             kid, _ = children.take(world.child, children.Event.TIMER, NOW.monotonic)
             yield Edge("time: child", world._replace(child=kid), is_kind=True)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -14,11 +15,13 @@ from tests.demo.ca_server import DemoAuthority
 from tests.envoy import proxy
 from tests.lab import groups, layers, netns
 from tests.lab.host import PYTHON, Host
+from tests.lab.nomadclient import Client
 from tests.netns import rig as rigs
 
 CLUSTER = "10.78.0.1"
 MESH = "10.78.0.0/24"
 NOBODY = 65534
+NOMAD_CLIENT = "10.78.0.11"
 ACCOUNT = "system:serviceaccount:default:default"
 
 
@@ -114,6 +117,23 @@ def make_host(
         space.close()
 
 
+@pytest.fixture
+def nomad_client(
+    cluster: netns.Network, envoy: str, authority: DemoAuthority, tmp_path: Path
+) -> Iterator[Client]:
+    """A machine with the package, on which somebody plays Nomad, or a real one runs."""
+    directory = tmp_path / "client"
+    directory.mkdir()
+    # Its tasks are those of other users as well.
+    for each in (directory, *directory.parents):
+        if not each.stat().st_mode & stat.S_IXOTH:
+            each.chmod(each.stat().st_mode | stat.S_IXOTH)
+    place = f"{NOMAD_CLIENT}/24"
+    root = authority.root_file
+    with Client(cluster, place, directory, gateway=CLUSTER, envoy=envoy, root=root) as made:
+        yield made
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
@@ -155,7 +175,8 @@ def stand_in(host: Host, script: str) -> None:
     fake = host.directory / "envoy"
     fake.write_text(f'#!/bin/sh\ncase "$*" in *validate*) exit 0;; esac\n{script}\n')
     fake.chmod(0o755)
-    host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=str(fake))
+    # None of these takes over from another.
+    host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=str(fake), ISTIO_HOSTAGENT_RESTART_DRAIN="0s")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from istio_hostagent.agent import events, prober, tasks
 from istio_hostagent.agent.oneshot import kernel, legacy
 from istio_hostagent.config import model as config
 from istio_hostagent.errors import HostAgentError
-from istio_hostagent.host import children, clock, mailbox, nftables, probing
+from istio_hostagent.host import children, clock, mailbox, nftables, ports, probing
 from istio_hostagent.redirect import expectations, model, plan, policy, probes
 from tests.lab import netns, servers
 from tests.lab.host import CHECKOUT, PYTHON
@@ -102,14 +102,14 @@ class Rig:
 class Packets:
     """The sender of probe packets as the agent has it, in one namespace: sockets are kept."""
 
-    def __init__(self, space: netns.Namespace) -> None:
+    def __init__(self, space: netns.Namespace, sender: ports.Packets | None = None) -> None:
         self._space = space
         self._inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
         self._clock = clock.SystemClock()
         self._work = tasks.Tasks(
             self._inbox, self._clock, children.Processes(self._inbox, record="")
         )
-        self._prober = prober.Prober(self._work, self._clock, probing.Packets())
+        self._prober = prober.Prober(self._work, self._clock, sender or probing.Packets())
 
     def findings(
         self, redirection: config.Redirection, facts: config.HostFacts = FACTS

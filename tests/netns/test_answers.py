@@ -51,7 +51,7 @@ def test_what_a_worker_says_stops_no_answer_of_the_agent(
 def last_error(host: Host) -> str:
     """What the agent says of its certificate; nothing as long as it does not answer."""
     said = host.verb("status", "--json", is_checked=False).stdout
-    return str(json.loads(said)["certificate"]["trouble"]) if said else ""
+    return str(json.loads(said)["certificate"]["last_error"]) if said else ""
 
 
 def memory_kb(host: Host) -> int:

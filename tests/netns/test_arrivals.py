@@ -91,7 +91,10 @@ CASES: dict[str, tuple[str, str]] = {
         FIREWALLD.replace("tcp dport 22 accept", "tcp dport { 22, 8080 } accept"),
         "",
     ),
-    "iptables-legacy": ("legacy", ""),
+    "iptables-legacy": (
+        "legacy",
+        "tables-legacy -I INPUT -p tcp --dport 15006 -m conntrack --ctstate DNAT -j ACCEPT",
+    ),
 }
 
 
@@ -190,13 +193,11 @@ def test_who_drops_it_is_named(site: Rig, case: str, dropper: str) -> None:
     assert re.search(r"from 10\.1\.0\.\d+ by eth0", shut[0].detail)
 
 
-@pytest.mark.parametrize("case", ["policy", "ufw", "not-of-the-interface"])
+@pytest.mark.parametrize("case", ["policy", "ufw", "not-of-the-interface", "iptables-legacy"])
 def test_the_command_that_is_named_lets_it_in(site: Rig, case: str) -> None:
     load(site, CASES[case][0])
     site.install(CAPTURED)
-    commands = {
-        each.detail.partition("; let it in: ")[2] for each in findings(site) if each.is_shut
-    }
+    commands = {each.detail.partition("let it in: ")[2] for each in findings(site) if each.is_shut}
     for command in commands:
         if command == "ufw allow 15006/tcp":  # what it does, without its files
             for program, chain in (("iptables", "ufw"), ("ip6tables", "ufw6")):
@@ -217,6 +218,16 @@ def test_a_port_that_is_closed_with_and_without_capture_is_no_mistake(site: Rig)
     assert [str(each) for each in found if each.state is State.BROKEN] == []
     closed = [each for each in on_link(found) if "captured or not" in each.detail]
     assert len(closed) > 10
+
+
+def test_a_port_that_is_open_to_others_by_source_is_not_called_proven(site: Rig) -> None:
+    """A policy of drop, and a rule for somebody from whom no frame of ours comes."""
+    site.nft(text=strict("ip saddr 172.16.0.0/12 tcp dport 8080 accept"))
+    site.install(CAPTURED)
+    found = [each for each in on_link(findings(site)) if each.expectation.port == 8080]
+    assert found
+    assert {each.state for each in found} == {State.NOT_TESTABLE}
+    assert all("others may be let in" in each.detail for each in found)
 
 
 @pytest.mark.parametrize("outbound", [cidrs(), cidrs("10.1.0.0/24", "fd00:1::/64")])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from istio_hostagent.host import changes, nftables, probetable
-from istio_hostagent.host.nfnetlink import connection, framing, messages
+from istio_hostagent.host.nfnetlink import connection, elements, framing, messages
 from istio_hostagent.redirect import model, policy
 from tests.netns.rig import FACTS, Rig
 from tests.unit.samples import STANDARD
@@ -182,7 +182,7 @@ def test_our_own_ten_thousand_networks_fit_into_the_buffer(rig: Rig) -> None:
     parts = [
         messages.new_table("foreign", is_owned=False),
         messages.new_set("foreign", many, 1),
-        *messages.new_elements("foreign", many, 1),
+        *elements.new_elements("foreign", many, 1),
     ]
     link = rig.host.inside(connection.Connection)
     with watching(rig) as monitor, contextlib.closing(link.socket):

@@ -87,7 +87,9 @@ def test_another_version_of_pyroute2_reads_the_same(rig: Rig, kernel: nftables.N
 
 @pytest.mark.parametrize("golden", GOLDENS, ids=lambda path: path.stem)
 def test_nft_accepts_every_golden(rig: Rig, golden: Path) -> None:
-    rig.nft("-c", "-f", str(golden))
+    # It takes no number of a control group, only the path of one that is there.
+    text = re.sub("socket cgroupv2 level [0-9] [0-9]+ ", "", golden.read_text())
+    rig.nft("-c", "-f", "-", text=text)
 
 
 def test_rules_that_always_differ_do_not_fill_the_memory() -> None:

@@ -11,6 +11,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from istio_hostagent.host import control
 from tests.agent.test_documented import documented_fields
 from tests.lab import netns, servers
 from tests.lab.host import CHECKOUT, CONTROL, PYTHON, Host, proxy_user
@@ -318,6 +320,74 @@ def test_clean_ends_it_too(host: Host) -> None:
     assert "taken out by clean" in waiting(host)["summary"]
 
 
+def test_clean_ends_it_also_where_what_is_written_down_is_damaged(host: Host) -> None:
+    host.verb("apply")
+    write(host, B)
+    host.verb("apply", "--confirm-within", LONG)
+    (CONTROL / f"{host.namespace.inode}.unconfirmed").write_text("{")
+    for words in (("apply",), ("apply", "--confirm"), ("status",)):
+        refused = host.verb(*words, is_checked=False)
+        assert refused.returncode == 75
+        assert "istio-hostagent clean takes everything out" in refused.stderr
+    host.verb("clean")
+    eventually(lambda: is_over(host), "nobody waits any more", within_s=5.0)
+    assert host.tables() == set()
+    host.verb("apply")
+
+
+def test_who_cannot_go_back_ends_as_soon_as_that_is_decided(host: Host) -> None:
+    """Its pauses grow, and the process of the next rules waits for its end."""
+    host.verb("apply", "--confirm-within", SHORT)
+    space = host.namespace
+    space.run(["nft", "delete", "table", "inet", "istio_hostagent"], check=True)
+    # Somebody else's table of our name, which nobody but its socket may change.
+    owner = space.popen(["nft", "-i"], stdin=-1)
+    assert owner.stdin is not None
+    owner.stdin.write("add table inet istio_hostagent { flags owner; }\n")
+    owner.stdin.flush()
+    listing = ["nft", "list", "ruleset"]
+    eventually(lambda: "flags owner" in space.run(listing).stdout, "it is there")
+    told = CONTROL / f"{space.inode}.watch"
+    seen = {told.stat().st_mtime_ns}
+
+    def has_failed_often() -> bool:
+        seen.add(told.stat().st_mtime_ns)
+        return len(seen) > 4  # the pause is of 8 seconds now
+
+    eventually(has_failed_often, "it has tried four times", within_s=30.0)
+    owner.stdin.close()
+    owner.wait(10)
+    host.verb("apply", "--confirm")
+    eventually(lambda: is_over(host), "it has seen that", within_s=3.0)
+
+
+def test_an_agent_that_starts_leaves_what_a_verb_at_work_writes_down(host: Host) -> None:
+    record = CONTROL / f"{host.namespace.inode}.unconfirmed"
+    CONTROL.mkdir(exist_ok=True)
+    stale = {"id": "0", "who": "x", "until": 0, "until_at": 0, "namespace": 1}
+    record.write_text(json.dumps(stale))
+    lock_path = CONTROL / f"{host.namespace.inode}.lock"
+    with lock_path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        host.start()
+
+        eventually(lambda: str(lock_path) in open_files(host), "it has come to the lock")
+        assert record.exists()
+    eventually(lambda: host.verb("status", is_checked=False).returncode == 1, "it runs")
+    assert not record.exists()
+
+
+def open_files(host: Host) -> set[str]:
+    """What the processes there have open."""
+    found = set()
+    for pid in host.namespace.pids():
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):  # it is closed meanwhile
+                    found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return found
+
+
 def test_an_agent_starts_behind_what_was_there_and_then_has_no_trial(host: Host) -> None:
     host.verb("apply", "--confirm-within", LONG)
     host.start()
@@ -329,6 +399,42 @@ def test_an_agent_starts_behind_what_was_there_and_then_has_no_trial(host: Host)
     assert "refused while the agent runs" in refused.stderr
     assert "systemctl stop istio-hostagent" in refused.stderr
     assert host.verb("apply", "--confirm", is_checked=False).returncode == 1
+
+
+def test_a_lock_that_others_hold_is_waited_for_no_longer_than_asked(host: Host) -> None:
+    def act() -> float:
+        first, second = control.Lock(), control.Lock()
+        try:
+            assert first.take()
+            begun = time.monotonic()
+            assert not second.take(within_s=0.005)
+            return time.monotonic() - begun
+        finally:
+            first.close()
+            second.close()
+
+    # The quickest of some: a busy machine may take its time.
+    assert 0.005 <= min(host.namespace.inside(act) for _ in range(5)) < control.MIN_PAUSE_S
+
+
+def test_an_agent_that_does_not_answer_is_not_taken_for_none(host: Host) -> None:
+    """What became of rules that waited says nothing of a host on which an agent runs."""
+    host.verb("apply", "--confirm-within", LONG)
+    host.verb("apply", "--go-back")
+    path = str(CONTROL / f"{host.namespace.inode}.sock")
+    with contextlib.ExitStack() as opened:
+        listener = opened.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(path)
+        listener.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:  # until no more are let in to wait
+                one = opened.enter_context(socket.socket(socket.AF_UNIX))
+                one.setblocking(False)
+                one.connect(path)
+        for words in ((), ("--json",)):
+            done = host.verb("status", *words, is_checked=False)
+            assert (done.returncode, done.stdout) == (75, "")
+            assert "the agent is busy with too many others" in done.stderr
 
 
 def test_rules_that_could_not_be_put_back_are_not_replaced_for_a_trial(host: Host) -> None:

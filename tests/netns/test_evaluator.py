@@ -19,12 +19,20 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from istio_hostagent.config import model as config
-from istio_hostagent.host import nftables, probetable, probing
-from istio_hostagent.redirect import evaluator, expressions, model, names, policy, tables
-from istio_hostagent.redirect.evaluator import End, Packet
+from istio_hostagent.host import nftables, probepool, probetable
+from istio_hostagent.redirect import (
+    evaluator,
+    expressions,
+    model,
+    names,
+    packetfields,
+    policy,
+    tables,
+)
 from istio_hostagent.redirect.expectations import Expectation, Outcome, Sender, Shape
 from istio_hostagent.redirect.model import Action, Field, Match, Operator, Rule, Verdict
-from tests.lab import soak
+from istio_hostagent.redirect.packets import End, Packet, Tracking, Way, is_local
+from tests.lab import groups, layers, soak
 from tests.netns import rig as rigs
 from tests.netns.rig import FACTS as RIG_FACTS
 from tests.netns.rig import Rig
@@ -35,6 +43,12 @@ OF_A_KIND = 8
 GROUP, RESOLVER = 61700, 61800
 FACTS = RIG_FACTS._replace(
     name_servers=tuple(map(ip_address, ("127.0.0.53", "10.1.0.53", "fd00:1::53")))
+)
+# Control groups at each level, and their numbers until they are known: of the sender's groups the
+# first, the second, the third, or one of another.
+GROUPS = (("/a", 1), ("/a/b", 2), ("/a/b/c", 3), ("/x/y", 4))
+FACTS = FACTS._replace(
+    control_groups=tuple(config.ControlGroup(path, path, number) for path, number in GROUPS)
 )
 OWN = (*FACTS.addresses, ip_address("::6"))
 ACTORS = (
@@ -76,11 +90,11 @@ class Sent(NamedTuple):
 def make_batch(seed: int) -> list[Sent]:
     """Packets of all kinds, no more of one than there are sockets for."""
     chance = Random(seed)
-    kinds: Counter[probing.Kind] = Counter()
+    kinds: Counter[probepool.Kind] = Counter()
     batch = []
     for _ in range(PACKETS):
         sent = _make_packet(chance)
-        kind = probing.kind_of(sent.expectation)
+        kind = probepool.kind_of(sent.expectation)
         kinds[kind] += 1
         if kinds[kind] <= OF_A_KIND or kind.is_raw or kind.sender is Sender.NEIGHBOUR:
             batch.append(sent)
@@ -99,7 +113,7 @@ def _destination(chance: Random) -> str:
 def _source_of(destination: str) -> str:
     """As the kernel chooses it."""
     is_v4 = "." in destination
-    if not evaluator.is_local(ip_address(destination), OWN):
+    if not is_local(ip_address(destination), OWN):
         return rigs.HOST_V4 if is_v4 else rigs.HOST_V6
     return "127.0.0.1" if destination.startswith("127.") else destination
 
@@ -109,7 +123,7 @@ def _outgoing(
 ) -> Sent:
     uid, gid = chance.choice(ACTORS)
     port = chance.choice(PORTS)
-    is_here = evaluator.is_local(ip_address(destination), OWN)
+    is_here = is_local(ip_address(destination), OWN)
     made = Expectation("", Sender.APPLICATION, destination, port, 0, (), source, shape=shape)
     packet = Packet(
         destination,
@@ -161,7 +175,15 @@ def _frame(chance: Random) -> Sent:
 class Bench:
     """A host with rules, and a sender of packets there that keeps its sockets."""
 
-    def __init__(self, rig: Rig, packets: rigs.Packets, kernel: nftables.NftKernel) -> None:
+    def __init__(
+        self,
+        rig: Rig,
+        packets: rigs.Packets,
+        kernel: nftables.NftKernel,
+        groups: tuple[int, ...],
+    ) -> None:
+        """`groups`: in which all sockets are made."""
+        self._groups = groups
         self._rig = rig
         self._packets = packets
         self._kernel = kernel
@@ -176,37 +198,61 @@ class Bench:
         a packet that tracking has found invalid. A datagram as an answer is not recorded where
         it is redirected.
         """
+        ruleset = self._with_numbers(ruleset)
         self._rig.apply(self._kernel, ruleset)
-        batch = make_batch(seed)
+        batch = list(map(self._in_groups, make_batch(seed)))
         outcomes = self._packets.outcomes(tuple(each.expectation for each in batch), FACTS)
         wrong = []
         for sent, outcome in zip(batch, outcomes, strict=True):
             way = evaluator.follow(ruleset.tables, sent.packet, OWN, until=probetable.PRIORITY)
             if is_any and _is_left_open(sent, way):
                 continue
-            found, expected = _seen(sent, outcome), _predicted(sent, way)
+            found, expected = _seen(sent, outcome, way), _predicted(sent, way)
             if found != expected:
                 wrong.append(f"{sent.packet}\n  model: {expected}\n  kernel: {found} {outcome}")
                 wrong += [f"    {step.chain} {step.number}" for step in way.steps]
             self.compared += 1
         assert not wrong, "\n".join(wrong)
 
+    def _in_groups(self, sent: Sent) -> Sent:
+        is_own = not sent.packet.iif
+        return sent._replace(packet=sent.packet._replace(groups=self._groups)) if is_own else sent
 
-def _is_left_open(sent: Sent, way: evaluator.Way) -> bool:
+    def _with_numbers(self, ruleset: model.Ruleset) -> model.Ruleset:
+        """The same rules, about groups that are there."""
+        numbers = {**dict(enumerate(self._groups, 1)), len(self._groups) + 1: 1}
+
+        def real(match: Match) -> Match:
+            is_group = match.field is Field.CONTROL_GROUP
+            return match._replace(value=numbers[int(match.value)]) if is_group else match
+
+        def rewrite(chain: model.Chain) -> model.Chain:
+            made = (rule._replace(matches=tuple(map(real, rule.matches))) for rule in chain.rules)
+            return chain._replace(rules=tuple(made))
+
+        return ruleset._replace(
+            tables=tuple(
+                table._replace(chains=tuple(map(rewrite, table.chains)))
+                for table in ruleset.tables
+            )
+        )
+
+
+def _is_left_open(sent: Sent, way: Way) -> bool:
     packet = way.packet
     if sent.expectation.shape is Shape.ANSWER_DATAGRAM and way.captured_at:
         return True
     if packet.iif and packet.address.version == 6 and way.captured_at:
         return True
     actions = {step.rule.verdict.action for step in way.steps if step.rule is not None}
-    return packet.state is evaluator.Tracking.INVALID and Action.ZONE in actions
+    return packet.state is Tracking.INVALID and Action.ZONE in actions
 
 
-def _predicted(sent: Sent, way: evaluator.Way) -> tuple[object, ...]:
+def _predicted(sent: Sent, way: Way) -> tuple[object, ...]:
     if way.end is not End.PASSED:
         return ("gone",)
     packet = way.packet
-    zone = packet.zone if packet.state is not evaluator.Tracking.INVALID else 0
+    zone = packet.zone if packet.state is not Tracking.INVALID else 0
     if sent.expectation.shape.is_answer:
         return (packet.destination, packet.source_port, zone)
     is_inbound = sent.expectation.sender is Sender.NEIGHBOUR
@@ -215,7 +261,7 @@ def _predicted(sent: Sent, way: evaluator.Way) -> tuple[object, ...]:
     return (address, packet.port, zone)
 
 
-def _seen(sent: Sent, outcome: Outcome) -> tuple[object, ...]:
+def _seen(sent: Sent, outcome: Outcome, way: Way) -> tuple[object, ...]:
     # A refused connection may say so before it is looked at.
     if outcome.errno not in (0, errno.ECONNREFUSED):
         return ("not sent", errno.errorcode.get(outcome.errno, outcome.errno))
@@ -223,30 +269,39 @@ def _seen(sent: Sent, outcome: Outcome) -> tuple[object, ...]:
         return ("gone",)
     is_inbound = sent.expectation.sender is Sender.NEIGHBOUR
     is_redirected = (outcome.address, outcome.port) != sent.expectation[2:4]
+    is_redirected |= outcome.port == way.captured_at  # whence it was going there anyway
     return ("" if is_inbound and is_redirected else outcome.address, outcome.port, outcome.zone)
 
 
 @pytest.fixture
-def bench(sender: tuple[Rig, rigs.Packets, nftables.NftKernel]) -> Bench:
+def bench(sender: tuple[Rig, rigs.Packets, nftables.NftKernel, tuple[int, ...]]) -> Bench:
     """One that has compared nothing yet."""
     return Bench(*sender)
 
 
 @pytest.fixture(scope="module")
-def sender(rig: Rig) -> Iterator[tuple[Rig, rigs.Packets, nftables.NftKernel]]:
+def sender(
+    rig: Rig,
+) -> Iterator[tuple[Rig, rigs.Packets, nftables.NftKernel, tuple[int, ...]]]:
+    layers.require("netns", groups.missing())
     rig.host.add_address("lo", "::6/128")
-    with contextlib.closing(rigs.Packets(rig.host)) as packets, rig.kernel() as kernel:
+    with (
+        groups.ControlGroup() as top,
+        top.joined(top.make("b/c")) as numbers,
+        contextlib.closing(rigs.Packets(rig.host)) as packets,
+        rig.kernel() as kernel,
+    ):
         # All kinds at once, so that no socket has to be made in between.
-        counts: Counter[probing.Kind] = Counter()
+        counts: Counter[probepool.Kind] = Counter()
         every = []
         for seed in range(60):
             for sent in make_batch(seed):
-                kind = probing.kind_of(sent.expectation)
+                kind = probepool.kind_of(sent.expectation)
                 counts[kind] += 1
                 if counts[kind] <= OF_A_KIND:
                     every.append(sent.expectation)
         packets.outcomes(tuple(every), FACTS)
-        yield rig, packets, kernel
+        yield rig, packets, kernel, numbers
         rig.apply(kernel, model.Ruleset())
 
 
@@ -289,6 +344,11 @@ owners = st.builds(
     proxy_uids=st.sampled_from([(), (RESOLVER,)]),
     proxy_gids=st.sampled_from([(), (GROUP,)]),
     exempts_root=st.booleans(),
+    users_exclude=st.sampled_from([(), (), (RESOLVER,)]),
+    # Seldom the sender's own: then nothing that it sends is captured.
+    units=st.sampled_from([(), (), (), ("/x/y",), ("/x/y",), ("/a",), ("/a/b/c", "/x/y")]).map(
+        lambda named: config.Units(exclude=named)
+    ),
     groups=st.one_of(st.none(), st.none(), gids),
     groups_exclude=st.one_of(st.just(()), gids),
 )
@@ -390,9 +450,10 @@ _VALUES: dict[Field, Sequence[int | str]] = {
     Field.OIFNAME: ("lo", "eth0", "e*", ""),
     Field.SKUID: [uid for uid, _ in ACTORS],
     Field.SKGID: [gid for _, gid in ACTORS],
+    Field.CONTROL_GROUP: [number for _, number in GROUPS],
     Field.TCP_FLAGS: (0x02, 0x12, 0x10),
-    Field.FIB_DADDR_TYPE: (evaluator.UNICAST, evaluator.LOCAL),
-    Field.FIB_SADDR_TYPE: (evaluator.UNICAST, evaluator.LOCAL),
+    Field.FIB_DADDR_TYPE: (packetfields.UNICAST, packetfields.LOCAL),
+    Field.FIB_SADDR_TYPE: (packetfields.UNICAST, packetfields.LOCAL),
     Field.MARK: (0, 1337),
     Field.CT_MARK: (0, 1337),
     **dict.fromkeys((Field.ICMP_DPORT, Field.ICMP6_DPORT), (15053, 0)),
@@ -442,6 +503,8 @@ def matches(draw: st.DrawFn, fields: Sequence[Field]) -> Match:
         return Match(field, operator, name, prefix)
     value = draw(st.sampled_from(_VALUES[field]))
     operator = draw(st.sampled_from([Operator.EQ, Operator.NE]))
+    if field is Field.CONTROL_GROUP:
+        return Match(field, operator, value, path=draw(st.sampled_from(GROUPS))[0])
     prefix = 0
     if field in (*_V4, *_V6) and draw(st.booleans()):
         prefix = 8
@@ -520,7 +583,7 @@ def rulesets(draw: st.DrawFn) -> model.Ruleset:
                 content.insert(1, Rule((to_port, blank), Verdict(Action.DROP)))
             at = model.Hook(kind, hook, priority)
             chains.append(model.Chain(f"at_{hook}_{priority}_{kind}", tuple(content), at))
-    chains = list(map(_without_tproxy, chains))
+    chains = [_without_groups(_without_tproxy(chain)) for chain in chains]
     if not drops_arrivals:
         chains = list(map(_without_refusal, chains))
     made = tables.build_table(model.MAIN_TABLE, chains, _SETS, may_be_owned=False)
@@ -533,6 +596,16 @@ def _without_tproxy(chain: model.Chain) -> model.Chain:
         return chain
     kept = (rule for rule in chain.rules if rule.verdict.action is not Action.TPROXY)
     return chain._replace(rules=tuple(kept))
+
+
+def _without_groups(chain: model.Chain) -> model.Chain:
+    """The same, if it is met by arrivals, for which the kernel would look for a socket."""
+    if chain.hook is not None and chain.hook.number == evaluator.OUTPUT:
+        return chain
+    fields = ({match.field for match in rule.matches} for rule in chain.rules)
+    kept = zip(chain.rules, fields, strict=True)
+    rules = tuple(rule for rule, found in kept if Field.CONTROL_GROUP not in found)
+    return chain._replace(rules=rules or (Rule((), Verdict(Action.RETURN)),))
 
 
 def _without_refusal(chain: model.Chain) -> model.Chain:

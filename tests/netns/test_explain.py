@@ -99,7 +99,15 @@ def test_without_a_user_it_is_an_application_and_with_one_the_group_is_the_users
         (["tcp", "10.0.0.5:1", "--from", "203.0.113.9"], "there is no route to 203.0.113.9"),
         (
             ["tcp", "10.0.0.5:1", "--from", NEIGHBOUR, "--from-user", "root"],
-            "what comes --from another host has no user or group here",
+            "what comes --from another host has no user, group or unit here",
+        ),
+        (
+            ["tcp", "10.0.0.5:1", "--from-unit", "a.timer"],
+            "--from-unit: 'a.timer' has no processes: name the unit that it starts",
+        ),
+        (
+            ["tcp", "10.0.0.5:1", "--from-unit", "a.service", "--live"],
+            "--live sends from this session, and so never --from-unit",
         ),
         (["tcp"], "the following arguments are required: ADDRESS:PORT"),
         ([], "the following arguments are required: PROTOCOL, ADDRESS:PORT"),
@@ -267,3 +275,12 @@ def test_beside_an_agent_it_explains_what_is_in_force(
     assert after["verdict"] == "proxy"
     message = "the files are not in force: this is the configuration accepted before"
     assert after["notes"] == [message]
+    accepted = host.state / "accepted.json"
+    accepted.rename(host.state / "away")
+    accepted.mkdir()
+    done = host.verb("explain", "tcp", "10.96.0.5:80", is_checked=False)
+    assert done.returncode == 75
+    assert f"what is in force cannot be read from {accepted}: Is a directory" in done.stderr
+    accepted.rmdir()
+    done = host.verb("explain", "tcp", "10.96.0.5:80", is_checked=False)
+    assert done.returncode == 78 and "nonsense" in done.stderr

@@ -131,7 +131,7 @@ def test_a_translation_that_comes_before_ours_is_refused(
 
 @pytest.mark.parametrize("which", [slice(2), NO_MAIN], ids=["both-tables", "guard-alone"])
 @pytest.mark.parametrize("address", [CAPTURED_V4, CAPTURED_V6])
-def test_what_is_not_tracked_is_judged_by_the_packet(
+def test_what_is_not_tracked_is_told_by_the_packet(
     rig: Rig, guarded: model.Ruleset, served: rigs.Servers, address: str, which: slice
 ) -> None:
     """Nobody translates it, so that it would go around the proxy."""
@@ -189,7 +189,7 @@ def older_guard(table: model.Table) -> model.Table:
     return table._replace(chains=older)
 
 
-def test_the_rules_judge_as_the_text_for_early_boot(rig: Rig, served: rigs.Servers) -> None:
+def test_the_rules_decide_as_the_text_for_early_boot(rig: Rig, served: rigs.Servers) -> None:
     """What nft(8) loads before any interface is up is the same guard."""
     desired = policy.build_ruleset(GUARDED, rigs.FACTS)
     rig.nft(text=guard.render_guard(desired))

@@ -4,10 +4,13 @@ Each trap of the library has a test here (`host.xtlibrary`).
 """
 
 import contextlib
+import errno
 import fcntl
 import re
 import signal
+import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,12 +20,13 @@ from typing import Any
 import pytest
 
 from istio_hostagent.agent import legacy as rules
+from istio_hostagent.agent import legacyworkers
 from istio_hostagent.agent.oneshot import kernel
 from istio_hostagent.agent.oneshot import legacy as at_once
 from istio_hostagent.config.model import Redirection
 from istio_hostagent.errors import ApplyRejected, HostAgentError, KernelBusy
-from istio_hostagent.host import processes, xtkernel
-from istio_hostagent.redirect import model, policy, xtables
+from istio_hostagent.host import legacytables, processes, xtentries, xtkernel
+from istio_hostagent.redirect import model, policy, xtables, xtrender
 from istio_hostagent.redirect.xtables import Condition, Family, XChain, XRule, XTable
 from tests.lab import netns, servers
 from tests.lab.host import CHECKOUT, PYTHON
@@ -323,7 +327,7 @@ def test_what_others_write_without_the_lock_is_not_lost(space: netns.Namespace) 
 
 
 def test_what_one_family_refuses_is_taken_back_in_the_other(space: netns.Namespace) -> None:
-    def start(request: Mapping[str, Any], done: rules.Answer) -> Callable[[], None]:
+    def start(request: Mapping[str, Any], done: legacyworkers.Answer) -> Callable[[], None]:
         is_v6 = request["family"] == Family.V6.value
         bad = one_rule("nat", XRule((), "REJECT", (("--reject-with", "tcp-reset"),)))
         if is_v6 and not tampered:
@@ -343,6 +347,117 @@ def test_what_one_family_refuses_is_taken_back_in_the_other(space: netns.Namespa
     assert {family: content(space, family) for family in Family} == before
 
 
+class _Meddled(xtkernel.LegacyTables):
+    """Tables that somebody changes as soon as they have been read back."""
+
+    def __init__(self, meddle: Callable[[], None]) -> None:
+        super().__init__()
+        self._meddle = meddle
+        self._looks = 0
+
+    def observe_beside(self) -> model.Observed:
+        self._looks += 1
+        if self._looks == 2:  # the first one is for the plan
+            self._meddle()
+        return super().observe_beside()
+
+
+def test_a_jump_of_somebody_elses_chain_keeps_none_of_ours_from_going(
+    space: netns.Namespace,
+) -> None:
+    """As an operator puts one into DOCKER-USER; what else is there stays."""
+    space.run(["iptables-legacy-restore"], stdin=FOREIGN.format(table="nat"), check=True)
+    foreign = rules_of(content(space))
+    ask(space, "install", desired(STANDARD))
+    for target in ("ISTIO_OUTPUT", "ISTIO_REDIRECT"):
+        words = ["iptables-legacy", "-t", "nat", "-I", "FOREIGN", "1", "-p", "tcp", "-j", target]
+        space.run(words, check=True)
+    ask(space, "install", desired(ALL))
+    ask(space, "install", NOTHING)
+    assert rules_of(content(space)) == foreign
+
+
+def rules_of(lines: list[str]) -> list[str]:
+    """Without tables and built-in chains, which stay."""
+    return [line for line in lines if line.startswith("-A") or line.endswith(" -")]
+
+
+def count_calls(act: Callable[[], object]) -> int:
+    """How many functions of Python this calls: what takes time, and is the same every time."""
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_what_rules_of_others_say_is_not_read(space: netns.Namespace) -> None:
+    """There may be tens of thousands, and the agent looks at its own again and again."""
+    rule = "-A FOREIGN -s 10.0.0.0/8 -p tcp -m tcp --dport 1:9 -m mark --mark 7 -j RETURN\n"
+    text = FOREIGN.format(table="nat").replace("COMMIT", f"{rule * 500}COMMIT")
+    space.run(["iptables-legacy-restore"], stdin=text, check=True)
+
+    def act() -> tuple[int, int, int, XTable]:
+        before = legacytables.fetch(socket.AF_INET, "nat")
+        without = count_calls(lambda: xtentries.read_own(Family.V4, "nat", before, ["ISTIO_X"]))
+        kernel.ask(at_once.make().install, desired(STANDARD))
+        now = legacytables.fetch(socket.AF_INET, "nat")
+        own = count_calls(lambda: xtentries.read_own(Family.V4, "nat", now, ()))
+        everything = count_calls(lambda: xtentries.read(Family.V4, now))
+        return without, own, everything, xtentries.read_own(Family.V4, "nat", now, ())
+
+    without, own, everything, found = space.inside(act)
+    assert without < 10 and own < everything / 2
+    assert found == xtrender.render(desired(STANDARD), Family.V4)[xtables.TABLES.index("nat")]
+
+
+def test_who_changes_a_table_right_behind_the_look_is_noticed(space: netns.Namespace) -> None:
+    def meddle() -> None:
+        words = ["iptables-legacy", "-t", "nat", "-F", "ISTIO_OUTPUT"]
+        space.run(words, check=True)
+
+    def act() -> bool:
+        tables = _Meddled(meddle)
+        kernel.ask(rules.LegacyRules(tables, at_once._work).install, desired(STANDARD))
+        return tables.has_changed()
+
+    assert space.inside(act)
+
+
+class _Stuck(xtkernel.LegacyTables):
+    """Addresses and routing that the kernel does not take away."""
+
+    def delete_beside(self, plan: model.Plan) -> None:
+        raise ApplyRejected("refused", step="delete", errno=errno.EBUSY)
+
+
+def test_tables_come_back_also_where_what_is_beside_them_does_not(space: netns.Namespace) -> None:
+    ask(space, "install", desired(STANDARD))
+    before = {family: content(space, family) for family in Family}
+    tampered: list[bool] = []
+
+    def start(request: Mapping[str, Any], done: legacyworkers.Answer) -> Callable[[], None]:
+        if request["family"] == Family.V6.value and not tampered:
+            tampered.append(True)
+            bad = one_rule("nat", XRule((), "REJECT", (("--reject-with", "tcp-reset"),)))
+            request = {**request, "steps": [*request["steps"], xtables.to_json(bad)]}
+        return at_once._work(request, done)
+
+    def act() -> None:
+        kernel.ask(rules.LegacyRules(_Stuck(), start).install, desired(ALL))
+
+    with pytest.raises(ApplyRejected, match="ip6tables-legacy table nat"):
+        space.inside(act)
+    assert {family: content(space, family) for family in Family} == before
+
+
 def test_a_killed_worker_leaves_what_the_next_one_puts_right(space: netns.Namespace) -> None:
     """SIGKILL at any moment; each table is as before or as wanted, and others' are untouched."""
     space.run(["iptables-legacy-restore"], stdin=FOREIGN.format(table="nat"), check=True)
@@ -350,9 +465,11 @@ def test_a_killed_worker_leaves_what_the_next_one_puts_right(space: netns.Namesp
     for index in range(20):
         wanted = desired((STANDARD, ALL)[index % 2])
 
-        def kill_in(seconds: float) -> rules.Start:
-            def start(request: Mapping[str, Any], done: rules.Answer) -> Callable[[], None]:
-                worker = processes.Worker(rules.WORKER, request, user=None)
+        def kill_in(seconds: float) -> legacyworkers.Start:
+            def start(
+                request: Mapping[str, Any], done: legacyworkers.Answer
+            ) -> Callable[[], None]:
+                worker = processes.Worker(legacyworkers.WORKER, request, user=None)
                 worker.child.await_end(seconds)
                 worker.child.signal(signal.SIGKILL)
                 worker.child.await_end(5.0)

@@ -236,6 +236,8 @@ FOREIGN = """*{table}
 -A OUTPUT -d 198.51.100.1/32 -j FOREIGN
 -A OUTPUT -m comment --comment "not istio-hostagent" -j ISTIO_MINE
 -A FOREIGN -p tcp -m comment --comment "istio-hostagents" -j RETURN
+-A FOREIGN -p tcp -m comment --comment "istio-hostagent foo" -j RETURN
+-A OUTPUT -m comment --comment "istio-hostagent:foo" -j FOREIGN
 COMMIT
 """
 
@@ -293,20 +295,35 @@ def test_the_guard_of_early_boot_refuses_until_the_agent_is_there(joined: Host) 
 # -- without nf_tables ---------------------------------------------------------------------------
 
 
+def hide_tun(host: Host) -> None:
+    """From now on what is started there can make no probe device."""
+    hidden = 'mount --bind /dev/null /dev/net/tun && exec "$0" "$@"'
+    host.wrapper = ["unshare", "--mount", "sh", "-c", hidden]
+
+
+@pytest.mark.parametrize("has_tun", [True, False])
 def test_without_nf_tables_the_agent_uses_legacy_tables_and_says_what_is_not_tested(
-    host: Host, envoy: str, cluster: netns.Network
+    host: Host, envoy: str, cluster: netns.Network, has_tun: bool
 ) -> None:
     host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=envoy, ISTIO_HOSTAGENT_ACCESS_LOG="true")
+    if not has_tun:
+        hide_tun(host)
     refusal.without_nftables(host.start)
     in_mesh(host)
     status = host.status()
     assert "nf_tables is refused (Protocol not supported" in status["redirection"]["back_end"]
-    assert status["redirection"]["state"] == "read back, not testable by packets"
-    assert "cannot be tested by packets" in status["summary"]
     found = verify(host)
-    assert (found["status"], found["kept"], found["broken"]) == (0, [], [])
+    assert (found["status"], found["broken"]) == (0, [])
     assert "no nf_tables" in str(found["not_testable"])
-    # Nothing but a real connection shows it here.
+    if has_tun:
+        assert status["redirection"]["state"] == "proven in part"
+        assert "some rules could not be tested" in status["summary"]
+        assert "outbound 10.96.0.0/12 is captured" in str(found["kept"])
+    else:
+        assert status["redirection"]["state"] == "read back, not testable by packets"
+        assert "cannot be tested by packets" in status["summary"]
+        assert found["kept"] == []
+    # Only a real connection shows all of it here.
     with Server(cluster, Kind.ECHO, CLUSTER, 7000, banner="real\n"):
         ask(host.namespace, CLUSTER, 7000, until=5, user=APPLICATION)
     eventually(lambda: f"{CLUSTER}:7000" in host.log_text(), "in the access log of Envoy")
@@ -314,6 +331,21 @@ def test_without_nf_tables_the_agent_uses_legacy_tables_and_says_what_is_not_tes
     eventually(lambda: head(host), "put back")
     host.stop()
     assert is_clean(host)
+
+
+def test_without_nf_tables_rules_that_do_not_decide_keep_a_host_out(
+    host: Host, envoy: str
+) -> None:
+    host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=envoy)
+    # What is not tracked is not translated, and no rule of ours is missing.
+    words = "-t raw -I OUTPUT -p tcp -j CT --notrack"
+    host.namespace.run(["iptables-legacy", *words.split()], check=True)
+    refusal.without_nftables(host.start)
+    said = "packets show that the rules do not hold"
+    eventually(lambda: said in host.verb("status", is_checked=False).stdout, "said", within_s=30)
+    assert not host.status()["in_mesh"]
+    host.namespace.run(["iptables-legacy", "-t", "raw", "-F", "OUTPUT"], check=True)
+    in_mesh(host)
 
 
 def test_without_nf_tables_the_verbs_do_the_same(host: Host) -> None:
@@ -326,6 +358,35 @@ def test_without_nf_tables_the_verbs_do_the_same(host: Host) -> None:
 
 def _apply(host: Host) -> None:
     host.verb("apply")
+
+
+def test_beside_what_istio_has_left_nothing_is_called_in_place_without_a_packet(
+    host: Host,
+) -> None:
+    host.write_hostagent()
+    hide_tun(host)
+    found: list[dict[str, object]] = []
+
+    def act() -> None:
+        host.verb("apply")
+        found.append(verify(host))
+        host.namespace.ip("rule", "add", "fwmark", "1337", "lookup", "133")
+        found.append(verify(host))
+
+    refusal.without_nftables(act)
+    assert [(each["status"], each["in_place"]) for each in found] == [(0, True), (1, False)]
+    assert "no packet has shown" in str(found[1]["left_by_istio"])
+
+
+def test_without_nf_tables_what_istio_has_left_in_routing_goes_too(host: Host) -> None:
+    host.write_hostagent()
+    host.namespace.ip("rule", "add", "fwmark", "1337", "lookup", "133")
+    istiorules.write_classic(host.namespace, "legacy", "istio-iptables.sh 0.8")
+    refusal.without_nftables(lambda: _apply(host))
+    assert "fwmark" not in host.namespace.ip("rule", "show")
+    assert verify(host)["left_by_istio"] == ""
+    host.verb("clean")
+    assert is_clean(host)
 
 
 def test_who_asks_for_nf_tables_where_it_is_refused_is_told(host: Host) -> None:

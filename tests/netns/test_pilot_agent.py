@@ -79,6 +79,8 @@ def test_it_is_the_default_where_it_is_installed_and_gets_our_certificate(host: 
     assert seen["argv"] == [
         str(host.directory / "bin" / "pilot-agent"),
         "proxy",
+        "--log_target",
+        "stderr",
         "--proxyLogLevel",
         "warning",
     ]

@@ -14,7 +14,7 @@ import pytest
 
 from istio_hostagent.config import model as config
 from istio_hostagent.errors import ChildFailed
-from istio_hostagent.host import probing, synpacket
+from istio_hostagent.host import probepool, synpacket
 from istio_hostagent.redirect import expectations, model, policy
 from istio_hostagent.redirect.expectations import State
 from tests.lab import capture, netns, servers
@@ -51,7 +51,7 @@ def broken(findings: list[expectations.Finding]) -> list[str]:
 
 @pytest.mark.parametrize("install", [Rig.install, Rig.install_legacy])
 @pytest.mark.parametrize("case", MANAGED)
-def test_every_promise_is_kept_and_tested(
+def test_every_expectation_is_met_and_tested(
     rig: Rig, case: str, install: Callable[[Rig, config.Redirection], object]
 ) -> None:
     install(rig, CASES[case])
@@ -62,8 +62,8 @@ def test_without_rules_exactly_what_is_captured_or_refused_is_broken(rig: Rig) -
     # ::6 comes with the rules: what is bound to it cannot be sent without them.
     rig.host.add_address("lo", "::6/128")
     findings = prove(rig, STANDARD)
-    promised = {each.expectation for each in findings}
-    changed = {each for each in promised if each.captured_at or each.is_refused}
+    expected = {each.expectation for each in findings}
+    changed = {each for each in expected if each.captured_at or each.is_refused}
     assert {each.expectation for each in findings if each.state is State.BROKEN} == changed
     assert all(finding.state is not State.NOT_TESTABLE for finding in findings)
 
@@ -328,7 +328,7 @@ def test_more_packets_than_sockets_go_one_round_after_another(rig: Rig) -> None:
     many = STANDARD._replace(outbound=cidrs(*(f"10.{i}.0.0/16" for i in range(2, 250))))
     rig.install(many)
     findings = prove(rig, many)
-    assert len(findings) > 2 * probing.MAX_SOCKETS
+    assert len(findings) > 2 * probepool.MAX_SOCKETS
     assert not_kept(findings) == []
 
 

@@ -49,6 +49,13 @@ def test_all_that_listen_are_told_and_nothing_else(host: netns.Namespace) -> Non
     assert listeners(host) == []
 
 
+def test_a_socket_that_is_bound_elsewhere_is_not_on_a_port(host: netns.Namespace) -> None:
+    """The kernel gives bound ones of every port, whichever is asked for (from 6.8 on)."""
+    with host.bind("10.1.0.2", 3333), listening(host, "10.1.0.2", 2222):
+        found = host.inside(lambda: sockdiag.find_on_port(2222))
+        assert [each.port for each in found] == [2222]
+
+
 def test_a_socket_may_be_bound_to_an_interface(host: netns.Namespace) -> None:
     with host.bind("0.0.0.0", 2222) as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"br0")

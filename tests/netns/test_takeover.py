@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.lab import istiorules, layers, netns, soak
-from tests.lab.host import PYTHON, Host, proxy_user
+from tests.lab.host import CHECKOUT, PYTHON, Host, proxy_user
 from tests.lab.waiting import eventually
 from tests.netns.conftest import CAPTURING, NOBODY, MakeHost, configure, join
 from tests.netns.test_kill import CAPTURED, WATCH, leaked
@@ -312,6 +312,17 @@ def test_what_cannot_be_taken_out_is_named_with_what_does_it(make_host: MakeHost
     assert "ISTIO_" not in host.namespace.run(["iptables-legacy-save"], check=True).stdout
     assert verb_json(host, "verify")["left_by_istio"] == ""
     host.verb("apply")
+
+
+def test_plan_says_if_it_is_not_known_what_is_to_be_taken_over(make_host: MakeHost) -> None:
+    host = make_host()
+    configure(host)
+    install_classic(host.namespace, "legacy", "istio-iptables.sh 1.0")
+    worker = CHECKOUT / "istio_hostagent" / "workers" / "takeover.py"
+    broken = 'mount --bind /dev/null "$0" && exec "$@"'
+    host.wrapper = ["unshare", "--mount", "sh", "-c", broken, str(worker)]
+    done = host.verb("plan")
+    assert "warning: what Istio's scripts may have left is not known: worker" in done.stderr
 
 
 @pytest.mark.envoy

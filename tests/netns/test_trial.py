@@ -17,7 +17,7 @@ from tests.netns.conftest import MakeHost, configure, join
 from tests.netns.test_agent import TABLES
 
 # In scripts: `$2` is the bootstrap, and 15101 is only in the changed one.
-JUDGED = 'case "$*" in *validate*) if grep -q 15101 "$2"; then {}; fi;; esac'
+VALIDATED = 'case "$*" in *validate*) if grep -q 15101 "$2"; then {}; fi;; esac'
 # Good when it is checked, and of no use afterwards.
 ENDING = 'case "$*" in *validate*) ;; *) if grep -q 15101 "$2"; then {}; fi;; esac'
 
@@ -57,7 +57,7 @@ def is_in_mesh(host: Host) -> bool:
 def test_what_comes_with_a_refused_bootstrap_touches_neither_rules_nor_proxy(
     make_host: MakeHost, scripted: Scripted
 ) -> None:
-    host = make_host(envoy=scripted(JUDGED.format('echo "do not like it"; exit 1')))
+    host = make_host(envoy=scripted(VALIDATED.format('echo "do not like it"; exit 1')))
     join(host)
     # With handles: what was replaced has other ones.
     rules, proxy = main_rules(host, "-a"), host.status()["proxy"]

@@ -126,3 +126,28 @@ def locked(target: Path) -> Iterator[None]:
     with target.with_name(f"{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+class Background:
+    """A command of the build machine that runs beside the test; `finish` gives what it wrote."""
+
+    def __init__(self, command: Sequence[str | Path]) -> None:
+        """Start it; it does not outlive the test's process."""
+        self._process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", *map(str, command)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, within_s: float = 60) -> str:
+        """Wait for its end and return its output; raises CommandFailed."""
+        try:
+            output, errors = self._process.communicate(timeout=within_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            output, errors = self._process.communicate()
+        if self._process.returncode:
+            raise CommandFailed(f"status {self._process.returncode}: {output}{errors}")
+        return output

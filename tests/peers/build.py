@@ -15,6 +15,7 @@ import importlib
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.package import overlay
@@ -34,7 +35,8 @@ def names() -> list[str]:
 
 def directory(name: str) -> Path:
     """Return where the programs of a peer are, or will be."""
-    digest = hashlib.sha256(repr((BUILD, _peer(name).copied)).encode())
+    peer = _peer(name)
+    digest = hashlib.sha256(repr((_build_words(peer.stamped), peer.copied)).encode())
     for file in ("go.mod", "go.sum"):
         digest.update((HERE / name / file).read_bytes())
     text = os.environ.get("XDG_CACHE_HOME", "")
@@ -61,13 +63,21 @@ def _build(name: str, draft: Path) -> None:
     peer = _peer(name)
     program = str(go.find(go.parse_wanted((source / "go.mod").read_text())))
     environment = go.environment()
-    command = [program, *BUILD, "-o", f"{draft}/", "tool"]
+    command = [program, *_build_words(peer.stamped), "-o", f"{draft}/", "tool"]
     overlay.run_checked(command, cwd=source, env=environment)
+    for built, called in peer.renamed.items():
+        (draft / built).rename(draft / called)
     peer.try_out(draft)
     for copied in peer.copied:
         ask = [program, "list", "-m", "-f", "{{.Dir}}", copied.module]
         module = overlay.run_checked(ask, cwd=source, env=environment).strip()
         shutil.copyfile(Path(module, copied.path), draft / Path(copied.path).name)
+
+
+def _build_words(stamped: Mapping[str, str]) -> tuple[str, ...]:
+    *words, linker = BUILD
+    set_variables = [f"-X {variable}={text}" for variable, text in stamped.items()]
+    return (*words, " ".join([linker, *set_variables]))
 
 
 def _peer(name: str) -> Peer:

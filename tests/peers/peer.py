@@ -45,6 +45,10 @@ class Peer:
     inputs: Mapping[str, str] = field(default_factory=dict)  # file name to text, for the trials
     environment: Mapping[str, str] = field(default_factory=dict)  # all that the trials have
     copied: tuple[Copied, ...] = ()
+    # What Go calls a program to what its own build scripts call it.
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    # Variable of a package to text: what a program's own build scripts have the linker set.
+    stamped: Mapping[str, str] = field(default_factory=dict)
 
     def try_out(self, programs: Path) -> None:
         """Try every program in a directory; raises CommandFailed."""

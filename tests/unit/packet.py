@@ -1,7 +1,7 @@
 """Packets of the host that `samples.FACTS` tells of, and what one base chain makes of them."""
 
 from istio_hostagent.redirect import evaluator, model, names
-from istio_hostagent.redirect.evaluator import End, Packet
+from istio_hostagent.redirect.packets import End, Packet, Way
 from tests.unit.samples import FACTS
 
 ORDINARY = 1000
@@ -37,12 +37,12 @@ def make(
 
 def enter(
     ruleset: model.Ruleset, name: str, chain: str, packet: Packet, hook: int = evaluator.OUTPUT
-) -> evaluator.Way:
+) -> Way:
     """What becomes of a packet in one chain; where that is not there, nothing does."""
     for table in ruleset.tables:
         if table.name == name and any(each.name == chain for each in table.chains):
             return evaluator.enter_chain(table, chain, packet, FACTS.addresses, hook)
-    return evaluator.Way(packet, End.PASSED, (), None)
+    return Way(packet, End.PASSED, (), None)
 
 
 def outbound(ruleset: model.Ruleset, packet: Packet) -> int:

@@ -27,26 +27,83 @@ HELD = {
 }
 ERROR = {"code": "certificate-refused", "message": "no such account", "hint": ""}
 REQUESTS: dict[str, Any] = {
+    "catalogue": {"names": [], "version": 7},
     "certificate": {},
+    "certificateset": {"directory": "/a"},
+    "drain": {},
+    "forgotten": {"remove": ["/a", "/b"]},
+    "hotrestart": {"task": "compare", "socket": "/a", "program": "/b"},
     "looker": ("/a", "/b"),
+    "openings": {"at": 15006, "captured": [[8080, 8080]], "passages": []},
+    "outputs": {"outputs": [{}, {}]},
     "port_owner": {"uid": 65534, "inode": 4711},
+    "predecessor": {},
     "probe_sockets": {"groups": [{}, {}]},
+    "queries": {"port": 15053},
+    "reach": {"calls": [{}]},
     "reader": ("/a", "/b"),
+    "registration": {"action": "withdraw", "gone": []},
     "second_reader": {},
     "served": {"socket": "/run/envoy.sock", "port": 15000, "identity": "spiffe://a/b"},
     "takeover": {"part": "netlink", "removes": True, "is_replaced": True},
     "xtables": {"family": "iptables-legacy", "steps": []},
 }
+SHOWN = {
+    "subject": "CN=x",
+    "issuer": "",
+    "serial": "2e26",
+    "not_before": 1_700_000_000,
+    "not_after": 1_700_003_600.5,
+    "fingerprint": "ab" * 32,
+    "names": ["spiffe://a/b"],
+}
 GOOD: dict[str, Any] = {
+    "catalogue": {"version": 8, "addresses": ["10.0.0.7", "fd00::7"], "error": ERROR},
     "certificate": {"held": HELD, "error": ERROR},
+    "certificateset": {
+        "identity": "spiffe://a/b",
+        "key": "ec-p256",
+        "chain": [SHOWN],
+        "roots": [SHOWN, SHOWN],
+        "faults": ["the certificate expired"],
+    },
+    "drain": {"error": ERROR},
+    "queries": {"error": ERROR},
+    "forgotten": {"removed": [True, False], "errors": ["", "Permission denied"]},
     "looker": [
         {"target": [7, 1_700_000_000_000_000_000, 5], "entry": None, "is_program": True},
         {"target": None, "entry": None, "is_program": False},
     ],
+    "openings": {
+        "opened": ["chain inet filter input"],
+        "refused": ["it does not name the port"],
+        "has_changed": True,
+        "error": ERROR,
+    },
+    "outputs": {
+        "outputs": [{"is_changed": True, "error": ""}, {"is_changed": False, "error": "x"}]
+    },
     "port_owner": {"user": "nobody", "pid": 4711, "program": "nc"},
+    "predecessor": {"held_s": 1.5, "is_held": True, "error": ERROR},
     "probe_sockets": {"errnos": [0, 97, 1, 2]},
+    "reach": {
+        "roots": {"number": 1, "until": 1_700_086_400.0, "error": ""},
+        "token": {"error": "", "until": None},
+        "calls": [
+            {
+                **{"addresses": ["10.0.0.7"], "address": "10.0.0.7", "took_s": 0.01},
+                **{"stage": "tls", "error": "timed out", "name": "", "shown": "istio-ca"},
+                **{"since": 1_700_000_000.0, "until": None, "date": None},
+            }
+        ],
+    },
     "reader": [{"data": "S0VZPXZhbHVlCg=="}, {"errno": 13}],
+    "registration": {
+        "instances": [{"id": "istio-hostagent:web:10.0.0.7:80", "outcome": "registered"}],
+        "error": ERROR,
+    },
     "second_reader": {"observed": exchange.to_json(model.Observed())},
+    "hotrestart": {"running": "11.104", "offered": "disabled"},
     "served": {"serials": ["2e26", "1"]},
     "takeover": {
         "found": [{"rules": 23, "author": "istio-iptables", "place": "iptables-nft"}],
@@ -111,7 +168,7 @@ def use(module: str, answer: Any) -> None:
             rotation.configured(), answer.held, 1_700_000_000.0, jitter=0.0, ratio=0.5
         )
         value = rotation.failed(
-            value, rotation.Failure("x", "y"), value.next_at, jitter=1.0, ratio=0.5, held=None
+            value, rotation.Failure("x", "y"), value.next_at, jitter=1.0, held=None
         )
         fields.moment(answer.held.not_after)
         fields.moment(value.next_at)
@@ -126,8 +183,8 @@ def test_every_worker_has_a_format() -> None:
         for name in modules
         if "\ndef main()" in Path(processes.PACKAGE, "workers", f"{name}.py").read_text()
     }
-    # That one outlives whoever started it, who waits for no answer.
-    programs.remove("fallback")
+    # These outlive whoever started them, who waits for no answer.
+    programs -= {"fallback", "metrics", "secrets", "resolver", "proxy"}
     assert programs == GOOD.keys()
     for name in programs:
         assert formats.find(name).max_bytes > 0
@@ -150,7 +207,7 @@ class TestWhatFits:
         assert read("certificate", {"held": None}) == certificates.Certificate()
 
     def test_a_certificate_without_an_end(self) -> None:
-        use("certificate", certificate(not_before=0, not_after=certificates.LAST_MOMENT))
+        use("certificate", certificate(not_before=0, not_after=checks.LAST_MOMENT))
 
     def test_probe_sockets(self) -> None:
         assert read("probe_sockets", GOOD["probe_sockets"]).errnos == (0, 97, 1, 2)
@@ -159,6 +216,14 @@ class TestWhatFits:
         assert read("served", GOOD["served"]).serials == ("2e26", "1")
         assert read("served", {"serials": []}).serials == ()
         assert read("served", {"error": ERROR}).error.message == "no such account"
+
+    def test_what_takes_over_from_an_envoy(self) -> None:
+        found = read("hotrestart", GOOD["hotrestart"])
+        assert (found.running, found.offered, found.error) == ("11.104", "disabled", None)
+        assert read("hotrestart", {"error": ERROR}).error.message == "no such account"
+        for is_ready in (True, False):
+            data = json.dumps({"is_ready": is_ready}).encode()
+            assert read_bytes("hotrestart", data, {"task": "await"}).is_ready is is_ready
 
     def test_files(self) -> None:
         assert read("reader", GOOD["reader"]) == (
@@ -267,6 +332,13 @@ class TestWhatDoesNot:
     def test_what_a_proxy_shows(self, wrong: Any) -> None:
         with pytest.raises(checks.Wrong, match="serials"):
             read("served", {"serials": wrong})
+
+    @pytest.mark.parametrize("wrong", ["", "11 104", "x" * 41, "11.104\n", 11, None])
+    def test_a_version_of_the_hot_restart(self, wrong: Any) -> None:
+        with pytest.raises(checks.Wrong, match="offered"):
+            read("hotrestart", {"running": "11.104", "offered": wrong})
+        with pytest.raises(checks.Wrong, match="is_ready"):
+            read_bytes("hotrestart", b'{"is_ready": 1}', {"task": "await"})
 
     def test_a_file_that_is_too_long(self) -> None:
         data = base64.b64encode(bytes(files.MAX_BYTES + 1)).decode()

@@ -7,19 +7,18 @@ from typing import Any
 import pytest
 
 from istio_hostagent.config import model
-from istio_hostagent.supervise import bootstrap
+from istio_hostagent.supervise import bootstrap, builds, tls
 
 from .test_specs import FACTS, build
 
 NETWORKS = tuple(ip_network(text) for text in ("10.0.0.0/8", "fd00::/8", "10.0.0.0/8"))
 ADMIN = "/run/x/admin/envoy.sock"
+SOURCE = tls.Source("/run/x/sds")
 MESH = model.CidrSet.of(NETWORKS)
 
 
 def render(config: model.Config, facts: model.HostFacts = FACTS) -> dict[str, Any]:
-    parsed: dict[str, Any] = json.loads(
-        bootstrap.render_bootstrap(config, facts, "/run/x/sds", ADMIN)
-    )
+    parsed: dict[str, Any] = json.loads(bootstrap.render_bootstrap(config, facts, SOURCE, ADMIN))
     return parsed
 
 
@@ -46,11 +45,11 @@ def targets(made: dict[str, Any]) -> list[tuple[Any, str]]:
 
 def test_same_input_gives_the_same_bytes_and_another_input_others() -> None:
     config = build(mesh=MESH, has_access_log=True)
-    text = bootstrap.render_bootstrap(config, FACTS, "/s", "/a")
+    text = bootstrap.render_bootstrap(config, FACTS, SOURCE, "/a")
     assert text == bootstrap.render_bootstrap(
-        build(mesh=MESH, has_access_log=True), FACTS, "/s", "/a"
+        build(mesh=MESH, has_access_log=True), FACTS, SOURCE, "/a"
     )
-    assert text != bootstrap.render_bootstrap(build(mesh=MESH), FACTS, "/s", "/a")
+    assert text != bootstrap.render_bootstrap(build(mesh=MESH), FACTS, SOURCE, "/a")
 
 
 def test_no_mesh_means_no_tls_on_the_way_out() -> None:
@@ -162,7 +161,7 @@ def test_capture_ports_are_those_of_the_redirection() -> None:
 
 def test_secrets_are_named_by_path_and_watched_where_the_swap_happens() -> None:
     files = bootstrap.render_sds("/etc/certs")
-    text = bootstrap.render_bootstrap(build(mesh=MESH), FACTS, "/run/x/sds", ADMIN)
+    text = bootstrap.render_bootstrap(build(mesh=MESH), FACTS, SOURCE, ADMIN)
     watched = {"path": "/etc/certs"}
     for name, body in files.items():
         assert f'"/run/x/sds/{name}"' in text
@@ -176,7 +175,39 @@ def test_secrets_are_named_by_path_and_watched_where_the_swap_happens() -> None:
 def test_output_directory_appears_only_in_the_secrets() -> None:
     config = build()
     moved = config._replace(identity=config.identity._replace(output_dir="/srv/certs"))
-    sds_dir = "/run/x/sds"
-    assert bootstrap.render_bootstrap(moved, FACTS, sds_dir, ADMIN) == bootstrap.render_bootstrap(
-        config, FACTS, sds_dir, ADMIN
+    assert bootstrap.render_bootstrap(moved, FACTS, SOURCE, ADMIN) == bootstrap.render_bootstrap(
+        config, FACTS, SOURCE, ADMIN
     )
+
+
+def test_a_secret_server_is_asked_by_istios_names_and_no_file_is_read() -> None:
+    config = build(mesh=MESH, secret_socket="/run/x/secrets.sock")
+    built = builds.build(config, FACTS, model.ProxyKind.ENVOY, "/envoy", "/run/x")
+    assert list(built.texts) == [builds.BOOTSTRAP]
+    text = built.texts[builds.BOOTSTRAP]
+    assert "/etc/certs" not in text
+    assert "path_config_source" not in text
+    parsed = json.loads(text)
+    assert endpoints_of(parsed, "sds-grpc") == [{"pipe": {"path": "/run/x/secrets.sock"}}]
+    assert text.count('"name": "default"') == text.count('"name": "ROOTCA"') == 2
+    assert text.count('"cluster_name": "sds-grpc"') == 5
+    assert builds.shows_certificate(built)
+    # There is nothing to be spelled in another way.
+    assert builds.respelled(built, "/etc/certs", 1) == built
+
+
+def test_whether_a_certificate_is_shown_does_not_depend_on_whence_it_comes() -> None:
+    for socket in (None, "/run/x/secrets.sock"):
+        config = build(mtls=model.Mtls.PERMISSIVE, secret_socket=socket)
+        built = builds.build(config, FACTS, model.ProxyKind.ENVOY, "/envoy", "/run/x")
+        assert builds.shows_certificate(built)
+    other = builds.build(build(), FACTS, model.ProxyKind.PILOT_AGENT, "/pilot-agent", "/run/x")
+    assert not builds.shows_certificate(other)
+    assert builds.respelled(other, "/etc/certs", 1) == other
+
+
+def test_files_are_spelled_in_another_way_each_time() -> None:
+    built = builds.build(build(), FACTS, model.ProxyKind.ENVOY, "/envoy", "/run/x")
+    texts = [builds.respelled(built, "/etc/certs", count).texts for count in (1, 2)]
+    assert ["/etc/certs/./key.pem" in str(each) for each in texts] == [True, False]
+    assert all(each[builds.BOOTSTRAP] == built.texts[builds.BOOTSTRAP] for each in texts)

@@ -88,7 +88,7 @@ def test_no_file_gives_the_defaults_and_captures_nothing() -> None:
     assert config.identity == model.IdentitySettings(
         ca_host="istiod.istio-system.svc",
         ca_port=15012,
-        server_name="istiod.istio-system.svc",
+        server_names=("istiod.istio-system.svc", "istiod.istio-system.svc"),
         trust_domain="cluster.local",
         namespace="default",
         service_account="default",
@@ -151,13 +151,16 @@ def test_every_key_reaches_its_field() -> None:
             own="ISTIO_HOSTAGENT_PROXY=envoy\nISTIO_HOSTAGENT_ENVOY=/opt/envoy\nISTIO_HOSTAGENT_MTLS=strict\n"
             "ISTIO_HOSTAGENT_MESH_CIDR=10.1.0.0/16\nISTIO_HOSTAGENT_ACCESS_LOG=true\n"
             "ISTIO_HOSTAGENT_TOKEN_FILE=/t\nISTIO_HOSTAGENT_STATUS_PORT=2\n"
+            "ISTIO_HOSTAGENT_CA_PROTOCOL=citadel\nCREDENTIAL_FETCHER_TYPE=GoogleComputeEngine\n"
+            "ISTIO_HOSTAGENT_TOKEN_COMMAND=\"/usr/bin/vault read 'a b'\"\nGCE_METADATA_HOST=metadata:81\n"
+            "WORKLOAD_RSA_KEY_SIZE=3072\nPKCS8_KEY=false\n"
             "ISTIO_HOSTAGENT_CONCURRENCY=4\nISTIO_HOSTAGENT_LOG_LEVEL=debug\n",
             cluster="ISTIO_SERVICE_CIDR=10.0.0.0/8\nISTIO_SERVICE_EXCLUDE_CIDR=10.2.0.0/16\nISTIO_OUTBOUND_PORTS=80\n"
             "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE=81\nISTIO_INBOUND_PORTS=82\nISTIO_LOCAL_EXCLUDE_PORTS=84,83\n"
             "ISTIO_INBOUND_EXCLUDE_PORTS=85,83\nENVOY_PORT=3\nINBOUND_CAPTURE_PORT=4\nINBOUND_TUNNEL_PORT=5\n"
             "CA_ADDR=[fd00::1]:6\nISTIO_SYSTEM_NAMESPACE=sys\nTRUST_DOMAIN=td\nISTIO_NAMESPACE=ns\n"
             "SERVICE_ACCOUNT=sa\nISTIO_META_CLUSTER_ID=c1\nPROV_CERT=./p\nOUTPUT_CERTS=./o\nSECRET_TTL=1h\n"
-            "SECRET_GRACE_PERIOD_RATIO=0.2\nCA_HEADER_B=2\nCA_HEADER_A=1\nCA_HEADER_C=\n",
+            "SECRET_GRACE_PERIOD_RATIO=0.2\nSECRET_GRACE_PERIOD_RATIO_JITTER=0.01\nCA_HEADER_B=2\nCA_HEADER_A=1\nCA_HEADER_C=\n",
             sidecar="ISTIO_BIN_BASE=/opt\nISTIO_AGENT_FLAGS='--a b'\nISTIO_SVC_IP=10.0.0.5\nPOD_NAME=vm1\n"
             "PILOT_ADDRESS=[fd00::2]:7\nISTIO_SERVICE=svc\nISTIO_INBOUND_INTERCEPTION_MODE=REDIRECT\n",
         )
@@ -179,7 +182,7 @@ def test_every_key_reaches_its_field() -> None:
     assert config.identity == model.IdentitySettings(
         ca_host="fd00::1",
         ca_port=6,
-        server_name="istiod.sys.svc",
+        server_names=("istio-citadel",),
         trust_domain="td",
         namespace="ns",
         service_account="sa",
@@ -189,7 +192,16 @@ def test_every_key_reaches_its_field() -> None:
         output_dir="/o",
         ttl_s=3600,
         grace_ratio=0.2,
+        grace_spread=0.01,
         headers=(("a", "1"), ("b", "2")),
+        protocols=(model.CaProtocol.CITADEL,),
+        named_parts=("trust_domain", "namespace", "service_account"),
+        token_command=("/usr/bin/vault", "read", "a b"),
+        metadata=model.Metadata.GOOGLE,
+        metadata_host="metadata:81",
+        provisioned_dir="/p",
+        key_kind=model.KeyKind.RSA_3072,
+        is_pkcs8=False,
     )
     assert config.proxy == model.ProxySettings(
         kind=model.ProxyKind.ENVOY,
@@ -226,6 +238,42 @@ def test_name_that_the_ca_must_carry(text: str, name: str) -> None:
     outcome = build_config(text)
     assert config_of(outcome).identity.server_name == name
     assert value_of(outcome, "ISTIOD_SAN").text == name
+
+
+ISTIOD, CITADEL = model.CaProtocol.ISTIOD, model.CaProtocol.CITADEL
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (
+            "CA_ADDR=10.0.0.1:31512",
+            {ISTIOD: "istiod.istio-system.svc", CITADEL: "istio-citadel"},
+        ),
+        (
+            "CA_ADDR=10.0.0.1:8060\nISTIO_SYSTEM_NAMESPACE=mesh",
+            {CITADEL: "istio-citadel", ISTIOD: "istiod.mesh.svc"},
+        ),
+        ("CA_ADDR=istio-ca:8060", {CITADEL: "istio-ca", ISTIOD: "istio-ca"}),
+        (
+            "CA_ADDR=istio-ca.istio-system:15012",
+            dict.fromkeys((CITADEL, ISTIOD), "istio-ca.istio-system"),
+        ),
+        (
+            "CA_ADDR=10.0.0.1:8060\nISTIOD_SAN=ca.example",
+            dict.fromkeys((CITADEL, ISTIOD), "ca.example"),
+        ),
+        ("CA_ADDR=[::1]:1\nISTIO_HOSTAGENT_CA_PROTOCOL=citadel", {CITADEL: "istio-citadel"}),
+    ],
+)
+def test_each_protocol_has_a_name_that_the_ca_must_carry(
+    text: str, names: dict[model.CaProtocol, str]
+) -> None:
+    outcome = build_config(text, own=text)
+    identity = config_of(outcome).identity
+    assert list(zip(identity.protocols, identity.server_names, strict=True)) == list(names.items())
+    # Shown where the key is not set: the name that is tried first.
+    assert value_of(outcome, "ISTIOD_SAN").text == identity.server_names[0]
 
 
 def test_empty_value_is_the_default() -> None:
@@ -353,12 +401,42 @@ def test_all_problems_of_all_files_come_at_once_and_sorted() -> None:
         ("ISTIO_LOCAL_EXCLUDE_PORTS=*", "`*` is not possible here"),
         ("ISTIO_INBOUND_EXCLUDE_PORTS=x", "'x' is not a port"),
         ("ISTIO_CUSTOM_IP_TABLES=maybe", "'maybe' is neither true nor false"),
-        ("CA_ADDR=istiod:15010", "port 15010 speaks plain text"),
         ("SECRET_TTL=2161h", "is not between 1s and 2160h"),
         ("CA_HEADER_X=$'a\\tb'", "a header value must be printable ASCII"),
         ("ISTIO_HOSTAGENT_PROXY=nginx", "'nginx' is not one of auto, pilot-agent, envoy"),
         ("ISTIO_HOSTAGENT_MTLS=on", "'on' is not one of permissive, strict"),
         ("PROV_CERT=../x", "is not a path without `..`"),
+        (
+            "ISTIO_HOSTAGENT_OUTPUTS=/etc/x.pem",
+            "does not begin with one of files, pem, pkcs12:/PATH",
+        ),
+        (
+            "ISTIO_HOSTAGENT_OUTPUTS=jks:/etc/x",
+            "does not begin with one of files, pem, pkcs12:/PATH",
+        ),
+        ("ISTIO_HOSTAGENT_OUTPUTS=pem:etc/x", "the path is not absolute"),
+        (
+            "ISTIO_HOSTAGENT_OUTPUTS=pem:/x,mode=0644",
+            "would show the key to every user of this host",
+        ),
+        ("ISTIO_HOSTAGENT_OUTPUTS=pem:/x,mode=0750", "is not one of a file, as in 0640"),
+        ("ISTIO_HOSTAGENT_OUTPUTS=pem:/x,mode=9", "is not one of a file, as in 0640"),
+        (
+            "ISTIO_HOSTAGENT_OUTPUTS=pem:/x,user=app",
+            "is not one of owner=, group=, mode=, password-file=",
+        ),
+        ("ISTIO_HOSTAGENT_OUTPUTS=pem:/x,password-file=/y", "password-file is for pkcs12 alone"),
+        ("ISTIO_HOSTAGENT_OUTPUTS='pem:/x pem:/x/'", "one path is there twice"),
+        ("ISTIO_HOSTAGENT_OUTPUTS='pem:\"/x'", "it has no closing quotation"),
+        (
+            "ISTIO_HOSTAGENT_RENEW_HOOK=reload",
+            "is neither an absolute path to a program nor unit:NAME",
+        ),
+        (
+            "ISTIO_HOSTAGENT_RENEW_HOOK='unit:a.service /bin/x'",
+            "is not unit:NAME, as in unit:nginx.service",
+        ),
+        ("ISTIO_HOSTAGENT_RENEW_HOOK=unit:--all", "is not unit:NAME, as in unit:nginx.service"),
         ("ISTIO_SYSTEM_NAMESPACE='a b'", "is not a name of"),
     ],
 )
@@ -372,7 +450,7 @@ def test_value_with_a_problem_is_named_with_key_file_and_line(text: str, expecte
     assert outcome.config is None
 
 
-def test_overridden_value_is_not_judged() -> None:
+def test_overridden_value_is_not_validated() -> None:
     config = config_of(build_config("ENVOY_PORT=1\n", "ENVOY_PORT=none\n"))
     assert config.redirection.outbound_capture_port == 1
 
@@ -395,6 +473,11 @@ LISTED = "ISTIO_INBOUND_PORTS: {}, on which the proxy itself listens: take it ou
         ("ENVOY_PORT=22", 1, "ENVOY_PORT: 22 is the port on which sshd listens"),
         # pilot-agent's own, and those of the Envoy below it
         ("ENVOY_PORT=15020", 1, "ENVOY_PORT: 15020 is the port of pilot-agent's status already"),
+        (
+            "PROXY_CONFIG='statusPort: 15120'\nENVOY_PORT=15120",
+            2,
+            "ENVOY_PORT: 15120 is the port of pilot-agent's status already",
+        ),
         ("ENVOY_PROMETHEUS_PORT=15021", 1, "ENVOY_PROMETHEUS_PORT: 15021 is the port of ENVOY_STATUS_PORT already"),
         ("INBOUND_TUNNEL_PORT=15090", 1, "INBOUND_TUNNEL_PORT: 15090 is the port of ENVOY_PROMETHEUS_PORT already"),
         (
@@ -427,6 +510,8 @@ def test_listeners_must_not_meet(text: str, line: int, message: str) -> None:
         "ISTIO_INBOUND_PORTS=*", "ISTIO_INBOUND_PORTS=15000:15100", "ENVOY_SECURE_METRICS_PORT=0",
         "ISTIO_HOSTAGENT_PROXY=envoy\nISTIO_INBOUND_PORTS=15020,15090",
         "ISTIO_HOSTAGENT_PROXY=envoy\nENVOY_PORT=15020",
+        "PROXY_CONFIG='statusPort: 15120'\nENVOY_PORT=15020",
+        'PROXY_CONFIG=\'{"proxyAdminPort":15100}\'\nISTIO_INBOUND_PORTS=15000',
     ],
 )  # fmt: skip
 def test_port_of_nobody_else_is_no_problem(text: str) -> None:
@@ -624,6 +709,7 @@ OF_PROXY = [
 GUARDED = [
     *OF_PROXY,
     "ISTIO_BIN_BASE=/srv/x", "ISTIO_HOSTAGENT_ENVOY=/srv/x", "ISTIO_AGENT_FLAGS=--x", "ENVOY_USER=root",
+    "ISTIO_HOSTAGENT_SECRET_SOCKET=/srv/x",
     "EXEC_USER=root", "ISTIO_BOOTSTRAP=/srv/x", "ISTIO_BOOTSTRAP_OVERRIDE=/srv/x", "PROXY_UID=0", "PROXY_GID=0",
     "ENVOY_UID=0", "LD_PRELOAD=/srv/x.so",
     "ISTIO_HOSTAGENT_CLOSED_PORTS=capture", "LD_LIBRARY_PATH=", "PATH=/srv", "BASH_ENV=/srv/x", "PYTHONPATH=/srv", "GLIBC_TUNABLES=x",
@@ -647,7 +733,7 @@ def test_guarded_key_counts_only_from_a_root_only_file(text: str) -> None:
     "text",
     [
         "OUTPUT_CERTS=./etc/certs", "CERTS_DIR=/etc/certs/", "ISTIO_BIN_BASE=/usr/local/bin", "ISTIO_HOSTAGENT_ENVOY=",
-        "ISTIO_AGENT_FLAGS=' '", "ENVOY_USER=istio-proxy", "EXEC_USER=istio-proxy", "ISTIO_LOG_DIR=/var/log/istio",
+        "ISTIO_HOSTAGENT_SECRET_SOCKET=", "ISTIO_AGENT_FLAGS=' '", "ENVOY_USER=istio-proxy", "EXEC_USER=istio-proxy", "ISTIO_LOG_DIR=/var/log/istio",
         "ISTIO_CFG=/var/lib/istio", "ISTIO_BOOTSTRAP=", "ENVOY_CFG=/var/lib/istio/envoy/envoy.json",
     ],
 )  # fmt: skip

@@ -160,7 +160,7 @@ def test_pilot_agent_is_told_to_answer_queries_in_the_one_way_that_it_knows() ->
 @pytest.mark.parametrize(
     ("more", "facts", "why"),
     [
-        ("ISTIO_HOSTAGENT_PROXY=envoy\n", FACTS, "only pilot-agent answers them, and ISTIO_HOSTAGENT_PROXY is envoy"),
+        ("ISTIO_HOSTAGENT_PROXY=envoy\n", FACTS, "Envoy without a control plane answers none, and ISTIO_HOSTAGENT_PROXY is envoy"),
         ("ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE=50-60\n", FACTS, "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE has port 53"),
     ],
 )  # fmt: skip

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 import pytest
 
 from istio_hostagent.supervise import controlplane
-from istio_hostagent.supervise.controlplane import ControlPlane, State
+from istio_hostagent.supervise.controlplane import Answer, ControlPlane, State
 
 HEADERS = (
     "HTTP/1.1 200 OK\r\n"
@@ -31,8 +31,13 @@ def chunked(text: str) -> bytes:
     return f"{CHUNKED}{len(text):x}\r\n{text}\r\n0\r\n\r\n".encode()
 
 
+def is_connected(text: bytes) -> bool | None:
+    answer = controlplane.parse_answer(text)
+    return answer.is_connected if answer is not None else None
+
+
 def parse(text: str) -> bool | None:
-    return controlplane.parse_answer(chunked(text))
+    return is_connected(chunked(text))
 
 
 # Each as a real Envoy below a real pilot-agent counted.
@@ -60,7 +65,7 @@ def test_the_order_of_lines_and_the_framing_do_not_matter() -> None:
     turned = "".join(f"{line}\n" for line in reversed(text.splitlines()))
     assert parse(turned) is True
     whole = f"{HEADERS}content-length: {len(text)}\r\n\r\n{text}"
-    assert controlplane.parse_answer(whole.encode()) is True
+    assert is_connected(whole.encode()) is True
 
 
 GOOD = chunked(lines(1, 1, 1))
@@ -94,7 +99,7 @@ GOOD = chunked(lines(1, 1, 1))
     ],
 )
 def test_an_answer_that_is_not_as_expected_says_nothing(answer: bytes) -> None:
-    assert controlplane.parse_answer(GOOD) is True
+    assert is_connected(GOOD) is True
     assert controlplane.parse_answer(answer) is None
 
 
@@ -102,7 +107,7 @@ def test_the_answer_with_the_longest_numbers_fits() -> None:
     longest = 10**18 - 1
     answer = chunked(lines(longest, longest, longest))
     assert len(answer) <= controlplane.MAX_ANSWER
-    assert controlplane.parse_answer(answer) is True
+    assert is_connected(answer) is True
 
 
 def test_three_counters_are_asked_for() -> None:
@@ -113,10 +118,87 @@ def test_three_counters_are_asked_for() -> None:
     assert not re.search(pattern, "cluster.xds-grpc;.internal.upstream_rq_completed")
 
 
+COUNTERS = {
+    "cluster.xds-grpc.ssl.connection_error": 0,
+    "cluster.xds-grpc.ssl.fail_verify_error": 0,
+    "cluster.xds-grpc.ssl.fail_verify_san": 0,
+    "cluster.xds-grpc.update_failure": 0,
+    "cluster.xds-grpc.upstream_cx_connect_fail": 0,
+    "cluster.xds-grpc.upstream_cx_connect_timeout": 0,
+    "cluster.xds-grpc.upstream_rq_active": 0,
+    "cluster.xds-grpc.upstream_rq_completed": 1,
+    "cluster.xds-grpc.upstream_rq_total": 1,
+    "cluster_manager.cds.update_rejected": 0,
+    "cluster_manager.cds.update_success": 1,
+    "cluster_manager.warming_clusters": 0,
+    "listener_manager.lds.update_rejected": 0,
+    "listener_manager.lds.update_success": 1,
+}
+
+
+def answered(**others: int) -> Answer:
+    """What a real Envoy without pilot-agent answers; `others` by the end of their names."""
+    found = {
+        name: next((each for end, each in others.items() if name.endswith(end)), value)
+        for name, value in COUNTERS.items()
+    }
+    text = "".join(f"{name}: {value}\n" for name, value in found.items())
+    whole = f"{HEADERS}content-length: {len(text)}\r\n\r\n{text}".encode()
+    assert len(whole) <= controlplane.MAX_ANSWER
+    answer = controlplane.parse_answer(whole)
+    assert answer is not None
+    return answer
+
+
+def test_an_envoy_alone_is_asked_for_all_that_it_is_judged_by() -> None:
+    path, _, pattern = unquote(controlplane.COUNTERS).partition("?filter=")
+    assert path == "/stats"
+    assert all(re.search(pattern, name) for name in COUNTERS)
+    assert not re.search(pattern, "cluster.xds-grpc.internal.upstream_rq_completed")
+    longest = dict.fromkeys(("active", "completed", "total", "fail", "error"), 10**18 - 1)
+    assert answered(**longest).is_connected
+
+
+@pytest.mark.parametrize(
+    ("counted", "reason"),
+    [
+        ({"connect_fail": 3}, "nobody listens there, or there is no way to it"),
+        ({"connect_timeout": 3, "connect_fail": 3}, "nobody answers there"),
+        ({"update_failure": 1}, "its name is not resolved"),
+        (
+            {"connect_fail": 2, "connection_error": 2, "verify_error": 2},
+            "its certificate does not lead to the roots of this mesh",
+        ),
+        ({"connect_fail": 2, "verify_san": 2}, "its certificate is for another name"),
+        ({}, ""),
+    ],
+    ids=str,
+)
+def test_what_keeps_envoy_from_istiod_is_what_has_failed_last(
+    counted: dict[str, int], reason: str
+) -> None:
+    value = controlplane.observe(ControlPlane(), answered(connect_fail=2), 0, 0)
+    value = controlplane.observe(value, answered(active=1, connect_fail=2), 1, 1)
+    assert (value.state, value.reason, value.connected_at) == (State.CONNECTED, "", 1)
+    before = {name: 1 for name in counted}
+    value = controlplane.observe(value, answered(active=1, **before), 2, 2)
+    value = controlplane.observe(value, answered(**{k: v + 1 for k, v in counted.items()}), 8, 8)
+    assert value.reason == reason
+    # As long as nothing else fails it stays what is known.
+    value = controlplane.observe(value, value.last, 14, 14)
+    assert (value.state, value.reason, value.connected_at) == (State.AWAY, reason, None)
+
+
+def test_what_was_refused_is_counted() -> None:
+    value = controlplane.observe(ControlPlane(), answered(active=1, update_rejected=2), 0, 0)
+    assert (value.state, value.rejected) == (State.CONNECTED, 4)
+
+
 def after(*answers: tuple[float, bool | None]) -> ControlPlane:
     value = ControlPlane()
-    for at, is_connected in answers:
-        value = controlplane.observe(value, is_connected, at, 1_000_000 + at)
+    for at, is_there in answers:
+        answer = Answer(is_there) if is_there is not None else None
+        value = controlplane.observe(value, answer, at, 1_000_000 + at)
     return value
 
 
@@ -149,6 +231,6 @@ def test_an_answer_that_says_nothing_is_not_taken_for_either() -> None:
 
 
 def test_a_wall_clock_that_jumps_makes_nothing_away() -> None:
-    value = controlplane.observe(ControlPlane(State.CONNECTED), False, 1, 1_000)
-    value = controlplane.observe(value, False, 2, 1_000_000)
+    value = controlplane.observe(ControlPlane(State.CONNECTED), Answer(False), 1, 1_000)
+    value = controlplane.observe(value, Answer(False), 2, 1_000_000)
     assert value.state is State.CONNECTED

@@ -5,6 +5,7 @@ import pytest
 from istio_hostagent.identity import rotation as rotations
 from istio_hostagent.lifecycle import decide
 from istio_hostagent.lifecycle import life as lives
+from istio_hostagent.lifecycle import serving as servings
 from istio_hostagent.lifecycle.life import Disk, Life
 from istio_hostagent.lifecycle.phase import Phase
 from istio_hostagent.lifecycle.redirection import Redirection, Rules
@@ -259,3 +260,57 @@ def test_rules_that_cannot_be_taken_out_leave_a_mark() -> None:
         steps.append(found)
         life = decide.performed(life, found, WHOLE, NOW)
     assert steps == [Step.WITHDRAW] * LEAVE_TRIES + [Step.MARK_ATTEMPT, Step.UNMARK_JOINED]
+
+
+# -- two Envoys side by side ----------------------------------------------------------------------
+
+DRAINING = READY._replace(other=children.Other.DRAINING)
+UNDECIDED = children.taken_on(NOW.monotonic, has_other=True)
+
+
+@pytest.mark.parametrize("other", children.Other, ids=str)
+def test_no_third_proxy_is_started_while_connections_are_drained(other: children.Other) -> None:
+    now_is = WHOLE._replace(child=READY._replace(other=other), is_outdated=True)
+    is_free = other in (children.Other.NONE, children.Other.SERVING)
+    assert (step(JOINED, now_is) is Step.START) == is_free
+
+
+def test_what_has_worked_and_what_has_no_port_wait_for_nobody() -> None:
+    now_is = WHOLE._replace(child=DRAINING, is_outdated=True)
+    assert step(JOINED, now_is) is None
+    assert step(JOINED._replace(phase=Phase.GOING_BACK), now_is) is Step.START
+    assert step(JOINED, now_is._replace(is_elsewhere=True)) is Step.START
+    # Who serves is asked first, which takes a moment.
+    asked = now_is._replace(child=UNDECIDED, is_elsewhere=True)
+    assert step(JOINED, asked) is not Step.START
+
+
+def test_a_changed_configuration_waits_for_the_one_that_drains_if_it_needs_another() -> None:
+    life = lives.offered(JOINED, OFFERS["B"])
+    life = after(life, WHOLE)
+    life = decide.checked(life, validations.passed())
+    waits = WHOLE._replace(child=DRAINING, must_wait=True)
+    assert after(life, waits, LATER).phase is Phase.JOINED
+    assert after(life, WHOLE._replace(child=DRAINING)).phase is Phase.TRYING
+    assert after(life, WHOLE).phase is Phase.TRYING
+
+
+def test_another_file_of_the_program_keeps_no_host_out_of_the_mesh() -> None:
+    bad = validations.refused("it does not work")
+    now_is = WHOLE._replace(is_outdated=True, validation=bad)
+    assert not JOINED.is_in_mesh(now_is, NOW)
+    assert JOINED.is_in_mesh(now_is._replace(is_upgrade=True), NOW)
+    assert step(JOINED, now_is._replace(is_upgrade=True)) is None
+    # While it takes over the one before serves.
+    starting = children.Child(children.State.STARTING, other=children.Other.SERVING)
+    takes_over = WHOLE._replace(child=starting, is_upgrade=True)
+    assert JOINED.is_in_mesh(takes_over, NOW)
+    assert not JOINED.is_in_mesh(takes_over._replace(is_upgrade=False), NOW)
+
+
+def test_a_proxy_that_shows_another_certificate_is_not_replaced_by_a_third() -> None:
+    shows = servings.Serving(
+        subject=servings.Subject(1, "1", is_ready=True), tries=servings.RELOADS, mend_at=0.0
+    )
+    assert step(JOINED, WHOLE._replace(serving=shows)) is Step.REPLACE_PROXY
+    assert step(JOINED, WHOLE._replace(serving=shows, child=DRAINING)) is None

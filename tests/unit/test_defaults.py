@@ -187,11 +187,27 @@ ROWS: dict[str, Row] = {
     "output-not-of-prov-cert": (
         "PROV_CERT=/srv/c", lambda config: config.identity.output_dir, "/etc/certs",
     ),
+    # Where somebody else renews the certificate, readers never get the files themselves.
+    "mounted-default": ("", lambda config: config.identity.mounted_dir, ""),
+    "mounted": (
+        "FILE_MOUNTED_CERTS=true\nPROV_CERT=''",
+        lambda config: (config.identity.mounted_dir, config.identity.output_dir),
+        ("/etc/certs", "/var/lib/istio-hostagent/mounted"),
+    ),
+    "mounted-elsewhere": (
+        "FILE_MOUNTED_CERTS=true\nPROV_CERT=/srv/svid/",
+        lambda config: (config.identity.mounted_dir, config.identity.output_dir),
+        ("/srv/svid", "/etc/certs"),
+    ),
     "token-default": (
         "", lambda config: config.identity.token_file, "/var/run/secrets/tokens/istio-token",
     ),
     "ttl-default": ("", lambda config: config.identity.ttl_s, 86400),
     "ratio-default": ("", lambda config: config.identity.grace_ratio, 0.5),
+    "jitter-default": ("", lambda config: config.identity.grace_spread, 0.05),
+    "jitter-none": (
+        "SECRET_GRACE_PERIOD_RATIO_JITTER=0", lambda config: config.identity.grace_spread, 0.0,
+    ),
     # Ports, mode, flags, programs
     "ports-default": ("", ports, (15001, 15006, 15008, 15021)),
     "ports": (
@@ -234,11 +250,20 @@ def test_plain_text_port_that_the_ca_would_get_is_refused_where_it_is_written(
         Problem(
             FILE,
             line,
-            f"{key}: CA_ADDR is not set and would be {address}: port 15010 speaks plain text: the"
-            " CA is asked over TLS only, on port 15012",
+            f"{key}: CA_ADDR is not set and would be {address}: port 15010 speaks plain text;"
+            " write CA_ADDR=HOST:15012, or this address there too",
         ),
     )
     assert build_config(f"{text}\nCA_ADDR=istiod.mesh.svc:15012").problems == ()
+
+
+def test_plain_text_is_spoken_to_a_ca_whose_own_key_says_so_with_a_warning() -> None:
+    outcome = build_config("CA_ADDR=istiod.mesh.svc:15010")
+    assert outcome.config is not None
+    assert outcome.config.identity.is_plain
+    [warning] = outcome.warnings
+    assert (warning.file, warning.line) == (FILE, 1)
+    assert "the token goes to the CA in clear" in warning.message
 
 
 def test_each_default_names_keys_that_exist() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from istio_hostagent.config import encryption, model
 
-IDENTITY = model.IdentitySettings("ca", 1, "ca", "td", "ns", "sa", "", "/t", "/r", "/o", 3600)
+IDENTITY = model.IdentitySettings("ca", 1, ("ca",), "td", "ns", "sa", "", "/t", "/r", "/o", 3600)
 ALL, NONE = model.CidrSet(is_all=True), model.CidrSet()
 LISTED = model.PortSet(ranges=((8080, 8080),))
 OUT = "captured traffic to {} is encrypted (mutual TLS), all other is not"

@@ -4,9 +4,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from istio_hostagent.redirect import evaluator, model
-from istio_hostagent.redirect.evaluator import End, Packet, Tracking
+from istio_hostagent.redirect import evaluator, model, packetfields
 from istio_hostagent.redirect.model import Action, Field, Match, Operator, Rule, Verdict
+from istio_hostagent.redirect.packets import End, Packet, Tracking, Way
 
 OWN = (ip_address("10.1.0.2"), ip_address("fd00:1::2"))
 OUT = Packet("10.9.9.9", 80, "10.1.0.2", uid=1000, gid=1000, oif="eth0")
@@ -31,13 +31,13 @@ def base(kind: str, priority: int, *rules: Rule, number: int = evaluator.OUTPUT)
     return model.Chain(f"at {priority}", rules, model.Hook(kind, number, priority))
 
 
-def follow(packet: Packet, *chains: model.Chain) -> evaluator.Way:
+def follow(packet: Packet, *chains: model.Chain) -> Way:
     return evaluator.follow((table(*chains),), packet, OWN)
 
 
 def test_every_field_and_action_is_known() -> None:
     """Whoever adds one says here what the kernel makes of it, or `explain` would not know."""
-    assert evaluator.FIELDS.keys() == set(Field)
+    assert packetfields.FIELDS.keys() == set(Field)
     assert evaluator.ACTIONS.keys() == set(Action)
 
 
@@ -107,7 +107,7 @@ def test_a_rule_about_what_a_packet_has_not_never_applies(operator: Operator) ->
 
 
 def test_goto_does_not_come_back_and_jump_does() -> None:
-    def way(action: Action) -> evaluator.Way:
+    def way(action: Action) -> Way:
         chains = (
             base("nat", -101, rule(Verdict(Action.JUMP, "first")), rule(to(3))),
             model.Chain("first", (rule(Verdict(action, "second")), rule(to(1)))),

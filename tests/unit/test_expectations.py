@@ -1,4 +1,4 @@
-"""What is promised, and what an outcome says about it."""
+"""What is expected of packets, and what an outcome says about it."""
 
 import errno
 from ipaddress import ip_address
@@ -39,7 +39,7 @@ INBOUND = Expectation("x", Sender.NEIGHBOUR, "10.1.0.2", 80, 15006, PORTS)
         pytest.param(CAPTURED, Outcome(), State.NOT_TESTABLE, id="unseen"),
     ],
 )
-def test_only_an_observed_difference_breaks_a_promise(
+def test_only_an_observed_difference_breaks_an_expectation(
     expectation: Expectation, outcome: Outcome, state: State
 ) -> None:
     assert expectations.evaluate(expectation, outcome).state is state
@@ -55,7 +55,7 @@ def test_a_finding_is_one_line_that_says_why() -> None:
     assert str(expectations.evaluate(CAPTURED, Outcome("127.0.0.1", 15001))) == "met: x"
 
 
-def test_every_class_of_the_configuration_has_a_promise() -> None:
+def test_every_class_of_the_configuration_has_an_expectation() -> None:
     texts = [each.text for each in probes.build_expectations(STANDARD, FACTS)]
     for expected in (
         "outbound 10.96.0.0/12 is captured",
@@ -86,7 +86,7 @@ def test_every_class_of_the_configuration_has_a_promise() -> None:
         assert expected in texts
 
 
-def test_what_passes_through_is_promised_nothing_where_that_cannot_be_shown() -> None:
+def test_what_passes_through_has_no_expectation_where_that_cannot_be_shown() -> None:
     here = ONLY_V4._replace(addresses=(ip_address("198.51.100.1"),))
     for redirection, facts in ((STANDARD, here), (Redirection(), FACTS)):
         made = probes.build_expectations(redirection, facts)
@@ -94,24 +94,24 @@ def test_what_passes_through_is_promised_nothing_where_that_cannot_be_shown() ->
         assert not any("through this host" in each.text for each in made)
 
 
-def test_no_connection_is_promised_two_things() -> None:
+def test_of_no_connection_two_things_are_expected() -> None:
     for redirection in CASES.values():
         made = probes.build_expectations(redirection, FACTS)
         connections = [(p.sender, p.source, p.destination, p.port, p.shape) for p in made]
         assert len(connections) == len(set(connections))
 
 
-def test_a_host_without_ipv6_promises_nothing_about_it() -> None:
+def test_a_host_without_ipv6_has_no_expectation_about_it() -> None:
     made = probes.build_expectations(ALL, ONLY_V4)
     assert made
     assert not any(":" in expectation.destination for expectation in made)
 
 
-def test_rules_that_are_not_ours_promise_nothing() -> None:
+def test_of_rules_that_are_not_ours_nothing_is_expected() -> None:
     assert probes.build_expectations(CASES["unmanaged"], FACTS) == ()
 
 
-def test_a_network_wholly_excluded_is_not_promised_to_be_captured() -> None:
+def test_a_network_wholly_excluded_is_not_expected_to_be_captured() -> None:
     redirection = Redirection(
         outbound=cidrs("10.2.0.0/16", "10.3.0.0/16"), outbound_exclude=cidrs("10.2.0.0/15")
     )
@@ -139,7 +139,7 @@ def test_of_very_many_networks_first_last_and_some_between_are_tried() -> None:
     assert targets.MAX_SAMPLES <= len(tried) <= targets.MAX_SAMPLES + 3
 
 
-def test_with_every_port_excluded_nothing_outbound_is_promised_to_be_captured() -> None:
+def test_with_every_port_excluded_nothing_outbound_is_expected_to_be_captured() -> None:
     redirection = Redirection(
         outbound=CidrSet(is_all=True), outbound_ports_exclude=PortSet(is_all=True)
     )

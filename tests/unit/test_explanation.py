@@ -7,8 +7,8 @@ import pytest
 
 from istio_hostagent.config.model import Dns, Generation, Owners, Redirection
 from istio_hostagent.redirect import explanation, model, policy
-from istio_hostagent.redirect.evaluator import Packet
 from istio_hostagent.redirect.explanation import Verdict
+from istio_hostagent.redirect.packets import Packet
 from tests.golden import test_rules as golden
 from tests.unit.packet import make
 from tests.unit.samples import ALL, FACTS, PROXY_GID, PROXY_UID, STANDARD, cidrs, ports

@@ -14,6 +14,10 @@ from istio_hostagent.redirect.expectations import (
 from istio_hostagent.redirect.firewall import Dropper, mend
 
 PORTS = (15001, 15006)
+STRICT = (
+    "sed -i 's/^StrictForwardPorts=.*/StrictForwardPorts=no/' /etc/firewalld/firewalld.conf"
+    " && firewall-cmd --reload"
+)
 CAPTURED = Expectation("x", Sender.ON_LINK, "10.1.0.2", 8080, 15006, PORTS)
 LEFT = Expectation("x", Sender.ON_LINK, "10.1.0.2", 8080, 0, PORTS)
 POLICY = Dropper("inet", "filter", "input", base="input", passed=("input",))
@@ -25,7 +29,7 @@ A, D, L, U = Fate.ARRIVED, Fate.DROPPED, Fate.LOST, Fate.UNSEEN
     [
         pytest.param(CAPTURED, A, A, State.MET, False, False, id="arrives"),
         pytest.param(CAPTURED, D, A, State.BROKEN, True, False, id="shut"),
-        pytest.param(CAPTURED, D, D, State.MET, False, False, id="closed-both-ways"),
+        pytest.param(CAPTURED, D, D, State.NOT_TESTABLE, False, False, id="closed-both-ways"),
         pytest.param(CAPTURED, A, D, State.MET, False, True, id="opened"),
         pytest.param(CAPTURED, L, L, State.NOT_TESTABLE, False, False, id="lost"),
         pytest.param(CAPTURED, A, L, State.NOT_TESTABLE, False, False, id="direct-lost"),
@@ -85,14 +89,18 @@ def test_what_a_guest_sends_to_this_host_is_outbound(
         ),
         (
             Dropper("inet", "firewalld", "filter_IN_public", 9, base="filter_INPUT"),
-            "firewall-cmd --permanent --add-port=15006/tcp && firewall-cmd --reload",
+            STRICT,
+        ),
+        (
+            Dropper("ip", "filter", "INPUT_dnat", 3, "", "INPUT", ("INPUT", "INPUT_dnat")),
+            STRICT,
         ),
         (
             Dropper("ip6", "filter", "mine", 3, base="INPUT", passed=("INPUT", "mine")),
             "ip6tables -I INPUT -p tcp --dport 15006 -m conntrack --ctstate DNAT -j ACCEPT",
         ),
     ],
-    ids=["nft", "nft-in-a-chain", "ufw", "ufw6", "firewalld", "iptables"],
+    ids=["nft", "nft-in-a-chain", "ufw", "ufw6", "firewalld", "firewalld-iptables", "iptables"],
 )
 def test_the_command_is_that_of_the_tool_that_made_the_rule(
     dropper: Dropper, command: str

@@ -55,3 +55,32 @@ def test_there_is_nothing_behind_the_last_one() -> None:
 def test_a_number_that_does_not_fit_is_refused() -> None:
     with pytest.raises(OverflowError):
         packed.pack(2, [(1, 1 << 16)])
+
+
+@given(packable(), packable())
+def test_a_difference_is_what_only_one_of_two_has(
+    made: tuple[int, list[tuple[int, int]]], others: tuple[int, list[tuple[int, int]]]
+) -> None:
+    width, before = made
+    after = [each for each in others[1] if max(each) < 1 << (8 * width)] + before[::2]
+    one, other = (packed.sort(packed.pack(width, each)) for each in (before, after))
+    found = packed.differ(one, other, most=100)
+    assert found is not None
+    assert list(found[0]) == sorted(set(before) - set(after))
+    assert list(found[1]) == sorted(set(after) - set(before))
+
+
+def test_a_few_differences_among_very_many_ranges_are_found_and_many_are_not() -> None:
+    ranges = [(number, number) for number in range(0, 20_000, 2)]
+    before = packed.pack(4, ranges)
+    for at in (0, 511, 512, 5000, len(ranges) - 1):
+        shorter = packed.pack(4, [*ranges[:at], *ranges[at + 1 :]])
+        assert packed.differ(before, shorter, 1) == (
+            packed.pack(4, [ranges[at]]),
+            packed.pack(4, []),
+        )
+        assert packed.differ(shorter, before, 1) == (
+            packed.pack(4, []),
+            packed.pack(4, [ranges[at]]),
+        )
+    assert packed.differ(before, packed.pack(4, ranges[:-3]), 2) is None

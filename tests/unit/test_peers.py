@@ -1,5 +1,6 @@
 """How the peers are built: which Go, under which name, and that a broken program is noticed."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,13 @@ def test_programs_lie_in_the_cache_of_the_user(
     assert build.directory("istio").parent == tmp_path / "istio-hostagent/peers"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert build.directory("istio").parent == Path.home() / ".cache/istio-hostagent/peers"
+
+
+def test_programs_with_other_stamps_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = build.directory("kubernetes")
+    peer = dataclasses.replace(build._peer("kubernetes"), stamped={"x.y": "z"})
+    monkeypatch.setattr("tests.peers.kubernetes.PEER", peer)
+    assert build.directory("kubernetes") != before
 
 
 def program(directory: Path, script: str) -> Path:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from istio_hostagent.config import packed
 from istio_hostagent.config.model import Redirection, Transparent
 from istio_hostagent.redirect import drift, exchange, expressions, model, plan, policy, ranges
 from tests.fakes.kernel import FakeKernel
@@ -249,7 +250,9 @@ def test_of_a_large_set_a_program_gets_the_first_elements_and_the_number() -> No
             id="dormant",
         ),
         pytest.param(
-            lambda t: t._replace(sets=(t.sets[0]._replace(ranges=((8081, 8081),)), *t.sets[1:])),
+            lambda t: t._replace(
+                sets=(t.sets[0]._replace(ranges=packed.pack(2, [(8081, 8081)])), *t.sets[1:])
+            ),
             "table inet istio_hostagent set inbound_ports.d289b26e: missing: 8080, 9000-9100",
             id="element",
         ),

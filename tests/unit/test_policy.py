@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from istio_hostagent.config import clouds
 from istio_hostagent.config.model import CidrSet, PortSet, Redirection
-from istio_hostagent.redirect import evaluator, expectations, model, policy, probes
+from istio_hostagent.redirect import expectations, model, policy, probes
 from istio_hostagent.redirect.expectations import Sender
+from istio_hostagent.redirect.packets import Packet
 from tests.lab import soak
 from tests.unit import packet as packets
 from tests.unit.packet import make as make_packet
@@ -107,7 +108,7 @@ def test_what_is_no_metadata_service_is_captured_beside_one() -> None:
         ),
     ],
 )
-def test_standard_outbound(packet: evaluator.Packet, port: int) -> None:
+def test_standard_outbound(packet: Packet, port: int) -> None:
     assert packets.outbound(STANDARD_RULES, packet) == port
 
 
@@ -129,7 +130,7 @@ def test_standard_outbound(packet: evaluator.Packet, port: int) -> None:
         pytest.param(make_packet("255.255.255.255"), DIRECT, id="broadcast"),
     ],
 )
-def test_everything_outbound(packet: evaluator.Packet, port: int) -> None:
+def test_everything_outbound(packet: Packet, port: int) -> None:
     assert packets.outbound(ALL_RULES, packet) == port
 
 
@@ -325,7 +326,7 @@ THOROUGH = settings(
 
 @THOROUGH
 @given(redirections)
-def test_rules_keep_every_promise(redirection: Redirection) -> None:
+def test_rules_meet_every_expectation(redirection: Redirection) -> None:
     """Expectations are made from the configuration alone; the rules must agree with each."""
     rules = policy.build_ruleset(redirection, FACTS)
     for expectation in probes.build_expectations(redirection, FACTS):
@@ -378,7 +379,7 @@ def test_what_others_translate_is_guarded_as_it_was_asked_for(
     translated: tuple[str, int],
     sender: expectations.Sender,
 ) -> None:
-    """The main table judges what is asked for, the guard what somebody has made of it."""
+    """The main table looks at what is asked for, the guard what somebody has made of it."""
     uid, gid = ACTORS[sender]
     rules = policy.build_ruleset(redirection, FACTS)
     asked = make_packet(*asked_for, uid=uid, gid=gid)
@@ -425,7 +426,7 @@ def test_what_others_translate_is_guarded_as_it_was_asked_for(
         ),
     ],
 )
-def test_the_guard_and_translations_of_others(packet: evaluator.Packet, is_refused: bool) -> None:
+def test_the_guard_and_translations_of_others(packet: Packet, is_refused: bool) -> None:
     assert packets.is_guarded(ALL_RULES, packet) is is_refused
 
 
@@ -475,6 +476,8 @@ def test_the_guard_lets_captured_connections_and_replies_pass() -> None:
         pytest.param("10.3.4.5", DIRECT, id="excluded"),
         pytest.param("172.16.1.255", OUT, id="of-another-length"),
         pytest.param("172.16.2.0", DIRECT, id="after-another-length"),
+        pytest.param("11.8.150.1", OUT, id="an-address"),
+        pytest.param("11.8.150.2", DIRECT, id="beside-an-address"),
         pytest.param("fd00:896::ffff", OUT, id="ipv6"),
         pytest.param("fd00:896:0:1::", DIRECT, id="after-ipv6"),
         pytest.param("fd01:0:0:5::1", OUT, id="ipv6-of-another-length"),

@@ -102,3 +102,13 @@ def test_who_asks_waits_for_no_pause() -> None:
     value = serving.retry(value, 5.0)
     assert value.is_ask_due(5.0)
     assert answer(value, "b", now=5.0).is_reload_due(5.0)
+
+
+def test_whether_it_has_shown_what_is_held_outlives_a_renewal_and_no_other_start() -> None:
+    value = answer(serving.look(Serving(), ABOUT, 0.0), "a", now=1.0)
+    assert value.has_shown
+    renewed = serving.look(value, ABOUT._replace(serial="b"), 2.0)
+    assert renewed.has_shown
+    assert not answer(serving.look(Serving(), ABOUT, 0.0), "b", now=1.0).has_shown
+    for other in (ABOUT._replace(start=2), None):
+        assert not serving.look(renewed, other, 3.0).has_shown

@@ -5,7 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from istio_hostagent.config import foreign, layers, manual, model, reader, settings, spelling
+from istio_hostagent.config import (
+    directkeys,
+    foreign,
+    identitykeys,
+    layers,
+    manual,
+    model,
+    reader,
+    registrykeys,
+    setting,
+    settings,
+    spelling,
+)
 
 TEMPLATE = Path(__file__).parents[2] / "etc" / "hostagent.env"
 
@@ -50,19 +62,21 @@ def test_rows_about_other_keys_name_known_ones() -> None:
 
 
 def test_every_row_of_the_module_is_in_the_table() -> None:
-    rows = {row.key for row in vars(settings).values() if isinstance(row, settings.Setting)}
-    assert rows - {settings.CA_HEADER.key} == settings.KEYS
+    modules = (settings, identitykeys, registrykeys, directkeys)
+    values = [value for module in modules for value in vars(module).values()]
+    rows = {row.key for row in values if isinstance(row, setting.Setting)}
+    assert rows - {identitykeys.CA_HEADER.key} == settings.KEYS
 
 
 @pytest.mark.parametrize("row", settings.SETTINGS, ids=lambda row: row.key)
-def test_default_of_each_key_is_a_value_of_its_kind(row: settings.Setting[object]) -> None:
+def test_default_of_each_key_is_a_value_of_its_kind(row: setting.Setting[object]) -> None:
     nothing_set = reader.Reader(layers.Collected({}, [], []))
     row.parse(nothing_set.render_default(row))
     assert nothing_set.problems == []
 
 
 @pytest.mark.parametrize(("first", "stand_in"), settings.FALLBACKS.items())
-def test_stand_in_has_kind_and_default_of_its_key(first: str, stand_in: str) -> None:
+def test_fallback_has_kind_and_default_of_its_key(first: str, stand_in: str) -> None:
     rows = {row.key: row for row in settings.SETTINGS}
     assert rows[first].parse is rows[stand_in].parse
     assert rows[first].default == rows[stand_in].default

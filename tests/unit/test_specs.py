@@ -1,5 +1,6 @@
 """What is started: arguments, environments, and the tree that pilot-agent finds."""
 
+import json
 from ipaddress import ip_address
 
 import pytest
@@ -10,7 +11,7 @@ from istio_hostagent.supervise import specs
 IDENTITY = model.IdentitySettings(
     ca_host="istiod.istio-system.svc",
     ca_port=15012,
-    server_name="istiod.istio-system.svc",
+    server_names=("istiod.istio-system.svc",),
     trust_domain="example.org",
     namespace="vms",
     service_account="web",
@@ -43,14 +44,63 @@ def test_envoy_is_started_as_the_proxy_user_with_nothing_in_its_environment() ->
     text = " ".join(spec.argv)
     assert "-l info" in text
     assert "--concurrency 3" in text
-    assert "--disable-hot-restart" in text
+    assert "--disable-hot-restart" not in text
     assert "--component-log-level" not in text
     assert "--local-address-ip-version" not in text
     assert (spec.user_uid, spec.user_gid) == (1337, 1338)
     assert spec.environment == ()
     assert [door.port for door in spec.doors] == [16021]
-    assert (spec.directory, spec.directories) == ("/run/x", ("admin",))
+    assert (spec.directory, spec.directories) == ("/run/x", ("0", "1", "shared"))
     assert spec.control_plane is None
+
+
+def test_one_that_takes_over_has_a_number_a_place_and_an_admin_interface_of_its_own() -> None:
+    spec = specs.envoy_spec(build(restart_drain_s=7.5), FACTS, "/envoy", "/b", "/run/x")
+    text = " ".join(spec.argv)
+    assert "--socket-path /run/x/shared/hot" in text
+    assert "--drain-time-s 8 --parent-shutdown-time-s 10" in text
+    first, second, third = (specs.launched(spec, 4711, epoch) for epoch in range(3))
+    for epoch, each in enumerate((first, second, third)):
+        added = ("--base-id", "4711", "--restart-epoch", str(epoch))
+        assert each.argv[: len(spec.argv) + 4] == (*spec.argv, *added)
+    assert [each.working_directory for each in (first, second, third)] == [
+        "/run/x/0",
+        "/run/x/1",
+        "/run/x/0",
+    ]
+    assert second.admin.socket == "/run/x/1/envoy.sock"
+    assert specs.may_succeed(first, spec)
+    for changed in (
+        {"shutdown_s": 0},
+        {"is_net_admin": True},
+        {"has_unit": False},
+        {"user_uid": 5},
+    ):
+        assert not specs.may_succeed(first, spec._replace(**changed))
+
+
+@pytest.mark.parametrize("why", ["told not to", "no memory to share"])
+def test_without_hot_restart_envoy_is_told_so_and_has_no_number(why: str) -> None:
+    is_told = why == "told not to"
+    facts = FACTS._replace(has_shared_memory=is_told)
+    config = build(restart_drain_s=0.0) if is_told else build()
+    spec = specs.envoy_spec(config, facts, "/envoy", "/b", "/run/x")
+    assert "--disable-hot-restart" in spec.argv
+    assert "--socket-path" not in spec.argv
+    launch = specs.launched(spec, 4711, 0)
+    assert launch.argv == spec.argv
+    assert launch.working_directory == "/run/x/0"
+    assert not specs.may_succeed(launch, spec)
+
+
+def test_one_with_a_control_plane_takes_over_once_it_has_what_it_is_to_serve() -> None:
+    istiod = model.Istiod("istiod.example", 15012, "istiod.example")
+    spec = specs.envoy_spec(build(istiod=istiod), FACTS, "/envoy", "/b", "/run/x")
+    assert "--config-yaml" not in specs.launched(spec, 1, 0).argv
+    later = specs.launched(spec, 1, 1).argv
+    laid_over = json.loads(later[later.index("--config-yaml") + 1])
+    patience = {"initial_fetch_timeout": "31536000s"}
+    assert laid_over == {"dynamic_resources": {"cds_config": patience, "lds_config": patience}}
 
 
 def test_levels_of_components_are_given_apart() -> None:
@@ -114,7 +164,8 @@ def test_binaries_are_looked_for_in_order(
 def test_pilot_agent_finds_our_certificates_and_the_files_of_the_operator() -> None:
     config = build(agent_flags=("--proxyLogLevel", "debug"))
     spec = specs.pilot_agent_spec(config, FACTS, "/usr/local/bin/pilot-agent", "/run/x/pilot")
-    assert spec.argv == ("/usr/local/bin/pilot-agent", "proxy", "--proxyLogLevel", "debug")
+    log = ("--log_target", "stderr")
+    assert spec.argv == ("/usr/local/bin/pilot-agent", "proxy", *log, "--proxyLogLevel", "debug")
     assert spec.directory == "/run/x/pilot"
     assert (spec.user_uid, spec.user_gid) == (1337, 1338)
     doors = [(door.process, door.port) for door in spec.doors]
@@ -128,6 +179,24 @@ def test_pilot_agent_finds_our_certificates_and_the_files_of_the_operator() -> N
     assert links[template] == f"/{template}"
     # With an ./etc/certs of its own, a root in there would win over ours.
     assert not any(path.startswith("etc/certs") for path in links)
+
+
+def test_pilot_agent_finds_a_secret_server_that_it_cannot_replace() -> None:
+    config = build(
+        secret_socket="/run/x/secrets.sock",
+        environment=(("WORKLOAD_IDENTITY_SOCKET_FILE", "spire.sock"),),
+    )
+    spec = specs.pilot_agent_spec(config, FACTS, "/pilot-agent", "/run/x/pilot")
+    sockets = "var/run/secrets/workload-spiffe-uds"
+    assert dict(spec.links)[f"{sockets}/socket"] == "/run/x/secrets.sock"
+    # Its parent is root's, and pilot-agent ends a server that does not answer by removing it.
+    assert sockets not in spec.directories
+    assert "WORKLOAD_IDENTITY_SOCKET_FILE" not in dict(spec.environment)
+    # Its own connection to the control plane is by files.
+    assert dict(spec.links)["var/run/secrets/workload-spiffe-credentials"] == "/etc/certs"
+    without = specs.pilot_agent_spec(build(), FACTS, "/pilot-agent", "/run/x/pilot")
+    assert sockets in without.directories
+    assert f"{sockets}/socket" not in dict(without.links)
 
 
 def test_pilot_agent_is_handed_our_certificate_and_asks_for_none() -> None:

@@ -108,3 +108,25 @@ def test_every_change_is_followed_in_the_end(steps: list[tuple[Kind, float, bool
         assert made.due_at <= now + PAUSE_S
     made.proved(now)
     assert made.due_at == math.inf
+
+
+def test_a_firewall_that_is_loaded_anew_is_looked_at_until_it_is_whole() -> None:
+    """It takes two seconds and a commit every 0.05 s; and ten seconds later again."""
+    made = proved_at(0.0)
+    for begun in (1000.0, 1010.0):
+        sent = []
+        for number in range(40):
+            now = begun + number * 0.05
+            made.changed(STRUCTURE, now)
+            made.changed(Kind.FIREWALL, now)
+            if made.due_at <= now:
+                made.proved(now)
+                sent.append(now)
+        assert 3 <= len(sent) <= 5
+        assert made.due_at <= begun + 2.0 + 2.0
+        made.proved(made.due_at)
+
+
+def test_beside_an_endless_stream_of_rules_a_firewall_costs_few_rounds() -> None:
+    sent = rounds(proved_at(-1000.0), Kind.FIREWALL, until=3600.0, every_s=0.05)
+    assert len(sent) <= 20

@@ -1,7 +1,6 @@
 """Which chains are believed, which requests are sent, which answers are understood."""
 
 import base64
-import contextlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 
 from istio_hostagent.errors import CertificateUntrusted
 from istio_hostagent.host import keys
-from istio_hostagent.identity import certificates, csr, protocol, trust
+from istio_hostagent.identity import certificates, csr, trust
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 WEB = "spiffe://cluster.local/ns/vms/sa/web"
@@ -306,24 +305,3 @@ def test_request_asks_for_one_name_and_nothing_else() -> None:
     assert extension.critical
     assert list(extension.value) == [uri(WEB)]
     assert isinstance(request.public_key(), ec.EllipticCurvePublicKey)
-
-
-@given(st.lists(st.binary(max_size=200), max_size=5), st.binary(max_size=20))
-def test_answer_is_read_past_unknown_fields(parts: list[bytes], other: bytes) -> None:
-    unknown = b"\x12" + bytes([len(other)]) + other + b"\x18\xac\x02\x25abcd\x21abcdefgh"
-    message = unknown
-    for part in parts:
-        message += b"\x0a" + (bytes([len(part)]) if len(part) < 128 else bytes(
-            [len(part) & 127 | 128, len(part) >> 7])) + part + unknown  # fmt: skip
-    assert protocol.parse_response(message) == tuple(parts)
-
-
-@given(st.binary(max_size=200))
-def test_any_answer_is_read_or_refused(message: bytes) -> None:
-    with contextlib.suppress(ValueError):
-        protocol.parse_response(message)
-
-
-def test_request_message_is_protobuf() -> None:
-    assert protocol.render_request(b"csr", 3600) == b"\x0a\x03csr\x18\x90\x1c"
-    assert protocol.render_request(b"c" * 300, 0) == b"\x0a\xac\x02" + b"c" * 300

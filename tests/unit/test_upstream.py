@@ -4,7 +4,13 @@ from ipaddress import ip_address
 
 import pytest
 
-from istio_hostagent.supervise.upstream import FIRST_TIME_S, STANDING_TIME_S, Upstream, choose
+from istio_hostagent.supervise.upstream import (
+    FIRST_TIME_S,
+    STANDING_TIME_S,
+    Upstream,
+    choose,
+    started,
+)
 
 A, B, V6 = ip_address("10.1.0.53"), ip_address("10.2.0.53"), ip_address("fd00:1::53")
 
@@ -30,7 +36,8 @@ def test_it_is_once_queries_would_get_lost(
     standing = STANDING_TIME_S if known else FIRST_TIME_S
     assert due == (100.0 + standing if is_replaced else None)
     if due is not None:
-        assert choose(upstream, listed, due) == (Upstream(listed), None)  # type: ignore[arg-type]
+        anew = Upstream(listed, version=1)  # type: ignore[arg-type]
+        assert choose(upstream, listed, due) == (anew, None)  # type: ignore[arg-type]
 
 
 def test_others_must_have_stood_for_a_while() -> None:
@@ -40,3 +47,14 @@ def test_others_must_have_stood_for_a_while() -> None:
     assert due == 108.0
     assert choose(upstream, (V6,), 107.0) == (upstream, 108.0)
     assert choose(upstream, (A,), 107.0) == (Upstream((A,)), None), "back again: nothing happens"
+
+
+def test_whoever_was_started_meanwhile_has_read_what_was_listed_then() -> None:
+    """By itself, after a crash: the specification that it is started with is the same."""
+    upstream, _ = choose(Upstream((A,)), (A, B), 100.0)
+    assert upstream == Upstream((A,)), "one more is no reason"
+    upstream, due = choose(started(upstream, (A, B)), (A,), 200.0)
+    assert due == 200.0 + STANDING_TIME_S, "it asks one that is gone"
+    assert choose(upstream, (A,), due) == (Upstream((A,), version=1), None)
+    upstream, due = choose(Upstream((A,)), (B,), 300.0)
+    assert choose(started(upstream, (B,)), (B,), 301.0) == (Upstream((B,)), None), "it knows"

@@ -145,3 +145,52 @@ def test_an_ordinary_user_sees_what_root_keeps_readable(
     finally:
         shutil.rmtree(root_only)
     assert "ISTIO_SERVICE_CIDR=10.96.0.0/12" in done.stdout, done.stderr
+
+
+# Each verb with what its exit status is on a machine of its own where no agent runs.
+ALONE = {
+    "status": ([], 75),
+    "wait": (["--timeout", "1"], 75),
+    "config": ([], 0),
+    "cert": (["--check", "/nonexistent"], 77),
+    "plan": ([], 0),
+    "explain": (["tcp", "10.96.0.1:80"], 0),
+    "verify": ([], 1),
+    "doctor": ([], 1),
+    "apply": ([], 0),
+    "clean": ([], 0),
+    "reset": ([], 0),
+    "reload": ([], 75),
+    "renew": ([], 75),
+    "kubedns": ([], 1),
+    "mesh": (["doctor", "--kubeconfig", "/nonexistent"], 78),
+    "register": (["web", "10.0.0.7", "http:80"], 75),
+    "deregister": (["web", "10.0.0.7"], 75),
+}
+
+
+@needs_root
+@pytest.mark.parametrize("verb", [verb.name for verb in verbs.VERBS if verb.name != "run"])
+def test_every_verb_does_its_work(
+    installed: Path, configured: dict[str, str], tmp_path: Path, verb: str
+) -> None:
+    """In a network of its own, with directories of its own."""
+    own = {"STATE_DIRECTORY": str(tmp_path / "state"), "RUNTIME_DIRECTORY": str(tmp_path / "run")}
+    words, expected = ALONE[verb]
+    done = run("unshare", "--net", command(installed), verb, *words, **configured, **own)
+    assert done.returncode == expected, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@needs_root
+def test_run_says_that_it_is_not_the_service_of_the_package(
+    installed: Path, configured: dict[str, str], tmp_path: Path
+) -> None:
+    own = {"STATE_DIRECTORY": str(tmp_path / "state"), "RUNTIME_DIRECTORY": str(tmp_path / "run")}
+    alone = ["unshare", "--net", "timeout", "--signal=TERM", "20", str(command(installed)), "run"]
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **configured, **own}
+    with subprocess.Popen(alone, env=environment, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stderr is not None
+        said = next((line for line in started.stderr if "of the package" in line), "")
+        started.terminate()
+    assert "nobody starts the agent again, its proxy ends with it" in said

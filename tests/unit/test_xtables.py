@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_hostagent.config.model import Redirection
-from istio_hostagent.redirect import model, policy, ranges, xtables, xtplan
+from istio_hostagent.redirect import model, policy, ranges, xtables, xtplan, xtrender
 from istio_hostagent.redirect.model import Action, Field, Match, Operator, Rule, Verdict
 from istio_hostagent.redirect.xtables import Condition, Family, XChain, XRule, XTable
 from tests.unit.samples import ALL, CASES, FACTS, STANDARD, cidrs, ports
@@ -149,7 +149,7 @@ VERDICTS = {
 
 
 def named(desired: model.Ruleset, table: str) -> XTable:
-    (found,) = (each for each in xtables.render(desired, Family.V4) if each.name == table)
+    (found,) = (each for each in xtrender.render(desired, Family.V4) if each.name == table)
     return found
 
 
@@ -246,7 +246,7 @@ def test_a_connection_meets_few_rules_whatever_the_number_of_networks() -> None:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("family", Family)
 def test_names_of_chains_fit_into_the_kernel(case: str, family: Family) -> None:
-    for table in xtables.render(policy.build_ruleset(CASES[case], FACTS), family):
+    for table in xtrender.render(policy.build_ruleset(CASES[case], FACTS), family):
         for chain in table.chains:
             assert len(chain.name) <= LONGEST_CHAIN_NAME
             for rule in chain.rules:
@@ -255,13 +255,13 @@ def test_names_of_chains_fit_into_the_kernel(case: str, family: Family) -> None:
 
 def test_only_the_table_filter_rejects_and_only_nat_translates() -> None:
     for family in Family:
-        for table in xtables.render(policy.build_ruleset(ALL, FACTS), family):
+        for table in xtrender.render(policy.build_ruleset(ALL, FACTS), family):
             targets = {rule.target for chain in table.chains for rule in chain.rules}
             assert ("REJECT" in targets) == (table.name == "filter")
             assert bool({"REDIRECT", "NETMAP"} & targets) == (table.name == "nat")
 
 
-def test_private_ports_are_judged_by_what_was_asked_for() -> None:
+def test_private_ports_are_told_by_what_was_asked_for() -> None:
     """The table filter comes behind the translation, which has changed address and port."""
     table = named(policy.build_ruleset(STANDARD, FACTS), "filter")
     captured = Packet(0x7F000001, 15001, "lo", asked_for=(0x7F000005, 15000))
@@ -276,7 +276,7 @@ def test_what_has_no_equivalent_is_refused_by_name() -> None:
     chain = model.Chain("output", (rule,), model.Hook("filter", 3, 0))
     table = model.Table("any", (), (chain,))
     with pytest.raises(xtables.NotExpressible, match="tcp dport not in"):
-        xtables.render(model.Ruleset((table,)), Family.V4)
+        xtrender.render(model.Ruleset((table,)), Family.V4)
 
 
 # -- what is ours, and in which order it changes -------------------------------------------------
@@ -293,12 +293,13 @@ OWN = XChain("ISTIO_OUTPUT", (head("RETURN"),))
 
 def test_others_rules_behind_ours_are_no_difference() -> None:
     there = [OUTPUT._replace(rules=(*OUTPUT.rules, FOREIGN)), OWN, XChain("DOCKER", ())]
-    assert xtplan.select_own("nat", there, []).chains == (OWN, OUTPUT)
+    assert xtplan.measure_own(there, []) == {"ISTIO_OUTPUT": 1, "OUTPUT": 1}
 
 
 def test_who_puts_a_rule_before_ours_is_seen() -> None:
     there = [OUTPUT._replace(rules=(FOREIGN, *OUTPUT.rules)), OWN]
-    observed = {Family.V4: (xtplan.select_own("nat", there, []),)}
+    assert xtplan.measure_own(there, []) == {"ISTIO_OUTPUT": 1, "OUTPUT": 2}
+    observed = {Family.V4: (XTable("nat", (OWN, there[0])),)}
     wanted = {Family.V4: (XTable("nat", (OWN, OUTPUT)),)}
     drifts = [str(each) for each in xtplan.find_drift(wanted, observed)]
     assert drifts[0].startswith("iptables-legacy table nat chain OUTPUT rule 1: not ours: -p tcp")
@@ -307,8 +308,8 @@ def test_who_puts_a_rule_before_ours_is_seen() -> None:
 def test_chains_of_istio_are_ours_only_where_they_are_wanted() -> None:
     istio = XChain("ISTIO_OUTPUT", (XRule((), "RETURN"),))
     jump = XChain("OUTPUT", (XRule((), "ISTIO_OUTPUT"),), True)
-    assert xtplan.select_own("nat", [jump, istio], []).chains == ()
-    assert xtplan.select_own("nat", [jump, istio], ["ISTIO_OUTPUT"]).chains == (istio, jump)
+    assert xtplan.measure_own([jump, istio], []) == {}
+    assert xtplan.measure_own([jump, istio], ["ISTIO_OUTPUT"]) == {"ISTIO_OUTPUT": 1, "OUTPUT": 1}
 
 
 def test_a_chain_of_somebody_else_is_not_ours_because_one_of_ours_goes_there() -> None:
@@ -321,7 +322,7 @@ def test_a_chain_of_somebody_else_is_not_ours_because_one_of_ours_goes_there() -
 
 def tables(redirection: Redirection | None) -> tuple[XTable, ...]:
     desired = policy.build_ruleset(redirection, FACTS) if redirection else model.Ruleset()
-    return xtables.render(desired, Family.V4)
+    return xtrender.render(desired, Family.V4)
 
 
 def test_what_is_equal_takes_no_step() -> None:

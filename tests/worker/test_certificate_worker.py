@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import tempfile
 import textwrap
 import time
@@ -22,7 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from istio_hostagent import workers
 from istio_hostagent.config import model as config
 from istio_hostagent.identity import certificates
-from istio_hostagent.workers import ca_request
+from istio_hostagent.workers import certificatesets
 from tests.demo import ca_material
 from tests.demo.ca import DemoAuthority
 from tests.lab import soak
@@ -75,7 +74,7 @@ class Host:
 
     def spawn(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-I", str(LAUNCH), "certificate"],
+            ["/usr/bin/python3", "-I", str(LAUNCH), "certificate"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -159,7 +158,14 @@ def test_first_certificate_comes_by_token(host: Host, authority: DemoAuthority) 
     assert error_of(host.run("inspect"))["code"] == "certificate-untrusted"
     answer = host.run("ensure")
     held = held_of(answer)
-    assert set(answer) == {"held"}
+    assert set(answer) == {"held", "credentials"}
+    looked = answer["credentials"]
+    assert isinstance(looked, list)
+    assert [(each["via"], each["reason"]) for each in looked] == [
+        ("certificate", "no certificate is held"),
+        ("token", ""),
+    ]
+    assert time.time() < looked[1]["until"] < time.time() + 3601
     assert (held["identity"], held["via"], held["obtained"]) == (WEB, "token", True)
     leaf = assert_pair_matches(host.output)
     assert held["serial"] == f"{leaf.serial_number:x}"
@@ -520,7 +526,7 @@ def test_every_root_of_this_operating_system_is_read() -> None:
     store = Path(config.SYSTEM_ROOTS)
     if not store.exists():
         pytest.skip("ca-certificates is not installed")
-    found = certificates.parse_certificates(store.read_bytes(), limit=ca_request.MAX_ROOTS)
+    found = certificates.parse_certificates(store.read_bytes(), limit=certificatesets.MAX_ROOTS)
     assert len(found) > 64
 
 
@@ -607,7 +613,7 @@ def test_pair_provided_by_the_operator_is_the_first_credential(
     (host.output / "key.pem").write_bytes(key)
     host.token_file.unlink()
     assert held_of(host.run("ensure"))["obtained"] is False
-    assert held_of(host.run("renew"))["via"] == "certificate"
+    assert held_of(host.run("renew"))["via"] == "provisioned"
     assert (host.output / "key.pem").is_symlink()
     assert host.run("release") == {"held": None}
     assert (host.output / "key.pem").read_bytes() == key

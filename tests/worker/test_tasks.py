@@ -1,5 +1,6 @@
 """Processes that are started for a result: what becomes of those that give none."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.lab import hanging, layers
 from tests.lab.room import Room
 
 NOBODY = processes.User(65534, 65534)
+ME = processes.User(os.geteuid(), os.getegid())
 
 
 @pytest.fixture
@@ -122,3 +124,52 @@ class TestReading:
             assert isinstance(found[0], Problem)
             assert found[0].file == str(path)
             assert "did not end in time" in found[0].message
+
+
+def run(room: Room, script: str, timeout_s: float) -> list[object]:
+    """Start a shell for its output; its status and output appear in the list."""
+    found: list[object] = []
+    argv = ("/bin/sh", "-c", script)
+    room.work.start_program("hook", argv, user=ME, timeout_s=timeout_s, done=found.append)
+    return found
+
+
+def test_a_program_that_is_given_up_takes_with_it_what_it_has_started(tmp_path: Path) -> None:
+    room = Room()
+    pids = tmp_path / "pids"
+    found = run(room, f"sleep 1000 & echo $! > {pids}.new; mv {pids}.new {pids}; wait", 1.0)
+    room.until(lambda: found != [], "given up")
+    assert found == [(None, b"")]
+    room.until(lambda: not is_running(int(pids.read_text())), "ended with it")
+
+
+@pytest.mark.parametrize("how", ["abandoned", "cancelled"])
+def test_a_program_that_is_not_wanted_takes_with_it_what_it_has_started(
+    tmp_path: Path, how: str
+) -> None:
+    room = Room()
+    pids = tmp_path / "pids"
+    run(room, f"sleep 1000 & echo $! > {pids}.new; mv {pids}.new {pids}; wait", 100.0)
+    room.until(pids.exists, "at work")
+    if how == "abandoned":
+        room.work.abandon("hook")
+    else:
+        room.work.cancel()
+    room.until(lambda: not is_running(int(pids.read_text())), "ended with it")
+
+
+def test_a_program_that_has_ended_leaves_nothing_running(tmp_path: Path) -> None:
+    room = Room()
+    pids = tmp_path / "pids"
+    found = run(room, f"sleep 1000 >/dev/null & echo $! > {pids}; echo said; exit 3", 100.0)
+    room.until(lambda: found != [], "ended")
+    assert found == [(3, b"said\n")]
+    room.until(lambda: not is_running(int(pids.read_text())), "ended with it")
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there that is not a zombie."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False

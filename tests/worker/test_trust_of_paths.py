@@ -43,7 +43,7 @@ def test_a_directory_on_the_way_that_others_own_is_named(place: Path) -> None:
     assert "theirs belongs to" in found.detail
 
 
-def test_a_link_leads_to_the_judgement_of_its_target(place: Path) -> None:
+def test_a_link_is_trusted_like_its_target(place: Path) -> None:
     (place / "theirs").mkdir(mode=0o777)
     os.chmod(place / "theirs", 0o777)
     make(place / "theirs" / "a.env")

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Mapping
 
-from ...config import model
+from ...config import capture, model
 from ...errors import KernelBusy, NotPermitted, PortTaken
 from ...host import heldports, layers, processes, socketowner, unconfirmed
 from ...redirect import model as rulesets
@@ -23,7 +23,8 @@ def perform(environment: Mapping[str, str], reading: layers.Reading) -> Iterator
         done = ask(rules.install, desired)
         unconfirmed.forget()
         if not desired.tables:
-            return iter(done.lines)  # rules of the operator's own, which may be Istio's
+            # Rules of the operator's own, which may be Istio's, or none at all.
+            return itertools.chain(done.lines, capture.describe_none(is_none=rules.wants_none))
         # Ours capture from here on: what Istio's scripts have left may go.
         return itertools.chain(done.lines, takeover.take_over_all(is_replaced=True))
 

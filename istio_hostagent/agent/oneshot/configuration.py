@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from ...config import model
 from ...errors import ConfigInvalid, Problem
-from ...host import layers
+from ...host import controlgroups, layers
 from .. import here, places, reload
 
 
@@ -18,7 +18,9 @@ def load(
     facts, sources = here.probe_host(environment)
     loaded = reload.load(reading.finish(), facts, ())
     if loaded.config is not None:
-        facts = model.of_named_proxy(facts, loaded.config.redirection.owners)
+        owners = loaded.config.redirection.owners
+        facts = model.of_named_proxy(facts, owners)
+        facts = facts._replace(control_groups=controlgroups.find(owners.units))
     return loaded, facts, sources
 
 

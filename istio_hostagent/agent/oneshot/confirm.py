@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator
 
 from ...errors import NothingToConfirm
-from ...host import control, fallback, files, nftables, unconfirmed
+from ...host import fallback, nftables, unconfirmed
 from . import takeover
 from .kernel import locked
 
@@ -34,27 +34,29 @@ def confirm() -> Iterator[str]:
 
 def go_back() -> Iterator[str]:
     """Put back what was there before; returns the lines of the diff. Raises NothingToConfirm."""
-
-    def take_back(record: unconfirmed.Record, kernel: nftables.NftKernel) -> Iterator[str]:
-        lines = fallback.go_back(fallback.load(), kernel)
-        unconfirmed.decide(record, unconfirmed.TAKEN_BACK)
-        return lines
-
-    return _decide(take_back)
+    return _decide(_take_back)
 
 
 def end() -> bool:
     """An agent is about to start: rules that nobody has confirmed go out before.
 
-    Says whether there were any.
+    Says whether there were any. Raises what `locked` raises, and what going back does.
     """
-    try:
-        go_back()
-    except NothingToConfirm:
-        # Left by a network namespace that is gone, or by whoever was killed behind its decision.
-        files.remove(control.path_of(unconfirmed.RECORD))
-        return False
+    with locked(within_s=_LOCK_S) as rules:
+        record = unconfirmed.find()
+        if record is None:
+            # Left by a network namespace that is gone, or by whoever was killed behind its
+            # decision.
+            unconfirmed.discard()
+            return False
+        _take_back(record, rules.require_kernel())
     return True
+
+
+def _take_back(record: unconfirmed.Record, kernel: nftables.NftKernel) -> Iterator[str]:
+    lines = fallback.go_back(fallback.load(), kernel)
+    unconfirmed.decide(record, unconfirmed.TAKEN_BACK)
+    return lines
 
 
 def _decide(

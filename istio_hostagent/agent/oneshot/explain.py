@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
-from ...config import build, model
-from ...errors import WrongUsage
-from ...host import layers, rtnetlink, statefiles
-from ...redirect import evaluator, explanation, names
+from ...config import build, model, units
+from ...errors import KernelBusy, NotPermitted, WrongUsage, describe
+from ...host import controlgroups, layers, rtnetlink, statefiles
+from ...redirect import explanation, names, packets
 from .. import here, reload
 from . import configuration
 from .question import Question
@@ -71,10 +71,7 @@ def _load(
         return _Known(loaded, config.redirection, facts)
     facts, sources = here.probe_host(environment)
     read = reading.finish()
-    try:
-        data = statefiles.StateFiles(facts.state_dir).read(reload.ACCEPTED, reload.MAX_ACCEPTED)
-    except OSError:
-        data = b""
+    data = _read_accepted(facts.state_dir)
     state = status["configuration"]["state"]
     kept = reload.load_accepted(reload.parse_layers(data, sources), facts)
     is_on_trial = state == "trial"
@@ -82,11 +79,15 @@ def _load(
     if loaded.config is None:
         raise configuration.unusable(loaded, sources)
     redirection = loaded.config.redirection
+    found = controlgroups.find(redirection.owners.units)
+    facts = facts._replace(control_groups=found)
     closed = {*status["redirection"]["not_captured"]} & redirection.inbound.named
     redirection = redirection._replace(inbound_closed=tuple(sorted(closed)))
     if status["proxy"]["kind"] == "envoy" and status["proxy"]["binary"]:
         redirection = redirection._replace(dns=model.Dns())  # nobody would answer
     notes = []
+    if kept is None and state in ("accepted", "kept"):
+        notes.append("what the agent has accepted is not written down: this is what the files say")
     if is_on_trial:
         notes.append("the files are on trial: another configuration may be in force yet")
     if state == "kept":
@@ -96,19 +97,31 @@ def _load(
     return _Known(loaded, redirection, facts, tuple(notes))
 
 
+def _read_accepted(directory: str) -> bytes:
+    """What the agent has written down; empty if it has not. Raises NotPermitted, KernelBusy."""
+    try:
+        return statefiles.StateFiles(directory).read(reload.ACCEPTED, reload.MAX_ACCEPTED)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        text = f"what is in force cannot be read from {directory}/{reload.ACCEPTED}"
+        kind = NotPermitted if isinstance(error, PermissionError) else KernelBusy
+        raise kind(f"{text}: {describe(error)}") from error
+
+
 def _make_packet(
     question: Question, facts: model.HostFacts, own: list[model.Address]
-) -> tuple[evaluator.Packet, list[str]]:
+) -> tuple[packets.Packet, list[str]]:
     """The packet that is meant, and what is missing for it here."""
     destination = ip_address(question.destination)
     protocol = _PROTOCOLS[question.protocol]
-    flags = evaluator.SYN if protocol == names.TCP else 0
-    packet = evaluator.Packet(
+    flags = packets.SYN if protocol == names.TCP else 0
+    packet = packets.Packet(
         str(destination), question.port, question.source, protocol=protocol, flags=flags
     )
     if question.source:
         source = ip_address(question.source)
-        if evaluator.is_local(source, own):
+        if packets.is_local(source, own):
             raise WrongUsage(f"{source} is an address of this host: --from is for other hosts'")
         packet = packet._replace(source=str(source))
         route = None if question.interface else rtnetlink.find_route(source)
@@ -121,7 +134,8 @@ def _make_packet(
     interface = question.interface or (route.interface if route is not None else "")
     text = str(route.source) if route is not None and route.source is not None else ""
     unspecified = "0.0.0.0" if destination.version == 4 else "::"  # noqa: S104 # no listener
-    return packet._replace(source=text or unspecified, uid=uid, gid=gid, oif=interface), notes
+    packet = packet._replace(source=text or unspecified, uid=uid, gid=gid, oif=interface)
+    return packet._replace(groups=_find_groups(question.unit)), notes
 
 
 def _find_sender(question: Question, facts: model.HostFacts) -> tuple[int, int]:
@@ -137,6 +151,21 @@ def _find_sender(question: Question, facts: model.HostFacts) -> tuple[int, int]:
         gids = dict(facts.groups) | {_PROXY: facts.proxy_gid}
         gid = _find(question.group, gids, "group", "/etc/group")
     return uid, gid
+
+
+def _find_groups(unit: str) -> tuple[int, ...]:
+    """The control group of a unit and those above it; none where no unit is named."""
+    if not unit:
+        return ()
+    try:
+        (name,) = units.parse_units(unit)
+    except ValueError as error:
+        raise WrongUsage(f"--from-unit: {error}") from None
+    found = controlgroups.find(model.Units(exclude=(name,)))
+    numbers = controlgroups.numbers_on_the_way(found[0].path) if found else ()
+    if not numbers:
+        raise WrongUsage(f"{name} has no control group now, so nothing is sent from there")
+    return numbers
 
 
 def _find(name: str, numbers: Mapping[str, int], what: str, file: str) -> int:

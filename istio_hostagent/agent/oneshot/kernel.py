@@ -8,7 +8,15 @@ from typing import TypeVar
 
 from ...config.model import BackEnd
 from ...errors import AgentRunning, HostAgentError, NotPermitted, Unconfirmed
-from ...host import control, legacytables, nftables, nftpresence, ports
+from ...host import (
+    control,
+    instances,
+    legacytables,
+    nftables,
+    nftpresence,
+    norules,
+    ports,
+)
 from ...redirect import model
 from .. import backends, reconcile
 
@@ -18,10 +26,19 @@ _Answer = TypeVar("_Answer")
 class Held(backends.BackEnds):
     """The rules of this network namespace for one verb, and nf_tables itself."""
 
-    def __init__(self, kernel: nftables.NftKernel | None, refusal: str) -> None:
+    def __init__(
+        self, kernel: nftables.NftKernel | None, refusal: str, *, can_change: bool = True
+    ) -> None:
         """`kernel`: none if nf_tables is refused, `refusal` says how."""
         native = reconcile.Reconciler(kernel) if kernel is not None else None
-        super().__init__(native, refusal, _make_legacy, legacytables.has_any)
+        super().__init__(
+            native,
+            refusal,
+            _make_legacy,
+            legacytables.has_any,
+            none=norules.NoRules(),
+            can_change=can_change,
+        )
         self._kernel = kernel
 
     def require_kernel(self) -> nftables.NftKernel:
@@ -38,19 +55,22 @@ class Held(backends.BackEnds):
 def locked(wanted: BackEnd = BackEnd.AUTO, *, within_s: float = 0.0) -> Iterator["Held"]:
     """Hold this namespace's lock, and give its rules; raises AgentRunning, NotPermitted.
 
-    `within_s`: wait so long for others to end.
+    `within_s`: wait so long for others to end. Rules that an agent with a name finds are another
+    agent's, and not looked at.
     """
-    if os.geteuid() != 0:
+    is_apart = bool(instances.own())
+    if os.geteuid() != 0 and not is_apart:
         raise NotPermitted("this verb needs root (CAP_NET_ADMIN)")
     lock = control.Lock()
     try:
         if not lock.take(within_s=within_s):
             raise AgentRunning("another agent or verb works in this network namespace")
-        sock, refusal = nftpresence.open_socket()
+        can_change = not is_apart and norules.may_change()
+        sock, refusal = nftpresence.open_socket() if can_change else (None, "no right to")
         kernel = nftables.NftKernel(sock, is_owner=False) if sock is not None else None
         try:
-            made = Held(kernel, refusal)
-            made.choose(wanted)
+            made = Held(kernel, refusal, can_change=can_change)
+            made.choose(BackEnd.NONE if is_apart else wanted)
             yield made
         finally:
             if kernel is not None:

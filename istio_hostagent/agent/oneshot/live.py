@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from ...config import model as config
 from ...errors import HostAgentError, WrongUsage
-from ...host import children, clock, mailbox, probetable, tracedprobing
+from ...host import probetable, tracedprobing
 from ...redirect import evaluator, expectations, model, names, policy
-from ...redirect.evaluator import End, Packet
 from ...redirect.expectations import Sender, Shape
-from .. import events, prober, tasks
+from ...redirect.packets import End, Packet, Way
+from .. import prober
+from . import errands
 
 
 class Live(NamedTuple):
@@ -90,21 +91,10 @@ def _send(
     expectation: expectations.Expectation,
     facts: config.HostFacts,
 ) -> expectations.Outcome:
-    inbox: mailbox.Mailbox[events.Event] = mailbox.Mailbox()
-    time = clock.SystemClock()
-    work = tasks.Tasks(inbox, time, children.Processes(inbox, record=""))
-    sender = prober.Prober(work, time, packets)
+    sender = errands.Errands(packets)
     found: list[prober.Outcomes | HostAgentError] = []
-    sender.prove((expectation,), facts, found.append)
-    while not found:
-        soon = time.monotonic() + 1.0
-        due_at = min(at for at in (soon, sender.deadline()) if at is not None)
-        for event in inbox.wait(max(due_at - time.monotonic(), 0.0)):
-            if isinstance(event, events.TaskEnded):
-                work.ended(event.name)
-        work.tick()
-        sender.tick()
-    work.cancel()
+    sender.packets.prove((expectation,), facts, found.append)
+    sender.wait(lambda: found)
     if isinstance(found[0], HostAgentError):
         raise found[0]
     return found[0][0]
@@ -115,7 +105,7 @@ def _is_ours(met: tracedprobing.Met) -> bool:
 
 
 def _compare(
-    way: evaluator.Way, outcome: expectations.Outcome, met: tuple[tracedprobing.Met, ...]
+    way: Way, outcome: expectations.Outcome, met: tuple[tracedprobing.Met, ...]
 ) -> Iterator[str]:
     """Where the kernel did something else than the model says."""
     said = [(step.table, step.chain, step.number) for step in way.steps]

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from ...config import capture
 from ...host import layers
 from ...redirect import policy
 from ...redirect import takeover as remains
@@ -23,9 +24,12 @@ def perform(environment: Mapping[str, str], reading: layers.Reading) -> dict[str
         # Rules of the operator's own may be those of Istio's scripts.
         found = takeover.look() if config.redirection.is_managed else remains.Outcome()
     taken = [each.text for each in found.found]
+    warnings = [str(warning) for warning in loaded.warnings]
+    warnings += [found.unknown] if found.unknown else []
+    warnings += capture.describe_none(is_none=config.redirection.is_none)
     return {
         "lines": itertools.chain(made.lines, map(remains.render, taken)),
         "changes": (change.to_json() for change in made.details),
         "taken_over": taken,
-        "warnings": [str(warning) for warning in loaded.warnings],
+        "warnings": warnings,
     }

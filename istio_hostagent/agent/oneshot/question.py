@@ -8,7 +8,8 @@ class Question(NamedTuple):
 
     `destination`, `source`: addresses. With a `source` the packet comes from that other host, else
     this host sends it, and `user` and `group` are names or numbers. `interface`: by which it comes
-    in or goes out. `is_live`: it is really sent, too.
+    in or goes out. `unit`: of systemd, or the path of a control group. `is_live`: it is really
+    sent, too.
     """
 
     protocol: str  # tcp or udp
@@ -19,3 +20,4 @@ class Question(NamedTuple):
     source: str = ""
     interface: str = ""
     is_live: bool = False
+    unit: str = ""

@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from ...host import layers, processes, users
+from ...host import instances, layers, processes, users
 from .. import places
 
 
@@ -21,6 +21,6 @@ def perform(verb: str, environment: Mapping[str, str], **options: object) -> Any
 
 def begin(environment: Mapping[str, str]) -> layers.Reading:
     """Have the files read; raises HostUnsupported, and NotPermitted if that takes root."""
-    own = places.find_places(environment)
-    sources = places.find_sources(environment, own.config_dir)
+    own = instances.find_places(environment)
+    sources = places.find_sources(environment, own.config_dir, instances.own())
     return layers.Reading(sources.paths, processes.User(*users.probe_user()))

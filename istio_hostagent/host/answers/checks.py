@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 MAX_ERRNO = 4095
 _MAX_WORDS = 1000
+# The last second of the year 9999: what certificates without an end carry (RFC 5280, 4.1.2.5).
+LAST_MOMENT = 253402300799
 _CODE = r"[a-z][a-z-]{0,63}"
 
 
@@ -33,8 +35,8 @@ def read_error(answer: Mapping[str, Any]) -> Error | None:
     error = read_object(found, "error")
     return Error(
         read_matching(error, "error", "code", _CODE),
-        _words(error, "error", "message"),
-        _words(error, "error", "hint"),
+        read_words(error, "error", "message"),
+        read_words(error, "error", "hint"),
     )
 
 
@@ -75,7 +77,7 @@ def read_printable(found: Mapping[str, Any], place: str, key: str, longest: int)
     return value
 
 
-def _words(found: Mapping[str, Any], place: str, key: str) -> str:
+def read_words(found: Mapping[str, Any], place: str, key: str) -> str:
     """A sentence for people, perhaps with words of a CA: on one line, whatever it was."""
     text = _text(found, place, key)
     text = text if len(text) <= _MAX_WORDS else text[: _MAX_WORDS - 1] + "…"
@@ -87,3 +89,14 @@ def read_number(value: Any, name: str, least: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise Wrong(f"{name} is not a number from {least} to {most}")
     return value
+
+
+def read_moment(found: Mapping[str, Any], place: str, key: str) -> float:
+    """Seconds since 1970, as a number that every calendar function takes."""
+    value = found.get(key)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise Wrong(f"{place}.{key} is not a number")
+    # Compared before it is converted: a whole number may be too long for a float.
+    if not 0 <= value <= LAST_MOMENT:
+        raise Wrong(f"{place}.{key} is no moment from 1970 to 9999")
+    return float(value)

@@ -29,8 +29,12 @@ _RECEIVE_SIZE = 1 << 16
 # With one message more still well below what mallopt(3) takes for large (M_MMAP_THRESHOLD).
 _BLOCK_SIZE = 1 << 15
 _TIMEOUT_S = 5
-# ENOENT is all that the kernel says of an expression that it does not have.
-_MISSING = "the kernel may lack a module of nf_tables that the rule needs, such as nft_fib_inet"
+# All that the kernel says of an expression that it does not have, or of a key of one.
+_UNKNOWN = (errno.ENOENT, errno.EOPNOTSUPP)
+_MISSING = (
+    "the kernel may lack a module of nf_tables that the rule needs, such as nft_fib_inet, or"
+    " nft_socket of Linux 5.13 or later"
+)
 _GENERAL = struct.Struct(">BBH")  # struct nfgenmsg: family, version, resource
 _OF_INET = _GENERAL.pack(INET, 0, 0)
 
@@ -184,7 +188,7 @@ class Connection:
                 f"the kernel refused to {step}: {reason}; nothing was changed",
                 step=step,
                 errno=code,
-                hint=_MISSING if is_rule and code == errno.ENOENT else "",
+                hint=_MISSING if is_rule and code in _UNKNOWN else "",
             )
         if not is_done:
             raise KernelBusy("nf_tables did not confirm the transaction")

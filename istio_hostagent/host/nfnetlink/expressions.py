@@ -82,7 +82,7 @@ _SCHEMAS: dict[str, tuple[_Attribute, ...]] = {
         _Attribute("flags", 7),
     ),
     "redir": (_Attribute("proto_min", 1), _Attribute("proto_max", 2), _Attribute("flags", 3)),
-    "socket": (_Attribute("key", 1), _Attribute("dreg", 2)),
+    "socket": (_Attribute("key", 1), _Attribute("dreg", 2), _Attribute("level", 3)),
     "tproxy": (_Attribute("family", 1), _Attribute("address", 2), _Attribute("port", 3)),
     "reject": (_Attribute("type", 1),),
     "counter": (

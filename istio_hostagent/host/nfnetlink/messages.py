@@ -5,13 +5,8 @@ Everything is of family inet, but for what is deleted of others.
 Source: include/uapi/linux/netfilter/nf_tables.h.
 """
 
-import itertools
-import struct
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ...config import packed
-from ...config.packed import PackedRanges
 from ...redirect import model
 from . import expressions, framing
 from .framing import be32, pack, pack_be32, pack_nested, pack_text
@@ -23,24 +18,10 @@ NEWOBJ, GETOBJ, DELOBJ, DESTROYSET, DESTROYSETELEM, DESTROYOBJ = 18, 19, 20, 29,
 TABLE_DORMANT, TABLE_OWNER = 1, 2  # NFT_TABLE_F_*
 SET_INTERVAL, SET_EVAL = 0x4, 0x20  # NFT_SET_*
 _RECORDS = 4096  # at most, in a recording set
-_INTERVAL_END = 1  # NFT_SET_ELEM_INTERVAL_END
 _COMMENT = 0  # NFTNL_UDATA_RULE_COMMENT, the form in which nft keeps a comment
-# The length of an attribute is a 16-bit number; an element of 128 bits takes at most 40 bytes.
-_ELEMENTS_PER_MESSAGE = 1200
-
 KEY_TYPES = {"ipv4_addr": 7, "ipv6_addr": 8, "inet_service": 13}
 _KEY_NAMES = {number: name for name, number in KEY_TYPES.items()}
 _SET_SIZE = 1  # NFTA_SET_DESC_SIZE
-# By the length of the key, the bytes before it and those behind it, of an interval's start and of
-# its end. Every kernel so far gives the key first and then the flags, if there are any.
-_ELEMENT_FORMS = {
-    width: (
-        struct.pack("=HHHH", 8 + width + (-width & 3), 1, 4 + width, 1),
-        bytes(-width & 3),
-        bytes(-width & 3) + pack_be32(3, _INTERVAL_END),
-    )
-    for width in model.WIDTHS.values()
-}
 # Of a set: table, name, flags, key type, key length, description, user data of nft, handle, and in
 # newer kernels back end name and number of elements. Anything else changes what the set does.
 _PLAIN_SET = frozenset((1, 2, 3, 4, 5, 9, 13, 16, 19, 20))
@@ -136,8 +117,8 @@ def new_set(table: str, named_set: model.NamedSet, number: int) -> Message:
         + pack_be32(3, 0 if has_values else SET_INTERVAL)
         + pack_be32(4, KEY_TYPES[named_set.kind.removesuffix(model.VALUES)])
         + pack_be32(5, named_set.ranges.width)
-        # With its final size the kernel takes the fastest of its hashes.
-        + (pack_nested(9, pack_be32(_SET_SIZE, len(named_set.ranges))) if has_values else b"")
+        # With a size the kernel takes the fastest of its hashes, and nothing above that size.
+        + (pack_nested(9, pack_be32(_SET_SIZE, named_set.room)) if named_set.room else b"")
         + pack_be32(10, number)
     )
     return Message(NEWSET, framing.NLM_F_CREATE, body, f"create set {table} {named_set.name}")
@@ -187,53 +168,6 @@ def new_recording_set(table: str, name: str, number: int, length: int) -> Messag
     return Message(NEWSET, framing.NLM_F_CREATE, body, f"create set {table} {name}")
 
 
-def read_keys(body: bytes) -> Iterator[bytes]:
-    """Read the answer to GETSETELEM as bytes."""
-    for item in _items(body):
-        yield _read_element(item)[0]
-
-
-def new_elements(table: str, named_set: model.NamedSet, number: int) -> Iterator[Message]:
-    """Fill a set, as many messages as it takes."""
-    has_values = named_set.kind.endswith(model.VALUES)
-    items = (_encode_values if has_values else _encode_ranges)(named_set.ranges)
-    head = pack_text(1, table) + pack_text(2, named_set.name)
-    step = f"fill set {table} {named_set.name}"
-    while True:
-        content = bytearray()
-        for item in itertools.islice(items, _ELEMENTS_PER_MESSAGE):
-            content += item
-        if not content:
-            return
-        body = head + pack(3, bytes(content)) + pack_be32(4, number)
-        yield Message(NEWSETELEM, framing.NLM_F_CREATE, body, step)
-
-
-def _encode_values(values: PackedRanges) -> Iterator[bytes]:
-    head, padding, _ = _ELEMENT_FORMS[values.width]
-    # What is read lacks the head of the element itself.
-    head = struct.pack("=HH", 4 + len(head) + values.width + len(padding), 1) + head
-    for value, _ in values.ends():
-        yield head + value + padding
-
-
-def _encode_ranges(ranges: PackedRanges) -> Iterator[bytes]:
-    """Give a start and an end for each range; one that reaches the last value has no end."""
-    length = ranges.width
-    limit = 1 << (8 * length)
-    padding = bytes(-length & 3)
-    key_length = 4 + length
-    size = 8 + length + len(padding)
-    head = struct.pack("=HHHHHH", 4 + size, 1, 4 + key_length, 1, key_length, 1)
-    end_head = struct.pack("=HHHHHH", 12 + size, 1, 4 + key_length, 1, key_length, 1)
-    end_tail = padding + pack_be32(3, _INTERVAL_END)
-    for first, last in ranges.ends():
-        yield head + first + padding
-        end = int.from_bytes(last, "big") + 1
-        if end < limit:
-            yield end_head + end.to_bytes(length, "big") + end_tail
-
-
 def read_table(body: bytes) -> TableHead:
     """Read the answer to GETTABLE."""
     found = framing.read(body)
@@ -281,80 +215,15 @@ def _read_comment(data: bytes) -> str:
     return ""
 
 
-def read_set(body: bytes) -> tuple[str, str]:
-    """Read the answer to GETSET: name and kind. A kind of ours is a plain set."""
+def read_set(body: bytes) -> tuple[str, str, int]:
+    """Read the answer to GETSET: name, kind and room. A kind of ours is a plain set."""
     found = framing.read(body)
     name = _KEY_NAMES.get(be32(found.get(4, b"")), "")
     flags = be32(found.get(3, b""))
     own = name if flags == SET_INTERVAL else f"{name}{model.VALUES}" if flags == 0 else ""
     if found.keys() <= _PLAIN_SET and model.WIDTHS.get(own) == be32(found.get(5, b"")):
-        return framing.text(found[2]), own
+        room = framing.read(found.get(9, b"")).get(_SET_SIZE, b"")
+        return framing.text(found[2]), own, be32(room)
     others = sorted(found.keys() - _PLAIN_SET)
     kind = f"{name or 'key type ' + str(be32(found.get(4, b'')))} flags {flags}"
-    return framing.text(found[2]), f"{kind} attributes {others}" if others else kind
-
-
-def read_ranges(bodies: Iterable[bytes], width: int) -> PackedRanges:
-    """Read the answers to GETSETELEM for an interval set whose keys have so many bytes."""
-    starts, ends = bytearray(), bytearray()
-    head, padding, end_tail = _ELEMENT_FORMS[width]
-    for body in bodies:
-        for item in _items(body):
-            tail = item[8 + width :]
-            if item.startswith(head) and tail == padding:
-                starts += item[8 : 8 + width]
-            elif item.startswith(head) and tail == end_tail:
-                ends += item[8 : 8 + width]
-            else:
-                value, is_end = _read_element(item)
-                # One that matches everything has no key (NFT_SET_ELEM_CATCHALL): as a start at
-                # zero it makes a range that no set of ours has.
-                (ends if is_end else starts).extend(value or bytes(width))
-    firsts, behind = (packed.split(packed.ascend(bytes(e), width), width) for e in (starts, ends))
-    limit = 1 << (8 * width)
-    return packed.pack(
-        width, _pair(map(int.from_bytes, firsts), map(int.from_bytes, behind), limit)
-    )
-
-
-def read_values(bodies: Iterable[bytes], width: int) -> PackedRanges:
-    """Read the answers to GETSETELEM for a set of single values, in ascending order."""
-    values = bytearray()
-    head, padding, _ = _ELEMENT_FORMS[width]
-    for body in bodies:
-        for item in _items(body):
-            if item.startswith(head) and item[8 + width :] == padding:
-                values += item[8 : 8 + width]
-            else:
-                # One that matches everything has no key: all bits set, which no block of ours is.
-                values += _read_element(item)[0] or b"\xff" * width
-    data = bytearray()
-    for value in packed.split(packed.ascend(bytes(values), width), width):
-        data += value + value
-    return PackedRanges(width, bytes(data))
-
-
-def _read_element(item: bytes) -> tuple[bytes, bool]:
-    """Read an element in whatever form: its key, and whether it ends an interval."""
-    found = framing.read(item)
-    value = framing.read(found.get(1, b"")).get(1, b"")
-    return value, bool(be32(found.get(3, b"")) & _INTERVAL_END)
-
-
-def _items(body: bytes) -> Iterator[bytes]:
-    """Give each element of an answer to GETSETELEM."""
-    for kind, item in framing.iterate(framing.read(body).get(3, b"")):
-        if kind == 1:
-            yield item
-
-
-def _pair(starts: Iterator[int], ends: Iterator[int], limit: int) -> Iterator[tuple[int, int]]:
-    """Pair each start with the next end, which is exclusive; the last may have none.
-
-    An end without a start (nft writes one at zero) counts for nothing.
-    """
-    end = next(ends, limit)
-    for start in starts:
-        while end <= start:
-            end = next(ends, limit)
-        yield start, end - 1
+    return framing.text(found[2]), f"{kind} attributes {others}" if others else kind, 0

@@ -1,0 +1,141 @@
+"""The leaving part of the agent: what comes between SIGTERM and the way out.
+
+A stop (its own job in systemd is `stop`) takes the host out of the mesh: the proxy says that it is
+not ready, so that others send no more; after a while the rules go, and then the proxy. A restart,
+an upgrade and a kill leave the host in, and nobody is to wait for them. At shutdown it drains as
+well, and the rules stay. What the unit of another name, or no unit, is told is done at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+from ..errors import HostAgentError
+from ..host import processes
+from ..supervise import child
+from . import events, fields, part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..config import model
+    from ..host import ports
+    from ..lifecycle.life import Life
+    from . import proxy, tasks
+
+logger = logging.getLogger(__name__)
+
+JOBS = "jobs"
+WORKER = "drain"
+TIMEOUT_S = 4.0
+# Beside draining: to take the rules out, and the end of the proxy.
+WAY_OUT_S = 30.0
+_LIST_JOBS = ("/usr/bin/systemctl", "list-jobs", "--plain", "--no-legend", "--full")
+_ROOT = processes.User(0, 0)
+_DOWN = "shutdown.target"
+
+
+class LeavingPart(part.Part):
+    """Told to stop, finds out what is meant, and drains."""
+
+    def __init__(
+        self,
+        unit: str,
+        work: tasks.Tasks,
+        clock: ports.Clock,
+        notifier: ports.Notifier,
+        proxy_part: proxy.ProxyPart,
+        user: processes.User,
+        on_drain: Callable[[], None],
+    ) -> None:
+        """`unit`: which unit of systemd this is, or nothing; `user`: whom the proxy lets in.
+
+        `on_drain`: told when draining begins.
+        """
+        self._unit = unit
+        self._work = work
+        self._clock = clock
+        self._notifier = notifier
+        self._proxy = proxy_part
+        self._user = user
+        self._on_drain = on_drain
+        self._drain_s = 0.0
+        self._is_told = False
+        self._until_at: float | None = None
+        self.is_over = False
+        self.is_for_good = False
+        self.is_restart = False
+
+    def configure(self, config: model.Config, _facts: model.HostFacts) -> None:
+        """Take how long it drains."""
+        self._drain_s = config.proxy.drain_s
+
+    def handle(self, event: events.Event) -> None:
+        """Be told to stop; who says it twice is in a hurry."""
+        match event:
+            case events.Signalled(signal.SIGTERM | signal.SIGINT):
+                if self._is_told or not self._unit:
+                    self.is_over = True
+                else:
+                    self._ask()
+            case events.TimePassed():
+                if self._until_at is not None and self._clock.monotonic() >= self._until_at:
+                    self.is_over = True
+
+    def deadline(self) -> float | None:
+        """When it has drained (monotonic seconds)."""
+        return self._until_at
+
+    def obstacle(self, _life: Life) -> str:
+        """That it leaves."""
+        return "told to stop; connections are drained first" if self._until_at is not None else ""
+
+    def code(self, _life: Life) -> str:
+        """It was told to."""
+        return "leaving"
+
+    def _ask(self) -> None:
+        self._is_told = True
+        try:
+            self._work.start_program(
+                JOBS, _LIST_JOBS, user=_ROOT, timeout_s=TIMEOUT_S, done=self._answered
+            )
+        except OSError:
+            self.is_over = True
+
+    def _answered(self, answer: Any) -> None:
+        jobs = set()
+        if not isinstance(answer, HostAgentError) and answer[0] == 0:
+            lines = answer[1].decode(errors="replace").splitlines()
+            jobs = {(words[1], words[2]) for words in map(str.split, lines) if len(words) > 2}
+        is_stop = (self._unit, "stop") in jobs
+        self.is_for_good = is_stop and (_DOWN, "start") not in jobs
+        self.is_restart = (self._unit, "restart") in jobs
+        supervised = self._proxy.child
+        served = supervised.serving
+        is_ready = supervised.state is child.State.READY or supervised.child.is_handing_over
+        if not (is_stop and is_ready and self._drain_s) or served is None:
+            self.is_over = True
+            return
+        self._until_at = self._clock.monotonic() + self._drain_s
+        self._notifier.send(
+            STOPPING="1", EXTEND_TIMEOUT_USEC=str(int((self._drain_s + WAY_OUT_S) * 1e6))
+        )
+        logger.info("leaving; connections are drained", extra=fields.of(SECONDS=self._drain_s))
+        self._on_drain()
+        admin = served.spec.admin
+        self._work.start_worker(
+            WORKER,
+            {"socket": admin.socket, "port": admin.port},
+            user=self._user,
+            timeout_s=TIMEOUT_S,
+            done=self._drains,
+        )
+
+    def _drains(self, answer: Any) -> None:
+        if answer is not None:
+            text = answer.text if isinstance(answer, HostAgentError) else answer.message
+            logger.warning("the proxy still says that it is ready", extra=fields.of(DETAIL=text))

@@ -1,0 +1,124 @@
+"""Programs that are ordered by the mesh, and programs that are ordered by nothing at all."""
+
+import pytest
+
+from tests.booted import cluster as network
+from tests.booted import machine as machines
+from tests.booted import mesh
+
+TARGET, WAIT = "istio-mesh-ready.target", "istio-mesh-ready.service"
+MARKER = "/var/lib/istio-hostagent/joined"
+REQUESTS = 400
+
+
+def order(machine: machines.Machine) -> None:
+    """A program that starts once the machine is in the mesh, and notes whether it is."""
+    machine.write(
+        "/etc/systemd/system/program.service",
+        f"[Unit]\nWants={TARGET}\nAfter={TARGET}\n"
+        "[Service]\nType=oneshot\nRemainAfterExit=yes\n"
+        "ExecStart=-/bin/sh -c 'istio-hostagent wait --timeout 0.2; echo $$? > /var/lib/noted'\n"
+        "[Install]\nWantedBy=multi-user.target\n",
+    )
+    machine.run("systemctl", "enable", "--quiet", "program.service")
+
+
+def is_active(machine: machines.Machine, unit: str) -> bool:
+    return machine.run("systemctl", "is-active", unit, check=False).returncode == 0
+
+
+def test_a_program_is_started_once_the_machine_is_in_the_mesh(
+    machine: machines.Machine, ca: mesh.Authority
+) -> None:
+    mesh.join(machine, ca)
+    order(machine)
+    machine.reboot()
+    network.wait_until(lambda: machine.exists("/var/lib/noted"), "the program")
+    assert machine.read("/var/lib/noted") == "0\n"
+    assert is_active(machine, TARGET)
+    machine.run("systemctl", "restart", "istio-hostagent")
+    machine.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", "istio-hostagent")
+    mesh.wait_joined(machine)
+    assert is_active(machine, TARGET)
+    machine.run("systemctl", "stop", "istio-hostagent")
+    network.wait_until(lambda: not is_active(machine, TARGET), "it has left")
+
+
+def test_no_boot_waits_for_a_mesh_that_does_not_come(machine: machines.Machine) -> None:
+    order(machine)
+    machine.write(f"/etc/systemd/system/{WAIT}.d/t.conf", "[Service]\nEnvironment=TIMEOUT=2\n")
+    machine.reboot()
+    network.wait_until(lambda: machine.exists("/var/lib/noted"), "the program", within_s=60)
+    assert machine.read("/var/lib/noted") == "75\n"
+    assert machine.unit(WAIT, "ActiveState")["ActiveState"] == "failed"
+
+
+# In its first millisecond, and from then on: nothing orders it, and the network is up before it.
+_EARLY = """\
+import socket, time
+out = open("/var/lib/early", "w", buffering=1)
+for _ in range(%d):
+    with socket.socket() as line:
+        line.settimeout(0.05)
+        try:
+            line.connect(("%s", %d))
+            line.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+            out.write("answered\\n" if b"200 OK" in line.recv(4096) else "captured\\n")
+        except OSError as error:
+            out.write(f"{type(error).__name__}\\n")
+    time.sleep(0.001)
+"""
+
+
+@pytest.fixture
+def early(
+    machine: machines.Machine, peer: machines.Machine, ca: mesh.Authority
+) -> machines.Machine:
+    """A machine that has joined, and at whose boot a program asks without waiting for anything."""
+    mesh.join(machine, ca)
+    machine.write("/opt/early.py", _EARLY % (REQUESTS, peer.address, mesh.PLAIN_PORT))
+    machine.write(
+        "/etc/systemd/system/early.service",
+        "[Unit]\nDefaultDependencies=no\n"
+        "[Service]\nUser=nobody\nExecStart=/usr/bin/python3 -IS /opt/early.py\n"
+        "[Install]\nWantedBy=sysinit.target\n",
+    )
+    machine.run("systemctl", "enable", "--quiet", "early.service")
+    return machine
+
+
+def asked(machine: machines.Machine) -> list[str]:
+    return machine.read("/var/lib/early").split()
+
+
+def test_nothing_gets_out_before_the_first_unit(
+    early: machines.Machine, peer: machines.Machine
+) -> None:
+    early.run("install", "-o", "nobody", "/dev/null", "/var/lib/early")
+    early.reboot()
+    network.wait_until(lambda: len(asked(early)) == REQUESTS, "the program has ended")
+    assert asked(early)[0] == "ConnectionRefusedError"
+    assert "answered" not in asked(early), "a plain request was answered"
+    mesh.wait_joined(early)
+    assert mesh.ask(early, peer.address).status == 0
+
+
+def test_the_generator_loads_no_guard_where_nobody_would_take_it_out(
+    early: machines.Machine, peer: machines.Machine
+) -> None:
+    early.run("systemctl", "disable", "--quiet", "istio-hostagent")
+    early.reboot()
+    assert early.exists(MARKER)
+    assert mesh.table_names(early) == []
+    early.run("systemctl", "enable", "--quiet", "--now", "istio-hostagent")
+    mesh.wait_joined(early)
+
+
+def test_a_daemon_reload_loads_no_guard(early: machines.Machine, peer: machines.Machine) -> None:
+    """As in rescue mode, where the network is the operator's."""
+    early.run("systemctl", "isolate", "--no-block", "rescue.target")
+    network.wait_until(lambda: not mesh.table_names(early), "the rules are out")
+    network.wait_until(lambda: is_active(early, "rescue.target"), "rescue mode")
+    early.run("systemctl", "daemon-reload")
+    assert mesh.table_names(early) == []
+    assert early.exists(MARKER)

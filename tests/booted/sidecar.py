@@ -224,7 +224,7 @@ def _build(
 _LOAD = """\
 import json, os, socket, sys, time
 address, port, most = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-found = {"asked": 0, "answered": 0, "longest_s": 0.0, "errors": {}}
+found = {"asked": 0, "answered": 0, "longest_s": 0.0, "errors": []}
 while found["asked"] < most and not os.path.exists("/run/enough"):
     begun = time.monotonic()
     found["asked"] += 1
@@ -240,8 +240,9 @@ while found["asked"] < most and not os.path.exists("/run/enough"):
                 data += more
         found["answered"] += 1
     except OSError as error:
-        name = f"{type(error).__name__} {error} after {time.monotonic() - begun:.2f} s"
-        found["errors"][name] = found["errors"].get(name, 0) + 1
+        at = f"{time.strftime('%H:%M:%S')}.{time.time_ns() // 1_000_000 % 1000:03}"
+        name = f"{at} {type(error).__name__} {error} after {time.monotonic() - begun:.2f} s"
+        found["errors"] = [*found["errors"], name][-20:]
     found["longest_s"] = max(found["longest_s"], time.monotonic() - begun)
     time.sleep(max(0, 0.01 - (time.monotonic() - begun)))
 json.dump(found, sys.stdout)
@@ -265,12 +266,12 @@ table inet around {{
 
 
 class Load(NamedTuple):
-    """What clients got: requests, answers, the longest in seconds, and errors in words."""
+    """What clients got: requests, answers, the longest in seconds, and the last errors in words."""
 
     asked: int
     answered: int
     longest_s: float
-    errors: dict[str, int]
+    errors: list[str]
 
 
 def count_around(machine: machines.Machine, port: int) -> None:

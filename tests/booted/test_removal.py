@@ -108,7 +108,8 @@ def test_purge_gives_back_another_output_directory(
     # The agent would begin to join with the first file, before the setting is there.
     machine.run("systemctl", "stop", "istio-hostagent.service")
     mesh.provision(machine, ca)
-    settings = machine.read(mesh.HOSTAGENT_ENV)
+    # The second change is taken as soon as the first one's hot restart is over.
+    settings = f"{machine.read(mesh.HOSTAGENT_ENV)}ISTIO_HOSTAGENT_RESTART_DRAIN=1s\n"
     machine.write(mesh.HOSTAGENT_ENV, f"{settings}OUTPUT_CERTS={directory}\n")
     machine.run("systemctl", "start", "istio-hostagent.service")
     mesh.wait_joined(machine)

@@ -257,6 +257,7 @@ NOTE = (
 @pytest.mark.parametrize("act", ["stop", "restart"])
 def test_a_stop_drains_and_a_restart_does_not(joined: machines.Machine, act: str) -> None:
     joined.write("/opt/note.sh", NOTE % READY)
+    joined.write("/run/noted", "")
     joined.run("systemd-run", "--quiet", "--unit=note", "/bin/sh", "/opt/note.sh")
     network.wait_until(lambda: "200 in" in joined.read("/run/noted"), "it serves")
     joined.run("systemctl", act, UNIT)

@@ -78,8 +78,9 @@ def check(
     machine: machines.Machine, clients: sidecar.Clients, longest_s: float = LONGEST_S
 ) -> None:
     """Nobody was refused, failed, or went around a proxy."""
-    for load in clients.end():
-        print(load)
+    loads = clients.end()
+    print(loads, machine.run("nft", "list", "ruleset").stdout)
+    for load in loads:
         assert load.asked == load.answered, load
         assert load.asked > 100
         assert load.longest_s < longest_s

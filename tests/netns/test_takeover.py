@@ -366,7 +366,7 @@ class TestAgent:
         configure(host)
         with locked(host):
             host.start()
-            host.verb("wait", "--timeout", "0.1", is_checked=False)
+            eventually(lambda: host.verb("status", is_checked=False).returncode != 75, "it runs")
             eventually(lambda: is_said(host, "could not be taken out"), "it is said")
             assert "`iptables-legacy-save | " in host.verb("status", is_checked=False).stdout
         host.verb("wait", "--timeout", "60")

@@ -110,7 +110,7 @@ _CLASSIC_PROXY = """\
 #!/usr/bin/python3
 import signal, socket, struct, threading
 def end(*_):
-    open("/var/log/istio/ended", "a").write("proxy\\n")
+    open("/var/log/istio/proxy-ended", "w").close()
     raise SystemExit
 signal.signal(signal.SIGTERM, end)
 listener = socket.socket()
@@ -127,7 +127,10 @@ def copy(source, target):
 def serve(client):
     raw = client.getsockopt(socket.SOL_IP, 80, 16)
     port, address = struct.unpack("!2xH4s8x", raw)
-    with client, socket.create_connection((socket.inet_ntoa(address), port)) as server:
+    address = socket.inet_ntoa(address)
+    if client.getsockname()[0] != "127.0.0.1":
+        address = "127.0.0.1"  # what comes from outside, as the clusters of that time have it
+    with client, socket.create_connection((address, port)) as server:
         back = threading.Thread(target=copy, args=(server, client))
         back.start()
         copy(client, server)
@@ -139,7 +142,7 @@ _NODE_AGENT = """\
 #!/usr/bin/python3
 import signal
 def end(*_):
-    open("/var/log/istio/ended", "a").write("node agent\\n")
+    open("/var/log/istio/agent-ended", "w").close()
     raise SystemExit
 signal.signal(signal.SIGTERM, end)
 signal.pause()

@@ -272,7 +272,7 @@ class ProxyPart(part.Part):
             "bootstrap": shown.value,
             "pid": self.child.pid,
             "unit": self.child.unit,
-            "closed_ports": list(self.child.closed_ports),
+            "closed_ports": list(self.child.rounds.closed_ports),
             "starts": self.child.starts,
             "epoch": launch.epoch if launch is not None else 0,
             "other": _describe_other(self.child),
@@ -289,7 +289,7 @@ class ProxyPart(part.Part):
     @property
     def control_plane(self) -> controlplane.ControlPlane:
         """What is known of its control plane, if it has one."""
-        return self.child.control_plane
+        return self.child.rounds.control_plane
 
     def would_differ(self, config: model.Config) -> bool:
         """Whether another proxy, or one with another bootstrap, would run with `config`."""

@@ -67,7 +67,7 @@ class Publishing:
             (words, life.phase, life.told, life.disk.last_error, life.attempt.last_error),
             (redirection.value.rules, redirection.value.last_error, redirection.counts),
             (parts.holding.value.last_error, parts.certificate.value, parts.certificate.obtained),
-            (child.state, child.starts, parts.proxy.last_error, child.control_plane),
+            (child.state, child.starts, parts.proxy.last_error, child.rounds.control_plane),
             parts.serving.value.shown,
             tuple((each.part, each.code) for each in status.find_causes(parts)),
         )

@@ -1,11 +1,9 @@
 """Performs the steps of the proxy's processes through the process port; `supervise.child` decides.
 
-There is one, or two of which the newer one takes over from the other: until it does, rounds of
+There is one, or two of which the newer one takes over from the other: until it does, `rounds` of
 questions are about that other one, since it is the one that answers.
 Where they have units of their own they go on without the agent, and the next one takes them on.
 Elsewhere they die with the agent; captured traffic is then refused, never let around.
-It is long and still one subject: what is asked of a proxy, and which of its processes is asked,
-started or ended for the answer, is one state.
 """
 
 import logging
@@ -14,8 +12,8 @@ from collections.abc import Callable
 
 from ..errors import ChildFailed, describe
 from ..host import ports, processes, procstate
-from ..supervise import child, controlplane, liveness, refusals, specs
-from . import events, fields, part, running, succession
+from ..supervise import child, liveness, refusals, specs
+from . import events, fields, part, rounds, running, succession
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +25,6 @@ _WITHOUT_ROUNDS = (
     child.Action.FORGET,
 )
 DRAIN_S = 0.02
-# One that answers gets its listeners from a control plane a moment later.
-LISTEN_TIME_S = 5.0
 # One that may have handed over to another that is gone answers by then, or never.
 DOUBT_S = 3.0
 # When it is not known yet whether one has taken over, it is asked again so much later.
@@ -48,7 +44,7 @@ class Supervisor(part.Part):
         successors: succession.Succession,
     ) -> None:
         """Start with nothing wanted."""
-        self._held_ports = held
+        self.rounds = rounds.Rounds(clock, doors, held)
         self._succession = successors
         self._inbox = inbox
         self._clock = clock
@@ -63,17 +59,9 @@ class Supervisor(part.Part):
         self._watch_at: float | None = None  # when to ask whether it has taken over
         self._doubt_until: float | None = None  # it may wait for ever, or have handed over
         self.refused: tuple[refusals.Refusal, ...] = ()  # of what its control plane sent
-        self._doors = doors
-        self._watch = liveness.Watch()
-        self._round_at: float | None = None  # when the round of questions begins or is read
-        self._asked_at = 0.0
-        self._is_asked = False  # a round is under way
-        self._unready_since = 0.0
         self._was_continued = False
         self._killed_at: float | None = None
         self._held = ""  # who keeps it from running
-        self.closed_ports: tuple[int, ...] = ()  # on which it does not listen, and has to
-        self.control_plane = controlplane.ControlPlane()
         self.child = child.Child()
         self.starts = 0
 
@@ -154,9 +142,7 @@ class Supervisor(part.Part):
         self._prepare = prepare
         if self.child.is_handing_over:
             return
-        self._end_rounds()
-        self._watch = liveness.Watch()
-        self._round_at = self._clock.monotonic() if spec.doors else None
+        self.rounds.begin(spec, self._clock.monotonic())
 
     def start(self, spec: specs.ProcessSpec, prepare: Callable[[], None]) -> None:
         """Want this process; one with another specification is replaced.
@@ -247,15 +233,11 @@ class Supervisor(part.Part):
     def last_error(self) -> str:
         """What is wrong with it, in one line, or nothing."""
         stuck = self.stuck
-        return stuck[0] if stuck else self._held or self.child.last_error or self._closed_error
+        return stuck[0] if stuck else self._held or self.child.last_error or self._closed
 
     @property
-    def _closed_error(self) -> str:
-        """On which ports it does not listen although it says that it is ready, or did before."""
-        is_new = self._clock.monotonic() < self._unready_since + LISTEN_TIME_S
-        if self._spec is None or not self.closed_ports or (is_new and not self._watch.listened):
-            return ""
-        return f"{self._spec.name} does not listen on {fields.name_ports(self.closed_ports)}"
+    def _closed(self) -> str:
+        return self.rounds.describe_closed(self._spec)
 
     @property
     def stuck(self) -> tuple[str, ...]:
@@ -283,7 +265,7 @@ class Supervisor(part.Part):
         if stuck_at is not None and stuck_at <= self._clock.monotonic():
             stuck_at = None
         timer_at = None if self._is_held_up else self.child.timer_at
-        moments = (timer_at, self._round_at, stuck_at, self._watch_at, self.child.other_at)
+        moments = (timer_at, self.rounds.at, stuck_at, self._watch_at, self.child.other_at)
         return min((moment for moment in moments if moment is not None), default=None)
 
     @property
@@ -295,12 +277,12 @@ class Supervisor(part.Part):
     def tick(self) -> None:
         """Ask whether it lives and is ready, and report the timers that are over."""
         now = self._clock.monotonic()
-        if self._is_asked and self._is_silent(now):
+        if self.rounds.is_silent(now):
             # Whoever asks for the status meanwhile is not to hear that it serves; whether it hangs
             # is for the end of the round to say.
             self._report(child.Event.UNREADY)
-        if self._round_at is not None and now >= self._round_at:
-            if self._is_asked:
+        if self.rounds.at is not None and now >= self.rounds.at:
+            if self.rounds.is_under_way:
                 self._read_round(now)
             elif self._subject is not None and self.serving is not None:
                 self._begin_round(now)
@@ -316,13 +298,8 @@ class Supervisor(part.Part):
 
     def answered(self) -> None:
         """All doors have answered."""
-        if self._is_asked and self._doors.is_answered:
+        if self.rounds.is_answered:
             self._read_round(self._clock.monotonic())
-
-    def _is_silent(self, now: float) -> bool:
-        """Whether the round under way shows a silence already."""
-        is_enough = now >= self._asked_at + liveness.SUSPICIOUS_S
-        return is_enough and liveness.observe(self._watch, self._doors.look()).is_suspicious
 
     @property
     def _subject(self) -> specs.ProcessSpec | None:
@@ -330,61 +307,39 @@ class Supervisor(part.Part):
         is_other = self.child.is_handing_over and self._other is not None
         return self._other.spec if is_other and self._other is not None else self._spec
 
+    @property
+    def _is_steady(self) -> bool:
+        return self.state is child.State.READY or self.child.is_handing_over
+
     def _begin_round(self, now: float) -> None:
         subject = self._subject
         assert subject is not None
-        self._is_asked = True
-        self._asked_at = now
-        is_steady = self.state is child.State.READY or self.child.is_handing_over
-        is_steady = is_steady and not self._watch.is_suspicious
-        self._round_at = now + (liveness.STEADY_S if is_steady else liveness.SUSPICIOUS_S)
-        self._doors.ask(subject.doors, None if is_steady else events.ProxyAnswered)
-        if self._doors.is_answered:
+        self.rounds.ask(subject, now, is_steady=self._is_steady)
+        if self.rounds.is_answered:
             self._read_round(now)
 
     def _read_round(self, now: float) -> None:
         """Take the answers, say what they mean, and set when to ask again."""
         subject = self._subject
-        assert subject is not None and self._round_at is not None
-        is_late = now > self._round_at + liveness.LATE_S
-        answers = self._doors.read()
-        self._is_asked = False
-        if is_late:
-            self._watch = liveness.forget_silences(self._watch)
-        else:
-            self._watch = liveness.observe(self._watch, answers)
+        assert subject is not None
+        answer = self.rounds.read(subject, now)
+        if answer is not None:
             if not self.child.is_handing_over:
-                self._take_answer(answers[subject.doors[0]], now)
-                self._look_for_control_plane(now)
+                self._take_answer(answer, now)
+                self._look_at_control_plane(now)
             self._held = ""
-            if self._watch.is_suspicious:
+            if self.rounds.watch.is_suspicious:
                 self._help_on()
-        if self._watch.closed:
-            self._round_at = now + liveness.SUSPICIOUS_S  # its doors may answer at once
-        elif (
-            self.state is child.State.READY
-            or self.child.is_handing_over
-            or self._watch.is_suspicious
-        ):
-            self._round_at = now
-        elif self._round_at is not None:
-            self._round_at = now + liveness.poll_pause_s(now - self._unready_since)
-        if self._watch.hung:
-            error = "; ".join(self._hang(name) for name in self._watch.hung)
-            extra = fields.of(CODE=ChildFailed.code, DETAIL=error)
-            logger.error("proxy hangs; it is replaced", extra=extra)
-            self._give_up(error)
-        elif self._watch.lost:
-            where = fields.name_ports(self._watch.lost)
-            text = f"listens no more on {where}: its listeners were closed"
-            error = str(ChildFailed(subject.name, text))
-            extra = fields.of(CODE=ChildFailed.code, DETAIL=error)
-            logger.error("proxy is of no use any more; it is replaced", extra=extra)
-            self._give_up(error)
+        self.rounds.schedule(now, is_steady=self._is_steady)
+        if failure := self.rounds.find_failure(subject):
+            extra = fields.of(CODE=ChildFailed.code, DETAIL=failure.error)
+            logger.error("%s", failure.summary, extra=extra)
+            self._give_up(failure.error)
 
     def _take_answer(self, answer: liveness.Answer, now: float) -> None:
         is_ready = answer is liveness.Answer.READY
-        is_ready = self._look_at_ports(is_ready=is_ready) and is_ready
+        assert self._spec is not None
+        is_ready = self.rounds.look_at_ports(self._spec, is_ready=is_ready) and is_ready
         self._report(child.Event.READY if is_ready else child.Event.UNREADY)
         if answer is not liveness.Answer.REFUSED:
             self._doubt_until = None
@@ -396,7 +351,7 @@ class Supervisor(part.Part):
 
     def _give_up(self, error: str) -> None:
         """It runs and is of no use: it is killed, and another one takes its place."""
-        self._watch = liveness.forget_silences(self._watch)
+        self.rounds.forget_silences()
         if self.state not in (child.State.STARTING, child.State.READY):
             # It was to be replaced anyway, but by one that takes over from it.
             if self._other is not None:
@@ -408,28 +363,9 @@ class Supervisor(part.Part):
             for each in self._all:
                 each.process.end_group()
 
-    def _look_at_ports(self, *, is_ready: bool) -> bool:
-        """Whether it listens wherever it has to, as far as the kernel tells.
-
-        Asked only where it matters: of one that says it is ready, or has listened before.
-        """
+    def _look_at_control_plane(self, now: float) -> None:
         assert self._spec is not None
-        self.closed_ports = ()
-        if not (is_ready or self._watch.listened):
-            return False
-        found = {port: self._held_ports.find_listening(port) for port in self._spec.listens}
-        self._watch = liveness.look(self._watch, found)
-        self.closed_ports = tuple(port for port, is_open in found.items() if is_open is False)
-        return not self.closed_ports
-
-    def _look_for_control_plane(self, now: float) -> None:
-        assert self._spec is not None
-        door = self._spec.control_plane
-        if door is not None and (text := self._doors.text(door)):
-            wall = self._clock.now() - (now - self._asked_at)
-            self.control_plane = controlplane.observe(
-                self.control_plane, controlplane.parse_answer(text), self._asked_at, wall
-            )
+        self.rounds.look_at_control_plane(self._spec, now)
         if self._spec.remembered:
             self._look_for_refusals()
 
@@ -444,16 +380,11 @@ class Supervisor(part.Part):
             extra = fields.of(CODE="not-taken", COUNT=len(added))
             logger.error("proxy %s", text, extra=extra)
 
-    def _hang(self, process: str) -> str:
-        assert self._subject is not None
-        ports = [door.port for door in self._subject.doors if door.process == process]
-        return str(ChildFailed(process, f"hangs: {fields.name_ports(ports)} gave no answer"))
-
     def _help_on(self) -> None:
         """A process that somebody keeps from running does not hang."""
         assert self.serving is not None
         process = self.serving.process
-        for name, _ in self._watch.silences:
+        for name, _ in self.rounds.watch.silences:
             # Its Envoy may be called anything, and is the only one that pilot-agent starts.
             own = process.pid
             pids = (own,) if name == self._name else self._processes.find_children(own)
@@ -461,7 +392,7 @@ class Supervisor(part.Part):
             if hold is procstate.Hold.NONE:
                 continue
             if hold is not procstate.Hold.STOPPED or not self._was_continued:
-                self._watch = liveness.forget_silences(self._watch)
+                self.rounds.forget_silences()
             self._held = str(ChildFailed(name, f"is {hold.value} (pid {pid})"))
             if hold is procstate.Hold.STOPPED and not self._was_continued:
                 self._was_continued = True
@@ -505,7 +436,7 @@ class Supervisor(part.Part):
             self._serve(self._clock.monotonic())
         else:
             logger.error("proxy ended", extra=fields.of(CODE="child-failed", DETAIL=error))
-            self._end_rounds()
+            self.rounds.end()
             self._report(child.Event.LOST)
         self._release()
 
@@ -559,14 +490,14 @@ class Supervisor(part.Part):
         )
         self._move(before, action)
         if action in _WITHOUT_ROUNDS and not self.child.is_handing_over:
-            self._end_rounds()
+            self.rounds.end()
         match action:
             case child.Action.SPAWN:
                 self._spawn(now)
             case child.Action.SETTLE:
                 logger.info("proxy ready", extra=fields.of(PROXY=self._name))
             case child.Action.WATCH:
-                self._unready_since = now
+                self.rounds.unready(now)
                 logger.warning("proxy not ready any more", extra=fields.of(PROXY=self._name))
             case child.Action.TERMINATE if self._current is not None:
                 # On SIGTERM an Envoy ends the one that it was to take over from as well.
@@ -610,12 +541,9 @@ class Supervisor(part.Part):
 
     def _serve(self, now: float) -> None:
         """From now on rounds of questions are about the newest one."""
-        self._end_rounds()
-        self._watch = liveness.Watch()
+        self.rounds.begin(self._spec, now)
         self._watch_at = None
         self._was_continued = False
-        self._unready_since = now
-        self._round_at = now if self._spec is not None and self._spec.doors else None
 
     def _watch_successor(self) -> None:
         """Have it asked whether it has taken over."""
@@ -636,13 +564,6 @@ class Supervisor(part.Part):
         is_unknown = self.child.other is child.Other.UNKNOWN
         within_s = succession.LOOK_S if is_unknown else succession.WATCH_S
         self._succession.watch(asked.spec, within_s, done)
-
-    def _end_rounds(self) -> None:
-        self._doors.close()
-        self._is_asked = False
-        self._round_at = None
-        self.closed_ports = ()
-        self.control_plane = controlplane.ControlPlane()
 
     @property
     def _name(self) -> str:

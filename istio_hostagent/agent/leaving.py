@@ -3,7 +3,7 @@
 A stop (its own job in systemd is `stop`) takes the host out of the mesh: the proxy says that it is
 not ready, so that others send no more; after a while the rules go, and then the proxy. A restart,
 an upgrade and a kill leave the host in, and nobody is to wait for them. At shutdown it drains as
-well, and the rules stay. What the unit of another name, or no unit, is told is done at once.
+well, and the rules stay. Without that unit SIGTERM is a stop, and SIGINT one that is in a hurry.
 """
 
 from __future__ import annotations
@@ -76,11 +76,14 @@ class LeavingPart(part.Part):
     def handle(self, event: events.Event) -> None:
         """Be told to stop; who says it twice is in a hurry."""
         match event:
-            case events.Signalled(signal.SIGTERM | signal.SIGINT):
-                if self._is_told or not self._unit:
+            case events.Signalled(signal.SIGTERM | signal.SIGINT as number):
+                if self._is_told or (number == signal.SIGINT and not self._unit):
                     self.is_over = True
-                else:
+                elif self._unit:
                     self._ask()
+                else:
+                    self.is_for_good = True
+                    self._drain()
             case events.TimePassed():
                 if self._until_at is not None and self._clock.monotonic() >= self._until_at:
                     self.is_over = True
@@ -114,10 +117,18 @@ class LeavingPart(part.Part):
         is_stop = (self._unit, "stop") in jobs
         self.is_for_good = is_stop and (_DOWN, "start") not in jobs
         self.is_restart = (self._unit, "restart") in jobs
+        if is_stop:
+            self._drain()
+        else:
+            self.is_over = True
+
+    def _drain(self) -> None:
+        """Have a proxy that serves say that it is not ready, and give its clients time to hear."""
+        self._is_told = True
         supervised = self._proxy.child
         served = supervised.serving
         is_ready = supervised.state is child.State.READY or supervised.child.is_handing_over
-        if not (is_stop and is_ready and self._drain_s) or served is None:
+        if not (is_ready and self._drain_s) or served is None:
             self.is_over = True
             return
         self._until_at = self._clock.monotonic() + self._drain_s

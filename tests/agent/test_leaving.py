@@ -1,5 +1,7 @@
 """What comes between SIGTERM and the way out, by the job that systemd has."""
 
+import signal
+
 import pytest
 
 from istio_hostagent.agent import events
@@ -27,7 +29,7 @@ def is_stopping(host: MemoryHost) -> bool:
 
 
 def tell(host: MemoryHost) -> None:
-    host.inbox.post(events.Signalled(15))
+    host.inbox.post(events.Signalled(signal.SIGTERM))
 
 
 @pytest.mark.parametrize("jobs", [STOP, DOWN], ids=["stop", "shutdown"])
@@ -58,6 +60,29 @@ def test_a_second_signal_is_in_a_hurry(joined: MemoryHost) -> None:
     joined.until(lambda: joined.drained == 1, 1.0, "the proxy is told")
     tell(joined)
     joined.until(lambda: is_stopping(joined), 0.5, "at once")
+
+
+@pytest.fixture
+def without_unit() -> MemoryHost:
+    host = MemoryHost()
+    host.write(CLUSTER, TEXTS["A"])
+    host.join()
+    return host
+
+
+def test_without_a_unit_sigterm_is_a_stop(without_unit: MemoryHost) -> None:
+    tell(without_unit)
+    without_unit.until(lambda: without_unit.drained == 1, 1.0, "the proxy is told")
+    without_unit.run(DRAIN_S - 1.0)
+    assert not is_stopping(without_unit)
+    assert without_unit.has_rules
+    without_unit.until(lambda: is_stopping(without_unit), 3.0, "it has drained")
+
+
+def test_without_a_unit_sigint_is_in_a_hurry(without_unit: MemoryHost) -> None:
+    without_unit.inbox.post(events.Signalled(signal.SIGINT))
+    without_unit.until(lambda: is_stopping(without_unit), 0.5, "at once")
+    assert without_unit.drained == 0
 
 
 def test_the_key_says_how_long(joined: MemoryHost) -> None:

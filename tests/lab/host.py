@@ -116,6 +116,7 @@ class Host:
             "CA_ROOT_CA": str(self.root),
             # Else a second change waits for the better part of a minute.
             "ISTIO_HOSTAGENT_RESTART_DRAIN": "1s",
+            "ISTIO_HOSTAGENT_DRAIN": "0s",
             **keys,
         }
         self.hostagent_env.write_text(_lines(settings))

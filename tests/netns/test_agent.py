@@ -314,6 +314,21 @@ class TestLeaving:
         assert not (host.state / "joined").exists()
         assert not has_our_address(host)
 
+    def test_without_a_unit_sigterm_drains_with_the_rules_in_and_sigint_does_not(
+        self, make_host: MakeHost, envoy: str
+    ) -> None:
+        host = make_host(envoy=envoy)
+        host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=envoy, ISTIO_HOSTAGENT_DRAIN="1h")
+        join(host)
+        assert host.agent is not None
+        host.agent.send_signal(signal.SIGTERM)
+        ready = ["curl", "-s", "-w", "%{http_code}", "http://127.0.0.1:15021/healthz/ready"]
+        eventually(lambda: "503" in host.namespace.run(ready).stdout, "it says that it leaves")
+        assert host.tables() == TABLES
+        assert "connections are drained first" in host.status()["summary"]
+        assert host.stop(signal.SIGINT) == 0
+        assert host.tables() == set()
+
     def test_a_crash_keeps_the_rules_and_takes_the_proxy(
         self, make_host: MakeHost, envoy: str
     ) -> None:

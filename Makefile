@@ -97,7 +97,7 @@ test: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp $(OTHER_PYROUTE2)
 	$(BIN)/mypy
 	$(BIN)/codespell README.md Makefile debian docs etc istio_hostagent systemd tests
 	-@$(BIN)/python -m tests.peers.build
-	$(PYTEST) -q $(PARALLEL) tests
+	$(PYTEST) -q $(PARALLEL) --durations=25 tests
 
 # What make test repeats a few times, many times: kills at random moments, properties of any input.
 .PHONY: soak

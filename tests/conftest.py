@@ -3,6 +3,7 @@
 Without pytest-xdist's `-n` none of this matters but the order.
 """
 
+import collections
 from pathlib import Path
 
 import hypothesis
@@ -77,7 +78,8 @@ def group_of(item: pytest.Item) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was counted while soaking, wherever it was: a test that passes says nothing."""
+    """Say where the time went, and what was counted while soaking: a test that passes says nothing."""
+    _tell_minutes(terminalreporter)
     reports = [each for kind in ("passed", "failed") for each in terminalreporter.getreports(kind)]
     for report in reports if soak.IS_SOAKING else ():
         for name, value in report.user_properties:
@@ -94,3 +96,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if cells:
         terminalreporter.section("beside other programs")
         terminalreporter.write_line(coexistence.render(cells))
+
+
+def _tell_minutes(terminalreporter: pytest.TerminalReporter) -> None:
+    """The minutes of each layer, of which those of one release of booted machines follow each other."""
+    seconds: dict[str, float] = collections.defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                path, _, name = report.nodeid.partition("::")
+                parts = Path(path).parts
+                release = name.rpartition("@booted-")[2] if "@booted-" in name else ""
+                seconds[" ".join((*parts[1:2], release)).strip()] += report.duration
+    if sum(seconds.values()) > 60:
+        spent = sorted(seconds.items(), key=lambda each: -each[1])
+        minutes = (f"{layer} {each / 60:.1f}" for layer, each in spent)
+        terminalreporter.write_line(f"minutes of tests: {', '.join(minutes)}")

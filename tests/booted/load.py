@@ -8,7 +8,6 @@ leaves the machine, or reaches its application, and has not passed its proxy.
 
 import contextlib
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,11 +16,14 @@ from typing import Any
 from tests.booted import cluster as network
 from tests.booted import machine as machines
 from tests.booted import mesh
+from tests.lab import soak
 
 # New connections a second in each direction, each with two handshakes: many more than that, and two
 # machines on a busy one have no time for anything else.
-RATE = 200 if os.environ.get("HOSTAGENT_SOAK") else 15
-KEPT = 4  # connections that live as long as the load, in each direction
+RATE = soak.times(15, 200)
+# Connections that live as long as the load, in each direction; each carries 20 requests a second,
+# so that a soak has a thousand.
+KEPT = soak.times(4, 40)
 _TABLE = "around"
 # A SYN of 40 bytes, without any option, is a probe of the agent's, which it drops itself.
 _WATCH = """

@@ -1,14 +1,19 @@
 """Programs that are ordered by the mesh, and programs that are ordered by nothing at all."""
 
+import collections
+from collections.abc import Callable
+
 import pytest
 
 from tests.booted import cluster as network
 from tests.booted import machine as machines
 from tests.booted import mesh
+from tests.lab import soak
 
 TARGET, WAIT = "istio-mesh-ready.target", "istio-mesh-ready.service"
 MARKER = "/var/lib/istio-hostagent/joined"
 REQUESTS = 400
+BOOTS = soak.times(1, 20)
 
 
 def order(machine: machines.Machine) -> None:
@@ -91,16 +96,28 @@ def asked(machine: machines.Machine) -> list[str]:
     return machine.read("/var/lib/early").split()
 
 
+@pytest.mark.soak
 def test_nothing_gets_out_before_the_first_unit(
-    early: machines.Machine, peer: machines.Machine
+    early: machines.Machine,
+    peer: machines.Machine,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    early.run("install", "-o", "nobody", "/dev/null", "/var/lib/early")
-    early.reboot()
-    network.wait_until(lambda: len(asked(early)) == REQUESTS, "the program has ended")
-    assert asked(early)[0] == "ConnectionRefusedError"
-    assert "answered" not in asked(early), "a plain request was answered"
-    mesh.wait_joined(early)
-    assert mesh.ask(early, peer.address).status == 0
+    kinds: collections.Counter[str] = collections.Counter()
+    for number in range(BOOTS):
+        early.run("install", "-o", "nobody", "/dev/null", "/var/lib/early")
+        if number % 2:
+            early.crash()
+            early.boot()
+        else:
+            early.reboot()
+        network.wait_until(lambda: len(asked(early)) == REQUESTS, "the program has ended")
+        assert asked(early)[0] == "ConnectionRefusedError"
+        assert "answered" not in asked(early), "a plain request was answered"
+        kinds.update(asked(early))
+        mesh.wait_joined(early)
+        assert mesh.ask(early, peer.address).status == 0
+    figure = f"{early.suite}, {BOOTS} boots, every other one after a power cut: {dict(kinds)}"
+    record_property(soak.FIGURE, figure)
 
 
 def test_the_generator_loads_no_guard_where_nobody_would_take_it_out(

@@ -1,0 +1,95 @@
+"""What happens to a machine in its life, in any order: it converges, and nothing accumulates."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from tests.booted import machine as machines
+from tests.booted import mesh
+from tests.lab import soak
+
+pytestmark = pytest.mark.soak
+
+UNIT = "istio-hostagent.service"
+CYCLES = soak.times(4, 50)
+# Every process of ours and of the proxy's user, every file of ours, tables and shared memory.
+_COUNT = """
+ps -eo user,comm,args --no-headers | grep -E 'istio|envoy' |
+    grep -vE 'grep|systemd|journal|/bin/sh' | awk '{print "process", $1, $2}'
+find /run/istio-hostagent* /var/lib/istio-hostagent* /etc/certs /etc/istio-hostagent |
+    sed -E 's/[0-9a-f]{6,}|[0-9]+|\\.\\.[^/]*_[^/]*/N/g' | awk '{print "file", $1}'
+find /dev/shm -name '*envoy*' | awk '{print "shared memory"}'
+nft list tables
+ip -o address show | awk '{print "address", $2, $4}'
+systemctl list-units --all --plain --no-legend '*istio*' | awk '{print "unit", $1, $3}'
+"""
+
+Act = Callable[[machines.Machine], object]
+
+
+def start(machine: machines.Machine) -> None:
+    machine.run("systemctl", "start", UNIT)
+
+
+def stop(machine: machines.Machine) -> None:
+    machine.run("systemctl", "stop", UNIT)
+
+
+def kill(machine: machines.Machine) -> None:
+    machine.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", UNIT, check=False)
+
+
+def kill_proxy(machine: machines.Machine) -> None:
+    machine.run("pkill", "-KILL", "-x", "envoy", check=False)
+
+
+def restart(machine: machines.Machine) -> None:
+    machine.run("systemctl", "restart", UNIT)
+
+
+def reboot(machine: machines.Machine) -> None:
+    machine.reboot()
+
+
+def cut_power(machine: machines.Machine) -> None:
+    machine.crash()
+    machine.boot()
+
+
+ACTS: tuple[Act, ...] = (start, stop, kill, kill_proxy, restart, reboot, cut_power)
+
+
+def footprint(machine: machines.Machine) -> list[str]:
+    """What of us is on the machine, without numbers that differ each time."""
+    return sorted(machine.run("sh", "-c", _COUNT).stdout.splitlines())
+
+
+def test_any_order_of_events_converges_and_leaves_nothing_behind(
+    machine: machines.Machine,
+    peer: machines.Machine,
+    ca: mesh.Authority,
+    record_property: Callable[[str, object], None],
+) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    mesh.join(machine, ca)
+    # What a restart leaves of the start before it, such as a published status, is there then.
+    restart(machine)
+    mesh.wait_joined(machine)
+    before = footprint(machine)
+    done = []
+    for _ in range(CYCLES):
+        for act in dice.choices(ACTS, k=dice.randint(1, 3)):
+            done.append(act.__name__)
+            act(machine)
+        start(machine)
+        mesh.wait_joined(machine, within_s=60)
+        assert mesh.ask(machine, peer.address).status == 0, done[-6:]
+        assert footprint(machine) == before, done[-6:]
+    stop(machine)
+    assert mesh.table_names(machine) == []
+    record_property(
+        soak.FIGURE, f"{machine.suite}: {len(done)} events, the same as before after each"
+    )

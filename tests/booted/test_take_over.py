@@ -74,6 +74,16 @@ def wait_served(machine: machines.Machine) -> None:
         raise network.Timeout(f"{error}\n{machine.journal('istio.service')}\n{log}") from None
 
 
+def wait_classic(machine: machines.Machine, server: str) -> None:
+    """Return once the classic pair serves: before its rules are in an answer says nothing."""
+    listening = ("ss", "-Hltn", "sport", "=", ":15001")
+    network.wait_until(
+        lambda: "ISTIO_OUTPUT" in rules(machine) and bool(machine.run(*listening).stdout),
+        "theirs captures and listens",
+    )
+    network.wait_until(lambda: answers(machine, server), "theirs serves")
+
+
 def check(
     machine: machines.Machine, clients: sidecar.Clients, longest_s: float = LONGEST_S
 ) -> None:
@@ -235,7 +245,7 @@ def test_where_ours_cannot_join_the_classic_pair_goes_on(
     )
     provided.write("/opt/broken/envoy", script, mode="0755")
     provided.run("systemctl", "start", "istio", "istio-auth-node-agent")
-    network.wait_until(lambda: answers(provided, server), "theirs serves")
+    wait_classic(provided, server)
     sidecar.count_around(provided, mesh.PLAIN_PORT)
     clients = sidecar.Clients(provided, server, mesh.PLAIN_PORT, MOST)
     mesh.provision(provided, ca)
@@ -265,7 +275,7 @@ def test_the_classic_pair_is_replaced(
 ) -> None:
     install(provided, archive, suite, classic)
     provided.run("systemctl", "start", "istio", "istio-auth-node-agent")
-    network.wait_until(lambda: answers(provided, server), "theirs serves")
+    wait_classic(provided, server)
     sidecar.count_around(provided, mesh.PLAIN_PORT)
     clients = sidecar.Clients(provided, server, mesh.PLAIN_PORT, MOST)
     mesh.provision(provided, ca)
@@ -282,5 +292,5 @@ def test_the_classic_pair_is_replaced(
 
     provided.run("apt-get", "-q", "-y", "remove", "istio-hostagent")
     provided.run("systemctl", "start", "istio", "istio-auth-node-agent")
-    network.wait_until(lambda: answers(provided, server), "theirs serves again")
+    wait_classic(provided, server)
     assert provided.unit("istio.service", "Id")["Id"] == "istio.service"

@@ -16,6 +16,7 @@ import pytest
 from tests.lab import secretserver, soak
 
 from . import authority, network, proxy
+from .test_secret_server import serials
 from .test_traffic import PORT
 
 pytestmark = [pytest.mark.envoy, pytest.mark.soak]
@@ -129,11 +130,6 @@ def traffic(a: proxy.Proxy, b: proxy.Proxy) -> Iterator[dict[str, object]]:
         yield told
         client.stdin.close()
         told |= json.loads(client.stdout.readline())
-
-
-def serials(host: proxy.Proxy) -> set[str]:
-    certificates = json.loads(host.ask("/certs"))["certificates"]
-    return {str(each["serial_number"]) for entry in certificates for each in entry["cert_chain"]}
 
 
 def install(host: proxy.Proxy, issuer: authority.Authority, roots: Sequence[bytes]) -> None:

@@ -19,6 +19,7 @@ import hashlib
 import importlib
 import json
 import os
+import stat
 import sys
 from typing import Any
 
@@ -29,6 +30,7 @@ from . import apart
 MAX_RENDERED = 32 << 20
 MAX_RECORD = 1 << 18
 _RECORD = "record.json"
+_NOTE, _WRITTEN = ".output", ".written"
 _MAX_PASSWORD = 1024
 _STRANGE = "the process that renders the certificate made other files than it was asked for"
 _CHILD = "the process that renders the certificate"
@@ -72,6 +74,7 @@ def perform(request: dict[str, Any]) -> dict[str, Any]:
             try:
                 _note(request["record"], path)
                 write(output, made)
+                _note_written(request["record"], path)
                 is_changed = True
             except (HostAgentError, OSError) as error:
                 fault = _explain(path, error)
@@ -105,8 +108,9 @@ def release(request: dict[str, Any]) -> dict[str, Any]:
         else:
             left.append(f"{path} stays: it was changed since this agent wrote it")
         del record[path]
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(_name_note(directory, path))
+        for suffix in (_NOTE, _WRITTEN):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_name_note(directory, path, suffix))
     if removed or left:
         _write_record(directory, record)
     return {"removed": removed, "left": left, "failed": failed}
@@ -136,13 +140,24 @@ def write(output: dict[str, Any], made: dict[str, Any]) -> None:
 def _note(directory: str, path: str) -> None:
     """Leave a link to what is about to be written, for the script that removes it at purge."""
     files.make_directory(directory, mode=0o700)
-    link = _name_note(directory, path)
+    link = _name_note(directory, path, _NOTE)
     if not os.path.islink(link):
         os.symlink(path, link)
 
 
-def _name_note(directory: str, path: str) -> str:
-    return os.path.join(directory, f"{binascii.crc32(path.encode()):08x}.output")
+def _note_written(directory: str, path: str) -> None:
+    """Leave for that script how a file looks, in the words of `stat -c '%i %s %Y'`.
+
+    A set is known by its links.
+    """
+    status = os.lstat(path)
+    if stat.S_ISREG(status.st_mode):
+        text = f"{status.st_ino} {status.st_size} {status.st_mtime_ns // 10**9}\n"
+        files.write_atomically(_name_note(directory, path, _WRITTEN), text.encode())
+
+
+def _name_note(directory: str, path: str, suffix: str) -> str:
+    return os.path.join(directory, f"{binascii.crc32(path.encode()):08x}{suffix}")
 
 
 def _sign(output: dict[str, Any], digest: str) -> list[Any]:

@@ -453,16 +453,24 @@ def test_a_kill_at_any_moment_of_removal_leaves_what_the_next_one_removes(host: 
 
 def test_purge_removes_what_was_written_and_nothing_else(host: Host) -> None:
     host.hold()
-    host.write(output("pem", host.out / "mesh.pem"), output("files", host.out / "set"))
+    files = [output("pem", host.out / name) for name in ("mesh.pem", "other.pem")]
+    host.write(*files, output("files", host.out / "set"))
     (host.out / "mine").write_text("mine")
     (host.out / "set" / "mine").write_text("mine")
     script = POSTRM.read_text()
     function = script[script.index("remove_output() {") :].partition("\n}\n")[0] + "\n}\n"
-    loop = 'for link in "$1"/*.output; do remove_output "$(readlink "$link")"; done'
+    call = 'remove_output "$(readlink "$link")" "${link%.output}.written"'
+    assert call in script
+    loop = f'for link in "$1"/*.output; do {call}; done'
     command = ["sh", "-euc", function + loop, "purge", str(host.directory / "record")]
-    subprocess.run(command, check=True)
+    (host.out / "other.pem").rename(host.out / "ours")
+    (host.out / "other.pem").write_text("an operator's own")
+    done = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True)
+    assert f"{host.out}/other.pem was changed since the agent wrote it" in done.stderr
+    (host.out / "ours").unlink()
     left = sorted(str(path.relative_to(host.out)) for path in host.out.rglob("*"))
-    assert left == ["mine", "set", "set/mine"]
+    assert left == ["mine", "other.pem", "set", "set/mine"]
     (host.out / "set" / "mine").unlink()
+    (host.out / "other.pem").unlink()
     subprocess.run(command, check=True)
     assert os.listdir(host.out) == ["mine"]

@@ -73,6 +73,8 @@ _BY_ITSELF = (
     "this is not istio-hostagent.service of the package: nobody starts the agent again, its proxy"
     " ends with it, and no guard is loaded at boot"
 )
+# A verb that changes rules ends sooner, and so does what a killed agent had just begun to start.
+LOCK_TIME_S = 2.0
 # What is beside the lock while rules wait for confirmation (`host.unconfirmed.RECORD`).
 UNCONFIRMED = "unconfirmed"
 
@@ -84,7 +86,7 @@ def run(environment: Mapping[str, str]) -> None:
     HostUnsupported, NotPermitted.
     """
     lock = control.Lock()
-    if not lock.take():
+    if not lock.take(within_s=LOCK_TIME_S):
         raise AgentRunning("another agent or verb works in this network namespace")
     if control.has(UNCONFIRMED):
         raise AgentRunning("rules wait for confirmation (istio-hostagent status)")

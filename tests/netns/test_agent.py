@@ -1,5 +1,6 @@
 """The agent on a host of its own: real rules, real packets, the demo CA and a real Envoy."""
 
+import fcntl
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from istio_hostagent.host import control
 from tests.demo.ca_server import DemoAuthority
 from tests.lab.host import Host, proxy_user
 from tests.lab.waiting import eventually
@@ -443,6 +445,18 @@ class TestVerbsWithoutAnAgent:
         done = host.verb("run", is_checked=False)
         assert done.returncode == 75
         assert "another agent" in done.stderr
+
+    def test_an_agent_waits_for_a_verb_that_holds_the_lock(self, make_host: MakeHost) -> None:
+        host = make_host()
+        lock = Path(control.DIRECTORY) / f"{host.namespace.inode}.lock"
+        lock.parent.mkdir(exist_ok=True)
+        with lock.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            host.start()
+            assert host.agent is not None
+            files = Path(f"/proc/{host.agent.pid}/fd")
+            eventually(lambda: lock in map(Path.resolve, files.iterdir()), "it tries")
+        eventually(lambda: "waiting for" in host.log_text(), "it runs")
 
 
 def test_the_proxys_user_is_the_one_that_the_product_finds() -> None:

@@ -162,6 +162,7 @@ class Components:
             given.notifier,
             self.proxy,
             user,
+            given.rules,
             on_drain=lambda: self.registration.leave(),
         )
         # Who hears of everything, in this order: what is seen of the machine counts first.

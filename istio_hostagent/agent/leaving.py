@@ -3,7 +3,8 @@
 A stop (its own job in systemd is `stop`) takes the host out of the mesh: the proxy says that it is
 not ready, so that others send no more; after a while the rules go, and then the proxy. A restart,
 an upgrade and a kill leave the host in, and nobody is to wait for them. At shutdown it drains as
-well, and the rules stay. Without that unit SIGTERM is a stop, and SIGINT one that is in a hurry.
+well, and the rules stay. Without a service manager SIGTERM is a stop, and SIGINT one that is in a
+hurry. What the unit of another name is told is done at once: it may be a restart.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class LeavingPart(part.Part):
         notifier: ports.Notifier,
         proxy_part: proxy.ProxyPart,
         user: processes.User,
+        rules: ports.PacketRules,
         on_drain: Callable[[], None],
     ) -> None:
         """`unit`: which unit of systemd this is, or nothing; `user`: whom the proxy lets in.
@@ -61,6 +63,7 @@ class LeavingPart(part.Part):
         self._notifier = notifier
         self._proxy = proxy_part
         self._user = user
+        self._rules = rules
         self._on_drain = on_drain
         self._drain_s = 0.0
         self._is_told = False
@@ -77,13 +80,14 @@ class LeavingPart(part.Part):
         """Be told to stop; who says it twice is in a hurry."""
         match event:
             case events.Signalled(signal.SIGTERM | signal.SIGINT as number):
-                if self._is_told or (number == signal.SIGINT and not self._unit):
-                    self.is_over = True
-                elif self._unit:
+                is_alone = not (self._unit or self._rules.is_owner)
+                if self._unit and not self._is_told:
                     self._ask()
-                else:
+                elif is_alone and number == signal.SIGTERM and not self._is_told:
                     self.is_for_good = True
                     self._drain()
+                else:
+                    self.is_over = True
             case events.TimePassed():
                 if self._until_at is not None and self._clock.monotonic() >= self._until_at:
                     self.is_over = True

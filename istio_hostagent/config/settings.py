@@ -386,10 +386,10 @@ DRAIN = Setting(
     "ISTIO_HOSTAGENT_DRAIN",
     fields.parse_drain,
     "5s",
-    "How long the proxy drains when the agent is stopped (systemctl stop, shutdown, SIGTERM where "
-    "it has no unit), and another agent's proxy when ours takes over: it says that it is not "
-    "ready, and goes on serving. Only then the rules go, and the proxy. A restart or an upgrade "
-    "drains nothing. 0s: not at all; at most 1h.",
+    "How long the proxy drains when the agent is stopped (systemctl stop, shutdown, SIGTERM in a "
+    "container), and another agent's proxy when ours takes over: it says that it is not ready, "
+    "and goes on serving. Only then the rules go, and the proxy. A restart or an upgrade drains "
+    "nothing. 0s: not at all; at most 1h.",
 )
 RESTART_DRAIN = Setting(
     "ISTIO_HOSTAGENT_RESTART_DRAIN",

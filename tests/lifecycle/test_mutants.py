@@ -5,7 +5,7 @@ tries all mutants, `make test` a few.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -78,7 +78,9 @@ def is_caught() -> bool:
     return False
 
 
-def test_mutants_of_the_tables_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutants_of_the_tables_are_caught(
+    monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
     tried = mutants()[: soak.times(3, 10_000)]
     missed = []
     for name, table, key, row in tried:
@@ -89,5 +91,8 @@ def test_mutants_of_the_tables_are_caught(monkeypatch: pytest.MonkeyPatch) -> No
                 patch.setitem(table, key, row)
             if not is_caught():
                 missed.append(name)
-    print(f"\nmutants: {len(tried) - len(missed)} of {len(tried)} caught; missed: {missed}")
+    record_property(
+        soak.FIGURE,
+        f"mutants: {len(tried) - len(missed)} of {len(tried)} caught; missed: {missed}",
+    )
     assert len(missed) <= (1 - WANTED) * len(tried)

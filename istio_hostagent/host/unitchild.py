@@ -44,7 +44,7 @@ systemctl reset-failed "$1"
 case $2,$ended in
 ,* | *ExecMainCode=2*ExecMainStatus=9* | *ExecMainCode=2*ExecMainStatus=15*) exit 0 ;;
 esac
-timeout 2 journalctl --quiet --sync
+timeout 4 journalctl --quiet --sync
 timeout 2 journalctl -q --no-pager -o cat -n 20 "_SYSTEMD_INVOCATION_ID=$2"
 exit 0
 """

@@ -168,14 +168,17 @@ def test_an_agent_that_was_killed_is_started_where_it_was(
 def test_who_has_lost_its_parent_in_a_task_is_buried(nomad: StandIn, shop: nomadjob.Job) -> None:
     with nomad.start(shop, "web", has_pid_namespace=True) as web:
         pid = web.pid("agent")
-        orphan = "sleep 0.2 & sleep 0.2 & :"
+        orphan = "sleep 1 & sleep 1 & :"
         subprocess.run(["nsenter", "-t", str(pid), "--pid", "sh", "-c", orphan], check=True)
 
         def names() -> list[str]:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            return [Path(f"/proc/{each}/comm").read_text().strip() for each in children]
+            found = []
+            for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                with contextlib.suppress(OSError):  # it has ended meanwhile
+                    found.append(Path(f"/proc/{each}/comm").read_text().strip())
+            return found
 
-        assert "sleep" in names()
+        eventually(lambda: names().count("sleep") == 2, "both are children of the agent")
         eventually(lambda: "sleep" not in names(), "both are gone from the table")
         assert status(web)["in_mesh"]
 

@@ -72,9 +72,6 @@ def group_of(item: pytest.Item) -> str:
         return f"booted-{params.get(RELEASE, FIRST_RELEASE)}"
     if item.path.stem in OF_XTABLES:
         return f"{layer_of(item)}-xtables"
-    if item.path.stem.startswith("test_nomad"):
-        # Two of them at once are in each other's way: what one leaves behind is looked for by both.
-        return f"{layer_of(item)}-nomad"
     if OF_A_MODULE & set(getattr(item, "fixturenames", ())):
         return f"{layer_of(item)}-{item.path.stem}"
     return ""

@@ -244,6 +244,7 @@ class RealAllocation:
         self.id = number
         self._nomad = nomad
         self._client = nomad.client
+        self._client.allocations.add(number)
 
     @property
     def ports(self) -> dict[str, int]:

@@ -52,6 +52,7 @@ class Client:
         self.namespace = netns.Namespace("client")
         self.address = address.partition("/")[0]
         self.directory = directory
+        self.allocations: set[str] = set()  # ids of those that have run here
         self._cluster = cluster
         self._cidr = address
         self._gateway = gateway
@@ -116,10 +117,25 @@ class Client:
         return done
 
     def pids(self) -> list[int]:
-        """Give all processes of this machine: those in its mount namespace, or one below."""
+        """Give all processes of this machine: those in its mount namespace, or one below.
+
+        What another Nomad on this computer runs is none of them.
+        """
         assert self._keeper is not None
         own = os.readlink(f"/proc/{self._keeper.pid}/ns/mnt")
-        return [pid for pid in _all_pids() if _is_in(pid, own, self.directory)]
+        return [pid for pid in _all_pids() if self._is_here(pid, own)]
+
+    def _is_here(self, pid: int, mounts: str) -> bool:
+        """Whether a process sees these mounts, has a root of ours, or is of an allocation here."""
+        try:
+            where = os.readlink(f"/proc/{pid}/ns/mnt")
+            root = os.readlink(f"/proc/{pid}/root")
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        marks = {f"NOMAD_ALLOC_ID={each}".encode() for each in self.allocations}
+        is_below = root.startswith(f"{self.directory}/")
+        return where == mounts or is_below or not marks.isdisjoint(environment)
 
     def _install(self) -> None:
         layers = self.directory / "layers"
@@ -183,14 +199,3 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def _all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _is_in(pid: int, mounts: str, directory: Path) -> bool:
-    """Whether a process sees these mounts, or runs in a root below the directory."""
-    try:
-        where = os.readlink(f"/proc/{pid}/ns/mnt")
-        root = os.readlink(f"/proc/{pid}/root")
-        group = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return False
-    return where == mounts or root.startswith(str(directory)) or b"NOMAD_ALLOC_ID=" in group

@@ -135,6 +135,7 @@ class Allocation:
         }
         self._nomad = nomad
         self._client = nomad.client
+        self._client.allocations.add(self.id)
         self._job = job
         self._has_pid_namespace = has_pid_namespace
         self._link = f"veth{number}"

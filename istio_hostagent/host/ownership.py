@@ -13,23 +13,29 @@ MAX_SYMLINKS = 40
 
 
 def find_weak(
-    path: str, owners: frozenset[int], *, is_end_free: bool = False
+    path: str,
+    owners: frozenset[int],
+    *,
+    is_end_free: bool = False,
+    is_sticky_trusted: bool = True,
 ) -> tuple[str, os.stat_result] | None:
     """Give the first component that others than `owners` can change, with its status, or None.
 
     Every component up to that one is looked at, through symbolic links: what lies behind it is
     theirs, and may be a mount that never answers. A directory that others may write to is accepted
     only if it is sticky: then they cannot replace an entry that belongs to an owner (inode(7)).
-    `is_end_free`: a directory in which the path ends may be anybody's, if only owners can replace
-    it. Raises OSError, ELOOP for a loop of links.
+    `is_end_free`: a directory or socket in which the path ends may be anybody's, if only owners
+    can replace it. `is_sticky_trusted`: False where an owner may be whoever came first.
+    Raises OSError, ELOOP for a loop of links.
     """
     pending = [part for part in os.path.abspath(path).split("/") if part]
     resolved = "/"
     links = 0
     while True:
         status = os.lstat(resolved)
-        is_end = not pending and stat.S_ISDIR(status.st_mode)
-        if _is_weak(status, owners) and not (is_end_free and is_end):
+        is_end = not pending and (stat.S_ISDIR(status.st_mode) or stat.S_ISSOCK(status.st_mode))
+        is_weak = _is_weak(status, owners, is_sticky_trusted=is_sticky_trusted)
+        if is_weak and not (is_end_free and is_end):
             return resolved, status
         if stat.S_ISLNK(status.st_mode):
             links += 1
@@ -76,7 +82,9 @@ def resolve(path: str, owners: frozenset[int]) -> str:
     return resolved
 
 
-def _is_weak(status: os.stat_result, owners: frozenset[int]) -> bool:
+def _is_weak(
+    status: os.stat_result, owners: frozenset[int], *, is_sticky_trusted: bool = True
+) -> bool:
     is_shared = bool(status.st_mode & 0o022) and not stat.S_ISLNK(status.st_mode)
-    is_sticky_directory = stat.S_ISDIR(status.st_mode) and bool(status.st_mode & stat.S_ISVTX)
-    return status.st_uid not in owners or (is_shared and not is_sticky_directory)
+    is_sticky = stat.S_ISDIR(status.st_mode) and bool(status.st_mode & stat.S_ISVTX)
+    return status.st_uid not in owners or (is_shared and not (is_sticky and is_sticky_trusted))

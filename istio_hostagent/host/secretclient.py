@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import socket
-import stat
 import struct
 import time
 
@@ -165,20 +164,16 @@ def _explain(path: str, curl: pycurl.Curl, error: pycurl.error) -> str:
 def _require_trusted(path: str, connected: socket.socket) -> None:
     """Who answers there is root, this user, or has a directory that nobody else could have made.
 
-    In a directory like /tmp any user may be the first to listen: keys of his choice would be ours.
+    In a directory like /tmp any user may be the first to listen, or to put a link there: keys of
+    his choice would be ours.
     """
     credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
     _, uid, _ = _PEER.unpack(credentials)
     if uid in (0, os.geteuid()):
         return
-    owners = frozenset((0, os.geteuid()))
-    directory = os.path.dirname(os.path.realpath(path))
-    weak: tuple[str, os.stat_result] | None
+    owners = frozenset((0, os.geteuid(), uid))
     try:
-        weak = ownership.find_weak(os.path.dirname(directory), owners) or _find_shared(directory)
-        inner = os.lstat(directory)
-        if weak is None and (inner.st_uid not in (*owners, uid) or inner.st_mode & 0o022):
-            weak = directory, inner
+        weak = ownership.find_weak(path, owners, is_end_free=True, is_sticky_trusted=False)
     except OSError as error:
         raise NotPermitted(f"{path}: {error.strerror}") from error
     if weak is not None:
@@ -187,15 +182,3 @@ def _require_trusted(path: str, connected: socket.socket) -> None:
             f"user {trust.user_name(uid)} answers at {path}, and others could have: {what}",
             hint="have its socket in a directory of its own below one of root's, as /run/spire",
         )
-
-
-def _find_shared(directory: str) -> tuple[str, os.stat_result] | None:
-    """The first directory above in which anybody may make another one, if any."""
-    above = os.path.dirname(directory)
-    while True:
-        status = os.lstat(above)
-        if status.st_mode & stat.S_IWOTH:
-            return above, status
-        if above == "/":
-            return None
-        above = os.path.dirname(above)

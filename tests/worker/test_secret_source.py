@@ -184,6 +184,28 @@ def test_who_may_answer_is_root_or_the_owner_of_a_directory_that_nobody_else_cou
             secretclient.fetch(str(host.socket), DISCOVERY, timeout_s=5)
 
 
+def test_nobody_else_leads_to_a_server_by_a_link_of_his(host: Host) -> None:
+    """The directory below may be anybody's, as one in /tmp that was made first: so is its link."""
+    foreign = host.directory / "foreign"
+    foreign.mkdir()
+    (foreign / "public").symlink_to(host.socket.parent)
+    os.chown(foreign, NOBODY, NOBODY)
+    path = str(foreign / "public" / host.socket.name)
+    with host.serve(DAEMON):
+        with pytest.raises(Exception, match=f"others could have: {foreign} belongs to nobody"):
+            secretclient.fetch(path, DISCOVERY, timeout_s=5)
+        os.chown(foreign, 0, 0)
+        assert secretclient.fetch(path, DISCOVERY, timeout_s=5).key
+        above = host.directory / "above"
+        above.mkdir(mode=0o777)
+        above.chmod(0o1777)
+        foreign.rename(above / "foreign")
+        os.chown(above / "foreign", DAEMON, DAEMON)
+        path = str(above / "foreign" / "public" / host.socket.name)
+        with pytest.raises(Exception, match=f"others could have: {above} "):
+            secretclient.fetch(path, DISCOVERY, timeout_s=5)
+
+
 def test_the_agents_own_secret_server_is_no_source(host: Host) -> None:
     link = host.directory / "link.sock"
     link.symlink_to("/run/istio-hostagent/secrets.sock")

@@ -129,7 +129,7 @@ class Components:
             work,
             clock,
             self.proxy,
-            lambda: self.certificate.value.held,
+            lambda: self.certificate.value,
             self.certificate.find_root_file,
             given.held.find_listening,
             user,

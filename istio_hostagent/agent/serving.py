@@ -34,21 +34,22 @@ class ServingPart(part.Part):
         work: tasks.Tasks,
         clock: ports.Clock,
         proxy_part: proxy.ProxyPart,
-        held: Callable[[], rotation.Report | None],
+        certificate: Callable[[], rotation.Rotation],
         root_file: Callable[[], str],
         listening: Callable[[int], bool | None],
         user: processes.User,
     ) -> None:
         """Start with nothing known.
 
-        `held`: the certificate; `root_file`: the roots that go with it; `listening`: whether the
+        `certificate`: what is held, and whether another is being obtained; `root_file`: the roots
+        that go with it; `listening`: whether the
         proxy, and nobody else, listens on a port (None: there is no telling); `user`: whom its
         admin interface lets in.
         """
         self._work = work
         self._clock = clock
         self._proxy = proxy_part
-        self._held = held
+        self._certificate = certificate
         self._root_file = root_file
         self._listening = listening
         self._user = user
@@ -79,7 +80,7 @@ class ServingPart(part.Part):
                 self.value = serving.retry(self.value, now)
 
     def _subject(self) -> serving.Subject | None:
-        held, supervised = self._held(), self._proxy.child
+        held, supervised = self._certificate().held, self._proxy.child
         asked, is_handing_over = supervised.serving, supervised.child.is_handing_over
         if held is None or asked is None:
             return None
@@ -89,7 +90,11 @@ class ServingPart(part.Part):
         return serving.Subject(asked.number, held.serial, is_ready)
 
     def _ask(self) -> None:
-        built, held, about = self._proxy.serving_build, self._held(), self.value.subject
+        built, held, about = (
+            self._proxy.serving_build,
+            self._certificate().held,
+            self.value.subject,
+        )
         asked = self._proxy.child.serving
         assert built is not None and held is not None and asked is not None
         self.value = serving.asked(self.value, self._clock.monotonic())
@@ -135,6 +140,12 @@ class ServingPart(part.Part):
             self.value = serving.unanswered(self.value, error, self._clock.monotonic())
             return
         now = self._clock.monotonic()
+        self.value = serving.look(self.value, self._subject(), now)
+        is_held = about is not None and about.serial in self._serials
+        if self._certificate().is_asking and not is_held:
+            # A proxy reads a new certificate as soon as the worker has written it.
+            self.value = serving.overtaken(self.value, now)
+            return
         self.value = serving.answered(self.value, about, self._serials, now)
         if self.value.shown is serving.Shown.OTHER and before is not serving.Shown.OTHER:
             logger.error("proxy %s", self.value.last_error, extra=fields.of(CODE="not-shown"))

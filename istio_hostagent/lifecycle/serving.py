@@ -122,6 +122,11 @@ def unanswered(value: Serving, error: str, now: float) -> Serving:
     return value._replace(shown=Shown.UNKNOWN, last_error=error)
 
 
+def overtaken(value: Serving, now: float) -> Serving:
+    """What it shows may be what is just being obtained: it is asked again."""
+    return value._replace(is_asking=False, ask_at=now + UNKNOWN_PAUSE_S)
+
+
 def answered(
     value: Serving, about: Subject | None, serials: tuple[str, ...], now: float
 ) -> Serving:

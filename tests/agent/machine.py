@@ -168,6 +168,7 @@ class Machine:
         self.life_s = CERTIFICATE_S  # of what the CA gives
         self.proxy = Proxy.GOOD
         self.loads = Loads.ALWAYS
+        self.certificate_says_s = 0.0  # so long after it has written one its worker ends
         self.is_wrong_at_start = False  # a proxy that is started finds none
         self._loaded: Certificate | None = None  # by the proxy that runs
         self._files_loaded: list[int] = []  # the numbers of the writes of its own files then
@@ -552,6 +553,9 @@ class Machine:
                 return Plan(0.1, lambda: (-11, b""))
             case Ca.HANGING:
                 return Plan(None)
+        if self.certificate_says_s and is_asking:
+            ended = self._certify(request, op)
+            return Plan(self.certificate_says_s, lambda: ended)
         return Plan(0.1, lambda: self._certify(request, op))
 
     def _good_for(self, request: Any) -> list[Certificate]:

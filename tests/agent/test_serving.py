@@ -55,6 +55,20 @@ def test_one_that_misses_the_renewal_is_told_and_goes_on(host: MemoryHost) -> No
     assert host.status["proxy"]["starts"] == starts
 
 
+def test_one_that_shows_the_next_one_before_its_worker_has_ended_is_not_suspected(
+    host: MemoryHost,
+) -> None:
+    host.join()
+    host.until(lambda: state(host) == "held", 3.0, "what it shows after its start")
+    host.certificate_says_s = 3.0
+    caller = host.ask("renew")
+    host.ask("reload")
+    host.until(lambda: not caller.is_open, 10.0, "it is renewed")
+    host.until(lambda: state(host) == "held", 10.0, "what it shows after the renewal")
+    assert serials(host) == (["2"], "2")
+    assert not any("instead of" in line for line in host.log.lines)
+
+
 def test_one_that_does_not_listen_is_replaced_once(host: MemoryHost) -> None:
     host.join()
     starts = host.status["proxy"]["starts"]

@@ -31,7 +31,7 @@ class Timeout(Exception):
     """Something did not happen before its deadline; the text says what was seen instead."""
 
 
-def wait_until(condition: Callable[[], bool], what: str, within_s: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], what: str, within_s: float = 90) -> None:
     """Return as soon as `condition` holds; raise Timeout naming `what` if it never does."""
     deadline = time.monotonic() + within_s
     while not condition():

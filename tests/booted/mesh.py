@@ -110,13 +110,13 @@ def provision(machine: machines.Machine, ca: Authority, *, token: str | None = N
     machine.write(CLUSTER_ENV, cluster_env(ca, machine.name))
 
 
-def join(machine: machines.Machine, ca: Authority, within_s: int = 30) -> None:
+def join(machine: machines.Machine, ca: Authority, within_s: int = 90) -> None:
     """Provision the machine and wait until it says that it is in the mesh."""
     provision(machine, ca)
     wait_joined(machine, within_s)
 
 
-def wait_joined(machine: machines.Machine, within_s: int = 30) -> None:
+def wait_joined(machine: machines.Machine, within_s: int = 90) -> None:
     """Return when the machine is in the mesh; raises MachineFailed with its status if not."""
     waited = machine.run("istio-hostagent", "wait", "--timeout", str(within_s), check=False)
     if waited.returncode:

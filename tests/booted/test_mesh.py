@@ -258,6 +258,7 @@ def test_the_classic_unit_shows_each_attempt_in_the_words_of_the_guide(
     machine.run("istio-hostagent", "renew")
     status = ("systemctl", "status", "--no-pager", "--lines=50", "istio-auth-node-agent")
     assert "CSR is approved" not in machine.run(*status, check=False).stdout
+    mesh.wait_joined(machine)
     machine.run("systemctl", "start", "istio-auth-node-agent")
     machine.run("istio-hostagent", "renew")
     shown = machine.run(*status).stdout

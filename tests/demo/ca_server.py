@@ -151,7 +151,7 @@ class DemoAuthority:
         with self._news:
             return tuple(self._seen)
 
-    def wait_for_calls(self, count: int, *, timeout_s: float = 10.0) -> tuple[Seen, ...]:
+    def wait_for_calls(self, count: int, *, timeout_s: float = 60.0) -> tuple[Seen, ...]:
         """Wait until `count` calls were seen in all, and return them.
 
         Raises TimeoutError naming what was seen.

@@ -101,7 +101,7 @@ class Journal:
         is_it: Callable[[Line], bool],
         *,
         since: int,
-        timeout_s: float = 15.0,
+        timeout_s: float = 60.0,
         on_line: Callable[[Line], None] | None = None,
     ) -> Line:
         """Return the first line from mark `since` on that fits, waiting for it.
@@ -125,7 +125,7 @@ class Journal:
             if is_it(line):
                 return line
 
-    def said(self, label: str, message: str, *, since: int, timeout_s: float = 15.0) -> Line:
+    def said(self, label: str, message: str, *, since: int, timeout_s: float = 60.0) -> Line:
         """Return the line in which host `label` says exactly this; see `wait_for`."""
         return self.wait_for(
             f"host {label} says: {message}",

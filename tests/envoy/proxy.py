@@ -41,7 +41,7 @@ def find_envoy() -> str | None:
     return None
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
     """Ask until it is true; fail with `what` after the deadline."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -148,7 +148,7 @@ class Capture:
                 first.setdefault(key, segment)
         return list(first.values())
 
-    def wait_for(self, is_it: Callable[[Segment], bool], *, timeout_s: float = 10.0) -> Segment:
+    def wait_for(self, is_it: Callable[[Segment], bool], *, timeout_s: float = 60.0) -> Segment:
         """Return the first segment that fits, waiting for it. Raises TimeoutError."""
         looked_at = 0
 

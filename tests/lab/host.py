@@ -27,7 +27,7 @@ from tests.lab.manager import Manager
 CHECKOUT = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"
 CONTROL = Path("/run/istio-hostagent")
-VERB_TIME_S = 60.0
+VERB_TIME_S = 90.0
 
 
 def proxy_user() -> tuple[int, int]:

@@ -217,14 +217,14 @@ class Server:
         assert self._process is not None
         return self._process.process.pid
 
-    def connections(self, count: int, *, timeout_s: float = 10.0) -> tuple[Connection, ...]:
+    def connections(self, count: int, *, timeout_s: float = 60.0) -> tuple[Connection, ...]:
         """Wait until `count` connections have ended in all, and return all that have.
 
         Raises TimeoutError saying how many were accepted and ended.
         """
         return self._wait(lambda: len(self._ended) >= count, f"{count} ended", timeout_s)
 
-    def wait_accepted(self, count: int, *, timeout_s: float = 10.0) -> None:
+    def wait_accepted(self, count: int, *, timeout_s: float = 60.0) -> None:
         """Wait until `count` connections have been accepted in all. Raises TimeoutError."""
         self._wait(lambda: self._accepted >= count, f"{count} accepted", timeout_s)
 

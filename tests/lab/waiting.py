@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def eventually(condition: Callable[[], bool], what: str, *, within_s: float = 15.0) -> None:
+def eventually(condition: Callable[[], bool], what: str, *, within_s: float = 60.0) -> None:
     """Return once the condition holds; AssertionError that names `what` if it never does."""
     end = time.monotonic() + within_s
     while not condition():

@@ -199,7 +199,7 @@ def join(host: Host, **keys: str) -> None:
     """Start the agent and wait until it is in the mesh."""
     configure(host, **keys)
     host.start()
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ class TestJoining:
         assert host.tables() == set()
 
         configure(host)
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
         report = host.status()
         assert report["version"] == 1
         assert report["in_mesh"]
@@ -69,7 +69,7 @@ class TestJoining:
         assert "token" in host.status()["summary"]
 
         host.write_token(authority.token("system:serviceaccount:default:default"))
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
 
     @pytest.mark.parametrize("closed", ["token", "root", "directory", "directory above"])
     def test_a_credential_that_istio_proxy_may_not_read_is_noticed_once_it_may(
@@ -110,7 +110,7 @@ class TestJoining:
         eventually(lambda: f"chmod o+x {host.state}" in host.log_text(), "what mends it")
         host.state.chmod(0o711)
         host.verb("reload")
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
 
     def test_a_missing_proxy_is_named_and_its_arrival_noticed(
         self, make_host: MakeHost, envoy: str, tmp_path: Path
@@ -124,7 +124,7 @@ class TestJoining:
         assert host.tables() == set()
         place.parent.mkdir()
         os.link(envoy, place)
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
 
     def test_a_proxy_that_is_never_ready_gets_the_rules_taken_out_again(
         self, make_host: MakeHost
@@ -213,7 +213,7 @@ class TestStaying:
 
         host.stop(signal.SIGKILL)
         host.start()
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
         assert host.namespace.run(["nft", "-s", "list", "ruleset"]).stdout == before
 
         host.write_sidecar("ISTIO_INBOUND_PORTS=8080\n")
@@ -229,7 +229,7 @@ class TestStaying:
         eventually(lambda: "is gone" in host.status()["summary"], "the loss is shown")
         host.stop(signal.SIGKILL)
         host.start()
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
         assert host.tables() == TABLES
 
     def test_renewal_changes_the_certificate_and_nothing_else(
@@ -301,7 +301,7 @@ class TestStaying:
         join(host)
         os.kill(host.status()["proxy"]["pid"], signal.SIGKILL)
         eventually(lambda: host.status()["proxy"]["starts"] == 2, "the second start")
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
 
 
 @pytest.mark.envoy
@@ -346,7 +346,7 @@ class TestLeaving:
         )
         assert reply.returncode == 7
         host.start()
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
 
 
 class TestVerbsWithoutAnAgent:
@@ -475,7 +475,7 @@ def test_a_host_whose_address_changed_still_captures_as_configured(
     assert host.verb("verify").returncode == 0
     host.namespace.run(["nft", "flush", "ruleset"], check=True)
     eventually(lambda: host.status()["redirection"]["repaired"] == 1, "repaired")
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
 
 
 @pytest.mark.envoy

@@ -45,7 +45,7 @@ def test_what_a_worker_says_stops_no_answer_of_the_agent(
     assert host.tables() == set()
 
     shutil.copy(CHECKOUT / WORKER, host.checkout / WORKER)
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
 
 
 def last_error(host: Host) -> str:

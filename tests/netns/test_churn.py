@@ -62,7 +62,7 @@ class TestChurn:
         before = looks(host)
         nft(host, "flush ruleset")
         eventually(lambda: is_repaired(host), "repaired")
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
         repaired = looks(host)
         nft(host, TOUCH)
         eventually(lambda: looks(host) > repaired, "a look at what was touched")
@@ -81,7 +81,7 @@ class TestChurn:
             f"add element ip blocklist addresses {{ {addresses} }}\n",
         )
         eventually(lambda: is_repaired(host), "repaired")
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
         assert "CULPRIT=nft[" in host.log_text()
 
     def test_events_that_were_lost_are_made_up_for_by_a_look(
@@ -103,7 +103,7 @@ class TestChurn:
         finally:
             host.agent.send_signal(signal.SIGCONT)
         eventually(lambda: host.tables() == {*TABLES, "blocklist"}, "repaired")
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
 
 
 @pytest.mark.envoy

@@ -63,7 +63,7 @@ def test_each_renewal_is_written_for_others_and_told(make_host: MakeHost) -> Non
         out.write(f"ISTIO_HOSTAGENT_RENEW_HOOK=\"{host.directory}/bin/hook 'a b'\"\n")
     configure(host)
     host.start()
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
     eventually(lambda: len(told(host)) == 1, "the hook")
     first = host.status()["certificate"]["serial"]
     uid, _ = proxy_user()
@@ -87,7 +87,7 @@ def test_each_renewal_is_written_for_others_and_told(make_host: MakeHost) -> Non
     host.verb("cert", "--check", str(certificates))
     host.kill()
     host.start()
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
     assert len(told(host)) == 2
 
 
@@ -119,7 +119,7 @@ def test_a_certificate_that_somebody_else_renews_takes_a_host_into_the_mesh(
     host.start()
     eventually(lambda: str(mounted) in said(host), "what is missing")
     first = put()
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
     certificate = host.status()["certificate"]
     assert (certificate["serial"], certificate["identity"]) == (first, WEB)
     copy = host.state / "mounted"
@@ -137,7 +137,7 @@ def test_a_certificate_that_somebody_else_renews_takes_a_host_into_the_mesh(
     shutil.rmtree(mounted)
     host.kill()
     host.start()
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
     assert host.status()["certificate"]["serial"] == second
 
 
@@ -153,7 +153,7 @@ def test_a_place_that_others_can_change_is_refused_and_named(
         out.write(f"ISTIO_HOSTAGENT_OUTPUTS={kind}:{theirs}/mesh\n")
     configure(host)
     host.start()
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
     eventually(lambda: host.status()["outputs"]["state"] == "failed", "refused")
     assert f"{theirs} belongs to daemon" in host.verb("status").stdout
     assert os.listdir(theirs) == []

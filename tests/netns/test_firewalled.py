@@ -29,19 +29,19 @@ def test_a_firewall_is_opened_and_opened_again_and_closed_by_who_leaves(
     host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=envoy, ISTIO_HOSTAGENT_FIREWALL="open")
     configure(host)
     host.start()
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
     assert OPENED in listing(host)
     assert host.status()["redirection"]["opened"] == ["chain inet filter input"]
     # Everything goes, ours as well where nobody keeps them; and all of it comes back.
     for _ in range(3):
         load(host)
         eventually(lambda: OPENED in listing(host), "it is open again")
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
         assert host.verb("verify").returncode == 0
     # One that has been killed knows its own.
     host.kill()
     host.start()
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
     assert listing(host).count(OPENED) == 1
     assert host.stop() == 0
     assert listing(host) == before

@@ -105,7 +105,7 @@ class TestConfigurationsThatDoNotHold:
         nft(host, THIEF % 9090)
         host.write_sidecar("ISTIO_INBOUND_PORTS=8080,9090\n")
         host.start()
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
         eventually(lambda: "rejected" in summary(host), "the refusal is said")
         eventually(lambda: host.status()["in_mesh"], "the one before works")
         assert "9090" not in rules(host)
@@ -121,7 +121,7 @@ class TestConfigurationsThatDoNotHold:
         eventually(lambda: host.tables() == {"thief"}, "our rules are gone")
         eventually(lambda: "8080" in host.status()["redirection"]["last_error"], "the reason")
         host.namespace.run(["nft", "delete", "table", "ip", "thief"], check=True)
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
 
     def test_rules_of_others_that_come_before_ours_are_noticed(
         self, make_host: MakeHost, envoy: str
@@ -177,7 +177,7 @@ class TestStateDirectory:
         eventually(lambda: host.tables() == set(), "no rules without their marks")
         assert not host.status()["in_mesh"]
         obstacle.rmdir()
-        host.verb("wait", "--timeout", "30")
+        host.verb("wait", "--timeout", "60")
         assert (host.state / "joined").exists()
 
     @pytest.mark.parametrize("name", ["guard.nft", "accepted.json"])
@@ -206,11 +206,11 @@ class TestStateDirectory:
         configure(host)
         host.write_sidecar(f"{filler}ISTIO_INBOUND_PORTS=8080\n")
         host.start()
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
         host.kill()
         host.sidecar_env.unlink()
         host.start()
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
         eventually(lambda: "is gone" in summary(host), "it says so")
         assert "8080" in rules(host)
 
@@ -225,7 +225,7 @@ class TestStateDirectory:
         host.state.mkdir()
         (host.state / "accepted.json").write_text(text)
         host.start()
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
 
     def test_stop_takes_the_rules_out_though_nothing_can_be_removed(
         self, make_host: MakeHost, envoy: str
@@ -419,7 +419,7 @@ class TestIdentity:
         eventually(lambda: host.status()["in_mesh"], "in the mesh as before")
         host.kill()
         host.start()
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
 
 
 @pytest.mark.envoy
@@ -579,7 +579,7 @@ def test_reloads_renewals_and_restarts_leave_no_descriptor_open(
         if turn < 4:
             os.kill(host.status()["proxy"]["pid"], signal.SIGKILL)
             eventually(lambda: host.status()["proxy"]["starts"] > starts, "restart")  # noqa: B023
-            host.verb("wait", "--timeout", "20")
+            host.verb("wait", "--timeout", "60")
     eventually(lambda: count() <= before, "as many as before")
 
 

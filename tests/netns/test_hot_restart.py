@@ -285,7 +285,7 @@ def test_a_kill_of_the_agent_between_the_two_leaves_one_envoy_of_the_next_agent(
     host.kill()
     eventually(lambda: not envoys(program), "they end")
     host.start()
-    host.verb("wait", "--timeout", "30")
+    host.verb("wait", "--timeout", "60")
     # What had not worked yet is tried once more.
     eventually(lambda: proxy(host)["epoch"] == 1, "another Envoy serves", within_s=30)
     eventually(lambda: proxy(host)["other"] is None, "the one before has ended", within_s=30)

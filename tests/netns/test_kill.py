@@ -111,7 +111,7 @@ def test_kills_leave_nothing_half_done_and_let_nothing_around(
         for turn in range(KILLS):
             in_flight = threading.Thread(target=disturb, args=(host, turn))
             if turn % 3:
-                host.verb("wait", "--timeout", "20")
+                host.verb("wait", "--timeout", "60")
                 in_flight.start()
             assert host.agent is not None
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -122,7 +122,7 @@ def test_kills_leave_nothing_half_done_and_let_nothing_around(
             assert is_whole(host, host.namespace), f"half a redirection after kill {turn}"
             assert pair_matches(host.certs), f"key and certificate differ after kill {turn}"
             host.start()
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
     assert leaked(host) == 0
     assert host.verb("verify").returncode == 0
 

@@ -53,7 +53,7 @@ def test_what_a_killed_agent_left_is_ended_by_the_next(host: Host) -> None:
     host.kill()
     assert servers(host) == before, "nobody has ended it"
     host.start()
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
     assert "had left running" in host.log_text()
     eventually(lambda: len(servers(host)) == 1, "one serves")
     assert not servers(host) & before
@@ -70,7 +70,7 @@ def test_a_number_that_is_somebody_elses_now_is_left_alone(host: Host) -> None:
         for pid in servers(host):
             host.namespace.run(["kill", "-9", str(pid)])
         host.start()
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
         assert stranger.poll() is None
     finally:
         stranger.kill()

@@ -145,7 +145,7 @@ def test_queries_for_names_in_legacy_tables(host: Host) -> None:
 
 
 def in_mesh(host: Host) -> None:
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
 
 
 @pytest.fixture

@@ -211,7 +211,7 @@ class TestEnvoyOfOurs:
                     cluster.connect(HOST_ADDRESS, 8080, timeout_s=TIMEOUT_S)
                 assert thief.accepted() == 0
         host.start()
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
 
 
 ASK_SOCKET = """

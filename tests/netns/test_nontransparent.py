@@ -29,7 +29,7 @@ WEB, SHOP = 61600, 61601
 def start(host: Host, **keys: str) -> None:
     host.write_cluster(CA_ADDR=f"{CLUSTER}:15012", TRUST_DOMAIN="cluster.local", **NONE, **keys)
     host.start()
-    host.verb("wait", "--timeout", "30")
+    host.verb("wait", "--timeout", "60")
 
 
 def mariadb(host: Host, port: int) -> servers.Server:
@@ -111,7 +111,7 @@ def test_rules_go_out_and_come_back_on_a_running_host(make_host: MakeHost, envoy
     host = make_host(envoy=envoy)
     configure(host)
     host.start()
-    host.verb("wait", "--timeout", "30")
+    host.verb("wait", "--timeout", "60")
     before = host.tables()
     assert before and held_ports(host) == [15001, 15006]
     keys = {"CA_ADDR": f"{CLUSTER}:15012", "TRUST_DOMAIN": "cluster.local"}
@@ -200,7 +200,7 @@ def test_two_agents_of_ordinary_users_side_by_side(
     for host in (shop, web):
         host.start()
     for host in (shop, web):
-        host.verb("wait", "--timeout", "30")
+        host.verb("wait", "--timeout", "60")
     with mariadb(shop, 3307):
         assert ask(web, "127.0.0.1", 8001) == GREETING
         assert ask(web, A, 3306) != GREETING
@@ -229,11 +229,11 @@ def test_an_agent_of_an_ordinary_user_comes_back(
 ) -> None:
     host = make_instance("shop", SHOP, ISTIO_HOSTAGENT_INBOUND="3306=3307")
     host.start()
-    host.verb("wait", "--timeout", "30")
+    host.verb("wait", "--timeout", "60")
     before = host.status()
     host.stop(sign)
     host.start()
-    host.verb("wait", "--timeout", "30")
+    host.verb("wait", "--timeout", "60")
     after = host.status()
     assert after["certificate"]["serial"] == before["certificate"]["serial"]
     assert after["proxy"]["pid"] != before["proxy"]["pid"]
@@ -292,10 +292,10 @@ def test_an_agent_of_root_with_a_name_leaves_the_rules_of_the_host_alone(
         main.write_token(authority.token(ACCOUNT))
         configure(main)
         main.start()
-        main.verb("wait", "--timeout", "30")
+        main.verb("wait", "--timeout", "60")
         rules = rules_of(main)
         shop.start()
-        shop.verb("wait", "--timeout", "30")
+        shop.verb("wait", "--timeout", "60")
         assert "in place: nothing is redirected" in shop.verb("verify").stdout
         assert shop.stop() == 0
         assert shop.verb("clean", "--quiet").stdout == ""
@@ -309,7 +309,7 @@ def test_an_agent_of_root_with_a_name_leaves_the_rules_of_the_host_alone(
 def test_a_second_agent_of_one_name_is_refused(make_instance: MakeInstance) -> None:
     host = make_instance("web", WEB, ISTIO_HOSTAGENT_HTTP_PORT="15080")
     host.start()
-    host.verb("wait", "--timeout", "30")
+    host.verb("wait", "--timeout", "60")
     second = host.verb("run", is_checked=False)
     assert second.returncode == 75
     assert "another agent or verb works in this network namespace" in second.stderr

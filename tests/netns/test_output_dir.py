@@ -86,7 +86,7 @@ def test_directory_that_istio_proxys_own_file_names_serves(
     host = make_host(envoy=envoy)
     output = lay_out(host)
     host.start()
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
     assert host.status()["configuration"]["problems"] == []
     names = {path.name for path in output.iterdir()}
     assert names >= {"key.pem", "cert-chain.pem", "root-cert.pem"}
@@ -99,7 +99,7 @@ def test_directory_that_istio_proxys_own_file_names_serves(
     host.token.unlink()
     host.stop()
     host.start()
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
     assert identity_served(cluster, authority, "10.78.0.11") == expected
 
 
@@ -113,7 +113,7 @@ def test_root_follows_nothing_that_istio_proxy_plants_there(
     (closed / "deep" / "key.pem").write_text(SECRET)
     closed.chmod(0o700)
     host.start()
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
     eventually(lambda: bool(watched_inodes(host)), "files are watched")
     for name, target in {
         "key.pem": str(closed / "deep" / "key.pem"),
@@ -152,7 +152,7 @@ def test_new_root_put_there_is_tried_without_being_told(
     host.start()
     eventually(lambda: "root-cert.pem" in host.log_text(), "the root is missed")
     shutil.copy(authority.root_file, output / "root-cert.pem")
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
 
 
 def test_file_that_others_can_change_names_no_directory(make_host: MakeHost, envoy: str) -> None:

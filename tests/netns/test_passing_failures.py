@@ -42,7 +42,7 @@ def test_no_space_in_the_runtime_directory_passes(make_host: MakeHost, envoy: st
     assert "cannot be validated" in host.status()["summary"]
     runtime.unlink()
     moved.rename(runtime)
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
 
 
 @contextlib.contextmanager
@@ -73,7 +73,7 @@ def test_a_full_runtime_directory_does_not_keep_a_joined_host_out(
         host.kill()
         fill(host.directory / "run")
         host.start()
-        host.verb("wait", "--timeout", "30")
+        host.verb("wait", "--timeout", "60")
         host.stop()
 
 
@@ -92,7 +92,7 @@ def test_what_has_worked_on_a_full_disk_is_what_a_start_begins_with(
         host.kill()
         said = len(host.log_text())
         host.start()
-        host.verb("wait", "--timeout", "30")
+        host.verb("wait", "--timeout", "60")
         host.verb("verify")
         assert host.log_text()[said:].count("proxy started") == 1
         assert "not-saved" not in host.log_text()

@@ -69,7 +69,7 @@ def seen_by(host: Host) -> dict[str, object]:
 def test_it_is_the_default_where_it_is_installed_and_gets_our_certificate(host: Host) -> None:
     configure(host, ISTIO_META_CLUSTER_ID="Kubernetes", ISTIO_METAJSON_LABELS='\'{"app":"a b"}\'')
     host.start()
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
     report = host.status()
     assert report["proxy"]["kind"] == "pilot-agent"
     assert "not removed" not in host.log_text()
@@ -110,13 +110,13 @@ def test_it_is_the_default_where_it_is_installed_and_gets_our_certificate(host: 
 def test_it_dies_with_the_agent_and_is_started_again_when_it_ends(host: Host) -> None:
     configure(host)
     host.start()
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
     first = host.status()["proxy"]["pid"]
     its_envoy = int((host.directory / "bin" / "out" / "proxy.pid").read_text())
     os.kill(first, signal.SIGKILL)
     eventually(lambda: not Path(f"/proc/{its_envoy}").exists(), "its Envoy went with it")
     eventually(lambda: host.status()["proxy"]["starts"] == 2, "the second start")
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
     second = host.status()["proxy"]["pid"]
     host.kill()
     eventually(lambda: not Path(f"/proc/{second}").exists(), "it is gone")

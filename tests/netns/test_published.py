@@ -68,7 +68,7 @@ def test_a_check_needs_no_root_and_calls_nothing_good_whose_agent_is_gone(joined
     assert done.returncode == 75
     assert "has ended without a word" in done.stderr
     joined.start()
-    joined.verb("wait", "--timeout", "30")
+    joined.verb("wait", "--timeout", "60")
     eventually(lambda: ask(joined, *words).returncode == 0, "good again")
     assert joined.stop() == 0
     assert "no agent runs" in ask(joined, *words).stdout

@@ -56,7 +56,7 @@ def test_nothing_of_the_agents_is_left_and_credentials_are_named(left: Host) -> 
     assert left.cluster_env.exists()
     assert left.verb("reset", "--quiet").stdout == ""  # and once more
     left.start()
-    left.verb("wait", "--timeout", "30")
+    left.verb("wait", "--timeout", "60")
     assert (left.certs / "key.pem").resolve().read_text() != key
 
 

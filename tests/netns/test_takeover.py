@@ -355,7 +355,7 @@ class TestAgent:
         with flowing(host):
             install_classic(host.namespace, "nft", "istio-iptables 1.19")
             eventually(lambda: "ISTIO_" not in nft_rules(host), "they are taken out")
-            host.verb("wait", "--timeout", "20")
+            host.verb("wait", "--timeout", "60")
         assert leaked(host) == 0
 
     def test_what_cannot_be_taken_out_is_tried_again(

@@ -218,5 +218,5 @@ def test_an_envoy_whose_listeners_were_drained_is_replaced(
     assert admin.ask(path, "/drain_listeners?inboundonly", "POST")[0] == 200
     eventually(lambda: not host.status()["in_mesh"], "in the mesh is taken back", within_s=20)
     eventually(lambda: host.status()["proxy"]["pid"] not in (None, before), "another one")
-    host.verb("wait", "--timeout", "20")
+    host.verb("wait", "--timeout", "60")
     assert "its listeners were closed" in host.log_text() + host.status()["summary"]

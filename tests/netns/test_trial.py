@@ -93,7 +93,7 @@ def test_a_proxy_that_ends_at_once_gives_way_to_the_one_before(
     for _ in range(2):
         host.kill()
         host.start()
-        host.verb("wait", "--timeout", "20")
+        host.verb("wait", "--timeout", "60")
         host.token.touch()
     assert (host.state / "accepted.json").read_text() == accepted
     assert "15101" not in accepted

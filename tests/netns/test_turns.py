@@ -88,7 +88,7 @@ class TestEnvironmentFiles:
             host.kill()
             lead_to(host.sidecar_env, mount / "sidecar.env")
             host.start()
-            host.verb("wait", "--timeout", "20")
+            host.verb("wait", "--timeout", "60")
             eventually(lambda: "did not end in time" in summary(host), "the reason is said")
             assert "8080" in rules(host)
 
@@ -107,7 +107,7 @@ class TestEnvironmentFiles:
             assert host.tables() == set()
         host.sidecar_env.unlink()
         host.write_sidecar("ISTIO_INBOUND_PORTS=8080\n")
-        host.verb("wait", "--timeout", "30")
+        host.verb("wait", "--timeout", "60")
 
 
 class TestCredentials:
@@ -142,7 +142,7 @@ class TestCredentials:
             assert host.tables() == set()
             host.token.unlink()
             host.write_token(token)
-        host.verb("wait", "--timeout", "30")
+        host.verb("wait", "--timeout", "60")
         eventually(lambda: host.status()["stuck"] == [], "they ended with the mount")
 
     def test_one_that_is_not_needed_is_not_asked_for(
@@ -200,7 +200,7 @@ class TestProxy:
             assert str(before) in status["summary"]
             assert host.tables() == TABLES
             path.write_text("/")
-        host.verb("wait", "--timeout", "30")
+        host.verb("wait", "--timeout", "60")
         status = host.status()
         assert status["proxy"]["starts"] == 2
         assert status["stuck"] == []

@@ -84,7 +84,7 @@ def test_a_unit_goes_around_and_all_others_through_also_after_it_was_restarted(
 ) -> None:
     other = top.make(f"{top.name}-other.service")
     host.start()
-    host.verb("wait", "--timeout", "30")
+    host.verb("wait", "--timeout", "60")
     assert host.status()["redirection"]["excluded_units"] == {unit: ""}
     for _ in range(3):
         group = top.make(unit)
@@ -117,7 +117,7 @@ def test_an_included_unit_never_goes_around_and_others_do(
     host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=envoy, ISTIO_HOSTAGENT_INCLUDE_UNITS=unit)
     configure(host)
     host.start()
-    host.verb("wait", "--timeout", "30")
+    host.verb("wait", "--timeout", "60")
     for _ in range(3):
         group = top.make(unit)
         other = top.make(f"{top.name}-other.service")
@@ -168,7 +168,7 @@ def test_what_a_killed_agent_left_is_captured_and_said_to_differ(
 ) -> None:
     group = top.make(unit)
     host.start()
-    host.verb("wait", "--timeout", "30")
+    host.verb("wait", "--timeout", "60")
     assert ask(host, group) == "direct"
     host.kill()
     assert ask(host, group) == "direct"
@@ -180,7 +180,7 @@ def test_what_a_killed_agent_left_is_captured_and_said_to_differ(
     assert done.returncode == 1
     assert "ISTIO_OUTPUT" in str(json.loads(done.stdout)["differences"])
     host.start()
-    host.verb("wait", "--timeout", "30")
+    host.verb("wait", "--timeout", "60")
     assert ask(host, group) == "direct"
 
 
@@ -241,7 +241,7 @@ def test_an_agent_with_legacy_tables_captures_the_unit_and_says_so(
     legacy: Host, top: groups.ControlGroup, unit: str, cluster_server: Server
 ) -> None:
     legacy.start()
-    legacy.verb("wait", "--timeout", "30")
+    legacy.verb("wait", "--timeout", "60")
     group = top.make(unit)
 
     def is_said() -> bool:

@@ -8,6 +8,7 @@ ones are left out.
 """
 
 import ipaddress
+import json
 import logging
 from typing import Any, NamedTuple
 
@@ -42,6 +43,21 @@ class Wanted(NamedTuple):
         """Whether the catalogue is read at all."""
         return self.is_all or bool(self.names)
 
+    @property
+    def key(self) -> str:
+        """What the addresses of one answer belong to, as it is written down beside them."""
+        names = [] if self.is_all else sorted(self.names)
+        return json.dumps([self.access.address, self.is_all, names])
+
+    def covers(self, key: str) -> bool:
+        """Whether everything with this key is wanted still."""
+        try:
+            address, is_all, names = json.loads(key)
+        except (ValueError, TypeError):
+            return False
+        is_within = self.is_all or (not is_all and set(names) <= set(self.names))
+        return address == self.access.address and is_within
+
 
 class CataloguePart(part.Part):
     """Knows where services are, as far as that decides what is captured."""
@@ -59,7 +75,7 @@ class CataloguePart(part.Part):
         self._state = state
         self._user = processes.User(facts.proxy_uid, facts.proxy_gid)
         self._wanted = Wanted()
-        self._known = _read_known(state.read(places.CATALOGUE))
+        self._known_for, self._known = _read_known(state.read(places.CATALOGUE))
         self._version = 0
         self._is_asking = False
         self._has_answered = False
@@ -82,6 +98,8 @@ class CataloguePart(part.Part):
         self._work.abandon(WORKER)
         self._wanted, self._version, self._is_asking = wanted, 0, False
         self._has_answered, self._ask_at, self._failures, self.last_error = False, 0.0, 0, ""
+        if wanted and not wanted.covers(self._known_for):
+            self._known = ()  # nobody wants these to be captured any more
 
     def handle(self, event: events.Event) -> events.Event | None:
         """Ask anew when it is time; the others are told of other destinations."""
@@ -139,14 +157,16 @@ class CataloguePart(part.Part):
         self._take(tuple(sorted(filter(_may_be_derived, answer.addresses), key=_order)))
 
     def _take(self, found: tuple[model.Address, ...]) -> None:
-        if found == self._known:
+        if (found, self._wanted.key) == (self._known, self._known_for):
             return
         added, gone = set(found) - set(self._known), set(self._known) - set(found)
         detail = [f"+{each}" for each in sorted(added, key=_order)]
         detail += [f"-{each}" for each in sorted(gone, key=_order)]
-        logger.info("services are at other addresses", extra=fields.of(DETAIL=detail[:100]))
-        self._known = found
-        self._state.write(places.CATALOGUE, "".join(f"{each}\n" for each in found) or "\n")
+        if detail:
+            logger.info("services are at other addresses", extra=fields.of(DETAIL=detail[:100]))
+        self._known, self._known_for = found, self._wanted.key
+        lines = [self._known_for, *map(str, found)]
+        self._state.write(places.CATALOGUE, "".join(f"{each}\n" for each in lines))
 
     def status(self, _life: Life, _now: Now) -> dict[str, Any]:
         """Its part of the report of `status`."""
@@ -173,9 +193,11 @@ def _may_be_derived(address: model.Address) -> bool:
     return not ranges.contains(never, int(address))
 
 
-def _read_known(text: str | None) -> tuple[model.Address, ...]:
+def _read_known(text: str | None) -> tuple[str, tuple[model.Address, ...]]:
+    """For what, and the addresses."""
+    key, _, lines = (text or "").partition("\n")
     try:
-        found = [ipaddress.ip_address(line) for line in (text or "").split()]
+        found = [ipaddress.ip_address(line) for line in lines.split()]
     except ValueError:
-        return ()
-    return tuple(sorted(filter(_may_be_derived, found), key=_order))
+        return "", ()
+    return key, tuple(sorted(filter(_may_be_derived, found), key=_order))

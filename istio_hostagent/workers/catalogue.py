@@ -6,8 +6,9 @@ Out: {"version", "addresses": of every instance, each once}, or
      "error": {"code", "message", "hint"}
 
 A blocking query: Consul answers when another version than this is there, or when the time
-is over (developer.hashicorp.com/consul/api-docs/features/blocking). The service that Consul's own
-servers are is left out.
+is over (developer.hashicorp.com/consul/api-docs/features/blocking). It leaves out what the token
+may not see and says so (.../api-docs/features/filtering): where nothing of what is wanted is left
+that is an error. The service that Consul's own servers are is left out.
 """
 
 import ipaddress
@@ -52,16 +53,30 @@ def read(api: consul.Api, names: list[str], version: int, wait_s: float) -> dict
     found_version = api.index if api.index >= version else 0
     if not isinstance(there, dict):
         raise RegistryRefused(f"Consul at {api.address}: its answer is no list of services")
+    if api.is_filtered and (set(names) - there.keys() or not there.keys() - {_SERVERS}):
+        hidden = ", ".join(sorted(set(names) - there.keys())) or "any service"
+        raise _not_shown(api, hidden)
     wanted = [name for name in there if name != _SERVERS and (not names or name in names)]
     found: set[str] = set()
     for name in wanted:
-        found |= _addresses(api.get("catalog", "service", name))
+        addresses = _addresses(api.get("catalog", "service", name))
+        if api.is_filtered and not addresses:
+            raise _not_shown(api, f"the instances of {name}")
+        found |= addresses
     if len(found) > catalogue.MOST:
         raise RegistryRefused(
             f"Consul at {api.address}: services at more than {catalogue.MOST} addresses",
             hint="ISTIO_SERVICE_CIDR takes networks",
         )
     return {"version": found_version, "addresses": sorted(found)}
+
+
+def _not_shown(api: consul.Api, what: str) -> RegistryRefused:
+    """What a token may not see is no service that is gone."""
+    return RegistryRefused(
+        f"Consul at {api.address}: the token does not let us see {what}",
+        hint="it needs service:read of each and node:read (CONSUL_HTTP_TOKEN)",
+    )
 
 
 def _addresses(instances: Any) -> set[str]:

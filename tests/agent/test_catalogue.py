@@ -99,6 +99,30 @@ def test_what_was_known_counts_while_consul_is_away_and_over_a_start(
     host.until(lambda: known(host) == [TWO], 500.0, "there again")
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "left"),
+    [("web", "db", []), ("*", "db", []), ("web", "web,db", [ONE]), ("web", "*", [ONE])],
+)
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_what_was_known_of_services_that_are_not_wanted_any_more_counts_for_nothing(
+    host: MemoryHost, first: str, then: str, left: list[str], *, is_restarted: bool
+) -> None:
+    write(host, first)
+    host.join()
+    host.run(5.0)
+    assert known(host) == [ONE]
+    host.registries.mood = Mood.AWAY
+    if is_restarted:
+        host.kill()
+    write(host, then)
+    if is_restarted:
+        host.start()
+    host.until(lambda: host.status["catalogue"]["state"] == "failed", 60.0, "Consul is away")
+    host.run(60.0)
+    assert known(host) == left
+    assert host.is_in_mesh
+
+
 def test_without_the_key_nobody_asks(host: MemoryHost) -> None:
     write(host, "")
     host.join()

@@ -8,9 +8,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from istio_hostagent.config import services
 from tests.lab import consul, netns
 from tests.lab.consul import Consul
 from tests.lab.waiting import eventually
@@ -242,6 +244,47 @@ def test_who_may_not_is_told_by_name_and_a_token_lets_in(binary: Path, tmp_path:
         assert "may not read it" in err
         given = {"CONSUL_HTTP_TOKEN": token.read_text().strip()}
         verb(network, "deregister", "web", "10.83.0.7", environment=given)
+
+
+def read_catalogue(network: netns.Network, token: str, *names: str) -> dict[str, Any]:
+    """What the worker of the agent finds with this token."""
+    access = services.Access(address=f"http://127.0.0.1:{consul.HTTP_PORT}", token=token)
+    request = {"access": access._asdict(), "names": names, "version": 0, "wait_s": 10.0}
+    done = subprocess.run(
+        network.argv([netns.PYTHON, "-m", "istio_hostagent.workers.catalogue"]),
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return dict(json.loads(done.stdout))
+
+
+def test_services_that_the_token_may_not_see_are_not_gone(binary: Path, tmp_path: Path) -> None:
+    """Else a policy that is changed would end the capture of all that it hides."""
+    with (
+        netns.Network("dc6", f"{ADDRESS}/24") as network,
+        Consul(binary, network, tmp_path, ADDRESS, has_acl=True) as server,
+    ):
+        web = 'service "web" { policy = "write" }'
+        given = {"CONSUL_HTTP_TOKEN": server.make_token(web)}
+        verb(network, "register", "web", "10.83.0.7", "8080", environment=given)
+        eventually(lambda: "web" in server.get("catalog", "services"), "it is in the catalogue")
+        nodes = 'node_prefix "" { policy = "read" }'
+        sees_web = server.make_token(f"{web}\n{nodes}")
+        for names in ((), ("web",)):
+            assert read_catalogue(network, sees_web, *names)["addresses"] == ["10.83.0.7"]
+        refused = [
+            (server.make_token(nodes), (), "any service"),
+            (server.make_token(nodes), ("web",), "web"),
+            (sees_web, ("db", "web"), "db"),
+            (given["CONSUL_HTTP_TOKEN"], ("web",), "the instances of web"),
+        ]
+        for token, names, what in refused:
+            error = read_catalogue(network, token, *names)["error"]
+            assert error["code"] == "registry-refused"
+            assert error["message"].endswith(f"the token does not let us see {what}")
 
 
 def documented(language: str) -> list[str]:

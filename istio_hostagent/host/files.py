@@ -44,10 +44,18 @@ def read_bounded(path: str, most: int = MAX_BYTES) -> bytes:
 def write_atomically(
     path: str, data: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None
 ) -> None:
-    """Replace `path` by `data`, whole or not at all, surviving a power cut; raises OSError."""
+    """Replace `path` by `data`, whole or not at all, surviving a power cut; raises OSError.
+
+    Nothing is written into a file that was there before, or through a link.
+    """
     directory = os.path.dirname(path)
     temporary = f"{path}.new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(temporary, flags, mode)
+    except FileExistsError:
+        os.unlink(temporary)  # of one who was killed, or planted
+        descriptor = os.open(temporary, flags, mode)
     try:
         os.fchmod(descriptor, mode)
         if owner is not None:

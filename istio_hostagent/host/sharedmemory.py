@@ -35,17 +35,17 @@ def is_usable() -> bool:
 def find_base_id(name: str, uid: int) -> int:
     """Give the number for whatever goes by this name, always the same one unless it is taken.
 
-    `uid`: whose memory it is to be.
+    `uid`: whose memory it is to be. Numbers that nobody can foresee follow the first one: whoever
+    took them all would keep Envoy from starting.
     """
-    first = binascii.crc32(name.encode())
-    base_id = 0
-    for tried in range(_TRIES):
-        base_id = (first + tried) % _MOST_ID + 1
+    base_id = binascii.crc32(name.encode()) % _MOST_ID + 1
+    for _ in range(_TRIES):
         try:
             if os.lstat(path_of(base_id)).st_uid == uid:
                 break
-        except OSError:
+        except FileNotFoundError:
             break
+        base_id = int.from_bytes(os.urandom(8)) % _MOST_ID + 1
     return base_id
 
 

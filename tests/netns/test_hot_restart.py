@@ -319,11 +319,14 @@ def test_memory_of_somebody_else_under_its_name_is_no_obstacle(
     made = make_host()
     set_keys(made, program)
     directory = f"{made.runtime}/{made.namespace.inode}.proxy"
-    first = Path(sharedmemory.path_of(sharedmemory.find_base_id(directory, proxy_user()[0])))
-    first.write_bytes(b"planted")
-    os.chown(first, NOBODY, NOBODY)
+    first = sharedmemory.find_base_id(directory, proxy_user()[0])
+    planted = [Path(sharedmemory.path_of(first + each)) for each in range(32)]
+    for path in planted:
+        path.write_bytes(b"planted")
+        os.chown(path, NOBODY, NOBODY)
     try:
         join(made)
-        assert first.read_bytes() == b"planted"
+        assert {path.read_bytes() for path in planted} == {b"planted"}
     finally:
-        first.unlink()
+        for path in planted:
+            path.unlink()

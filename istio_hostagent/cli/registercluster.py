@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 
 from ..cluster import access, client, registration
 from ..config import fields, registering, services
@@ -20,7 +21,7 @@ def register(values: Values) -> int:
     service = services.Registration(
         name,
         words.read(parse_address, values["address"]),
-        words.read(registering.parse_ports, values["ports"]),
+        words.read(parse_ports, values["ports"]),
         words.read(parse_labels, values["labels"]),
         words.read(parse_labels, values["annotations"]),
         values["serviceaccount"] or _ACCOUNT,
@@ -80,6 +81,16 @@ def parse_name(text: str) -> str:
             " letter first"
         )
     return name
+
+
+def parse_ports(texts: Sequence[str]) -> tuple[services.Port, ...]:
+    """As for Consul; a cluster takes no name of a port twice."""
+    ports = registering.parse_ports(texts)
+    names = [port.name.lower() for port in ports]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two ports have the name {twice}")
+    return ports
 
 
 def parse_address(text: str) -> str:

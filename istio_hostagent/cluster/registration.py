@@ -11,7 +11,7 @@ What others have put into an object stays; an object that others have made is ne
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..config import services
@@ -195,6 +195,9 @@ class Entries:
 
     def register(self, service: services.Registration) -> str:
         """As `Form.register`."""
+        there = self._client.find(resources.SERVICE_ENTRIES, service.name, self._namespace)
+        if there is not None:
+            _with_entry_ports(there, self._service_entry(service))  # nothing is done if it refuses
         outcome = self._have(
             resources.WORKLOAD_ENTRIES, self._entry(service), entry_name(service), _with_workload
         )
@@ -212,13 +215,30 @@ class Entries:
 
     def deregister(self, service: services.Registration) -> None:
         """As `Form.deregister`; a workload goes as a whole."""
-        name = entry_name(service)
+        was_there = self._delete_workload(entry_name(service))
+        self._remove_empty(service)  # also what an earlier call was cut off before
+        if not was_there:
+            raise NotRegistered(
+                f"there is no WorkloadEntry {entry_name(service)} in namespace {self._namespace}"
+            )
+
+    def _delete_workload(self, name: str) -> bool:
+        """Whether it was there; raises RegistryRefused for somebody else's."""
+        found = self._client.find(resources.WORKLOAD_ENTRIES, name, self._namespace)
+        if found is None:
+            return False
+        if not _is_ours(found):
+            raise RegistryRefused(
+                f"WorkloadEntry {name} in namespace {self._namespace} was made by somebody else",
+                hint="whoever made it deletes it",
+            )
         try:
             self._client.delete(resources.WORKLOAD_ENTRIES, name, self._namespace)
-        except failures.ObjectMissing as error:
-            raise NotRegistered(
-                f"there is no WorkloadEntry {name} in namespace {self._namespace}"
-            ) from error
+        except failures.ObjectMissing:
+            return False
+        return True
+
+    def _remove_empty(self, service: services.Registration) -> None:
         found = self._client.find(resources.SERVICE_ENTRIES, service.name, self._namespace)
         if found is None or not _is_ours(found) or self._workloads(service):
             return
@@ -342,6 +362,7 @@ def _with_ports(found: Object, service: services.Registration) -> Object:
         )
     there = {each.get("port") for each in spec.get("ports") or ()}
     added = [_service_port(port) for port in service.ports if port.number not in there]
+    _require_free(f"Service {service.name}", spec, added, "port")
     made = _with_metadata(found, service)
     if added:
         made["spec"] = {**spec, "ports": [*(spec.get("ports") or ()), *added]}
@@ -372,9 +393,21 @@ def _with_entry_ports(found: Object, made: Object) -> Object:
     spec = found.get("spec") or {}
     there = {each.get("number") for each in spec.get("ports") or ()}
     added = [each for each in made["spec"]["ports"] if each["number"] not in there]
+    _require_free(f"ServiceEntry {found['metadata']['name']}", spec, added, "number")
     if not added:
         return found
     return {**found, "spec": {**spec, "ports": [*(spec.get("ports") or ()), *added]}}
+
+
+def _require_free(title: str, spec: Object, added: Sequence[Object], key: str) -> None:
+    """Names of ports are unique in a service; raises RegistryRefused for one that is taken."""
+    there = {each.get("name"): each.get(key) for each in spec.get("ports") or ()}
+    for each in added:
+        if each["name"] in there:
+            raise RegistryRefused(
+                f"in {title} port {there[each['name']]} has the name {each['name']} already",
+                hint=f"give another one, as in {each['name']}-{each[key]}:{each[key]}",
+            )
 
 
 def _service_port(port: services.Port) -> Object:

@@ -94,8 +94,16 @@ def parse_name_of_port(text: str) -> str:
 
 
 def parse_ports(words: Sequence[str]) -> tuple[services.Port, ...]:
-    """One port or more, no number twice."""
+    """One port or more, no number twice; one that is not named has a name of its own.
+
+    >>> [port.name for port in parse_ports(["80", "8080"])]
+    ['http', 'http-8080']
+    """
     ports = tuple(map(parse_port, words))
+    for index, (word, port) in enumerate(zip(words, ports, strict=True)):
+        if ":" not in word and port.name in {each.name for each in ports[:index]}:
+            named = services.Port(f"{port.name}-{port.number}", port.number)
+            ports = (*ports[:index], named, *ports[index + 1 :])
     numbers = [port.number for port in ports]
     twice = next((number for number in numbers if numbers.count(number) > 1), None)
     if twice is not None:

@@ -28,6 +28,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     directory = tmp_path_factory.mktemp("cluster")
     with clusters.needed(build.directory("kubernetes"), directory) as made:
         made.create(clusters.namespace_object(NAMESPACE))
+        made.add_istio(build.directory("istio") / "istioctl")
         yield made
 
 
@@ -260,6 +261,7 @@ def test_who_may_not_is_told_so_and_changes_nothing(api: Cluster, tmp_path: Path
         (("register", "web", "169.254.1.1", "80"), "link-local"),
         (("register", "web", "1.2.3.4", "80", "-l", "a b=c"), "no key of a label"),
         (("register", "web", "1.2.3.4", "80", "--check", "tcp"), "for Consul"),
+        (("register", "web", "1.2.3.4", "http:80", "http:81"), "two ports have the name http"),
         (("deregister", "web", "1.2.3.4", "--port", "80", "--entry"), "as a whole"),
     ],
 )
@@ -288,7 +290,6 @@ def test_a_file_that_leads_to_no_cluster_is_named(tmp_path: Path) -> None:
 
 
 def test_entries_of_today_are_objects_of_their_own(api: Cluster, kubeconfig: Path) -> None:
-    api.add_istio(build.directory("istio") / "istioctl")
     verb(kubeconfig, "register", "vms", "1.2.3.4", "http:8080", "--entry", "-s", "web")
     verb(kubeconfig, "register", "vms", "fd00::5", "http:8080", "--entry", "-l", "version=v2")
     service = api.request("GET", f"{ISTIO}/serviceentries/vms")["spec"]
@@ -307,3 +308,37 @@ def test_entries_of_today_are_objects_of_their_own(api: Cluster, kubeconfig: Pat
     assert find(api, f"{ISTIO}/serviceentries/vms") is not None
     verb(kubeconfig, "deregister", "vms", "fd00::5", "--entry")
     assert find(api, f"{ISTIO}/serviceentries/vms") is None
+
+
+def test_names_of_ports_are_unique_in_both_forms(api: Cluster, kubeconfig: Path) -> None:
+    wanted = {"http": 80, "http-8080": 8080}
+    for options in ((), ("--entry",)):
+        verb(kubeconfig, "register", "two", "1.2.7.1", "80", "8080", *options)
+        said = verb(kubeconfig, "register", "two", "1.2.7.2", "http:81", *options, status=77)
+        assert "port 80 has the name http already" in said
+        assert "http-81:81" in said
+    ports = api.request("GET", f"{CORE}/services/two")["spec"]["ports"]
+    assert {each["name"]: each["port"] for each in ports} == wanted
+    entry = api.request("GET", f"{ISTIO}/workloadentries/two-1.2.7.1")["spec"]
+    assert entry["ports"] == wanted
+    assert find(api, f"{ISTIO}/workloadentries/two-1.2.7.2") is None
+    assert {address for address, _, _ in table(api, "two")} == {"1.2.7.1"}
+
+
+def test_an_entry_of_somebody_else_is_not_deleted(api: Cluster, kubeconfig: Path) -> None:
+    kind = {"apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry"}
+    spec = {"address": "1.2.8.1", "labels": {"app": "his"}}
+    made = {**kind, "metadata": {"name": "his-1.2.8.1"}, "spec": spec}
+    api.request("POST", f"{ISTIO}/workloadentries", made)
+    said = verb(kubeconfig, "deregister", "his", "1.2.8.1", "--entry", status=77)
+    assert "made by somebody else" in said
+    assert find(api, f"{ISTIO}/workloadentries/his-1.2.8.1") is not None
+
+
+def test_what_a_deregistration_was_cut_off_before_goes_with_the_next(
+    api: Cluster, kubeconfig: Path
+) -> None:
+    verb(kubeconfig, "register", "cut", "1.2.9.1", "80", "--entry")
+    api.request("DELETE", f"{ISTIO}/workloadentries/cut-1.2.9.1")
+    verb(kubeconfig, "deregister", "cut", "1.2.9.1", "--entry", status=1)
+    assert find(api, f"{ISTIO}/serviceentries/cut") is None

@@ -59,6 +59,9 @@ class OutputsPart(part.Part):
         self._is_writing = False
         self._is_release_wanted = False
         self._is_releasing = False
+        self._not_removed = ""  # why what no key names is still there
+        self._release_at: float | None = None
+        self._release_failures = 0
         self.changes = 0  # outputs that were written since the agent started
 
     def configure(self, config: model.Config, _facts: model.HostFacts) -> None:
@@ -71,6 +74,7 @@ class OutputsPart(part.Part):
         self._is_writing = self._is_releasing = self._is_release_wanted = False
         self._written, self._error = (), ""
         self._retry_at, self._subject = None, None
+        self._release_at, self._release_failures, self._not_removed = None, 0, ""
         self._outputs = outputs
 
     def handle(self, event: events.Event) -> None:
@@ -83,7 +87,7 @@ class OutputsPart(part.Part):
 
     def deadline(self) -> float | None:
         """When it tries again (monotonic seconds)."""
-        return self._retry_at
+        return min(filter(None, (self._retry_at, self._release_at)), default=None)
 
     @property
     def is_settled(self) -> bool:
@@ -110,6 +114,7 @@ class OutputsPart(part.Part):
     def _release(self) -> bool:
         """Begin, if there is anything to look at."""
         self._is_release_wanted = False
+        self._release_at = None
         if not self._state.has(RECORD):
             return False
         self._is_releasing = True
@@ -126,14 +131,20 @@ class OutputsPart(part.Part):
             answer = answers.Outputs(failed=(answer.text,))
         for path in answer.removed:
             logger.info("%s removed: no key names it any more", path)
-        for text in (*answer.left, *answer.failed):
+        before, self._not_removed = self._not_removed, "; ".join(answer.failed)
+        for text in (*answer.left, *(answer.failed if self._not_removed != before else ())):
             logger.warning("not removed", extra=fields.of(CODE="not-removed", DETAIL=text))
+        self._release_failures = self._release_failures + 1 if answer.failed else 0
+        if answer.failed:
+            self._release_at = self._clock.monotonic() + _pause(self._release_failures - 1)
         self._look()
 
     def _look(self) -> None:
         # One worker at a time: both write down what they have done in one file.
         if self._is_releasing:
             return
+        if self._release_at is not None and self._clock.monotonic() >= self._release_at:
+            self._is_release_wanted = True
         if self._is_release_wanted and not self._is_writing and self._release():
             return
         wanted = self._wanted()
@@ -171,7 +182,7 @@ class OutputsPart(part.Part):
         self._work.start_worker(WORKER, request, user=None, timeout_s=TIMEOUT_S, done=done)
 
     def _done(self, subject: Subject, answer: answers.Outputs | HostAgentError) -> None:
-        before = self.last_error
+        before = self._not_written
         self._is_writing = False
         self._written, self._error = (), ""
         if isinstance(answer, HostAgentError):
@@ -185,28 +196,31 @@ class OutputsPart(part.Part):
         if changed:
             extra = fields.of(SERIAL=subject.serial, COUNT=changed)
             logger.info("certificate written for other programs", extra=extra)
-        if not self.last_error:
+        if not self._not_written:
             self._failures = 0
             return
-        pause_s = min(FIRST_PAUSE_S * 2.0 ** min(self._failures, 10), LONGEST_PAUSE_S)
+        self._retry_at = self._clock.monotonic() + _pause(self._failures)
         self._failures += 1
-        self._retry_at = self._clock.monotonic() + pause_s
-        if self.last_error != before:
-            extra = fields.of(CODE="not-written", DETAIL=self.last_error)
+        if self._not_written != before:
+            extra = fields.of(CODE="not-written", DETAIL=self._not_written)
             logger.warning("certificate not written for other programs", extra=extra)
 
     @property
     def last_error(self) -> str:
-        """What could not be written, and why."""
+        """What could not be written or removed, and why."""
+        return "; ".join(filter(None, (self._not_written, self._not_removed)))
+
+    @property
+    def _not_written(self) -> str:
         return self._error or "; ".join(each.error for each in self._written if each.error)
 
     def status(self, _life: Life, _now: Now) -> dict[str, Any]:
         """Its part of the report of `status`."""
         state = "written"
-        if not self._outputs:
-            state = "none"
-        elif self.last_error:
+        if self.last_error:
             state = "failed"
+        elif not self._outputs:
+            state = "none"
         elif not self._written or not self.is_settled:
             state = "pending"
         of_each = self._written or (None,) * len(self._outputs)
@@ -220,5 +234,10 @@ class OutputsPart(part.Part):
                 }
                 for output, written in zip(self._outputs, of_each, strict=False)
             ],
-            "last_error": self.last_error if self._outputs else "",
+            "last_error": self.last_error,
         }
+
+
+def _pause(failures: int) -> float:
+    """Seconds after so many failures before the last one."""
+    return min(FIRST_PAUSE_S * 2.0 ** min(failures, 10), LONGEST_PAUSE_S)

@@ -163,7 +163,10 @@ class HookPart(part.Part):
                 self._reload_next()
                 return
             argv = (_SYSTEMCTL, "is-active", "--", unit)
-            self._start(argv, _ROOT, lambda _, said: asked(said.strip(), error), ended)
+            self._start(argv, _ROOT, lambda _, said: asked(said.strip(), error), unasked)
+
+        def unasked(why: str) -> None:
+            asked("", why)
 
         name = f"systemctl reload {unit}"
         self._run((_SYSTEMCTL, "reload", "--", unit), _ROOT, name, ended)

@@ -196,6 +196,7 @@ class Machine:
         self.registries = FakeRegistries()
         self.outputs: dict[str, str] = {}  # what is in the files of ISTIO_HOSTAGENT_OUTPUTS
         self.unwritable: set[str] = set()  # of their paths
+        self.unstartable: set[str] = set()  # programs that are run once
         self.told: list[tuple[str, ...]] = []  # every call of the renewal hook
         self.hook = Hook.GOOD
         self.running: list[tuple[FakeChild, specs.ProcessSpec, float]] = []  # ready from when on
@@ -635,10 +636,12 @@ class Machine:
 
     def _write_outputs(self, request: Any) -> Ended:
         if "kept" in request:
-            removed = sorted(self.outputs.keys() - set(request["kept"]))
+            gone = sorted(self.outputs.keys() - set(request["kept"]))
+            removed = [path for path in gone if path not in self.unwritable]
             for path in removed:
                 del self.outputs[path]
-            return 0, json.dumps({"removed": removed, "left": [], "failed": []}).encode()
+            failed = [f"{path} stays" for path in gone if path in self.unwritable]
+            return 0, json.dumps({"removed": removed, "left": [], "failed": failed}).encode()
         held = self.visible(request["output_dir"])
         if held is None or held.identity != request["identity"]:
             error = {"code": "certificate-untrusted", "message": "told no", "hint": ""}
@@ -654,6 +657,8 @@ class Machine:
         return 0, json.dumps({"outputs": written}).encode()
 
     def once(self, argv: Sequence[str]) -> Plan:
+        if argv[0] in self.unstartable:
+            raise no_memory()
         if "list-jobs" in argv:
             return Plan(0.02, lambda: (0, self.jobs))
         if argv[0] in ("/usr/bin/env", "/usr/bin/systemctl"):

@@ -231,3 +231,31 @@ def test_an_output_is_removed_at_a_start_if_it_was_named_before_it(host: MemoryH
     host.start()
     host.run(60.0)
     assert host.outputs == {}
+
+
+def test_an_output_that_could_not_be_removed_is_named_and_tried_again(host: MemoryHost) -> None:
+    """Its key lies there, and a passing failure may have kept it."""
+    host.join()
+    host.run(5.0)
+    host.unwritable = {PEM}
+    host.write(HOSTAGENT, OWN_ALONE)
+    host.run(60.0)
+    assert host.outputs.keys() == {PEM}
+    assert host.status["outputs"]["state"] == "failed"
+    assert f"{PEM} stays" in report.render(host.status)
+    host.run(600.0)
+    assert sum("not removed" in line for line in host.log.lines) == 1
+    host.unwritable = set()
+    host.until(lambda: host.outputs == {}, 3600.0, "it is removed")
+    assert host.status["outputs"]["state"] == "none"
+
+
+def test_where_no_systemctl_can_be_started_the_hook_has_failed() -> None:
+    host = make(RENEW_HOOK="unit:nginx.service")
+    host.unstartable = {"/usr/bin/systemctl"}
+    host.join()
+    host.run(5.0)
+    assert hook(host)["state"] == "failed"
+    assert "/usr/bin/systemctl" in hook(host)["last_error"]
+    host.unstartable = set()
+    host.until(lambda: hook(host)["state"] == "done", 600.0, "it is told")

@@ -14,6 +14,8 @@ from .client import Client, Object
 
 CREATED, CHANGED, UNCHANGED = "created", "changed", "as it should be"
 _PAUSE_S = 2.0
+# So long after its last answer an API server may be away.
+PATIENCE_S = 20.0
 # What of a Service is ours; the rest is the cluster's and the cloud's.
 _OURS = ("type", "ports", "selector")
 
@@ -112,17 +114,25 @@ def wait(
 ) -> dict[str, Reached]:
     """Return where each Service leads, by role, once all of them do. Raises AddressesMissing.
 
-    `tell` gets a sentence for each that is missing, again when one of them changes.
+    An API server that has answered may be away for a moment. `tell` gets a sentence for each that
+    is missing, again when one of them changes.
     """
     end = time.monotonic() + timeout_s
     told: list[str] = []
+    answered: float | None = None
     while True:
-        found = {each.role: look(client, each, node_address) for each in wanted}
-        missing = [
-            f"Service {each.name} in namespace {each.namespace}: {found[each.role].missing}"
-            for each in wanted
-            if found[each.role].missing
-        ]
+        found: dict[str, Reached] = {}
+        try:
+            found = {each.role: look(client, each, node_address) for each in wanted}
+        except failures.ClusterUnreachable as error:
+            now = time.monotonic()
+            if answered is None or now >= min(end, answered + PATIENCE_S):
+                raise
+            missing = [error.message]
+        else:
+            answered = time.monotonic()
+            missing = [_describe(each, found[each.role]) for each in wanted]
+        missing = [each for each in missing if each]
         if not missing:
             return found
         if time.monotonic() >= end:
@@ -132,6 +142,12 @@ def wait(
                 tell(each)
         told = missing
         time.sleep(min(_PAUSE_S, timeout_s))
+
+
+def _describe(balancer: LoadBalancer, found: Reached) -> str:
+    if not found.missing:
+        return ""
+    return f"Service {balancer.name} in namespace {balancer.namespace}: {found.missing}"
 
 
 def _node_port(found: Object, balancer: LoadBalancer, address: str) -> Reached:

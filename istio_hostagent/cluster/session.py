@@ -7,6 +7,7 @@ kubectl.
 
 import base64
 import os
+import ssl
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -201,6 +202,7 @@ def _read(file: str, owner: User | Cluster) -> bytes:
         ) from error
 
 
+_REFUSED = ("refuses the client certificate", "does it belong to this cluster?")
 _TLS_WORDS = {
     "certificate has expired": (
         "shows a certificate that has expired",
@@ -231,7 +233,11 @@ _TLS_WORDS = {
         "certificate-authority in the kubeconfig names the authority",
     ),
     "WRONG_VERSION_NUMBER": ("speaks no TLS there", "is the port right?"),
-    "alert": ("refuses the client certificate", "does it belong to this cluster?"),
+    "alert unknown ca": _REFUSED,
+    "alert access denied": _REFUSED,
+    "alert bad certificate": _REFUSED,
+    "alert certificate": _REFUSED,
+    "alert unsupported certificate": _REFUSED,
     "PEM lib": (
         "is not asked: certificate, key or authority in the kubeconfig is no PEM",
         "",
@@ -254,8 +260,10 @@ def _reason(error: Exception) -> tuple[str, str]:
         return f"is not reached through the proxy: {_innermost(error)}", "see proxy-url"
     if isinstance(error, requests.exceptions.InvalidSchema) and "SOCKS" in text:
         return "needs a SOCKS proxy", "install python3-socks"
+    # urllib3 says with a ValueError of its own that the name is another one.
+    of_tls = [str(each) for each in _causes(error) if isinstance(each, (ssl.SSLError, ValueError))]
     for words, meaning in _TLS_WORDS.items():
-        if words in text:
+        if any(words in each for each in of_tls):
             return meaning
     if isinstance(error, requests.exceptions.ReadTimeout):
         return "accepts connections and does not answer", ""
@@ -266,6 +274,14 @@ def _reason(error: Exception) -> tuple[str, str]:
 
 def _innermost(error: BaseException) -> str:
     """The words of the operating system below what three libraries have wrapped around them."""
+    for each in _causes(error):
+        if isinstance(each, OSError) and each.errno is not None and each.strerror:
+            return each.strerror
+    return str(error).partition("\n")[0]
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error, and all that it was made from."""
     seen: list[BaseException] = []
     waiting: list[object] = [error]
     while waiting:
@@ -274,7 +290,4 @@ def _innermost(error: BaseException) -> str:
             seen.append(each)
             reason = getattr(each, "reason", None)
             waiting += [*each.args, reason, each.__cause__, each.__context__]
-    for each in seen:
-        if isinstance(each, OSError) and each.errno is not None and each.strerror:
-            return each.strerror
-    return str(error).partition("\n")[0]
+    return seen

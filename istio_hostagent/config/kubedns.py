@@ -1,17 +1,18 @@
 """The file `kubedns` of the classic guides: what dnsmasq answers, and whom it asks for the rest.
 
-Its lines are dnsmasq's own. Only those that setupMeshEx.sh wrote, from 0.2 to 1.0, are taken,
-since the file becomes a part of the configuration of a program that root runs.
+Its lines are dnsmasq's own. Only those that setupMeshEx.sh wrote, from 0.2 to 1.0, and a port
+behind the address of a server, for node ports, are taken, since the file becomes a part of the
+configuration of a program that root runs.
 """
 
 import ipaddress
 from typing import NamedTuple
 
 from ..errors import ConfigInvalid, Problem
-from . import model
+from . import fields, model
 
 _LONGEST_NAME = 253
-_FORMS = "address=/NAME/ADDRESS or server=/DOMAIN/ADDRESS"
+_FORMS = "address=/NAME/ADDRESS or server=/DOMAIN/ADDRESS[#PORT]"
 
 
 class Entry(NamedTuple):
@@ -53,6 +54,10 @@ def _parse_line(line: str) -> Entry:
         raise ValueError(
             f"no address for {name}: its load balancer had none when this was written"
         )
+    if kind == "server":
+        address, mark, port = address.partition("#")
+        if mark:
+            fields.parse_port(port)
     try:
         return Entry(name.lower(), ipaddress.ip_address(address), kind == "server")
     except ValueError as error:

@@ -236,6 +236,8 @@ def test_who_may_not_is_told_what(admin: Admin, api: Cluster) -> None:
         ({"client-certificate": "config", "client-key": "config"}, {}, "is no PEM"),
         ({}, {"server": "https://127.0.0.1:1"}, "does not answer: Connection refused"),
         ({}, {"server": "https://name.invalid"}, "does not answer"),
+        ({}, {"server": "https://alert-certificate.invalid"}, "does not answer"),
+        ({}, {"server": "https://alert.invalid"}, "does not answer"),
         ({}, {"proxy-url": "http://127.0.0.1:1"}, "is not reached through the proxy"),
         ({}, {"proxy-url": "socks5://127.0.0.1:1"}, "SOCKS"),
     ],

@@ -348,6 +348,25 @@ def test_a_server_that_freezes_or_dies_is_told_and_the_next_run_works(
     assert admin.read("kubedns") == KUBEDNS
 
 
+def test_a_server_that_is_started_anew_meanwhile_is_waited_for(admin: Admin, api: Cluster) -> None:
+    admin.did("load-balancers", "--apply")
+    process = subprocess.Popen(
+        admin.argv("dnsmasq"), env=admin.environment, cwd=admin.home,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    process.stderr.readline()
+    api.kill()
+    for line in process.stderr:
+        if "does not answer" in line:
+            break
+    api.start()
+    give_all(api)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert admin.read("kubedns") == KUBEDNS
+
+
 def test_doctor_names_what_a_classic_host_lacks(admin: Admin, api: Cluster) -> None:
     api.create(objects.service("istio-pilot", objects.ISTIO, 15011))
     done = admin.mesh("doctor", "-n", "vm")

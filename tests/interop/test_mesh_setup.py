@@ -324,6 +324,7 @@ def test_other_programs_are_called_as_the_script_calls_them(
         (("vm 1", *GROUP), {}, "'vm 1' is no host"),
         (("vm1", "--group", "web"), {}, "a WorkloadGroup is named by"),
         (("vm1", *GROUP, "--parallel", "0"), {}, "--parallel must be 1 or more"),
+        (("vm1", "vm2", *GROUP, "--internal-ip", "10.0.0.1"), {}, "are of one host"),
         (("vm1", *GROUP, "--package", "x.deb"), {}, "x.deb: cannot be read: No such file"),
         (("vm1", *GROUP), {"ISTIO_RUN": "ssh 'x"}, "ISTIO_RUN is no command line"),
         (("vm1", *GROUP), {"ISTIO_RUN": "no-such-program"}, "there is no no-such-program in PATH"),

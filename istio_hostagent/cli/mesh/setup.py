@@ -97,6 +97,8 @@ def execute(values: argparse.Namespace, environment: Environment) -> int:
     """Set the hosts up; progress goes to standard error, the table to standard output."""
     if values.group or values.file:
         workload.check(values, values.group)
+        if (values.internal_ip or values.external_ip) and len(set(values.hosts)) > 1:
+            raise arguments.wrong("--internal-ip and --external-ip are of one host")
         return perform(values, environment, _modern(values, environment), is_google=False)
     made = make_classic(values, environment, root_alone=False)
     return perform(values, environment, lambda _host: made, is_google=False)

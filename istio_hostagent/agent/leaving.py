@@ -13,7 +13,7 @@ import logging
 import signal
 from typing import TYPE_CHECKING
 
-from ..errors import HostAgentError
+from ..errors import HostAgentError, describe
 from ..host import processes
 from ..supervise import child
 from . import events, fields, part
@@ -110,14 +110,24 @@ class LeavingPart(part.Part):
             self._work.start_program(
                 JOBS, _LIST_JOBS, user=_ROOT, timeout_s=TIMEOUT_S, done=self._answered
             )
-        except OSError:
-            self.is_over = True
+        except OSError as error:
+            self._unknown(describe(error))
+
+    def _unknown(self, why: str) -> None:
+        """A restart is done at once; so is what may be one."""
+        extra = fields.of(DETAIL=why)
+        logger.warning("told to end, and systemd does not say for what: no draining", extra=extra)
+        self.is_over = True
 
     def _answered(self, answer: Any) -> None:
-        jobs = set()
-        if not isinstance(answer, HostAgentError) and answer[0] == 0:
-            lines = answer[1].decode(errors="replace").splitlines()
-            jobs = {(words[1], words[2]) for words in map(str.split, lines) if len(words) > 2}
+        if isinstance(answer, HostAgentError):
+            self._unknown(answer.text)
+            return
+        text = answer[1].decode(errors="replace")
+        if answer[0] != 0:
+            self._unknown(processes.ended_badly(_LIST_JOBS[0], answer[0], text.splitlines()).text)
+            return
+        jobs = {(words[1], words[2]) for words in map(str.split, text.splitlines()) if words[2:]}
         is_stop = (self._unit, "stop") in jobs
         self.is_for_good = is_stop and (_DOWN, "start") not in jobs
         self.is_restart = (self._unit, "restart") in jobs

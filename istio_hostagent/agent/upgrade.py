@@ -45,6 +45,8 @@ class Upgrade:
             if len(self._known) >= MAX_KNOWN:
                 del self._known[next(iter(self._known))]
             self._known[pair] = why
+            if not why:
+                self._known[pair[::-1]] = ""  # going back is not compared: it has worked
             done()
 
         self._successors.compare(task, launch, spec.argv[0], compared)

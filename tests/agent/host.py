@@ -185,7 +185,8 @@ class MemoryHost(Machine):
         end = self.clock.monotonic() + seconds
         if self.agent is not None:
             self._living(lambda: self._turns(end))
-        while self.agent is None and self.clock.monotonic() < end:
+        is_over = self.agent is None or self.agent.is_stopping
+        while is_over and self.clock.monotonic() < end:
             self.clock.step(end)
 
     def _turns(self, end: float) -> None:

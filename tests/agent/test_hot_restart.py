@@ -326,6 +326,22 @@ def test_a_program_of_another_hot_restart_is_started_in_its_place(host: MemoryHo
     assert any("another one cannot take over" in line for line in host.log.lines)
 
 
+def test_a_program_at_another_path_takes_over_and_so_does_the_one_before(host: MemoryHost) -> None:
+    (first,) = alive(host)
+    other = "/opt/envoy"
+    host.programs |= {other}
+    host.write(other, b"another")
+    host.write(HOSTAGENT, OWN + f"ISTIO_HOSTAGENT_ENVOY={other}\n".encode())
+    host.until(lambda: len(alive(host)) == 2, 20.0, "two run")
+    second = until_one(host)
+    assert second is not first
+    host.run(600.0)
+    host.write(HOSTAGENT, OWN)
+    host.until(lambda: len(alive(host)) == 2, 20.0, "two run")
+    assert until_one(host) is not second
+    assert not any("another one cannot take over" in line for line in host.log.lines)
+
+
 def test_a_program_that_was_replaced_while_no_agent_ran_takes_over() -> None:
     host = MemoryHost(is_owner=True)
     host.write(CLUSTER, TEXTS["A"])

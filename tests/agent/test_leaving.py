@@ -54,6 +54,13 @@ def test_nobody_waits_for_what_is_no_stop(joined: MemoryHost, jobs: bytes) -> No
     assert joined.drained == 0
 
 
+def test_where_systemd_cannot_be_asked_that_is_said_and_nobody_waits(joined: MemoryHost) -> None:
+    joined.unstartable = {"/usr/bin/systemctl"}
+    tell(joined)
+    joined.until(lambda: is_stopping(joined), 0.5, "at once")
+    assert any("systemd does not say for what" in line for line in joined.log.lines)
+
+
 def test_a_second_signal_is_in_a_hurry(joined: MemoryHost) -> None:
     joined.jobs = STOP
     tell(joined)

@@ -300,5 +300,9 @@ def _read_record(text: str | None) -> Record:
     try:
         found = json.loads(text)
         return Record(services.Access(**found["access"]), tuple(map(str, found["ids"])))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError) as error:
+        logger.warning(
+            "what an earlier agent has registered cannot be read, so nobody takes it away",
+            extra=fields.of(FILE=places.REGISTERED, DETAIL=f"{type(error).__name__}: {error}"),
+        )
         return Record()

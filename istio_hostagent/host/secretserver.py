@@ -8,6 +8,7 @@ its own connection. Not here: what is said to a client (`sds.connection`), and t
 """
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -25,6 +26,9 @@ _READ_BYTES = 65536
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 # Said once until the secrets change; what is above this number is not said at all.
 _MAX_REMARKS = 64
+# inotify(7) tells when these are over. After another failure files are read again so much later.
+_TOLD = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EINVAL, errno.EFBIG, errno.ELOOP)
+RETRY_S = 5.0
 
 
 class _Client:
@@ -115,6 +119,8 @@ class SecretServer:
         except OSError as error:
             place = error.filename or "files"
             self._remark(f"{place}: {error.strerror}; what was given out before stays")
+            if error.errno not in _TOLD:
+                self._due = time.monotonic() + RETRY_S
             return
         before, self._held = self._held, secrets.make(files.key, files.chain, files.root)
         if self._held == before:

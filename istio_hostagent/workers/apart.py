@@ -8,10 +8,11 @@ asks. It ends with the worker that has forked it.
 import contextlib
 import json
 import os
+import traceback
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import ChildFailed
+from ..errors import ChildFailed, describe
 from ..host import processes, secrecy
 
 
@@ -27,13 +28,15 @@ def run(uid: int, gid: int, work: Callable[[], object], *, name: str, max_bytes:
         os.close(reading)
         status = 1
         # Whatever happens here must not run on as root's code.
-        with contextlib.suppress(BaseException):
+        try:
             _leave_descriptors()
             if os.geteuid() == 0:
                 secrecy.become(uid, gid, parent=parent)
             with open(writing, "wb") as out:
                 out.write(json.dumps(work()).encode())
             status = 0
+        except BaseException as error:  # noqa: BLE001 # what is not caught runs on as root's
+            _say(f"{name}: {_describe(error)}")
         os._exit(status)
     os.close(writing)
     with open(reading, "rb") as source:
@@ -45,6 +48,18 @@ def run(uid: int, gid: int, work: Callable[[], object], *, name: str, max_bytes:
         return json.loads(data)
     except ValueError as error:
         raise ChildFailed(name, "gave a wrong answer: it is no JSON value") from error
+
+
+def _describe(error: BaseException) -> str:
+    """Of what kind and where; its words may be of what nobody is to read."""
+    words = describe(error) if isinstance(error, OSError) else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{words} ({frames[-1].name}, line {frames[-1].lineno})"
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode(errors="replace"))
 
 
 def _leave_descriptors() -> None:

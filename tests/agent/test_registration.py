@@ -178,3 +178,4 @@ def test_whatever_was_written_down_cannot_keep_it_from_starting(host: MemoryHost
     host.join()
     host.run(5.0)
     assert there(host) == {WEB: "", ADMIN: ""}
+    assert any("cannot be read, so nobody takes it away" in line for line in host.log.lines)

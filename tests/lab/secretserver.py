@@ -22,9 +22,18 @@ class SecretServer:
     """One run of it."""
 
     def __init__(
-        self, directory: Path, path: Path, uid: int, *, listener: socket.socket | None = None
+        self,
+        directory: Path,
+        path: Path,
+        uid: int,
+        *,
+        listener: socket.socket | None = None,
+        open_files: int = 0,
     ) -> None:
-        """With `listener`, a socket that listens at `path`, as systemd does it."""
+        """With `listener`, a socket that listens at `path`, as systemd does it.
+
+        `open_files`: how many it may have; 0: as many as this process.
+        """
         self.path = path
         self._log = path.with_suffix(".log")
         self._log.touch()
@@ -35,6 +44,8 @@ class SecretServer:
             argv = ["/usr/bin/setpriv", *user, *program, str(path)]
         else:
             argv = ["/usr/bin/setpriv", *user, "/bin/sh", "-c", _ACTIVATED, "sh", *program]
+        if open_files:
+            argv = ["/usr/bin/prlimit", f"--nofile={open_files}", *argv]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 argv,

@@ -72,6 +72,19 @@ def test_it_ends_with_whoever_waits_for_it() -> None:
         os.close(reading)
 
 
+def test_its_error_is_told_by_kind_and_place_and_not_in_its_words(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> None:
+        raise ValueError("secret")
+
+    with pytest.raises(ChildFailed):
+        run(fail)
+    told = capfd.readouterr().err
+    assert "the process: ValueError (fail, line " in told
+    assert "secret" not in told
+
+
 @pytest.mark.parametrize(
     ("work", "said"),
     [

@@ -1,5 +1,6 @@
 """The secret server as a process: who is let in, what is given out when, and what it survives."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -83,10 +84,12 @@ def start(place: Place) -> Iterator[Start]:
     made = []
 
     def begin(
-        directory: Path | None = None, listener: socket.socket | None = None
+        directory: Path | None = None, listener: socket.socket | None = None, open_files: int = 0
     ) -> SecretServer:
         path = place.base / "socket"
-        server = SecretServer(directory or place.output, path, UID, listener=listener)
+        server = SecretServer(
+            directory or place.output, path, UID, listener=listener, open_files=open_files
+        )
         made.append(server)
         return server
 
@@ -132,6 +135,22 @@ def test_each_switch_is_given_out_at_once_and_is_of_one_generation(
             place.swap(f"mark-{number}")
             wait_mark(client, f"mark-{number}")
         assert all(len(marks(each)) == 1 for each in client.client.messages[1])
+
+
+def test_a_failure_that_no_change_of_files_ends_is_tried_again(place: Place, start: Start) -> None:
+    place.swap("mark-0")
+    server = start(open_files=24)
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(subscribe(server))
+        wait_mark(client, "mark-0")
+        idle = contextlib.ExitStack()
+        stack.push(idle)
+        while len(os.listdir(f"/proc/{server.pid}/fd")) < 23:
+            wait_mark(idle.enter_context(subscribe(server)), "mark-0")
+        place.swap("mark-1")
+        server.wait_log("Too many open files; what was given out before stays")
+        idle.close()
+        wait_mark(client, "mark-1")
 
 
 def test_who_comes_before_the_first_certificate_waits_for_it(place: Place, start: Start) -> None:

@@ -64,7 +64,7 @@ def test_a_restart_tells_nothing_anew_and_a_renewal_before_a_crash_is_told_after
     assert len(host.told) == 1
     host.hook = machine.Hook.HANGING
     assert host.answer("renew")["ok"]
-    host.run(1.0)
+    host.until(lambda: len(host.told) == 2, 5.0, "the hook has begun")
     host.kill()
     host.hook = machine.Hook.GOOD
     host.start()

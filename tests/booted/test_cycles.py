@@ -106,7 +106,7 @@ def test_any_order_of_events_converges_and_leaves_nothing_behind(
         )
         settle(machine, before, done)
     stop(machine)
-    assert mesh.table_names(machine) == []
+    network.wait_until(lambda: mesh.table_names(machine) == [], "no table is left")
     record_property(
         soak.FIGURE, f"{machine.suite}: {len(done)} events, the same as before after each"
     )

@@ -49,7 +49,7 @@ def test_an_edited_file_is_kept_asked_about_or_replaced(
     machine.run(*INSTALL, "--force-confnew", second)
     assert TEXT in machine.read(mesh.HOSTAGENT_ENV)
     mesh.wait_joined(machine)
-    assert "plain text" in machine.run("istio-hostagent", "status").stdout
+    assert "plain text is accepted" in machine.run("istio-hostagent", "status").stdout
     machine.run("mv", f"{mesh.HOSTAGENT_ENV}.dpkg-old", mesh.HOSTAGENT_ENV)
     machine.run("istio-hostagent", "reload")
     assert "plain text is refused" in machine.run("istio-hostagent", "status").stdout

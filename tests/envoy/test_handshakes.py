@@ -97,6 +97,12 @@ def handshakes(host: proxy.Proxy) -> int:
     return sum(int(each) for each in re.findall(r": (\d+)$", text, re.MULTILINE))
 
 
+def refusals(host: proxy.Proxy) -> int:
+    """How many certificates its Envoy has not taken."""
+    text = host.ask("/stats?filter=^listener.*ssl.fail_verify_error$")
+    return sum(int(each) for each in re.findall(r": (\d+)$", text, re.MULTILINE))
+
+
 def wait_for_more(host: proxy.Proxy, number: int) -> None:
     before = handshakes(host)
     proxy.wait_until(lambda: handshakes(host) >= before + number, "more handshakes", 60)
@@ -195,4 +201,10 @@ def test_renewals_and_another_root_fail_no_handshake(
     assert told["failures"] == [], told
     assert (a.pid, b.pid) == pids
     # The old root is worth nothing any more.
-    assert new in (b.output_dir / "root-cert.pem").read_bytes()
+    with traffic(a, b) as told:
+        wait_for_more(b, BETWEEN)
+    assert told["failures"] == []
+    assert refusals(b) == 0
+    install(a, ca, (old, new))
+    with traffic(a, b):
+        proxy.wait_until(lambda: refusals(b) >= BETWEEN, "its certificates are refused")

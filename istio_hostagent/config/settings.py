@@ -330,8 +330,8 @@ PROXY_UNIT = Setting(
     fields.parser_of({"no": False, "auto": True}),
     "auto",
     "Whether the proxy runs in a unit of its own, istio-proxy@0.service (after a hot restart "
-    "istio-proxy@1.service), and goes on while the agent is restarted: auto does so where the agent is the service of the package; no has it "
-    "run below the agent, and end with it.",
+    "istio-proxy@1.service), and goes on while the agent is restarted: auto does so where the "
+    "agent is the service of the package; no has it run below the agent, and end with it.",
     is_guarded=True,
 )
 SECRET_SOCKET = Setting(

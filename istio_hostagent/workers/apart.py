@@ -5,9 +5,9 @@ It starts no program, so nobody but root can look into it, although that user ru
 asks. It ends with the worker that has forked it.
 """
 
-import contextlib
 import json
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,6 @@ def run(uid: int, gid: int, work: Callable[[], object], *, name: str, max_bytes:
     if pid == 0:
         os.close(reading)
         status = 1
-        # Whatever happens here must not run on as root's code.
         try:
             _leave_descriptors()
             if os.geteuid() == 0:
@@ -35,9 +34,12 @@ def run(uid: int, gid: int, work: Callable[[], object], *, name: str, max_bytes:
             with open(writing, "wb") as out:
                 out.write(json.dumps(work()).encode())
             status = 0
-        except BaseException as error:  # noqa: BLE001 # what is not caught runs on as root's
-            _say(f"{name}: {_describe(error)}")
-        os._exit(status)
+        finally:
+            # Whatever happens here must not run on as root's code.
+            try:
+                _say(name, sys.exc_info()[1])
+            finally:
+                os._exit(status)
     os.close(writing)
     with open(reading, "rb") as source:
         data = source.read(max_bytes + 1)
@@ -50,16 +52,13 @@ def run(uid: int, gid: int, work: Callable[[], object], *, name: str, max_bytes:
         raise ChildFailed(name, "gave a wrong answer: it is no JSON value") from error
 
 
-def _describe(error: BaseException) -> str:
+def _say(name: str, error: BaseException | None) -> None:
     """Of what kind and where; its words may be of what nobody is to read."""
+    if error is None:
+        return
     words = describe(error) if isinstance(error, OSError) else type(error).__name__
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{words} ({frames[-1].name}, line {frames[-1].lineno})"
-
-
-def _say(line: str) -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, f"{line}\n".encode(errors="replace"))
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    os.write(2, f"{name}: {words} ({frame.name}, line {frame.lineno})\n".encode(errors="replace"))
 
 
 def _leave_descriptors() -> None:

@@ -46,17 +46,15 @@ class Wanted(NamedTuple):
     @property
     def key(self) -> str:
         """What the addresses of one answer belong to, as it is written down beside them."""
-        names = [] if self.is_all else sorted(self.names)
-        return json.dumps([self.access.address, self.is_all, names])
+        return json.dumps("*" if self.is_all else sorted(self.names))
 
     def covers(self, key: str) -> bool:
-        """Whether everything with this key is wanted still."""
+        """Whether what has this key is wanted, or some of it that cannot be told from the rest."""
         try:
-            address, is_all, names = json.loads(key)
-        except (ValueError, TypeError):
+            names = json.loads(key)
+        except ValueError:
             return False
-        is_within = self.is_all or (not is_all and set(names) <= set(self.names))
-        return address == self.access.address and is_within
+        return self.is_all or (isinstance(names, list) and not set(self.names).isdisjoint(names))
 
 
 class CataloguePart(part.Part):
@@ -86,7 +84,8 @@ class CataloguePart(part.Part):
     @property
     def destinations(self) -> tuple[model.Address, ...]:
         """What is captured for the services that are wanted, ascending."""
-        return self._known if self._wanted else ()
+        is_known = self._wanted and self._wanted.covers(self._known_for)
+        return self._known if is_known else ()
 
     def configure(self, config: model.Config, _facts: model.HostFacts) -> None:
         """Take whose addresses are wanted."""
@@ -98,8 +97,6 @@ class CataloguePart(part.Part):
         self._work.abandon(WORKER)
         self._wanted, self._version, self._is_asking = wanted, 0, False
         self._has_answered, self._ask_at, self._failures, self.last_error = False, 0.0, 0, ""
-        if wanted and not wanted.covers(self._known_for):
-            self._known = ()  # nobody wants these to be captured any more
 
     def handle(self, event: events.Event) -> events.Event | None:
         """Ask anew when it is time; the others are told of other destinations."""

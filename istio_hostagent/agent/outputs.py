@@ -82,11 +82,15 @@ class OutputsPart(part.Part):
         match event:
             case events.Reloading(is_asked=True):
                 self._subject = None
+                if self._release_at is not None:
+                    self._release_at = self._clock.monotonic()
             case events.TimePassed():
                 self._look()
 
     def deadline(self) -> float | None:
         """When it tries again (monotonic seconds)."""
+        if self._is_writing or self._is_releasing:
+            return None  # its end is waited for
         return min(filter(None, (self._retry_at, self._release_at)), default=None)
 
     @property

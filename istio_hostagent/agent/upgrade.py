@@ -42,11 +42,11 @@ class Upgrade:
             return
 
         def compared(why: str) -> None:
-            if len(self._known) >= MAX_KNOWN:
-                del self._known[next(iter(self._known))]
             self._known[pair] = why
             if not why:
                 self._known[pair[::-1]] = ""  # going back is not compared: it has worked
+            while len(self._known) > MAX_KNOWN:
+                del self._known[next(iter(self._known))]
             done()
 
         self._successors.compare(task, launch, spec.argv[0], compared)

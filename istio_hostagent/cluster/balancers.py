@@ -15,7 +15,7 @@ from .client import Client, Object
 CREATED, CHANGED, UNCHANGED = "created", "changed", "as it should be"
 _PAUSE_S = 2.0
 # So long after its last answer an API server may be away.
-PATIENCE_S = 20.0
+PATIENCE_S = 45.0
 # What of a Service is ours; the rest is the cluster's and the cloud's.
 _OURS = ("type", "ports", "selector")
 

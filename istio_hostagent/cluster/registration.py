@@ -11,7 +11,7 @@ What others have put into an object stays; an object that others have made is ne
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from ..config import services
@@ -362,7 +362,7 @@ def _with_ports(found: Object, service: services.Registration) -> Object:
         )
     there = {each.get("port") for each in spec.get("ports") or ()}
     added = [_service_port(port) for port in service.ports if port.number not in there]
-    _require_free(f"Service {service.name}", spec, added, "port")
+    _require_names(f"Service {service.name}", spec, map(_service_port, service.ports), "port")
     made = _with_metadata(found, service)
     if added:
         made["spec"] = {**spec, "ports": [*(spec.get("ports") or ()), *added]}
@@ -393,17 +393,18 @@ def _with_entry_ports(found: Object, made: Object) -> Object:
     spec = found.get("spec") or {}
     there = {each.get("number") for each in spec.get("ports") or ()}
     added = [each for each in made["spec"]["ports"] if each["number"] not in there]
-    _require_free(f"ServiceEntry {found['metadata']['name']}", spec, added, "number")
+    title = f"ServiceEntry {found['metadata']['name']}"
+    _require_names(title, spec, made["spec"]["ports"], "number")
     if not added:
         return found
     return {**found, "spec": {**spec, "ports": [*(spec.get("ports") or ()), *added]}}
 
 
-def _require_free(title: str, spec: Object, added: Sequence[Object], key: str) -> None:
-    """Names of ports are unique in a service; raises RegistryRefused for one that is taken."""
+def _require_names(title: str, spec: Object, wanted: Iterable[Object], key: str) -> None:
+    """A name of a port means one number in a service; raises RegistryRefused for another one."""
     there = {each.get("name"): each.get(key) for each in spec.get("ports") or ()}
-    for each in added:
-        if each["name"] in there:
+    for each in wanted:
+        if there.get(each["name"], each[key]) != each[key]:
             raise RegistryRefused(
                 f"in {title} port {there[each['name']]} has the name {each['name']} already",
                 hint=f"give another one, as in {each['name']}-{each[key]}:{each[key]}",

@@ -27,7 +27,7 @@ _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 # Said once until the secrets change; what is above this number is not said at all.
 _MAX_REMARKS = 64
 # inotify(7) tells when these are over. After another failure files are read again so much later.
-_TOLD = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EINVAL, errno.EFBIG, errno.ELOOP)
+_TOLD = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.EFBIG, errno.ELOOP)
 RETRY_S = 5.0
 
 
@@ -69,6 +69,7 @@ class SecretServer:
         self._clients: dict[int, _Client] = {}  # the first to come first
         self._remarks: set[str] = set()
         self._due: float | None = None
+        self._is_behind = False  # files could not be read, and no change of them will be told
         self._poll = select.epoll()
         listener.setblocking(False)
         self._poll.register(listener, select.EPOLLIN)
@@ -119,9 +120,11 @@ class SecretServer:
         except OSError as error:
             place = error.filename or "files"
             self._remark(f"{place}: {error.strerror}; what was given out before stays")
-            if error.errno not in _TOLD:
+            self._is_behind = error.errno not in _TOLD
+            if self._is_behind and self._clients:
                 self._due = time.monotonic() + RETRY_S
             return
+        self._is_behind = False
         before, self._held = self._held, secrets.make(files.key, files.chain, files.root)
         if self._held == before:
             return
@@ -155,6 +158,8 @@ class SecretServer:
         client = _Client(sock, made)
         self._clients[sock.fileno()] = client
         self._poll.register(sock, select.EPOLLIN)
+        if self._is_behind and self._due is None:
+            self._due = time.monotonic()
         self._send(client)
 
     def _make_room(self) -> bool:

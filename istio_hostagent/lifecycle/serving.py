@@ -124,7 +124,8 @@ def unanswered(value: Serving, error: str, now: float) -> Serving:
 
 def overtaken(value: Serving, now: float) -> Serving:
     """What it shows may be what is just being obtained: it is asked again."""
-    return value._replace(is_asking=False, ask_at=now + UNKNOWN_PAUSE_S)
+    ask_at = now + UNKNOWN_PAUSE_S if value.subject is not None else None
+    return value._replace(is_asking=False, ask_at=ask_at)
 
 
 def answered(

@@ -12,8 +12,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import ChildFailed, describe
+from ..errors import ChildFailed
 from ..host import processes, secrecy
+
+_MAX_WORDS = 200
 
 
 def run(uid: int, gid: int, work: Callable[[], object], *, name: str, max_bytes: int) -> Any:
@@ -26,39 +28,40 @@ def run(uid: int, gid: int, work: Callable[[], object], *, name: str, max_bytes:
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        status = 1
+        status, told = 1, b""
         try:
-            _leave_descriptors()
-            if os.geteuid() == 0:
-                secrecy.become(uid, gid, parent=parent)
-            with open(writing, "wb") as out:
-                out.write(json.dumps(work()).encode())
-            status = 0
+            try:
+                _leave_descriptors()
+                if os.geteuid() == 0:
+                    secrecy.become(uid, gid, parent=parent)
+                told = json.dumps(work()).encode()
+            finally:
+                error = sys.exc_info()[1]
+                with open(writing, "wb") as out:
+                    out.write(told if error is None else _describe(error).encode())
+                status = int(error is not None)
         finally:
             # Whatever happens here must not run on as root's code.
-            try:
-                _say(name, sys.exc_info()[1])
-            finally:
-                os._exit(status)
+            os._exit(status)
     os.close(writing)
     with open(reading, "rb") as source:
         data = source.read(max_bytes + 1)
     _, status = os.waitpid(pid, 0)
     if status != 0:
-        raise ChildFailed(name, processes.outcome(os.waitstatus_to_exitcode(status)))
+        ended = processes.outcome(os.waitstatus_to_exitcode(status))
+        raise ChildFailed(name, ended, data[:_MAX_WORDS].decode(errors="replace").splitlines())
     try:
         return json.loads(data)
     except ValueError as error:
         raise ChildFailed(name, "gave a wrong answer: it is no JSON value") from error
 
 
-def _say(name: str, error: BaseException | None) -> None:
+def _describe(error: BaseException) -> str:
     """Of what kind and where; its words may be of what nobody is to read."""
-    if error is None:
-        return
-    words = describe(error) if isinstance(error, OSError) else type(error).__name__
+    number = error.errno if isinstance(error, OSError) else None
+    words = os.strerror(number) if number else type(error).__name__
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    os.write(2, f"{name}: {words} ({frame.name}, line {frame.lineno})\n".encode(errors="replace"))
+    return f"{words} in {frame.name}, line {frame.lineno}"
 
 
 def _leave_descriptors() -> None:

@@ -7,8 +7,8 @@ Out: {"version", "addresses": of every instance, each once}, or
 
 A blocking query: Consul answers when another version than this is there, or when the time
 is over (developer.hashicorp.com/consul/api-docs/features/blocking). It leaves out what the token
-may not see and says so (.../api-docs/features/filtering): where nothing of what is wanted is left
-that is an error. The service that Consul's own servers are is left out.
+may not see and says so (.../api-docs/features/filtering): where nothing of a service is left that
+is an error. The service that Consul's own servers are is left out.
 """
 
 import ipaddress
@@ -53,10 +53,9 @@ def read(api: consul.Api, names: list[str], version: int, wait_s: float) -> dict
     found_version = api.index if api.index >= version else 0
     if not isinstance(there, dict):
         raise RegistryRefused(f"Consul at {api.address}: its answer is no list of services")
-    if api.is_filtered and (set(names) - there.keys() or not there.keys() - {_SERVERS}):
-        hidden = ", ".join(sorted(set(names) - there.keys())) or "any service"
-        raise _not_shown(api, hidden)
-    wanted = [name for name in there if name != _SERVERS and (not names or name in names)]
+    wanted = names or [name for name in there if name != _SERVERS]
+    if api.is_filtered and not wanted:
+        raise _not_shown(api, "any service")
     found: set[str] = set()
     for name in wanted:
         addresses = _addresses(api.get("catalog", "service", name))

@@ -101,7 +101,13 @@ def test_what_was_known_counts_while_consul_is_away_and_over_a_start(
 
 @pytest.mark.parametrize(
     ("first", "then", "left"),
-    [("web", "db", []), ("*", "db", []), ("web", "web,db", [ONE]), ("web", "*", [ONE])],
+    [
+        ("web", "db", []),
+        ("*", "db", []),
+        ("web", "web,db", [ONE]),
+        ("web,db", "web", [ONE]),
+        ("web", "*", [ONE]),
+    ],
 )
 @pytest.mark.parametrize("is_restarted", [False, True])
 def test_what_was_known_of_services_that_are_not_wanted_any_more_counts_for_nothing(
@@ -121,6 +127,9 @@ def test_what_was_known_of_services_that_are_not_wanted_any_more_counts_for_noth
     host.run(60.0)
     assert known(host) == left
     assert host.is_in_mesh
+    write(host, first)
+    host.run(60.0)
+    assert known(host) == [ONE]
 
 
 def test_without_the_key_nobody_asks(host: MemoryHost) -> None:

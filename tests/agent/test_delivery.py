@@ -233,7 +233,10 @@ def test_an_output_is_removed_at_a_start_if_it_was_named_before_it(host: MemoryH
     assert host.outputs == {}
 
 
-def test_an_output_that_could_not_be_removed_is_named_and_tried_again(host: MemoryHost) -> None:
+@pytest.mark.parametrize("is_asked", [False, True], ids=["by itself", "reload"])
+def test_an_output_that_could_not_be_removed_is_named_and_tried_again(
+    host: MemoryHost, *, is_asked: bool
+) -> None:
     """Its key lies there, and a passing failure may have kept it."""
     host.join()
     host.run(5.0)
@@ -246,7 +249,9 @@ def test_an_output_that_could_not_be_removed_is_named_and_tried_again(host: Memo
     host.run(600.0)
     assert sum("not removed" in line for line in host.log.lines) == 1
     host.unwritable = set()
-    host.until(lambda: host.outputs == {}, 3600.0, "it is removed")
+    if is_asked:
+        host.ask("reload")
+    host.until(lambda: host.outputs == {}, 5.0 if is_asked else 3600.0, "it is removed")
     assert host.status["outputs"]["state"] == "none"
 
 

@@ -62,9 +62,7 @@ def test_the_end_of_a_login_and_a_kill_of_who_waits_keep_nothing_in(
     # systemd starts it again.
     network.wait_until(lambda: unconfirmed(trying)["pid"] not in (None, first), "it waits again")
     assert mesh.network_state(trying) != before
-    network.wait_until(
-        lambda: mesh.network_state(trying) == before, "it has gone back", within_s=30
-    )
+    network.wait_until(lambda: mesh.network_state(trying) == before, "it has gone back")
     assert unconfirmed(trying)["state"] == "taken back"
     assert "which nobody confirmed, were taken back" in trying.journal(unit)
     network.wait_until(lambda: not trying.run(*UNITS).stdout, "its unit is gone")
@@ -98,7 +96,7 @@ def test_rules_of_another_network_namespace_go_back_in_that_one(trying: machines
     (unit, *_) = trying.run(*UNITS).stdout.split()
     assert unit.endswith(".scope")
     assert unconfirmed(trying, *inside)["state"] == "waiting"
-    network.wait_until(lambda: not trying.run(*listing).stdout, "it has gone back", within_s=30)
+    network.wait_until(lambda: not trying.run(*listing).stdout, "it has gone back")
 
 
 def test_starting_the_agent_ends_a_trial(trying: machines.Machine) -> None:

@@ -133,7 +133,7 @@ def test_each_broken_thing_is_a_line(joined: machines.Machine, ca: mesh.Authorit
 def test_a_stopped_agent_and_a_port_that_somebody_has(joined: machines.Machine) -> None:
     joined.run(*STOP)
     # The unit that takes the tables out removes the mark behind them, later.
-    network.wait_until(lambda: not joined.exists(MARKER), "the mark is gone", within_s=10)
+    network.wait_until(lambda: not joined.exists(MARKER), "the mark is gone", within_s=20)
     serve = ("-p", "User=nobody", "/usr/bin/python3", "-m", "http.server", "15006")
     joined.run("systemd-run", "--quiet", "--unit=thief", *serve)
     listening = ("ss", "-Hltn", "sport", "=", ":15006")

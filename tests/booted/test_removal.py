@@ -174,7 +174,7 @@ def test_an_upgrade_does_not_start_an_agent_that_was_stopped(
     mesh.join(machine, ca)
     machine.run("systemctl", "start", "istio-auth-node-agent")
     machine.run("systemctl", "stop", "istio-hostagent")
-    network.wait_until(lambda: not mesh.table_names(machine), "the guard is gone", within_s=3)
+    network.wait_until(lambda: not mesh.table_names(machine), "the guard is gone", within_s=20)
     machine.run(*conftest.INSTALL[:-1], "--reinstall", "istio-hostagent")
     unit = machine.unit("istio-hostagent.service", "ActiveState", "UnitFileState")
     assert unit == {"ActiveState": "inactive", "UnitFileState": "enabled"}

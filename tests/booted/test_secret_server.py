@@ -61,7 +61,7 @@ def test_secrets_are_served_to_the_proxy_renewed_and_by_the_next_server_too(
     pid = joined.unit(SERVICE, "MainPID")["MainPID"]
     joined.run("kill", "-KILL", pid)
     joined.run("istio-hostagent", "renew")
-    network.wait_until(lambda: is_shown(joined), "it is, by another server", within_s=30)
+    network.wait_until(lambda: is_shown(joined), "it is, by another server")
     assert joined.unit(SERVICE, "MainPID")["MainPID"] != pid
     assert mesh.ask(joined, peer.address).status == 0
     log = joined.journal(SERVICE)
@@ -83,10 +83,10 @@ def test_an_upgrade_of_the_package_replaces_it(
     before = joined.unit(SERVICE, "MainPID")
     joined.run("apt-get", "-q", "-y", "install", "--reinstall", "istio-hostagent")
     mesh.wait_joined(joined)
-    network.wait_until(lambda: state(joined, SERVICE) == "active", "Envoy is back", within_s=30)
+    network.wait_until(lambda: state(joined, SERVICE) == "active", "Envoy is back")
     assert joined.unit(SERVICE, "MainPID") != before
     joined.run("istio-hostagent", "renew")
-    network.wait_until(lambda: is_shown(joined), "the renewed certificate is shown", within_s=30)
+    network.wait_until(lambda: is_shown(joined), "the renewed certificate is shown")
     assert mesh.ask(joined, peer.address).status == 0
 
 

@@ -56,7 +56,7 @@ def test_a_service_goes_around_after_each_start_and_others_never(
         def is_around() -> bool:
             return excluding.read(LOG).split()[-1:] == ["0"]
 
-        network.wait_until(is_around, "the unit goes around", within_s=10)
+        network.wait_until(is_around, "the unit goes around", within_s=20)
         said = excluding.read(LOG).split()
         print(f"captured before: {said.index('0')} of {len(said)}")
         assert ask(excluding, peer) != 0, "another unit"
@@ -70,7 +70,7 @@ def test_a_service_goes_around_after_each_start_and_others_never(
     def is_in_place() -> bool:
         return excluding.run("istio-hostagent", "verify", check=False).returncode == 0
 
-    network.wait_until(is_in_place, "the rules are in place", within_s=5)
+    network.wait_until(is_in_place, "the rules are in place", within_s=20)
     journal = excluding.journal(UNIT)
     assert "changed by somebody else" not in journal
     assert "bug" not in journal
@@ -85,7 +85,7 @@ def test_a_slice_that_stays_has_no_moment_in_which_its_units_are_captured(
         is_there = units_of(excluding)[SLICE] == f"/{SLICE}"
         return is_there and ask(excluding, peer, f"--slice={SLICE}") == 0
 
-    network.wait_until(is_known, "the slice is there", within_s=10)
+    network.wait_until(is_known, "the slice is there", within_s=20)
     assert [ask(excluding, peer, f"--slice={SLICE}") for _ in range(10)] == [0] * 10
     assert ask(excluding, peer) != 0
 
@@ -105,7 +105,7 @@ def test_an_included_unit_is_captured_from_its_first_packet_on_and_no_other_is(
     def is_around() -> bool:
         return machine.run("sh", "-c", inside, check=False).returncode == 0
 
-    network.wait_until(is_around, "another unit goes around", within_s=10)
+    network.wait_until(is_around, "another unit goes around", within_s=20)
     statuses = [ask(machine, peer, "--unit=member") for _ in range(10)]
     assert 0 not in statuses
     assert is_around()
@@ -133,5 +133,5 @@ def test_the_guard_of_early_boot_knows_no_unit_and_the_agent_does(
     def is_around() -> bool:
         return excluding.read(LOG).split()[-1:] == ["0"]
 
-    network.wait_until(is_around, "the unit goes around", within_s=10)
+    network.wait_until(is_around, "the unit goes around", within_s=20)
     assert excluding.run("istio-hostagent", "verify").returncode == 0

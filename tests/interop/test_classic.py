@@ -179,9 +179,9 @@ def test_an_expired_pair_is_named_and_a_fresh_one_mends_it(
     with Citadel(find(CITADEL), network, tmp_path, life="2s") as citadel:
         provide(host, citadel.read_pair())
         expired = leaf(host)
-        eventually(lambda: _has_ended(expired), "the pair has ended", within_s=10)
+        eventually(lambda: _has_ended(expired), "the pair has ended", within_s=20)
         host.start()
-        eventually(lambda: "expired" in host.log_text(), "it is named", within_s=20)
+        eventually(lambda: "expired" in host.log_text(), "it is named")
         status = host.status()
         assert not status["in_mesh"]
         (pair,) = (
@@ -239,7 +239,7 @@ def test_a_host_is_moved_from_node_agent_to_us_and_back(
 ) -> None:
     provide(host, citadel.read_pair())
     with node_agent(host, tmp_path):
-        eventually(lambda: approvals(tmp_path) == 1, "node_agent has a certificate", within_s=30)
+        eventually(lambda: approvals(tmp_path) == 1, "node_agent has a certificate")
     theirs = leaf(host)
     # To us: what it has obtained is the credential, and comes back when we are gone for good.
     join(host)
@@ -252,7 +252,7 @@ def test_a_host_is_moved_from_node_agent_to_us_and_back(
     # Back: it finds a pair that fits at the same place, and renews it there.
     assert fits(host)
     with node_agent(host, tmp_path):
-        eventually(lambda: approvals(tmp_path) == 2, "it has renewed", within_s=30)
+        eventually(lambda: approvals(tmp_path) == 2, "it has renewed")
     assert leaf(host).serial_number not in (ours.serial_number, theirs.serial_number)
     assert fits(host)
     # And to us once more, with what it has left.

@@ -242,7 +242,7 @@ def test_a_host_is_not_ready_before_istiod_has_answered(alone: Host, istiod: Ist
     join(alone)
     istiod.stop()
     os.kill(alone.status()["proxy"]["pid"], signal.SIGKILL)
-    eventually(lambda: readiness(alone) == 503, "it answers that it is not ready", within_s=40)
+    eventually(lambda: readiness(alone) == 503, "it answers that it is not ready")
     wait_for(alone, "away")
     report = alone.status()
     assert not report["in_mesh"]
@@ -320,9 +320,7 @@ def test_the_secret_server_may_end_and_istiod_is_asked_on(alone: Host, piloted: 
     )
     alone.verb("renew")
     serial = int(alone.status()["certificate"]["serial"], 16)
-    eventually(
-        lambda: evidence.held_serials(alone) == {serial}, "Envoy has the new one", within_s=30
-    )
+    eventually(lambda: evidence.held_serials(alone) == {serial}, "Envoy has the new one")
     assert is_answered(piloted, "alone")
     assert alone.status()["proxy"]["starts"] == 1
 

@@ -339,7 +339,7 @@ def test_a_server_that_freezes_or_dies_is_told_and_the_next_run_works(
     assert process.stderr is not None
     process.stderr.readline()
     api.kill()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == 75
     assert "does not answer" in errors
     api.start()
@@ -362,7 +362,7 @@ def test_a_server_that_is_started_anew_meanwhile_is_waited_for(admin: Admin, api
             break
     api.start()
     give_all(api)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == 0, errors
     assert admin.read("kubedns") == KUBEDNS
 

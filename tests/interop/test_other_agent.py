@@ -93,7 +93,7 @@ class Other:
                 stderr=log,
                 cwd=self.directory,
             )
-        eventually(self.socket.is_socket, "its socket is there", within_s=30)
+        eventually(self.socket.is_socket, "its socket is there")
 
     def stop(self) -> None:
         if self.process is not None:

@@ -314,9 +314,10 @@ def test_names_of_ports_are_unique_in_both_forms(api: Cluster, kubeconfig: Path)
     wanted = {"http": 80, "http-8080": 8080}
     for options in ((), ("--entry",)):
         verb(kubeconfig, "register", "two", "1.2.7.1", "80", "8080", *options)
-        said = verb(kubeconfig, "register", "two", "1.2.7.2", "http:81", *options, status=77)
-        assert "port 80 has the name http already" in said
-        assert "http-81:81" in said
+        for port, other in (("http:81", "http-81:81"), ("8080", "http-8080:8080")):
+            said = verb(kubeconfig, "register", "two", "1.2.7.2", port, *options, status=77)
+            assert "port 80 has the name http already" in said
+            assert other in said
     ports = api.request("GET", f"{CORE}/services/two")["spec"]["ports"]
     assert {each["name"]: each["port"] for each in ports} == wanted
     entry = api.request("GET", f"{ISTIO}/workloadentries/two-1.2.7.1")["spec"]

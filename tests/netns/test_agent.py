@@ -134,7 +134,7 @@ class TestJoining:
         configure(host)
         host.start()
         eventually(lambda: host.tables() == TABLES, "the attempt")
-        eventually(lambda: host.tables() == set(), "the way back", within_s=45)
+        eventually(lambda: host.tables() == set(), "the way back")
         assert not host.status()["joined"]
         eventually(lambda: "could not join" in host.log_text(), "it is said")
         # In time for the next attempt the host is as it was: no proxy, no address of ours.

@@ -134,7 +134,7 @@ class TestConfigurationsThatDoNotHold:
         assert host.tables() == {*TABLES, "thief"}
         eventually(lambda: "CULPRIT=nft" in host.log_text(), "the culprit is named")
         host.namespace.run(["nft", "delete", "table", "ip", "thief"], check=True)
-        eventually(lambda: host.status()["in_mesh"], "it is gone", within_s=5)
+        eventually(lambda: host.status()["in_mesh"], "it is gone", within_s=20)
 
     def test_a_proxy_that_ends_again_and_again_gets_the_rules_taken_out(
         self, make_host: MakeHost
@@ -144,7 +144,7 @@ class TestConfigurationsThatDoNotHold:
         configure(host)
         host.start()
         eventually(lambda: host.tables() == TABLES, "the attempt")
-        eventually(lambda: host.tables() == set(), "the way back", within_s=33)
+        eventually(lambda: host.tables() == set(), "the way back")
         eventually(lambda: "boom" in summary(host), "its last words")
 
     def test_a_change_in_the_middle_of_an_attempt_leaves_no_rules(
@@ -158,7 +158,7 @@ class TestConfigurationsThatDoNotHold:
         host.write_hostagent(ISTIO_HOSTAGENT_ENVOY="/nowhere/envoy")
         host.write_sidecar("ISTIO_INBOUND_PORTS=8081\n")
         eventually(lambda: "/nowhere" in summary(host), "the new files are seen")
-        eventually(lambda: host.tables() == set(), "the attempt's rules are gone", within_s=5)
+        eventually(lambda: host.tables() == set(), "the attempt's rules are gone", within_s=20)
 
 
 @pytest.mark.envoy
@@ -194,7 +194,7 @@ class TestStateDirectory:
         assert is_alive(host)
         eventually(lambda: host.status()["in_mesh"], "in the mesh all the same")
         obstacle.rmdir()
-        eventually(lambda: name not in summary(host), "written", within_s=30)
+        eventually(lambda: name not in summary(host), "written")
         assert "10.97." in (host.state / name).read_text()
 
     def test_an_accepted_record_of_any_size_is_read_again(
@@ -340,7 +340,7 @@ class TestWatching:
             host.cluster_env.parent.mkdir()
             configure(host)
             host.write_sidecar(f"ISTIO_INBOUND_PORTS=9{turn}x\n")
-            eventually(lambda: self.sees(host, f"9{turn}x"), "the new text", within_s=5)  # noqa: B023
+            eventually(lambda: self.sees(host, f"9{turn}x"), "the new text", within_s=20)  # noqa: B023
 
     def test_a_directory_that_is_replaced_by_a_rename(self, make_host: MakeHost) -> None:
         host = self.waiting(make_host)
@@ -351,7 +351,7 @@ class TestWatching:
             (new / "sidecar.env").write_text(f"ISTIO_INBOUND_PORTS=9{turn}x\n")
             place.rename(place.with_name(f"conf.{turn}"))
             new.rename(place)
-            eventually(lambda: self.sees(host, f"9{turn}x"), "the new text", within_s=5)  # noqa: B023
+            eventually(lambda: self.sees(host, f"9{turn}x"), "the new text", within_s=20)  # noqa: B023
 
     def test_links_that_are_swapped_as_in_a_mounted_config_map(self, make_host: MakeHost) -> None:
         host = make_host()
@@ -375,7 +375,7 @@ class TestWatching:
         eventually(lambda: "no envoy found" in host.log_text(), "it runs")
         for turn in range(1, 5):
             publish(turn, f"9{turn}x")
-            eventually(lambda: self.sees(host, f"9{turn}x"), "the new text", within_s=5)  # noqa: B023
+            eventually(lambda: self.sees(host, f"9{turn}x"), "the new text", within_s=20)  # noqa: B023
             shutil.rmtree(place / f"..{turn - 1}")
 
     def test_without_any_inotify_the_agent_goes_on(self, make_host: MakeHost) -> None:
@@ -386,7 +386,7 @@ class TestWatching:
         mend = "sysctl -w fs.inotify.max_user_instances="
         eventually(lambda: mend in host.verb("status", is_checked=False).stdout, "it says why")
         host.write_sidecar("ISTIO_INBOUND_PORTS=9x\n")
-        eventually(lambda: self.sees(host, "9x"), "the files are looked at", within_s=10)
+        eventually(lambda: self.sees(host, "9x"), "the files are looked at", within_s=20)
         assert host.verb("reload", is_checked=False).returncode == 78
         assert is_alive(host)
 
@@ -404,9 +404,7 @@ class TestIdentity:
         host.write_token(authority.token("system:serviceaccount:other:default"))
         configure(host, POD_NAMESPACE="other")
         authority.mode = "ok"
-        eventually(
-            lambda: "/ns/other/" in host.status()["certificate"]["identity"], "asked", within_s=15
-        )
+        eventually(lambda: "/ns/other/" in host.status()["certificate"]["identity"], "asked")
 
     def test_an_identity_that_the_ca_refuses_takes_nothing_away(
         self, make_host: MakeHost, envoy: str, authority: DemoAuthority
@@ -415,7 +413,7 @@ class TestIdentity:
         join(host)
         configure(host, POD_NAMESPACE="other")
         # Its token may still be on its way.
-        eventually(lambda: "rejected" in summary(host), "the refusal", within_s=45)
+        eventually(lambda: "rejected" in summary(host), "the refusal")
         eventually(lambda: host.status()["in_mesh"], "in the mesh as before")
         host.kill()
         host.start()
@@ -466,7 +464,7 @@ class TestExpiry:
         assert host.tables() == TABLES
         authority.life_s = None
         authority.start()
-        eventually(lambda: host.status()["in_mesh"], "by the token", within_s=45)
+        eventually(lambda: host.status()["in_mesh"], "by the token")
 
 
 @pytest.mark.envoy
@@ -481,7 +479,7 @@ class TestFights:
         loop = "while :; do nft delete table inet istio_hostagent 2>/dev/null; sleep 0.005; done"
         fighter = host.namespace.popen(["sh", "-c", loop])
         try:
-            eventually(lambda: "nft keeps" in summary(host), "the culprit", within_s=10)
+            eventually(lambda: "nft keeps" in summary(host), "the culprit", within_s=20)
             time.sleep(5)
         finally:
             fighter.kill()

@@ -122,6 +122,12 @@ def envoys(program: Path) -> set[int]:
     return found
 
 
+def has_access_log(pid: object) -> bool:
+    """Whether the bootstrap of an Envoy wants one."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return "access_log" in Path(words[words.index(b"-c") + 1].decode()).read_text()
+
+
 def connect(cluster: netns.Network) -> socket.socket:
     made: socket.socket = cluster.connect(HOST, PORT)
     made.settimeout(10)
@@ -153,7 +159,7 @@ def test_a_changed_key_costs_no_request_and_old_connections_live_until_they_are_
         while time.monotonic() < began + DRAIN_S - 2:
             assert echo(client), "it is cut before it was drained"
             select.select([], [], [], 0.2)
-        eventually(lambda: not echo(client), "it ends", within_s=20)
+        eventually(lambda: not echo(client), "it ends")
         eventually(lambda: proxy(host)["other"] is None, "the one before has ended")
     print(told)
     assert told["failures"] == []
@@ -169,9 +175,9 @@ def test_a_new_program_at_its_path_takes_over(
     shutil.copy(envoy, new)
     with requests(cluster) as told:
         new.rename(program)
-        eventually(lambda: proxy(host)["epoch"] == 1, "another Envoy serves", within_s=30)
+        eventually(lambda: proxy(host)["epoch"] == 1, "another Envoy serves")
         assert host.status()["in_mesh"]
-        eventually(lambda: proxy(host)["other"] is None, "the one before ends", within_s=30)
+        eventually(lambda: proxy(host)["other"] is None, "the one before ends")
     print(told)
     assert told["failures"] == []
     after = proxy(host)
@@ -208,7 +214,6 @@ def test_one_of_another_hot_restart_is_started_in_its_place(
     eventually(
         lambda: proxy(host)["pid"] not in (before["pid"], None) and host.status()["in_mesh"],
         "another Envoy serves",
-        within_s=30,
     )
     assert proxy(host)["epoch"] == 0
     assert "another one cannot take over" in host.log_text()
@@ -264,7 +269,7 @@ def test_a_next_one_that_cannot_serve_leaves_the_one_before_and_the_change_is_re
         assert status == 200, "it serves, and has no admin interface any more"
         # What has failed is in the way of nothing.
         set_keys(host, program, ISTIO_HOSTAGENT_ACCESS_LOG="true")
-        eventually(lambda: proxy(host)["epoch"] == 1, "another Envoy serves", within_s=30)
+        eventually(lambda: proxy(host)["epoch"] == 1, "another Envoy serves")
         eventually(lambda: host.status()["in_mesh"], "in the mesh")
         assert echo(client)
     print(told)
@@ -288,8 +293,8 @@ def test_a_kill_of_the_agent_between_the_two_leaves_one_envoy_of_the_next_agent(
     host.start()
     host.verb("wait", "--timeout", "60")
     # What had not worked yet is tried once more.
-    eventually(lambda: proxy(host)["epoch"] == 1, "another Envoy serves", within_s=30)
-    eventually(lambda: proxy(host)["other"] is None, "the one before has ended", within_s=30)
+    eventually(lambda: has_access_log(proxy(host)["pid"]), "the changed one serves")
+    eventually(lambda: proxy(host)["other"] is None, "the one before has ended")
     assert host.status()["in_mesh"]
     assert envoys(program) == {proxy(host)["pid"]}
 

@@ -342,7 +342,7 @@ def test_without_nf_tables_rules_that_do_not_decide_keep_a_host_out(
     host.namespace.run(["iptables-legacy", *words.split()], check=True)
     refusal.without_nftables(host.start)
     said = "packets show that the rules do not hold"
-    eventually(lambda: said in host.verb("status", is_checked=False).stdout, "said", within_s=30)
+    eventually(lambda: said in host.verb("status", is_checked=False).stdout, "said")
     assert not host.status()["in_mesh"]
     host.namespace.run(["iptables-legacy", "-t", "raw", "-F", "OUTPUT"], check=True)
     in_mesh(host)

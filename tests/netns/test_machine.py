@@ -144,5 +144,4 @@ def test_a_bridge_with_a_lower_number_is_not_the_address_of_the_host(
     eventually(
         lambda: (seen / "address").read_text().split()[1:] == ["10.78.0.12"],
         "the new one",
-        within_s=30,
     )

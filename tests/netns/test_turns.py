@@ -75,7 +75,7 @@ class TestEnvironmentFiles:
             eventually(lambda: host.tables() == TABLES, "repaired meanwhile", within_s=3)
         host.sidecar_env.unlink()
         host.write_sidecar("ISTIO_INBOUND_PORTS=8080,9090\n")
-        eventually(lambda: "9090" in rules(host), "the corrected file", within_s=30)
+        eventually(lambda: "9090" in rules(host), "the corrected file")
         eventually(lambda: host.status()["configuration"]["problems"] == [], "no problem left")
 
     def test_a_start_with_one_that_hangs_goes_on_with_what_has_worked(
@@ -193,7 +193,7 @@ class TestProxy:
             join(host)
             before = host.status()["proxy"]["pid"]
             path.write_text(str(mount / "any"))
-            eventually(lambda: host.status()["stuck"] != [], "it is named", within_s=40)
+            eventually(lambda: host.status()["stuck"] != [], "it is named")
             status = host.status()
             assert status["stuck"] == [f"proxy still runs after SIGKILL: pid {before}, state D"]
             assert status["proxy"]["starts"] == 1
@@ -225,7 +225,7 @@ class TestProxy:
             path.write_text(str(mount / "any"))
             leader = host.status()["proxy"]["pid"]
             (child,) = map(int, Path(f"/proc/{leader}/task/{leader}/children").read_text().split())
-            eventually(lambda: procstate.probe_rest(child) == "D", "it asks", within_s=20)
+            eventually(lambda: procstate.probe_rest(child) == "D", "it asks")
             os.kill(leader, signal.SIGKILL)
             named = [f"proxy still runs after SIGKILL: pid {child}, state D"]
             eventually(lambda: host.status()["stuck"] == named, "who is left")
@@ -250,7 +250,7 @@ class TestProxy:
         with hanging_below(host) as mount:
             join(host)
             path.write_text(str(mount / "any"))
-            eventually(lambda: not host.status()["in_mesh"], "it is silent", within_s=20)
+            eventually(lambda: not host.status()["in_mesh"], "it is silent")
             assert host.stop() == 0
             assert host.tables() == set()
             assert "left behind" in host.log_text()
@@ -273,5 +273,5 @@ class TestPrograms:
             assert host.status()["proxy"]["binary"] == str(mount / "envoy")
             shown.hang()
             host.write_sidecar("ISTIO_INBOUND_PORTS=8080,9090\n")
-            eventually(lambda: "9090" in rules(host), "the change", within_s=30)
+            eventually(lambda: "9090" in rules(host), "the change")
             eventually(lambda: host.status()["in_mesh"], "it serves all the same")

@@ -32,6 +32,13 @@ def test_an_answer_about_what_is_not_so_any_more_counts_for_nothing() -> None:
     assert value.mend_at is None
 
 
+def test_what_may_be_just_being_obtained_is_asked_again_while_a_proxy_runs() -> None:
+    value = serving.asked(serving.look(Serving(), ABOUT, 0.0), 1.0)
+    assert serving.overtaken(value, 1.1).is_ask_due(1.1 + serving.UNKNOWN_PAUSE_S)
+    value = serving.overtaken(serving.look(value, None, 1.1), 1.2)
+    assert (value.ask_at, value.is_asking) == (None, False)
+
+
 def test_an_earlier_one_beside_the_one_that_is_held_is_being_drained() -> None:
     value = answer(serving.look(Serving(), ABOUT, 0.0), "9", "a", now=1.0)
     assert value.shown is Shown.HELD

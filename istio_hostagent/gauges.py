@@ -56,7 +56,8 @@ def _list(status: dict[str, Any]) -> Iterator[_Sample]:
         yield "cause", 1, "What is wrong, by part and name of the error.", labels
     yield from _list_certificate(status["certificate"])
     about = "1 while the proxy shows another certificate than the one that is held."
-    yield "certificate_served_differs", status["served_certificate"]["state"] == "other", about, ()
+    differs = {"held": 0, "other": 1}.get(status["served_certificate"]["state"])
+    yield "certificate_served_differs", differs, about, ()
     yield from _list_redirection(status)
     yield "proxy_ready", status["proxy"]["state"] == "ready", "1 while the proxy is ready.", ()
     yield "proxy_starts_total", status["proxy"]["starts"], "Starts of the proxy.", ()

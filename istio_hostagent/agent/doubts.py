@@ -84,6 +84,10 @@ class Doubts:
             self._staleness.changed(kind, self._clock.monotonic())
             self._state.value = states.doubted(value, self._staleness.due_at)
 
+    def refute(self) -> None:
+        """Packets of somebody else's question have shown something else: ours go at once."""
+        self._state.value = states.doubted(self._state.value, self._clock.monotonic())
+
     def look_at_legacy_rules(self) -> None:
         """See whether somebody used iptables-legacy since the last packets: nobody tells."""
         if self._state.value.rules is states.Rules.OUT or self._legacy_seen is None:

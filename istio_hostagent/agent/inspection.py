@@ -76,15 +76,26 @@ class Verification(NamedTuple):
     @property
     def is_good(self) -> bool:
         """Whether nothing that was observed differs from what is expected."""
+        is_unknown = self.is_in_doubt or self.is_untested
+        return not (self.refutes_rules or self.proxy.is_missing or is_unknown)
+
+    @property
+    def refutes_rules(self) -> bool:
+        """Whether the rules, or what packets show of them, are not as they should be."""
         broken = proof.having(self.findings, expectations.State.BROKEN)
-        differs = self.drifts or self.second_drifts or broken or self.proxy.is_missing
-        return not (differs or self.is_in_doubt)
+        return bool(self.drifts or self.second_drifts or broken)
 
     @property
     def shows_rules(self) -> bool:
         """Whether packets have shown rules, and disproved none."""
         met = proof.having(self.findings, expectations.State.MET)
-        return bool(met) and not proof.having(self.findings, expectations.State.BROKEN)
+        is_broken = proof.having(self.findings, expectations.State.BROKEN)
+        return bool(met) and not is_broken and not self.is_untested
+
+    @property
+    def is_untested(self) -> bool:
+        """Whether something is captured, and no packet of ours could show that."""
+        return proof.is_untested(self.findings)
 
     @property
     def is_in_doubt(self) -> bool:
@@ -103,6 +114,7 @@ class Verification(NamedTuple):
             "kept": self._texts(expectations.State.MET),
             "broken": self._texts(expectations.State.BROKEN),
             "not_testable": self._texts(expectations.State.NOT_TESTABLE),
+            "untested": self.is_untested,
             "proxy": self.proxy.to_json(),
             "left_by_istio": self._describe_left(),
         }

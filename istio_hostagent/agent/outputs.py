@@ -234,7 +234,7 @@ class OutputsPart(part.Part):
                 {
                     "kind": output.kind.value,
                     "path": output.path,
-                    "last_error": written.error if written is not None else "",
+                    "last_error": written.error if written is not None else self._error,
                 }
                 for output, written in zip(self._outputs, of_each, strict=False)
             ],

@@ -17,3 +17,16 @@ def having(
 ) -> tuple[expectations.Finding, ...]:
     """The findings of one state."""
     return tuple(finding for finding in findings if finding.state is state)
+
+
+def is_untested(findings: Sequence[expectations.Finding]) -> bool:
+    """Whether something is captured, and no packet could show any of it, as elsewhere it could."""
+    captures = find_captures(findings)
+    is_possible = any(each.detail != expectations.NO_NFTABLES for each in captures)
+    none = all(each.state is expectations.State.NOT_TESTABLE for each in captures)
+    return is_possible and none
+
+
+def find_captures(findings: Sequence[expectations.Finding]) -> list[expectations.Finding]:
+    """Those of connections that are to be captured."""
+    return [finding for finding in findings if finding.expectation.captured_at]

@@ -287,6 +287,11 @@ class ProxyPart(part.Part):
         return self.kind is model.ProxyKind.PILOT_AGENT or is_told
 
     @property
+    def is_decided(self) -> bool:
+        """Whether it is known which proxy this host has, if not whether it runs."""
+        return self._desired is not None
+
+    @property
     def control_plane(self) -> controlplane.ControlPlane:
         """What is known of its control plane, if it has one."""
         return self.child.rounds.control_plane

@@ -35,6 +35,10 @@ _FIELDS = {
 }
 
 
+# After a failure it is written again no sooner, and at the first turn after that.
+AGAIN_S = 1.0
+
+
 class Publishing:
     """Writes it when it has changed, and now and then."""
 
@@ -53,7 +57,12 @@ class Publishing:
         if seen == self._seen and now < self._written_at + published.REFRESH_S:
             return
         self._seen, self._written_at = seen, now
-        self._change(lambda: self._file.write(select(status.report(self._parts))))
+        if not self._change(lambda: self._file.write(select(status.report(self._parts)))):
+            # What is there says how this host stood before.
+            self._change(self._file.remove)
+            self._written_at = now - published.REFRESH_S + AGAIN_S
+        else:
+            self._last_error = ""
 
     def end(self) -> None:
         """The agent ends."""
@@ -72,7 +81,7 @@ class Publishing:
             tuple((each.part, each.code) for each in status.find_causes(parts)),
         )
 
-    def _change(self, change: Any) -> None:
+    def _change(self, change: Any) -> bool:
         try:
             change()
         except OSError as error:
@@ -80,8 +89,8 @@ class Publishing:
             if text != self._last_error:
                 logger.warning("%s", text, extra=fields.of(CODE="not-published"))
             self._last_error = text
-        else:
-            self._last_error = ""
+            return False
+        return True
 
 
 def select(report: dict[str, Any]) -> dict[str, Any]:

@@ -128,6 +128,11 @@ class RedirectionPart(part.Part):
         """Packets of somebody else's question have shown the rules that are in."""
         self._proving.proven_at = self._clock.now()
 
+    def was_refuted(self) -> None:
+        """Somebody else's question has found the rules, or what they do, to be otherwise."""
+        self._doubts.refute()
+        self._keeper.check((committed.LOST,))
+
     def notice(self, changes: tuple[committed.Change, ...]) -> bool:
         """Take note of what others changed; says whether something is due sooner for it."""
         return self._doubts.notice(changes)

@@ -81,8 +81,9 @@ def _watching(parts: components.Components) -> dict[str, Any]:
 
 def _control_plane(part: proxies.ProxyPart) -> dict[str, Any]:
     found = part.control_plane
+    is_none = part.is_decided and not part.has_control_plane
     return {
-        "state": found.state.value if part.has_control_plane else "none",
+        "state": "none" if is_none else found.state.value,
         "connected_since": found.connected_at,
         "away_since": found.away_since,
         "last_error": found.reason if found.away_since is not None else "",

@@ -56,10 +56,10 @@ def sum_up(findings: Sequence[expectations.Finding], facts: config.HostFacts) ->
 
     What could not be tested counts only in a family of which this host has an address.
     """
-    captures = [finding for finding in findings if finding.expectation.captured_at]
+    captures = proof.find_captures(findings)
     if captures and all(each.detail == expectations.NO_NFTABLES for each in captures):
         return states.Proof.IMPOSSIBLE
-    if captures and all(each.state is expectations.State.NOT_TESTABLE for each in captures):
+    if proof.is_untested(findings):
         return states.Proof.NOTHING
     return states.Proof.PARTLY if find_untested(captures, facts) else states.Proof.PROVEN
 

@@ -84,7 +84,9 @@ class Verifying:
         if is_other and looks_left and not found.is_good:
             self._waiting.append((caller, looks_left - 1))
             return
-        if not is_other and found.shows_rules:
+        if not is_other and found.refutes_rules:
+            self._parts.redirection.was_refuted()
+        elif not is_other and found.shows_rules:
             self._parts.redirection.was_shown()
         found = found._replace(proxy=self._look_at_proxy(settings))
         caller.answer({"ok": True, "verification": found.to_json()})

@@ -25,6 +25,9 @@ class Level(enum.IntEnum):
 
 # The worst comes first; what is not known is worse than what is good, and than nothing else.
 _ORDER = (Level.CRITICAL, Level.WARNING, Level.UNKNOWN, Level.OK)
+# Two clocks of one host may differ so much in the moment of a question.
+_SKEW_S = 5.0
+_PUT_BACK = "and the clock was put back after that: nobody knows how long ago"
 IN_MESH, CERT, PROOF, CONTROL_PLANE = "in-mesh", "cert", "proof", "control-plane"
 KNOWN = (IN_MESH, CERT, PROOF, CONTROL_PLANE)
 
@@ -124,6 +127,8 @@ def _proof(state: dict[str, Any], limits: tuple[float, ...], now: float) -> Resu
         is_in = part["state"] not in ("absent", "installed")
         return Result(Level.WARNING if is_in else Level.CRITICAL, f"redirection {part['state']}")
     age = now - part["proven_at"]
+    if age < -_SKEW_S:
+        return Result(Level.WARNING, f"redirection {part['state']}, {_PUT_BACK}")
     number = f"proof_age={age:.0f}s;{';'.join(f'{limit:.0f}' for limit in limits)}"
     text = f"redirection {part['state']} {_length(age)} ago"
     level = Level.WARNING if age > limits[0] else Level.OK
@@ -140,6 +145,9 @@ def _control_plane(state: dict[str, Any], limits: tuple[float, ...], now: float)
             return Result(Level.OK, "this proxy has no control plane")
         case "away":
             away = now - part["away_since"]
+            if away < -_SKEW_S:
+                text = f"no connection to the control plane, {_PUT_BACK}"
+                return Result(Level.WARNING, text)
             text = f"no connection to the control plane for {_length(away)}"
             first = limits[0] if limits else 0.0
             is_long = len(limits) > 1 and away > limits[1]

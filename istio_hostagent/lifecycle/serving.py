@@ -73,15 +73,16 @@ def look(value: Serving, subject: Subject | None, now: float) -> Serving:
     """This proxy runs now, and this is held."""
     if subject == value.subject:
         return value
+    # One that has shown another stays suspected until it has been asked.
+    shown = Shown.OTHER if value.shown is Shown.OTHER else Shown.UNKNOWN
     if subject is None:
-        return value._replace(subject=None, has_shown=False, unknown=0, ask_at=None, mend_at=None)
+        value = value._replace(subject=None, shown=shown, has_shown=False)
+        return value._replace(unknown=0, ask_at=None, mend_at=None)
     before = value.subject
     was_ready = before is not None and before.start == subject.start and before.is_ready
     pause = READY_PAUSE_S if subject.is_ready and not was_ready else CHANGED_PAUSE_S
     if value.tries > RELOADS:
         pause = MENDED_PAUSE_S
-    # One that has shown another stays suspected until it has been asked.
-    shown = Shown.OTHER if value.shown is Shown.OTHER else Shown.UNKNOWN
     is_same = before is not None and before.start == subject.start
     has_shown = is_same and value.has_shown
     value = value._replace(

@@ -189,6 +189,7 @@ class Machine:
         self.opener = Opener.GOOD
         self.thief: str | None = None  # somebody translates this network's connections before us
         self.has_route = True
+        self.sends_nothing = False  # no packet gets anywhere
         self.is_v6_routed = True
         # By directory of OUTPUT_CERTS; the last one of each is visible, if its files are there.
         self.certificates: dict[str, list[Certificate]] = {CERTS: [], OTHER_CERTS: []}
@@ -754,6 +755,8 @@ class Machine:
         on_link = expectations.Sender.ON_LINK
         is_outbound = expectation.sender not in (expectations.Sender.NEIGHBOUR, on_link)
         is_local = expectation.destination.startswith("127.")
+        if self.sends_nothing:
+            return expectations.Outcome(errno=101)
         is_lost = ":" in expectation.destination and not self.is_v6_routed
         if is_outbound and not is_local and (is_lost or not self.has_route):
             return expectations.Outcome(errno=101)

@@ -268,6 +268,14 @@ FAULTS: dict[str, tuple[Change, str, Level, str]] = {
         ),
         *("packet rules", Level.WARNING, "no packet could show"),
     ),
+    "not-verified": (
+        lambda s: s._replace(verification=None, unverified="the kernel is busy"),
+        *("packet rules", Level.WARNING, "no packets could be sent now: the kernel is busy"),
+    ),
+    "not-searched": (
+        lambda s: s._replace(unsearched="rules were not looked at: no"),
+        *("other agents", Level.UNSEEN, "rules were not looked at"),
+    ),
     "rules-away": (
         lambda s: s._replace(verification={**VERIFIED, "kept": []}),
         *("packet rules", Level.WRONG, "there are none"),

@@ -26,6 +26,7 @@ def metrics(host: MemoryHost) -> set[str]:
     """The names of all that a host in the mesh has, and may have."""
     host.captured = capturecount.Captured(1, 2)
     host.join()
+    host.until(lambda: bool(host.status["served_certificate"]["serials"]), 5.0, "it is asked")
     text = gauges.render(host.status)
     assert not any(f"{gauges.PREFIX}{name} " in text for name in SOMETIMES)
     state: dict[str, Any] = dict(host.published.state or {})

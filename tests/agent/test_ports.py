@@ -169,6 +169,27 @@ def test_verify_and_status_agree_on_a_proxy_that_does_not_answer(host: MemoryHos
     assert host.answer("verify")["verification"]["in_place"]
 
 
+def test_status_believes_what_verify_has_found(host: MemoryHost) -> None:
+    """Nobody tells of a change that is in no table: packets alone see it."""
+    host.join()
+    host.run(60.0)
+    host.thief = "10.96."
+    assert host.answer("verify")["verification"]["broken"]
+    host.until(lambda: not host.is_in_mesh, 2.0, "status says so, too")
+    host.thief = None
+    assert host.answer("verify")["verification"]["in_place"]
+
+
+def test_verify_does_not_call_good_what_no_packet_could_show(host: MemoryHost) -> None:
+    host.join()
+    before = host.status["redirection"]["proven_at"]
+    host.run(60.0)
+    host.sends_nothing = True
+    found = host.answer("verify")["verification"]
+    assert found["untested"] and not found["in_place"]
+    assert host.status["redirection"]["proven_at"] == before
+
+
 def test_verify_is_answered_although_the_files_go_meanwhile(host: MemoryHost) -> None:
     host.ca = machine.Ca.REFUSING
     host.start()

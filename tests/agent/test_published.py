@@ -132,6 +132,36 @@ def test_how_old_the_last_proof_is(host: MemoryHost) -> None:
     assert ask(host, "proof=1h")[0] is Level.CRITICAL
 
 
+def test_a_clock_that_was_put_back_makes_nothing_good(host: MemoryHost) -> None:
+    host.join()
+    found = published.Found(host.published.state, "")
+    before = host.clock.now() - 3600.0
+    level, line = check.judge(found, check.parse(["proof=1h"]), before)
+    assert level is Level.WARNING
+    assert "the clock was put back" in line
+    state = dict(host.published.state or {})
+    state["control_plane"] = {"state": "away", "away_since": host.clock.now()}
+    found = published.Found(state, "")
+    assert check.judge(found, check.parse(["control-plane=10m"]), before)[0] is Level.WARNING
+
+
+def test_without_a_configuration_nobody_knows_of_a_control_plane(host: MemoryHost) -> None:
+    host.write(CLUSTER, b"nonsense")
+    host.start()
+    host.run(5.0)
+    assert ask(host, "control-plane")[0] is Level.UNKNOWN
+
+
+def test_what_could_not_be_published_leaves_nothing_that_was_good(host: MemoryHost) -> None:
+    host.join()
+    host.published.is_full = True
+    host.steal("10.96.")
+    host.until(lambda: not host.is_in_mesh, 5.0, "packets show it")
+    assert host.published.state is None
+    host.published.is_full = False
+    host.until(lambda: host.published.state is not None, 20.0, "written again")
+
+
 def test_the_control_plane(host: MemoryHost) -> None:
     host.join()
     assert ask(host, "control-plane")[1].endswith("this proxy has no control plane")

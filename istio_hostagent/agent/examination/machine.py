@@ -164,6 +164,6 @@ def examine_others(seen: Seen) -> Iterator[Finding]:
         code = "not-taken-over"
         yield Finding(subject, Level.WRONG, f"left in the tables: {left}", HINTS[code], code)
     if not is_any:
-        seen_what = "no unit, process or rule of one is here"
-        level = Level.OK if seen.is_root else Level.UNSEEN
-        yield Finding(subject, level, seen_what if seen.is_root else NEEDS_ROOT)
+        unseen = seen.unsearched if seen.is_root else NEEDS_ROOT
+        level = Level.UNSEEN if unseen else Level.OK
+        yield Finding(subject, level, unseen or "no unit, process or rule of one is here")

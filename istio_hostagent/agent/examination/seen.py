@@ -35,7 +35,8 @@ class Seen(NamedTuple):
     why. `reached`: the worker's answer for `targets`; None: `unreached` says why. `hosts`: the
     lines of /etc/hosts by name. `units`: None without systemd. `holders`: who has ports of the
     proxy's; `unheld` says why that is not known. `kubedns`: the names that dnsmasq answers by our
-    file, each with what is wrong. `left`: what Istio's scripts have left, in words.
+    file, each with what is wrong. `left`: what Istio's scripts have left, in words; `unsearched`
+    says why some of it was not looked for.
     """
 
     now: float
@@ -62,6 +63,7 @@ class Seen(NamedTuple):
     left: str = ""
     predecessors: tuple[str, ...] = ()
     strangers: tuple[survey.Process, ...] = ()
+    unsearched: str = ""
 
     @property
     def has_certificate(self) -> bool:

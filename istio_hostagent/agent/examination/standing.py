@@ -125,6 +125,10 @@ def examine_rules(seen: Seen) -> Iterator[Finding]:
         return
     if seen.verification is not None:
         yield from _examine_verification(seen, seen.verification)
+    elif part is not None and seen.unverified:
+        last = f", {moment(part['proven_at'])}" if part["proven_at"] else ""
+        words = f"no packets could be sent now: {seen.unverified}; before, {part['state']}{last}"
+        yield Finding(_RULES, Level.WARNING, words, "istio-hostagent verify tries it again")
     elif part is not None and part["state"] == "proven":
         yield Finding(_RULES, Level.OK, f"shown by packets {moment(part['proven_at'])}")
     elif part is not None and part["state"].startswith("proven"):

@@ -192,8 +192,10 @@ def _make_request(
 
 def _with_others(found: seen.Seen) -> seen.Seen:
     """What of other agents is here; rules only without ours, which takes those over itself."""
-    if not found.is_root or instances.own():
+    if not found.is_root:
         return found
+    if instances.own():
+        return found._replace(unsearched="not looked for: that is the matter of the unnamed agent")
     root = controlgroups.find_root()
     own = [pid for pid in _find_own(found.status) if pid]
     others = found._replace(
@@ -204,8 +206,8 @@ def _with_others(found: seen.Seen) -> seen.Seen:
         return others
     try:
         parts = glance.glance()
-    except HostAgentError:
-        return others
+    except HostAgentError as error:
+        return others._replace(unsearched=f"rules were not looked at: {error.message}")
     return others._replace(left=", ".join(f"rules in {each.value}" for each in parts))
 
 

@@ -1,9 +1,9 @@
 """Read the rules back with two independent decoders and prove them with packets.
 
 No packet leaves this host and none reaches an application. Exit status: 0 in place and proven, 1
-if something differs (what and where is printed), if no packet could show that anything is captured,
-or if no proxy takes what is captured although an agent runs or this host has joined, higher if it
-could not be found out.
+if something differs (what and where is printed), if no packet could show that anything is
+captured, or if no proxy takes what is captured although an agent runs or this host has joined,
+higher if it could not be found out.
 """
 
 import json

@@ -3,7 +3,8 @@
 New connections at a rate and a few that live as long as the load, in both directions; each request
 is one of HTTP. What becomes of them is counted by who knows: each client tells how many
 it has made and which have failed, and a table of the test's own, behind all rules, counts what
-leaves the machine, or reaches its application, and has not passed its proxy.
+leaves the machine, or reaches its application, and has not passed its proxy. An ssh session of the
+machine sends a byte and gets it back, again and again: how long it took at most is told.
 """
 
 import contextlib
@@ -113,6 +114,25 @@ async def main():
     print(json.dumps(told), flush=True)
 asyncio.run(main())
 """
+# Arguments: a command that sends back what it reads. Until its standard input ends.
+_ECHOED = """\
+import json, select, subprocess, sys, time
+told = {"echoes": 0, "slowest_ms": 0.0}
+with subprocess.Popen(sys.argv[1:], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as ssh:
+    def exchange():
+        at = time.monotonic()
+        ssh.stdin.write(b"x")
+        if not select.select([ssh.stdout], [], [], 30)[0] or not ssh.stdout.read(1):
+            sys.exit("the session has ended")
+        return 1000 * (time.monotonic() - at)
+    exchange()
+    print("begun", flush=True)
+    while not select.select([sys.stdin], [], [], 0.01)[0]:
+        told["slowest_ms"] = max(told["slowest_ms"], exchange())
+        told["echoes"] += 1
+    ssh.stdin.close()
+print(json.dumps(told), flush=True)
+"""
 
 
 def serve(machine: machines.Machine) -> None:
@@ -134,6 +154,7 @@ class Found:
 
     counts: list[dict[str, Any]] = field(default_factory=list)
     around: list[int] = field(default_factory=list)  # leaving, arriving
+    ssh: dict[str, Any] = field(default_factory=dict)
 
     @property
     def failures(self) -> list[str]:
@@ -147,7 +168,8 @@ class Found:
             f" {len(each['failures'])} failed, slowest {each['slowest_s']:.2f} s"
             for each in self.counts
         ]
-        return f"out: {parts[0]}; in: {parts[1]}; around: {sum(self.around)}"
+        ssh = f"ssh: {self.ssh['slowest_ms']:.0f} ms at most of {self.ssh['echoes']}"
+        return f"out: {parts[0]}; in: {parts[1]}; around: {sum(self.around)}; {ssh}"
 
 
 @contextlib.contextmanager
@@ -158,15 +180,13 @@ def between(
     machine.write("/opt/around.nft", _WATCH.format(table=_TABLE, port=mesh.PORT))
     machine.run("nft", "-f", "/opt/around.nft")
     found = Found()
-    clients = [_client(machine, other, rate), _client(other, machine, rate)]
+    clients = [_client(machine, other, rate), _client(other, machine, rate), _session(machine)]
     try:
         for client in clients:
             assert client.stdout is not None
             assert client.stdout.readline() == "begun\n"
         yield found
-        for client in clients:
-            told, _ = client.communicate(timeout=60)
-            found.counts.append(json.loads(told))
+        *found.counts, found.ssh = [_end(client) for client in clients]
     finally:
         for client in clients:
             client.kill()
@@ -176,6 +196,22 @@ def between(
     words = listing.split()
     found.around = [int(words[i + 1]) for i, word in enumerate(words) if word == "packets"]
     machine.run("nft", "delete", "table", "inet", _TABLE)
+
+
+def _end(client: "subprocess.Popen[str]") -> dict[str, Any]:
+    told, _ = client.communicate(timeout=60)
+    assert client.returncode == 0, client.args
+    return dict(json.loads(told))
+
+
+def _session(machine: machines.Machine) -> "subprocess.Popen[str]":
+    ssh = machine.cluster.ssh_command(machine.address, "cat")
+    return subprocess.Popen(
+        ["/usr/bin/python3", "-c", _ECHOED, *ssh],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _client(

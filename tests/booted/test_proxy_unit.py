@@ -104,7 +104,9 @@ def test_whatever_becomes_of_the_agent_no_request_is_lost(
         assert sum(found.around) == 0
         assert all(each["new"] and each["kept"] for each in found.counts)
         assert proxy_of(joined) == before, f"another proxy runs after {name}"
-    assert joined.run("pgrep", "-xc", "envoy").stdout == "1\n"
+    network.wait_until(
+        lambda: joined.run("pgrep", "-xc", "envoy").stdout == "1\n", "nobody checks any more"
+    )
     with load.between(joined, other) as found:
         joined.run("systemctl", "stop", AGENT)
         ended = ("pgrep", "envoy")
@@ -151,7 +153,9 @@ def test_to_and_from_a_version_without_units_the_machine_stays_closed(
         assert sum(found.around) == 0
         status = json.loads(joined.run("istio-hostagent", "status", "--json").stdout)
         assert status["proxy"]["unit"] == unit
-        assert joined.run("pgrep", "-xc", "envoy").stdout == "1\n"
+        network.wait_until(
+            lambda: joined.run("pgrep", "-xc", "envoy").stdout == "1\n", "nobody checks any more"
+        )
 
 
 LUA = {

@@ -467,7 +467,7 @@ def test_ten_thousand_networks(rig: Rig, kernel: nftables.NftKernel) -> None:
     rig.apply(kernel, desired)
     took_s = time.process_time() - began
     assert drifts(rig, kernel, desired) == []
-    assert took_s < 1.0
+    assert took_s < 2.0
 
 
 def test_without_privileges_the_missing_one_is_named(rig: Rig) -> None:

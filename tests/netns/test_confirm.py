@@ -28,7 +28,7 @@ from tests.lab.waiting import eventually
 from tests.netns.test_agent import TABLES
 
 # The shortest that is taken.
-SHORT = "5s"
+SHORT = "20s"
 LONG = "10m"
 A = {"ISTIO_SERVICE_CIDR": "10.96.0.0/12"}
 B = {"ISTIO_SERVICE_CIDR": "10.96.0.0/12,172.20.0.0/16"}
@@ -114,7 +114,7 @@ def test_what_is_confirmed_stays_and_is_what_apply_leaves(host: Host, before: st
     host.verb("apply", "--confirm-within", LONG)
     tried = rules(host)
     host.verb("apply", "--confirm")
-    eventually(lambda: is_over(host), "nobody waits any more", within_s=20)
+    eventually(lambda: is_over(host), "nobody waits any more")
     assert rules(host) == tried != before
     assert waiting(host)["state"] == "confirmed"
     assert host.verb("apply", "--confirm", is_checked=False).returncode == 1
@@ -173,7 +173,7 @@ def test_a_second_apply_is_refused_and_told_who_was_first(host: Host) -> None:
     assert host.verb("verify", is_checked=False).returncode == 1
     host.verb("apply", "--confirm")
     host.verb("apply")
-    eventually(lambda: is_over(host), "nobody waits any more", within_s=20)
+    eventually(lambda: is_over(host), "nobody waits any more")
     assert host.verb("plan").stdout == ""
 
 
@@ -294,7 +294,7 @@ def test_ending_the_process_that_waits_goes_back_at_once(host: Host, before: str
     host.verb("apply", "--confirm-within", LONG)
     os.kill(waiting(host)["pid"], signal.SIGHUP)
     os.kill(waiting(host)["pid"], signal.SIGTERM)
-    eventually(lambda: rules(host) == before, "it has gone back", within_s=20)
+    eventually(lambda: rules(host) == before, "it has gone back")
 
 
 def test_it_goes_back_as_soon_as_nobody_else_works_on_the_rules(host: Host, before: str) -> None:
@@ -315,7 +315,7 @@ def test_clean_ends_it_too(host: Host) -> None:
     host.verb("apply", "--confirm-within", LONG)
     host.verb("clean")
     assert host.tables() == set()
-    eventually(lambda: is_over(host), "nobody waits any more", within_s=20)
+    eventually(lambda: is_over(host), "nobody waits any more")
     assert host.tables() == set()
     assert "taken out by clean" in waiting(host)["summary"]
 
@@ -330,7 +330,7 @@ def test_clean_ends_it_also_where_what_is_written_down_is_damaged(host: Host) ->
         assert refused.returncode == 75
         assert "istio-hostagent clean takes everything out" in refused.stderr
     host.verb("clean")
-    eventually(lambda: is_over(host), "nobody waits any more", within_s=20)
+    eventually(lambda: is_over(host), "nobody waits any more")
     assert host.tables() == set()
     host.verb("apply")
 
@@ -358,7 +358,7 @@ def test_who_cannot_go_back_ends_as_soon_as_that_is_decided(host: Host) -> None:
     owner.stdin.close()
     owner.wait(10)
     host.verb("apply", "--confirm")
-    eventually(lambda: is_over(host), "it has seen that", within_s=20)
+    eventually(lambda: is_over(host), "it has seen that")
 
 
 def test_an_agent_that_starts_leaves_what_a_verb_at_work_writes_down(host: Host) -> None:

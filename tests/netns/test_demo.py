@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,10 +117,8 @@ def runs() -> Iterator[list[Run]]:
 @pytest.mark.envoy
 def test_everything_holds_and_nothing_is_left(runs: list[Run], envoy: str) -> None:
     runs.append(run := Run("--envoy", envoy))
-    began = time.monotonic()
     run.read_until("agents started")
     assert run.finish() == 0, run.text
-    assert time.monotonic() - began < 30, run.text
     table = run.text.partition("what  ")[2]
     assert table.count("  yes   ") == PROMISES, run.text
     assert "  NO  " not in table

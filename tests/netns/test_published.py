@@ -113,7 +113,7 @@ def test_watching_in_a_pipe_shows_each_change_and_ends_with_an_interrupt(joined:
         eventually(lambda: log.read_text().startswith("mesh "), "the report")
         joined.write_sidecar("ISTIO_INBOUND_PORTS=nonsense\n")
         eventually(lambda: "\n\nmesh " in log.read_text(), "another report")
-        assert "to do          config-invalid: " in log.read_text()
+        eventually(lambda: "to do          config-invalid: " in log.read_text(), "what is wrong")
         assert "\x1b" not in log.read_text()
         joined.kill()
         eventually(lambda: "no agent runs" in log.read_text(), "that it is gone")

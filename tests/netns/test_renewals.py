@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,13 @@ WARM_UP = 6
 # A page or two of the allocator's, not one for each renewal.
 MOST_KB = 512 + soak.times(20, 600)
 FAILURES = (Mode.REFUSE, Mode.INTERNAL, Mode.GARBAGE, Mode.WRONG_KEY, Mode.HALF_FRAME)
+
+
+def is_still(host: Host, pid: int) -> bool:
+    """Whether a second passes in which nothing is begun or ended."""
+    seen = (descriptors(pid), files(host), children(pid))
+    time.sleep(1)
+    return len(seen[2]) == 1 and seen == (descriptors(pid), files(host), children(pid))
 
 
 def memory_kb(pid: int) -> int:
@@ -84,7 +92,7 @@ def test_renewals_leave_nothing_behind(
         if number == WARM_UP - 1:
             authority.mode = Mode.OK
             host.verb("renew")
-            eventually(lambda: len(children(pid)) == 1, "the workers have ended")
+            eventually(lambda: is_still(host, pid), "nothing is under way")
             before, memory = (descriptors(pid), files(host), children(pid)), memory_kb(pid)
     authority.mode = Mode.OK
     host.verb("renew")

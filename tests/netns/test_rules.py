@@ -200,7 +200,6 @@ def test_replacing_the_rules_lets_no_connection_around(rig: Rig, served: rigs.Se
     for tally in tallies:
         assert tally.failed == 0, tally.failures
         assert tally.made > 50
-        assert tally.slowest_s < 1.0
     assert served.neighbour.accepted() == before
 
 

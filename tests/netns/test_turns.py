@@ -72,7 +72,7 @@ class TestEnvironmentFiles:
             assert "retried automatically" in summary(host)
 
             host.namespace.run(["nft", "flush", "ruleset"], check=True)
-            eventually(lambda: host.tables() == TABLES, "repaired meanwhile", within_s=3)
+            eventually(lambda: host.tables() == TABLES, "repaired meanwhile", within_s=20)
         host.sidecar_env.unlink()
         host.write_sidecar("ISTIO_INBOUND_PORTS=8080,9090\n")
         eventually(lambda: "9090" in rules(host), "the corrected file")

@@ -95,7 +95,7 @@ def test_a_unit_goes_around_and_all_others_through_also_after_it_was_restarted(
             seen.append(ask(host, group))
             return seen[-1] == "direct"
 
-        eventually(is_direct, "the unit goes around", within_s=20)
+        eventually(is_direct, "the unit goes around")
         assert {*seen[:-1]} <= {"captured"}
         assert ask(host, top.make(f"{unit}/part")) == "direct", "and what is below it"
         assert ask(host, other) == "captured"
@@ -128,7 +128,7 @@ def test_an_included_unit_never_goes_around_and_others_do(
             return seen[-1] == "direct"
 
         assert ask(host, group) == "captured", "from its first packet on"
-        eventually(is_direct, "the other unit goes around", within_s=20)
+        eventually(is_direct, "the other unit goes around")
         assert {*seen[:-1]} <= {"captured"}
         assert ask(host, group) == "captured"
         top.remove(unit)

@@ -60,7 +60,7 @@ def remove_control_group(group: Path) -> None:
                 Path(directory).rmdir()
         return not group.exists()
 
-    wait_until(is_removed, f"{group} is empty", within_s=10)
+    wait_until(is_removed, f"{group} is empty", within_s=60)
 
 
 def kill_control_group(group: Path) -> None:

@@ -271,6 +271,7 @@ class Machine:
         """Return the journal, of one unit if named; works with the machine running or not."""
         only = ["--unit", unit] if unit else []
         if self._leader is not None:
+            self.run("journalctl", "--sync", check=False)
             return self.run("journalctl", "--no-pager", *only).stdout
         place = self.directory / "upper/var/log/journal"
         return overlay.run_checked(["journalctl", "--no-pager", "-D", place, *only])
@@ -285,7 +286,7 @@ class Machine:
         """Cut the power; `boot` starts it again on the same disk."""
         if self._leader is not None:
             os.kill(self._leader, signal.SIGKILL)
-        self._await_end(10)
+        self._await_end(60)
 
     def stop(self) -> None:
         """Shut down in an orderly way; the disk stays."""

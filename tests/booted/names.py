@@ -32,7 +32,7 @@ HOSTAGENT_ENV = (
     f"ISTIO_BOOTSTRAP=/{PROGRAMS}/envoy_bootstrap.json\n"
 )
 # What a lookup costs at most: the C library asks once and waits no longer.
-PATIENCE_S = 1
+PATIENCE_S = 3
 
 _NAME_SERVER = """\
 import socket, sys, threading

@@ -81,7 +81,7 @@ def test_user_data_alone_puts_a_new_machine_into_the_mesh(
     assert "status: done" in status.stdout, seeded.read("/var/log/cloud-init-output.log")
     assert "valid" in seeded.run("cloud-init", "schema", "--system").stdout.lower()
     # runcmd has waited for the mesh already.
-    mesh.wait_joined(seeded, 1)
+    mesh.wait_joined(seeded, 20)
     assert_encrypted_on_the_wire(seeded, peer)
     assert cluster.ssh(seeded.address, "true").returncode == 0
 

@@ -138,5 +138,5 @@ def test_what_was_opened_is_closed_when_the_host_leaves(
     assert "jump istio-hostagent" in machine.run("nft", "list", "ruleset").stdout
     machine.run("systemctl", "stop", "istio-hostagent")
     network.wait_until(
-        lambda: machine.run("nft", "list", "ruleset").stdout == before, "nothing is left", 5
+        lambda: machine.run("nft", "list", "ruleset").stdout == before, "nothing is left"
     )

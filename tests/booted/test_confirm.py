@@ -49,7 +49,7 @@ def test_the_end_of_a_login_and_a_kill_of_who_waits_keep_nothing_in(
     trying: machines.Machine,
 ) -> None:
     before = mesh.network_state(trying)
-    log_in(trying, "15s")
+    log_in(trying, "30s")
     assert mesh.network_state(trying) != before
     trying.run(*END_LOGIN)
     first = unconfirmed(trying)["pid"]
@@ -89,7 +89,7 @@ def test_rules_of_another_network_namespace_go_back_in_that_one(trying: machines
     inside = ("ip", "netns", "exec", "other")
     listing = (*inside, "nft", "list", "ruleset")
     before = mesh.network_state(trying)
-    log_in(trying, "10s", *inside)
+    log_in(trying, "25s", *inside)
     assert trying.run(*listing).stdout
     assert mesh.network_state(trying) == before
     trying.run(*END_LOGIN)

@@ -134,6 +134,8 @@ def test_a_stopped_agent_and_a_port_that_somebody_has(joined: machines.Machine) 
     joined.run(*STOP)
     # The unit that takes the tables out removes the mark behind them, later.
     network.wait_until(lambda: not joined.exists(MARKER), "the mark is gone", within_s=20)
+    ended = ("pgrep", "envoy")
+    network.wait_until(lambda: joined.run(*ended, check=False).returncode == 1, "Envoy has ended")
     serve = ("-p", "User=nobody", "/usr/bin/python3", "-m", "http.server", "15006")
     joined.run("systemd-run", "--quiet", "--unit=thief", *serve)
     listening = ("ss", "-Hltn", "sport", "=", ":15006")

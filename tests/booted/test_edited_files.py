@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests.booted import cluster as network
 from tests.booted import load, mesh, versions
 from tests.booted import machine as machines
 from tests.booted.conftest import Disks, Start
@@ -49,10 +50,16 @@ def test_an_edited_file_is_kept_asked_about_or_replaced(
     machine.run(*INSTALL, "--force-confnew", second)
     assert TEXT in machine.read(mesh.HOSTAGENT_ENV)
     mesh.wait_joined(machine)
-    assert "plain text is accepted" in machine.run("istio-hostagent", "status").stdout
+    network.wait_until(
+        lambda: "plain text is accepted" in machine.run("istio-hostagent", "status").stdout,
+        "the file of the package counts",
+    )
     machine.run("mv", f"{mesh.HOSTAGENT_ENV}.dpkg-old", mesh.HOSTAGENT_ENV)
     machine.run("istio-hostagent", "reload")
-    assert "plain text is refused" in machine.run("istio-hostagent", "status").stdout
+    network.wait_until(
+        lambda: "plain text is refused" in machine.run("istio-hostagent", "status").stdout,
+        "the one before counts again",
+    )
     assert mesh.ask(machine, other.address).status == 0
     machine.run("apt-get", "-q", "-y", "purge", "istio-hostagent")
     assert not machine.exists("/etc/istio-hostagent")

@@ -1,5 +1,6 @@
 """Metrics, checks and the journal on a machine as apt and systemd make it."""
 
+from tests.booted import cluster as network
 from tests.booted import machine as machines
 
 SOCKET, SERVICE = "istio-hostagent-metrics.socket", "istio-hostagent-metrics.service"
@@ -31,5 +32,8 @@ def test_any_user_may_check_and_the_journal_finds_errors_by_name(
     assert checked.returncode == 2
     assert checked.stdout.startswith("MESH CRITICAL - not in the mesh: waiting for ")
     unit = ("journalctl", "-q", "-o", "cat", "-u", "istio-hostagent")
-    found = machine.run(*unit, "ISTIO_HOSTAGENT_CODE=config-missing").stdout
-    assert "not in the mesh: waiting for " in found
+    network.wait_until(
+        lambda: "not in the mesh: waiting for "
+        in machine.run(*unit, "ISTIO_HOSTAGENT_CODE=config-missing", check=False).stdout,
+        "it is found",
+    )

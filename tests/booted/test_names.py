@@ -255,9 +255,13 @@ def test_envoy_alone_takes_everything_from_istiod_and_a_resolver_beside_it_answe
     print(asked)
     assert asked["asked"] > 50
     assert asked["failed"] == []
-    report = json.loads(machine.run("istio-hostagent", "status", "--json").stdout)
-    assert report["resolver"]["pid"] == resolver
-    assert report["resolver"]["answers"]
+
+    def resolver_of() -> dict[str, object]:
+        report = json.loads(machine.run("istio-hostagent", "status", "--json").stdout)
+        return dict(report["resolver"])
+
+    network.wait_until(lambda: bool(resolver_of()["answers"]), "its answers are told")
+    assert resolver_of()["pid"] == resolver
     check_names(machine, world)
 
     # It hangs: the host says so, and has another one.

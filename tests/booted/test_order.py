@@ -22,7 +22,7 @@ def order(machine: machines.Machine) -> None:
         "/etc/systemd/system/program.service",
         f"[Unit]\nWants={TARGET}\nAfter={TARGET}\n"
         "[Service]\nType=oneshot\nRemainAfterExit=yes\n"
-        "ExecStart=-/bin/sh -c 'istio-hostagent wait --timeout 0.2; echo $$? > /var/lib/noted'\n"
+        "ExecStart=-/bin/sh -c 'istio-hostagent wait --timeout 5; echo $$? > /var/lib/noted'\n"
         "[Install]\nWantedBy=multi-user.target\n",
     )
     machine.run("systemctl", "enable", "--quiet", "program.service")

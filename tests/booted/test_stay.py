@@ -248,7 +248,7 @@ def _watch_early(machine: machines.Machine, address: str) -> None:
 READY = "http://127.0.0.1:15021/healthz/ready"
 # Notes, every 20 ms, what readiness says and whether the rules are there.
 NOTE = (
-    "while :; do r=$(curl -s -o /dev/null -w '%%{http_code}' --max-time 1 %s);"
+    "while :; do r=$(curl -s -o /dev/null -w '%%{http_code}' --max-time 10 %s);"
     " nft list table inet istio_hostagent >/dev/null 2>&1 && t=in || t=out;"
     " echo $r $t; sleep 0.02; done > /run/noted"
 )
@@ -268,7 +268,7 @@ def test_a_stop_drains_and_a_restart_does_not(joined: machines.Machine, act: str
         assert "000 out" not in noted
         return
     # No, while the rules are in; then these go, and at last the proxy.
-    assert noted.count("503 in") > 10
+    assert noted.count("503 in") > 2
     assert "000 in" not in noted
     last_no = max(number for number, line in enumerate(noted) if line.startswith("503"))
     assert all(line.endswith("out") for line in noted[last_no + 1 :])

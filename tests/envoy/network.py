@@ -69,7 +69,7 @@ class Host:
                 client = socket.socket(family)
             finally:
                 _libc.setfsuid(0)
-        client.settimeout(5)
+        client.settimeout(20)
         try:
             client.connect((address, port))
         except OSError:

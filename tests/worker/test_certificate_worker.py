@@ -297,8 +297,8 @@ def test_failure_is_named_and_touches_nothing(
     before = host.tree()
     authority.mode = mode
     start = time.monotonic()
-    answer = host.run("renew", timeout_s=1.5)
-    assert time.monotonic() - start < 10
+    answer = host.run("renew", timeout_s=1.5 if mode == "mute" else 10.0)
+    assert time.monotonic() - start < 30
     error = error_of(answer)
     assert error["code"] == code
     assert words in error["message"]

@@ -20,7 +20,7 @@ NOBODY = processes.User(65534, 65534)
 
 def output_of(argv: list[str], user: processes.User | None = None) -> tuple[int | None, str]:
     run = processes.Run(argv, user=user)
-    status = run.child.wait(10.0)
+    status = run.child.wait(60.0)
     return status, run.finish().decode()
 
 

@@ -45,7 +45,7 @@ def ask(room: Room, path: Path, timeout_s: float) -> list[object]:
 def test_one_that_cannot_be_ended_is_named_and_no_other_is_started(place: Path) -> None:
     room = Room()
     with hanging.HangingMount(place / "mount") as mount:
-        first = ask(room, mount.directory / "a", 1.0)
+        first = ask(room, mount.directory / "a", 5.0)
         room.until(lambda: first != [], "given up")
         assert "did not end in time" in str(first[0])
         second = ask(room, place, 20.0)

@@ -1,5 +1,6 @@
 """The agent on a host of its own: real rules, real packets, the demo CA and a real Envoy."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -454,8 +455,14 @@ class TestVerbsWithoutAnAgent:
             fcntl.flock(held, fcntl.LOCK_EX)
             host.start()
             assert host.agent is not None
-            files = Path(f"/proc/{host.agent.pid}/fd")
-            eventually(lambda: lock in map(Path.resolve, files.iterdir()), "it tries")
+            files = f"/proc/{host.agent.pid}/fd"
+
+            def has_opened() -> bool:
+                with contextlib.suppress(FileNotFoundError):  # of what is closed meanwhile
+                    return str(lock) in {os.readlink(f"{files}/{n}") for n in os.listdir(files)}
+                return False
+
+            eventually(has_opened, "it tries")
         eventually(lambda: "waiting for" in host.log_text(), "it runs")
 
 

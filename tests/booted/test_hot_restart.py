@@ -15,7 +15,7 @@ from tests.booted.conftest import Disks, Start
 AGENT = "istio-hostagent.service"
 UNITS = ("istio-proxy@0.service", "istio-proxy@1.service")
 # The load is over before the connections of the one before are ended.
-DRAIN_S = 25
+DRAIN_S = 15
 Pair = tuple[machines.Machine, machines.Machine]
 Act = Callable[[machines.Machine], object]
 

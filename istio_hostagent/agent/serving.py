@@ -42,9 +42,8 @@ class ServingPart(part.Part):
         """Start with nothing known.
 
         `certificate`: what is held, and whether another is being obtained; `root_file`: the roots
-        that go with it; `listening`: whether the
-        proxy, and nobody else, listens on a port (None: there is no telling); `user`: whom its
-        admin interface lets in.
+        that go with it; `listening`: whether the proxy, and nobody else, listens on a port (None:
+        there is no telling); `user`: whom its admin interface lets in.
         """
         self._work = work
         self._clock = clock
@@ -90,12 +89,8 @@ class ServingPart(part.Part):
         return serving.Subject(asked.number, held.serial, is_ready)
 
     def _ask(self) -> None:
-        built, held, about = (
-            self._proxy.serving_build,
-            self._certificate().held,
-            self.value.subject,
-        )
-        asked = self._proxy.child.serving
+        built, asked = self._proxy.serving_build, self._proxy.child.serving
+        held, about = self._certificate().held, self.value.subject
         assert built is not None and held is not None and asked is not None
         self.value = serving.asked(self.value, self._clock.monotonic())
         self._asked = self._clock.now()

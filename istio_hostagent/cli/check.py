@@ -25,7 +25,7 @@ class Level(enum.IntEnum):
 
 # The worst comes first; what is not known is worse than what is good, and than nothing else.
 _ORDER = (Level.CRITICAL, Level.WARNING, Level.UNKNOWN, Level.OK)
-# Two clocks of one host may differ so much in the moment of a question.
+# Setting a clock right puts it back by so little again and again.
 _SKEW_S = 5.0
 _PUT_BACK = "and the clock was put back after that: nobody knows how long ago"
 IN_MESH, CERT, PROOF, CONTROL_PLANE = "in-mesh", "cert", "proof", "control-plane"

@@ -43,7 +43,7 @@ def find_base_id(name: str, uid: int) -> int:
         try:
             if os.lstat(path_of(base_id)).st_uid == uid:
                 break
-        except FileNotFoundError:
+        except OSError:
             break
         base_id = int.from_bytes(os.urandom(8)) % _MOST_ID + 1
     return base_id

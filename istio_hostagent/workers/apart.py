@@ -15,6 +15,9 @@ from typing import Any
 from ..errors import ChildFailed
 from ..host import processes, secrecy
 
+# It ends so once it has written of what kind its error was. With any other status what it wrote is
+# a part of an answer, which may be secret.
+_TOLD = 1
 _MAX_WORDS = 200
 
 
@@ -28,18 +31,18 @@ def run(uid: int, gid: int, work: Callable[[], object], *, name: str, max_bytes:
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        status, told = 1, b""
+        status, answer = 2, b""
         try:
             try:
                 _leave_descriptors()
                 if os.geteuid() == 0:
                     secrecy.become(uid, gid, parent=parent)
-                told = json.dumps(work()).encode()
+                answer = json.dumps(work()).encode()
             finally:
                 error = sys.exc_info()[1]
                 with open(writing, "wb") as out:
-                    out.write(told if error is None else _describe(error).encode())
-                status = int(error is not None)
+                    out.write(answer if error is None else _describe(error).encode())
+                status = 0 if error is None else _TOLD
         finally:
             # Whatever happens here must not run on as root's code.
             os._exit(status)
@@ -48,8 +51,10 @@ def run(uid: int, gid: int, work: Callable[[], object], *, name: str, max_bytes:
         data = source.read(max_bytes + 1)
     _, status = os.waitpid(pid, 0)
     if status != 0:
-        ended = processes.outcome(os.waitstatus_to_exitcode(status))
-        raise ChildFailed(name, ended, data[:_MAX_WORDS].decode(errors="replace").splitlines())
+        number = os.waitstatus_to_exitcode(status)
+        text = data[:_MAX_WORDS].decode(errors="replace") if number == _TOLD else ""
+        words = "".join(each if each.isprintable() else " " for each in text)
+        raise ChildFailed(name, processes.outcome(number), [words] if words else [])
     try:
         return json.loads(data)
     except ValueError as error:

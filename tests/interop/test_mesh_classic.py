@@ -198,11 +198,9 @@ def test_without_load_balancers_node_ports_are_used(admin: Admin, api: Cluster) 
     assert f"CITADEL_ADDRESS=192.0.2.9:{ports['citadel-ilb']} in sidecar.env" in done.stderr
 
 
-def test_it_waits_for_addresses_and_says_for_which(admin: Admin, api: Cluster) -> None:
-    admin.did("load-balancers", "--apply")
-    for name, namespace in list(ADDRESSES)[1:]:
-        give_address(api, name, namespace, ip=ADDRESSES[name, namespace])
-    process = subprocess.Popen(
+def wait_for_addresses(admin: Admin) -> "subprocess.Popen[str]":
+    """The verb that waits for load balancers, begun; on its standard error it says for which."""
+    return subprocess.Popen(
         admin.argv("dnsmasq"),
         env=admin.environment,
         cwd=admin.home,
@@ -210,6 +208,13 @@ def test_it_waits_for_addresses_and_says_for_which(admin: Admin, api: Cluster) -
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_it_waits_for_addresses_and_says_for_which(admin: Admin, api: Cluster) -> None:
+    admin.did("load-balancers", "--apply")
+    for name, namespace in list(ADDRESSES)[1:]:
+        give_address(api, name, namespace, ip=ADDRESSES[name, namespace])
+    process = wait_for_addresses(admin)
     assert process.stderr is not None
     first = process.stderr.readline()
     assert "waiting: Service istio-pilot-ilb in namespace istio-system: no address yet" in first
@@ -332,10 +337,7 @@ def test_a_server_that_freezes_or_dies_is_told_and_the_next_run_works(
     assert "accepts connections and does not answer" in done.stderr
     # In the middle: it waits for an address while the server goes away.
     admin.did("load-balancers", "--apply")
-    process = subprocess.Popen(
-        admin.argv("dnsmasq"), env=admin.environment, cwd=admin.home,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = wait_for_addresses(admin)
     assert process.stderr is not None
     process.stderr.readline()
     api.kill()
@@ -350,10 +352,7 @@ def test_a_server_that_freezes_or_dies_is_told_and_the_next_run_works(
 
 def test_a_server_that_is_started_anew_meanwhile_is_waited_for(admin: Admin, api: Cluster) -> None:
     admin.did("load-balancers", "--apply")
-    process = subprocess.Popen(
-        admin.argv("dnsmasq"), env=admin.environment, cwd=admin.home,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = wait_for_addresses(admin)
     assert process.stderr is not None
     process.stderr.readline()
     api.kill()

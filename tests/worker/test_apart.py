@@ -72,6 +72,12 @@ def test_it_ends_with_whoever_waits_for_it() -> None:
         os.close(reading)
 
 
+def test_nothing_of_an_answer_that_does_not_fit_is_in_the_error() -> None:
+    with pytest.raises(ChildFailed) as raised:
+        run(lambda: "secret" * 200_000)
+    assert "secret" not in str(raised.value)
+
+
 def test_its_error_is_told_by_kind_and_place_and_not_in_its_words() -> None:
     def fail() -> None:
         raise ValueError("secret")

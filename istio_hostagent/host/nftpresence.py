@@ -16,6 +16,9 @@ def open_socket(kept: socket.socket | None = None) -> tuple[socket.socket | None
 
     Raises KernelBusy if the machine is short of something.
     """
+    if kept is not None and kept.family != socket.AF_NETLINK:
+        kept.close()  # the store had something else under its name
+        kept = None
     try:
         sock = kept or connection.open_socket()
     except OSError as error:

@@ -163,9 +163,8 @@ class Host:
         environment = self.environment
         descriptors: tuple[int, ...] = ()
         if self.manager is not None:
-            command = self.manager.wrap(command, PYTHON)
-            environment |= self.manager.environment()
-            descriptors = self.manager.descriptors()
+            command, told, descriptors = self.manager.hand_over(command, PYTHON)
+            environment |= told
         with open(self.log, "a") as log:
             self.agent = subprocess.Popen(
                 self.namespace.argv([*self.wrapper, *prefix, *command]),

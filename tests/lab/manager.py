@@ -31,6 +31,9 @@ os.environ["LISTEN_PID"], os.environ["LISTEN_FDS"] = str(os.getpid()), str(len(f
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 
+# What no service sends.
+_END, _CATCH_UP = b"END", b"CATCH UP"
+
 
 class Manager:
     """A context manager: leaving it closes what is kept."""
@@ -42,6 +45,7 @@ class Manager:
         self._socket.bind(str(self._path))
         self._lock = threading.Lock()
         self._kept: list[tuple[str, int]] = []
+        self._has_caught_up = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> "Manager":
@@ -49,8 +53,7 @@ class Manager:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.sendto(b"END", str(self._path))
+        self._send(_END)
         self._thread.join(10)
         self._socket.close()
         self.end()
@@ -62,20 +65,29 @@ class Manager:
         with self._lock:
             return [name for name, _ in self._kept]
 
-    def environment(self) -> dict[str, str]:
-        """What the service is told."""
+    def hand_over(
+        self, argv: Sequence[str], python: str
+    ) -> tuple[list[str], dict[str, str], tuple[int, ...]]:
+        """The command that hands over what is kept, what it is told, and what it inherits."""
+        self._catch_up()
         told = {"NOTIFY_SOCKET": str(self._path), "FDSTORE": "16"}
-        return told | ({"LISTEN_FDNAMES": ":".join(self.names)} if self._kept else {})
-
-    def descriptors(self) -> tuple[int, ...]:
-        """What the service inherits."""
         with self._lock:
-            return tuple(descriptor for _, descriptor in self._kept)
+            kept = list(self._kept)
+        if not kept:
+            return list(argv), told, ()
+        told["LISTEN_FDNAMES"] = ":".join(name for name, _ in kept)
+        numbers = tuple(descriptor for _, descriptor in kept)
+        return [python, "-c", _WRAPPER, ",".join(map(str, numbers)), *argv], told, numbers
 
-    def wrap(self, argv: Sequence[str], python: str) -> list[str]:
-        """The command that hands over what is kept."""
-        numbers = ",".join(map(str, self.descriptors()))
-        return [python, "-c", _WRAPPER, numbers, *argv] if numbers else list(argv)
+    def _catch_up(self) -> None:
+        """Wait until everything is read that was sent before, as by one that is dead now."""
+        self._has_caught_up.clear()
+        self._send(_CATCH_UP)
+        assert self._has_caught_up.wait(60)
+
+    def _send(self, data: bytes) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(data, str(self._path))
 
     def end(self) -> None:
         """Close everything that is kept, the rules first: the service was stopped."""
@@ -89,8 +101,11 @@ class Manager:
             data, ancillary, _, _ = self._socket.recvmsg(
                 1 << 16, socket.CMSG_SPACE(64 * array.array("i").itemsize)
             )
-            if data == b"END":
+            if data == _END:
                 return
+            if data == _CATCH_UP:
+                self._has_caught_up.set()
+                continue
             descriptors = array.array("i")
             for _level, _kind, content in ancillary:
                 descriptors.frombytes(content)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from istio_hostagent.host import errorstream, notify
+from istio_hostagent.host import errorstream, nftpresence, notify
 
 LINE = "x" * 999 + "\n"
 
@@ -156,3 +156,13 @@ def test_of_two_sockets_of_one_name_only_one_stays_open() -> None:
             timeout=60,
         )
     assert done.stdout.splitlines()[-1] == "1"
+
+
+def test_what_is_kept_under_the_name_of_the_rules_and_is_no_netlink_is_left_alone() -> None:
+    """It would end every start for as long as the service manager keeps it."""
+    kept = socket.create_server(("127.0.0.1", 0))
+    found, _ = nftpresence.open_socket(kept)
+    assert kept.fileno() == -1
+    if found is not None:  # without the right to ask there is none
+        with found:
+            assert found.family == socket.AF_NETLINK

@@ -89,7 +89,7 @@ test-interop: peers
 	$(PYTEST) -q $(PARALLEL) tests/interop
 
 # One run, so that there is one closing line. Where no peer can be built its tests say so: they
-# skip, or fail if HOSTAGENT_REQUIRE names their layer.
+# skip, or fail if HOSTAGENT_REQUIRE names their layer. A few that fail are run again, alone.
 .PHONY: test
 test: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp $(OTHER_PYROUTE2)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -97,7 +97,7 @@ test: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp $(OTHER_PYROUTE2)
 	$(BIN)/mypy
 	$(BIN)/codespell README.md Makefile debian docs etc istio_hostagent systemd tests
 	-@$(BIN)/python -m tests.peers.build
-	$(PYTEST) -q $(PARALLEL) --durations=25 tests
+	$(BIN)/python -m tests.suite $(PARALLEL) --durations=25 tests
 
 # What make test repeats a few times, many times: kills at random moments, properties of any input.
 .PHONY: soak

@@ -237,7 +237,7 @@ class Supervisor(part.Part):
 
     @property
     def _closed(self) -> str:
-        return self.rounds.describe_closed(self._spec)
+        return self.rounds.describe_closed(self._subject)
 
     @property
     def stuck(self) -> tuple[str, ...]:
@@ -324,7 +324,9 @@ class Supervisor(part.Part):
         assert subject is not None
         answer = self.rounds.read(subject, now)
         if answer is not None:
-            if not self.child.is_handing_over:
+            if self.child.is_handing_over:
+                self.rounds.look_at_ports(subject, is_ready=answer is liveness.Answer.READY)
+            else:
                 self._take_answer(answer, now)
                 self._look_at_control_plane(now)
             self._held = ""

@@ -158,12 +158,15 @@ def test_the_next_one_is_started_alone_where_the_one_that_serves_ends_early(
     assert epochs(host) == [0]
 
 
-def test_both_are_replaced_where_the_one_that_serves_hangs(host: MemoryHost) -> None:
+@pytest.mark.parametrize("how", [Proxy.HUNG, Proxy.DRAINED], ids=str)
+def test_both_are_replaced_where_the_one_that_serves_is_of_no_use_any_more(
+    host: MemoryHost, how: Proxy
+) -> None:
     (first,) = alive(host)
     host.proxy, host.is_proxy_picky = Proxy.UNREADY, True
     host.write(CLUSTER, TEXTS["B"])
     host.until(lambda: len(alive(host)) == 2, 10.0, "two run")
-    host.proxy, host.is_proxy_picky = Proxy.HUNG, False
+    host.proxy, host.is_proxy_picky = how, False
     host.until(lambda: first.status is not None, 30.0, "it is ended")
     host.mend()
     assert until_one(host) is not first

@@ -70,6 +70,7 @@ class SecretServer:
         self._remarks: set[str] = set()
         self._due: float | None = None
         self._is_behind = False  # files could not be read, and no change of them will be told
+        self._shut_until: float | None = None  # for want of a descriptor nobody is let in
         self._poll = select.epoll()
         listener.setblocking(False)
         self._poll.register(listener, select.EPOLLIN)
@@ -80,16 +81,23 @@ class SecretServer:
         self._read_files()
         while True:
             ready = self._poll.poll(self._timeout_s())
-            if not ready and self._due is None:
+            if not ready and not self._moments:
                 return
             for descriptor, mask in ready:
                 self._handle(descriptor, mask)
+            if self._shut_until is not None and time.monotonic() >= self._shut_until:
+                self._open()
             if self._due is not None and time.monotonic() >= self._due:
                 self._read_files()
 
+    @property
+    def _moments(self) -> list[float]:
+        """When there is something to do without an event (monotonic seconds)."""
+        return [each for each in (self._due, self._shut_until) if each is not None]
+
     def _timeout_s(self) -> float | None:
-        if self._due is not None:
-            return max(self._due - time.monotonic(), 0.0)
+        if self._moments:
+            return max(min(self._moments) - time.monotonic(), 0.0)
         return None if self._clients else self._idle_s
 
     def _handle(self, descriptor: int, mask: int) -> None:
@@ -140,9 +148,9 @@ class SecretServer:
         try:
             sock, _ = self._listener.accept()
         except OSError as error:
-            # Gone again already, or no descriptor left: then it is tried with the next event.
-            if not isinstance(error, BlockingIOError | ConnectionAbortedError):
+            if not isinstance(error, BlockingIOError | ConnectionAbortedError):  # gone again
                 self._remark(f"a client could not be let in: {error.strerror}")
+                self._shut()
             return
         pid, uid = _peer(sock)
         if uid not in self._uids:
@@ -161,6 +169,15 @@ class SecretServer:
         if self._is_behind and self._due is None:
             self._due = time.monotonic()
         self._send(client)
+
+    def _shut(self) -> None:
+        """Let nobody in for a while: who waits would be an event at once, again and again."""
+        self._poll.modify(self._listener, 0)
+        self._shut_until = time.monotonic() + RETRY_S
+
+    def _open(self) -> None:
+        self._poll.modify(self._listener, select.EPOLLIN)
+        self._shut_until = None
 
     def _make_room(self) -> bool:
         for client in self._clients.values():
@@ -202,6 +219,8 @@ class SecretServer:
         if client.sock.fileno() >= 0:
             del self._clients[client.sock.fileno()]
             client.sock.close()  # which ends the look of epoll(7) at it, too
+            if self._shut_until is not None:
+                self._open()
 
     def _remark(self, text: str, pid: int = 0) -> None:
         line = f"{text} (process {pid})" if pid else text

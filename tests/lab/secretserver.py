@@ -83,6 +83,11 @@ class SecretServer:
         lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
+    def ticks(self) -> int:
+        """Time on a processor so far: utime and stime of proc_pid_stat(5)."""
+        words = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(words[11]) + int(words[12])
+
     def core_limit(self) -> list[str]:
         """Soft and hard."""
         lines = Path(f"/proc/{self.pid}/limits").read_text().splitlines()

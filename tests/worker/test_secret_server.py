@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -151,6 +152,23 @@ def test_a_failure_that_no_change_of_files_ends_is_tried_again(place: Place, sta
         server.wait_log("Too many open files; what was given out before stays")
         idle.close()
         wait_mark(client, "mark-1")
+
+
+def test_who_cannot_be_let_in_waits_and_costs_nothing(place: Place, start: Start) -> None:
+    place.swap("mark-0")
+    server = start(open_files=24)
+    with contextlib.ExitStack() as stack:
+        others = [stack.enter_context(subscribe(server)) for _ in range(24)]
+        server.wait_log("a client could not be let in: Too many open files")
+        before = server.ticks()
+        # No event says that nothing happens: a server that turns takes all of this.
+        time.sleep(2.0)
+        assert server.ticks() - before < 20
+        for each in others[:12]:
+            wait_mark(each, "mark-0")
+            each.close()
+        for each in others[12:]:
+            wait_mark(each, "mark-0")
 
 
 def test_who_comes_before_the_first_certificate_waits_for_it(place: Place, start: Start) -> None:

@@ -151,7 +151,7 @@ def ask(machine: machines.Machine, address: str, port: int = PORT, user: str = "
     """Send one request from a program of an ordinary user; its path is a fresh secret."""
     secret = f"secret-{random.getrandbits(64):016x}"
     url = f"http://{address}:{port}/{secret}"
-    curl = ["setpriv", "--reuid", user, "--clear-groups", "curl", "-sS", "--max-time", "5", url]
+    curl = ["setpriv", "--reuid", user, "--clear-groups", "curl", "-sS", "--max-time", "20", url]
     done = machine.run(*curl, check=False)
     return Answer(done.returncode, done.stdout, secret)
 

@@ -68,7 +68,7 @@ def assert_encrypted_on_the_wire(machine: machines.Machine, peer: machines.Machi
     assert b"\x16\x03\x01" in seen  # a TLS handshake
     url = f"http://{machine.address}:{mesh.PORT}/"
     with pytest.raises(overlay.CommandFailed):
-        machine.cluster.run("curl", "-sS", "--max-time", "3", url)
+        machine.cluster.run("curl", "-sS", "--max-time", "15", url)
     status = machine.run("istio-hostagent", "status").stdout
     assert f"captured traffic to {mesh.MESH} is encrypted (mutual TLS)" in status
     assert "plain text is refused on captured ports" in status

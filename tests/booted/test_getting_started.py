@@ -69,7 +69,7 @@ def test_a_bare_machine_comes_into_the_mesh_by_hand(
         assert mesh.ask(one, other.address).status == 0
     url = f"http://{machine.address}:{mesh.PORT}/"
     with pytest.raises(overlay.CommandFailed):
-        machine.cluster.run("curl", "-sS", "--max-time", "3", url)
+        machine.cluster.run("curl", "-sS", "--max-time", "15", url)
 
 
 def test_user_data_leaves_nothing_to_be_typed(seeded: machines.Machine) -> None:  # noqa: F811

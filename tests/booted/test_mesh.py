@@ -69,7 +69,7 @@ def test_the_admin_interface_of_the_proxy_is_roots(
     machine: machines.Machine, ca: mesh.Authority
 ) -> None:
     mesh.join(machine, ca)
-    asked = f"curl -s --max-time 5 --unix-socket {ADMIN} http://envoy/server_info"
+    asked = f"curl -s --max-time 30 --unix-socket {ADMIN} http://envoy/server_info"
     assert '"state"' in machine.run("sh", "-c", asked).stdout
     refused = ("sh", "-c", asked.replace(ADMIN, "$(cat /tmp/socket)"))
     machine.run("sh", "-c", f"ls {ADMIN} > /tmp/socket")
@@ -210,7 +210,7 @@ def _gets_answer(machine: machines.Machine, port: int) -> bool:
     """Whether somebody outside the mesh, on the same network, gets an answer."""
     url = f"http://{machine.address}:{port}/"
     try:
-        return "heard" in machine.cluster.run("curl", "-sS", "--max-time", "3", url)
+        return "heard" in machine.cluster.run("curl", "-sS", "--max-time", "15", url)
     except overlay.CommandFailed:
         return False
 

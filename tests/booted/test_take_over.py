@@ -64,7 +64,7 @@ def install(
 
 def wait_served(machine: machines.Machine) -> None:
     """Return once the proxy of Istio's package is ready; raises Timeout with what it says."""
-    ready = ("curl", "-sf", "--max-time", "2", "http://127.0.0.1:15021/healthz/ready")
+    ready = ("curl", "-sf", "--max-time", "10", "http://127.0.0.1:15021/healthz/ready")
     try:
         network.wait_until(
             lambda: machine.run(*ready, check=False).returncode == 0, "theirs is ready", 60

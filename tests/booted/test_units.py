@@ -12,7 +12,7 @@ from tests.booted.test_stay import UNIT
 AROUND, SLICE = "around.service", "around.slice"
 LOG = "/run/around.log"
 # Whoever goes through the proxy speaks mutual TLS to a program that speaks plain HTTP.
-ASK = "curl -sS --max-time 2 -o /dev/null http://{address}:{port}/ 2>/dev/null"
+ASK = "curl -sS --max-time 10 -o /dev/null http://{address}:{port}/ 2>/dev/null"
 LOOP = f"while :; do {ASK}; echo $? >>{LOG}; sleep 0.02; done"
 
 

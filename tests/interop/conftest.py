@@ -175,9 +175,9 @@ def joined(host: Host) -> Iterator[Host]:
 
 def is_answered(istiod: Istiod) -> bool:
     """Whether the application answers a request from the mesh, through Envoy."""
-    connection = http.client.HTTPConnection(HOST_ADDRESS, APPLICATION_PORT, timeout=1)
+    connection = http.client.HTTPConnection(HOST_ADDRESS, APPLICATION_PORT, timeout=10)
     try:
-        connection.sock = istiod.network.connect(HOST_ADDRESS, APPLICATION_PORT, timeout_s=1)
+        connection.sock = istiod.network.connect(HOST_ADDRESS, APPLICATION_PORT, timeout_s=10)
         connection.request("GET", "/")
         answer = connection.getresponse()
         return answer.status == 200 and answer.getheader("server") == "istio-envoy"

@@ -134,9 +134,9 @@ def peer_of(host: Host, name: str) -> str:
 
 def readiness(host: Host) -> int:
     """The status that port 15021 answers; 0: nobody."""
-    connection = http.client.HTTPConnection("127.0.0.1", 15021, timeout=3)
+    connection = http.client.HTTPConnection("127.0.0.1", 15021, timeout=20)
     try:
-        connection.sock = host.namespace.connect("127.0.0.1", 15021, timeout_s=3)
+        connection.sock = host.namespace.connect("127.0.0.1", 15021, timeout_s=20)
         connection.request("GET", "/healthz/ready")
         return connection.getresponse().status
     except (OSError, http.client.HTTPException):

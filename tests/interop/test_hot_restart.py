@@ -30,7 +30,7 @@ print("begun", flush=True)
 while not select.select([sys.stdin], [], [], 0.02)[0]:
     made += 1
     for address, port, path in json.loads(sys.argv[1]):
-        connection = http.client.HTTPConnection(address, port, timeout=5)
+        connection = http.client.HTTPConnection(address, port, timeout=30)
         try:
             connection.request("GET", path)
             status = connection.getresponse().status

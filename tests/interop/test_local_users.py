@@ -73,7 +73,7 @@ def test_root_and_the_proxy_itself_are_served(joined: Host, user: int) -> None:
 def test_metrics_are_read_from_outside_and_by_whom_a_key_admits(
     joined: Host, istiod: Istiod
 ) -> None:
-    with istiod.network.connect(HOST_ADDRESS, 15020, timeout_s=5) as client:
+    with istiod.network.connect(HOST_ADDRESS, 15020, timeout_s=20) as client:
         client.sendall(to_http("GET /stats/prometheus").encode())
         assert client.recv(16).startswith(b"HTTP/1.1 200")
     proxy = joined.status()["proxy"]["pid"]

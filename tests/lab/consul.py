@@ -146,7 +146,7 @@ class Consul:
     ) -> Any:
         url = "/v1/" + "/".join(quote(part, safe="") for part in path)
         url += f"?{urlencode(query)}" if query else ""
-        connection = http.client.HTTPConnection(_LOOPBACK, HTTP_PORT, timeout=10)
+        connection = http.client.HTTPConnection(_LOOPBACK, HTTP_PORT, timeout=60)
         connection.sock = self.namespace.connect(_LOOPBACK, HTTP_PORT)
         try:
             data = None if body is None else json.dumps(body)

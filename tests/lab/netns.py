@@ -229,7 +229,7 @@ class Namespace:
 
         return self.inside(make)
 
-    def connect(self, host: str, port: int, *, timeout_s: float = 5.0) -> socket.socket:
+    def connect(self, host: str, port: int, *, timeout_s: float = 20.0) -> socket.socket:
         """Return a TCP connection made from in here, as root. Raises OSError."""
         return self.inside(lambda: socket.create_connection((host, port), timeout_s))
 

@@ -154,7 +154,7 @@ class Nomad:
 
     def get(self, path: str) -> Any:
         """The JSON value at a path of its API; raises OSError, LabError."""
-        connection = http.client.HTTPConnection(self.client.address, _PORT, timeout=10)
+        connection = http.client.HTTPConnection(self.client.address, _PORT, timeout=60)
         connection.sock = self.client.namespace.connect(self.client.address, _PORT)
         try:
             connection.request("GET", f"/v1/{path}")

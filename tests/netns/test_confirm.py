@@ -215,7 +215,7 @@ def test_killing_the_login_with_all_its_processes_keeps_nothing_in(
         # The kill of the group may have got there first.
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    login.communicate(timeout=10)
+    login.communicate(timeout=60)
     assert waiting(host)["state"] == "waiting"
     eventually(lambda: rules(host) == before, "it has gone back")
 

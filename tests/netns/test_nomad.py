@@ -106,7 +106,7 @@ def test_two_groups_on_one_client_each_with_its_own_proxy_and_identity(
         label, kind, path = service.check
         assert kind == "http"
         checked = cluster.run(
-            ["curl", "-sf", "--max-time", "5", f"http://{NOMAD_CLIENT}:{web.ports[label]}{path}"]
+            ["curl", "-sf", "--max-time", "30", f"http://{NOMAD_CLIENT}:{web.ports[label]}{path}"]
         )
         assert checked.returncode == 0
         # What Nomad's own service manager wants to hear is not from them.

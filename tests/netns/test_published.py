@@ -101,7 +101,7 @@ def test_no_user_can_change_what_is_published_or_keep_the_agent_from_writing(joi
             == codes,
             "written all the same",
         )
-        user.communicate("", timeout=10)
+        user.communicate("", timeout=60)
 
 
 def test_watching_in_a_pipe_shows_each_change_and_ends_with_an_interrupt(joined: Host) -> None:

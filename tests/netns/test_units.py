@@ -27,7 +27,7 @@ PORT = 8000
 CLIENT = """
 import json, socket, sys
 try:
-    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as sock:
+    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30) as sock:
         sock.sendall(b"GET / HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
         said = b"".join(iter(lambda: sock.recv(4096), b""))
         peer = json.loads(said.partition(b"\\r\\n\\r\\n")[2])["peer"]

@@ -23,7 +23,7 @@ def complete(*words: str) -> list[str]:
         printf '%s\\n' "${COMPREPLY[@]}"
     """
     command = ["bash", "-euc", script, "bash", str(COMPLETION), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert not done.stderr
     return done.stdout.split()
 

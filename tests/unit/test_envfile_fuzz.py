@@ -95,7 +95,7 @@ def test_what_is_accepted_means_the_same_to_bash(text: str) -> None:
         [bash, "--norc", "--noprofile", "-r", "-c", script, "bash", text],
         env={"PATH": "/nonexistent", "LC_ALL": "C.UTF-8"},
         capture_output=True,
-        timeout=10,
+        timeout=60,
         check=False,
     )
     assert done.stderr == b""

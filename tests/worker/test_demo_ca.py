@@ -80,7 +80,7 @@ def call(
     context = client_context(authority, pair, tmp, alpn)
     try:
         with (
-            socket.create_connection(("127.0.0.1", authority.port), timeout=5) as raw,
+            socket.create_connection(("127.0.0.1", authority.port), timeout=60) as raw,
             context.wrap_socket(raw, server_hostname="istiod.istio-system.svc") as sock,
         ):
             h2c = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
@@ -436,7 +436,7 @@ def test_abuse_ends_one_connection_and_nothing_else(
 ) -> None:
     context = client_context(authority, None, tmp_path)
     with (
-        socket.create_connection(("127.0.0.1", authority.port), timeout=5) as raw,
+        socket.create_connection(("127.0.0.1", authority.port), timeout=60) as raw,
         context.wrap_socket(raw, server_hostname="localhost") as sock,
     ):
         sock.sendall(data)
@@ -445,13 +445,13 @@ def test_abuse_ends_one_connection_and_nothing_else(
             while sock.recv(65536):  # until the authority, too, has ended it
                 pass
     with (
-        socket.create_connection(("127.0.0.1", authority.port), timeout=5) as raw,
+        socket.create_connection(("127.0.0.1", authority.port), timeout=60) as raw,
         context.wrap_socket(raw, server_hostname="localhost") as sock,
     ):
         sock.sendall(data)
         # A reset instead of an orderly end: what was sent meanwhile is lost on both sides.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    with socket.create_connection(("127.0.0.1", authority.port), timeout=5) as plain:
+    with socket.create_connection(("127.0.0.1", authority.port), timeout=60) as plain:
         plain.sendall(b"\x16\x03\x01\x02\x00\x01" + b"\0" * 50)
     assert call(authority, tmp_path, token=authority.token(WEB)).status == 0
 

@@ -304,7 +304,7 @@ def test_a_server_that_misbehaves_is_named_in_time(
         client.sendall(sent)
 
     with stub(host.socket, answer, is_closing=is_closing):
-        error = host.run(timeout_s=1.5)["error"]
+        error = host.run(timeout_s=5.0)["error"]
     assert error["code"] == code, error
     assert told in error["message"]
 

@@ -14,7 +14,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.doors import FakeDoors
 from tests.fakes.inbox import FakeInbox
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class Host(Protocol):

@@ -11,7 +11,7 @@ from tests.fakes.groups import FakeGroups
 from tests.lab import groups as lab
 from tests.lab import layers
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class Host(NamedTuple):

@@ -25,7 +25,7 @@ from tests.fakes.processes import FakeChild, FakeProcesses, FakeUnits, Plan
 
 ME = User(os.geteuid(), os.getegid())
 NOBODY = User(65534, 65534)
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 # What a program does (it says what matters on standard error, as proxies do), for a shell, and for `FakeBehaviour`.
 FAILS = ("/bin/sh", "-c", "echo no >&2; exit 3")
 DIES = ("/bin/sh", "-c", "kill -9 $$")

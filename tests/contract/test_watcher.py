@@ -11,7 +11,7 @@ from istio_hostagent.host import mailbox, mounts, ports, sights, watch
 from tests.fakes.files import Disk
 from tests.fakes.watcher import FakeWatcher
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class Watched(NamedTuple):

@@ -145,10 +145,15 @@ def issue(signer: Signer, key: PublicKey, leaf: Leaf) -> bytes:
     return _sign_end_entity(builder, signer)
 
 
-def pair(material: Material, identity: str, *, life_s: float) -> tuple[bytes, bytes]:
-    """Return (chain, key) in PEM of a new key certified for `identity`; life may be negative."""
+def pair(
+    material: Material, identity: str, *, life_s: float, age_s: float = 120.0
+) -> tuple[bytes, bytes]:
+    """Return (chain, key) in PEM of a new key certified for `identity`; life may be negative.
+
+    `age_s`: it was issued so long ago, or as long before its end if that is over.
+    """
     key, now = new_key(), _now()
-    start = now - datetime.timedelta(minutes=2) + min(datetime.timedelta(seconds=life_s), _ZERO)
+    start = now - datetime.timedelta(seconds=age_s - min(life_s, 0.0))
     leaf = Leaf(identity, start, now + datetime.timedelta(seconds=life_s))
     chain = issue(material.intermediate, key.public_key(), leaf) + material.intermediate.pem
     return chain, key_pem(key)
@@ -221,9 +226,6 @@ def server_certificate(
     builder = _validity(builder, now, CA_LIFE)
     general = x509.SubjectAlternativeName([_general_name(name) for name in names])
     return _sign_end_entity(builder.add_extension(general, critical=False), signer)
-
-
-_ZERO = datetime.timedelta()
 
 
 def _now() -> datetime.datetime:

@@ -29,7 +29,7 @@ _INIT_ANSWER = struct.Struct("=IIIIHHII8I")
 _ATTRIBUTES = struct.Struct("=QQQQQQIIIIIIIIII")
 _ROOT = 1
 _DETACH = 2  # MNT_DETACH
-_START_TIME_S = 10.0
+_START_TIME_S = 60.0
 
 
 class Ask(enum.IntEnum):
@@ -85,7 +85,7 @@ class HangingMount:
     def close(self) -> None:
         """End the server, and with it every wait for an answer."""
         self._server.kill()
-        self._server.wait(10)
+        self._server.wait(60)
         if self._server.stdout is not None:
             self._server.stdout.close()
         ctypes.CDLL(None).umount2(os.fsencode(self.directory), _DETACH)

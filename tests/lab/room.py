@@ -7,7 +7,7 @@ from istio_hostagent.host import children, clock, mailbox
 
 from .waiting import eventually
 
-PATIENCE_S = 20.0
+PATIENCE_S = 90.0
 
 
 class Room:

@@ -99,7 +99,7 @@ class Socket:
     def __init__(self, path: Path) -> None:
         self.client = Client()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(10)
+        self._socket.settimeout(60)
         try:
             self._socket.connect(str(path))
         except OSError:

@@ -10,7 +10,7 @@ from istio_hostagent import workers
 
 LAUNCH = Path(workers.__file__).with_name("launch.py")
 NOBODY = 65534
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 
 
 def run_worker(module: str, request: object, *, user: int | None = None) -> Any:

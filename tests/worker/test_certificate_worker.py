@@ -33,7 +33,7 @@ SUBJECT = "system:serviceaccount:vms:web"
 SERVER_NAME = "istiod.istio-system.svc"
 NOBODY = 65534
 NAMES = ("key.pem", "cert-chain.pem", "root-cert.pem")
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Host:
             "store_dir": str(self.directory / "store"),
             "ttl_s": 3600,
             "headers": [["x-extra", "yes"]],
-            "timeout_s": 10.0,
+            "timeout_s": 40.0,
             "grace_ratio": 0.5,
         }
         return json.dumps({**request, **self.changed, **changed})
@@ -265,7 +265,7 @@ def test_certificate_of_an_earlier_version_is_nobodys_copy(
 
 def test_life_of_seconds_is_not_renewed_on_arrival(host: Host, authority: DemoAuthority) -> None:
     # The authority dates back by two minutes: most of the span is over when it arrives.
-    authority.life_s = 40.0
+    authority.life_s = 100.0
     host.run("ensure")
     held = held_of(host.run("ensure"))
     assert held["obtained"] is False
@@ -297,8 +297,8 @@ def test_failure_is_named_and_touches_nothing(
     before = host.tree()
     authority.mode = mode
     start = time.monotonic()
-    answer = host.run("renew", timeout_s=1.5 if mode == "mute" else 10.0)
-    assert time.monotonic() - start < 30
+    answer = host.run("renew", timeout_s=4.0 if mode == "mute" else 40.0)
+    assert time.monotonic() - start < DEADLINE_S
     error = error_of(answer)
     assert error["code"] == code
     assert words in error["message"]
@@ -540,9 +540,8 @@ def test_token_of_another_account_gives_no_certificate(
     assert "service account" in error["hint"]
 
 
-# The shortest life that a slow machine still sees: certificates end on whole seconds, so that one
-# of a second may have lapsed before it is looked at.
-SHORT_LIFE_S = 2.0
+# The shortest life that a slow machine still sees before it has lapsed.
+SHORT_LIFE_S = 10.0
 
 
 def test_expired_certificate_is_never_shown(host: Host, authority: DemoAuthority) -> None:

@@ -1,8 +1,9 @@
 """One question to a metadata server: bounded as a whole, whatever it is doing when the time ends."""
 
-import os
+import functools
 import signal
-import threading
+import time
+import types
 from collections.abc import Iterator
 
 import pytest
@@ -22,14 +23,16 @@ def alarm_ignored() -> Iterator[None]:
 # Debian's requests, and a newer urllib3 than its own.
 @pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning")
 def test_time_that_ends_between_two_attempts_is_a_reason_like_any_other(
-    alarm_ignored: None,
+    alarm_ignored: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     behaviour = metadata.Behaviour(statuses=[503] * 40)
     with metadata.MetadataServer(behaviour) as server:
-        # Whenever it rings; by then it waits most of the time.
-        ring = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGALRM))
-        ring.start()
+        ring = functools.partial(signal.raise_signal, signal.SIGALRM)
+        monkeypatch.setattr(
+            asked,
+            "time",
+            types.SimpleNamespace(monotonic=time.monotonic, sleep=lambda _s: ring()),
+        )
         url = f"http://{server.address}{metadata.GOOGLE_PATH}"
         with pytest.raises(ValueError, match="did not come within 3 s"):
             asked.fetch(url, {"Metadata-Flavor": "Google"}, timeout_s=3.0)
-        ring.join()

@@ -21,7 +21,7 @@ from .test_certificate_worker import SUBJECT, WEB, Host, error_of, held_of
 UNAVAILABLE, UNTRUSTED = "authority-unavailable", "certificate-untrusted"
 REFUSED = "certificate-refused"
 # What a call may take where the CA never answers, and how much longer a slow machine.
-SHORT_S, SLACK_S = 2.0, 30.0
+SHORT_S, SLACK_S = 2.0, 100.0
 PARTIAL_HTTP2 = b"\0\0\4"  # the beginning of a frame's header
 HTTP1 = b"HTTP/1.1 %s\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"
 # The second is said where making a key has taken all the time.
@@ -433,7 +433,7 @@ def test_what_is_held_stays_the_reason_is_named_and_the_next_attempt_succeeds(
     authority.misbehave(fault)
     try:
         start = time.monotonic()
-        answer = host.run("renew", timeout_s=SHORT_S if name in SILENT else 10.0)
+        answer = host.run("renew", timeout_s=SHORT_S if name in SILENT else 40.0)
         assert time.monotonic() - start < SLACK_S
     finally:
         authority.misbehave(Fault())

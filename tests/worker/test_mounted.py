@@ -1,9 +1,8 @@
 """The certificate worker where somebody else renews the certificate, as a process of its own."""
 
-import fcntl
 import os
 import shutil
-from concurrent import futures
+import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from istio_hostagent.workers import certificate, mounted
+from istio_hostagent.workers.credentials.request import Request
 from tests.demo import ca_material
-from tests.lab.waiting import eventually
 from tests.lab.workers import NOBODY, run_worker
 
 WEB = "spiffe://cluster.local/ns/vms/sa/web"
@@ -36,9 +36,14 @@ class Host:
         return self.directory / "shown"
 
     def make(
-        self, identity: str = WEB, *, life_s: float = 3600.0, roots: bytes | None = None
+        self,
+        identity: str = WEB,
+        *,
+        life_s: float = 3600.0,
+        age_s: float = 120.0,
+        roots: bytes | None = None,
     ) -> dict[str, bytes]:
-        chain, key = ca_material.pair(self.material, identity, life_s=life_s)
+        chain, key = ca_material.pair(self.material, identity, life_s=life_s, age_s=age_s)
         return dict(zip(NAMES, (key, chain, roots or self.material.root_bundle), strict=True))
 
     def put(self, files: dict[str, bytes]) -> None:
@@ -46,8 +51,8 @@ class Host:
         for name, data in files.items():
             (self.mounted / name).write_bytes(data)
 
-    def run(self, op: str = "ensure", *, user: int | None = None, **changed: object) -> dict:  # type: ignore[type-arg]
-        request = {
+    def request(self, op: str = "ensure") -> dict[str, Any]:
+        return {
             "op": op,
             "spiffe_id": "spiffe://cluster.local/ns/default/sa/default",
             "named_parts": [],
@@ -55,20 +60,11 @@ class Host:
             "store_dir": str(self.directory / "store"),
             "mounted_dir": str(self.mounted),
         }
-        answer = run_worker("certificate", {**request, **changed}, user=user)
+
+    def run(self, op: str = "ensure", *, user: int | None = None, **changed: object) -> dict:  # type: ignore[type-arg]
+        answer = run_worker("certificate", {**self.request(op), **changed}, user=user)
         assert isinstance(answer, dict)
         return answer
-
-    def is_being_read(self) -> bool:
-        """Whether a worker has locked the store, which it does right before it reads."""
-        store = os.open(self.directory / "store", os.O_RDONLY)
-        try:
-            fcntl.flock(store, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(store)
-        return False
 
     def shown(self) -> dict[str, bytes]:
         return {name: (self.output / name).read_bytes() for name in NAMES}
@@ -114,16 +110,16 @@ def test_files_of_two_certificates_are_not_shown_and_what_was_is_kept(
     assert host.shown() == first
 
 
-def test_a_writer_that_is_in_the_middle_of_it_is_waited_for(host: Host) -> None:
+def test_a_writer_that_is_in_the_middle_of_it_is_waited_for(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host.put(host.make())
     host.run()
     second = host.make()
     host.put({"key.pem": second["key.pem"]})
-    with futures.ThreadPoolExecutor() as pool:
-        running = pool.submit(host.run)
-        eventually(host.is_being_read, "the worker at work")
-        host.put(second)
-        answer = running.result()
+    # In this process, so that the writer goes on between two looks and at no other moment.
+    monkeypatch.setattr(mounted, "time", types.SimpleNamespace(sleep=lambda _s: host.put(second)))
+    answer = certificate.perform(Request(**host.request()))
     assert "error" not in answer
     assert host.shown() == second
 
@@ -142,7 +138,7 @@ def test_a_file_that_is_gone_is_named_and_what_was_shown_stays(host: Host, name:
 
 
 def test_one_that_was_not_renewed_in_time_is_said_before_it_ends_and_after(host: Host) -> None:
-    host.put(host.make(life_s=5.0))  # dated back two minutes: less than a tenth is left
+    host.put(host.make(life_s=100.0, age_s=3000.0))  # less than a tenth is left
     assert host.run()["held"]["obtained"]
     answer = host.run()
     assert "was not renewed yet" in answer["error"]["message"]

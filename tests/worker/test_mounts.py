@@ -44,7 +44,10 @@ def test_what_leads_behind_a_mount_is_known_without_asking_it(place: Path) -> No
     assert not points.may_hang(str(mount / "token"))
 
 
-def test_what_lies_behind_a_mount_is_seen_by_a_worker(place: Path) -> None:
+def test_what_lies_behind_a_mount_is_seen_by_a_worker(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookout, "TIMEOUT_S", 20.0)
     source, mount = place / "source", place / "mount point"
     source.mkdir()
     program = source / "envoy"
@@ -99,7 +102,7 @@ def test_a_directory_that_is_istio_proxys_is_not_asked_behind_a_mount(place: Pat
         for directory in (mount, mount / "certs", place / "link" / "certs"):
             looking = threading.Thread(target=look, args=(directory,), daemon=True)
             looking.start()
-            looking.join(10)
+            looking.join(60)
             assert not looking.is_alive(), f"waits for {directory}"
     assert found == [(False, False, None)] * 3
 

@@ -59,7 +59,7 @@ def test_a_child_has_no_descriptor_of_ours(tmp_path: Path) -> None:
 def test_the_status_of_a_signal_is_negative_and_put_into_words() -> None:
     child = processes.spawn(["/usr/bin/sleep", "30"])
     child.signal(signal.SIGKILL)
-    status = child.wait(10.0)
+    status = child.wait(60.0)
     assert status == -signal.SIGKILL
     assert processes.outcome(status) == "was ended by SIGKILL"
 
@@ -71,7 +71,8 @@ def test_ending_a_child_that_ignores_sigterm_kills_it() -> None:
     os.close(write_end)
     assert os.read(read_end, 6) == b"ready\n"
     os.close(read_end)
-    assert child.end(0.2) == -signal.SIGKILL
+    child.end(0.2)
+    assert child.wait(60.0) == -signal.SIGKILL
 
 
 def test_children_die_with_the_process_that_started_them() -> None:
@@ -89,23 +90,23 @@ def test_children_die_with_the_process_that_started_them() -> None:
         assert parent.poll() is None
     grandchild = os.pidfd_open(int(text))
     parent.signal(signal.SIGKILL)
-    parent.wait(10.0)
+    parent.wait(60.0)
 
-    assert select.select([grandchild], [], [], 10.0)[0], "the grandchild survived"
+    assert select.select([grandchild], [], [], 60.0)[0], "the grandchild survived"
     for descriptor in (source, sink, answer, grandchild):
         os.close(descriptor)
 
 
 def test_a_worker_that_gives_no_answer_is_an_error_with_its_name() -> None:
     with pytest.raises(ChildFailed, match="worker reader"):
-        processes.Worker("reader", {"wrong": []}).run(10.0)
+        processes.Worker("reader", {"wrong": []}).run(60.0)
 
 
 def test_a_worker_that_hangs_is_ended_at_its_deadline(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     worker = processes.Worker("reader", (str(tmp_path / "fifo"),))
     # O_NONBLOCK: even a FIFO does not make the reader hang.
-    assert worker.run(10.0) == (reader.FileRead(errno=22),)
+    assert worker.run(60.0) == (reader.FileRead(errno=22),)
 
 
 def test_files_below_a_foreign_directory_are_not_read_as_root(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_a_worker_of_another_user_finds_the_package_below_a_closed_directory(
         "import sys; sys.path.insert(0, sys.argv[1]);"
         "from istio_hostagent.host import processes;"
         "user = processes.User(65534, 65534);"
-        "print(processes.Worker('reader', ('/etc/hostname',), user=user).run(10.0))"
+        "print(processes.Worker('reader', ('/etc/hostname',), user=user).run(60.0))"
     )
     status, text = output_of(["/usr/bin/python3", "-c", code, str(checkout)])
     assert status == 0
@@ -256,5 +257,5 @@ def test_no_descriptor_is_left_behind_by_workers() -> None:
         processes.Worker("reader", (path,)).run(20.0)
     abandoned = processes.Worker("reader", ("/etc/hostname",))
     abandoned.finish()
-    abandoned.child.wait(10.0)
+    abandoned.child.wait(60.0)
     assert len(os.listdir("/proc/self/fd")) == before

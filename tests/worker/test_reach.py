@@ -38,7 +38,13 @@ class Rig:
     authority: DemoAuthority
 
     def look(
-        self, *, host: str = "127.0.0.1", port: int | None = None, kind: str = "tls", **call: Any
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        kind: str = "tls",
+        timeout_s: float = 30.0,
+        **call: Any,
     ) -> reach.Reached:
         """Run the worker; keywords are of the one call."""
         request = issuance.make_request(
@@ -51,8 +57,8 @@ class Rig:
         }
         asked = {"host": host, "port": port or self.authority.port, "names": [SERVER_NAME]}
         asked |= {"kind": kind, **call}
-        message = {"certificate": request, "timeout_s": 3.0, "calls": [asked]}
-        answer: reach.Reached = processes.Worker("reach", message).run(20.0)
+        message = {"certificate": request, "timeout_s": timeout_s, "calls": [asked]}
+        answer: reach.Reached = processes.Worker("reach", message).run(90.0)
         return answer
 
 
@@ -120,7 +126,7 @@ def test_a_name_that_nobody_knows(rig: Rig) -> None:
 
 def test_whoever_is_silent_is_waited_for_no_longer_than_said(rig: Rig) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        (call,) = rig.look(port=silent.getsockname()[1]).calls
+        (call,) = rig.look(port=silent.getsockname()[1], timeout_s=8.0).calls
     assert call.stage == "tls"
     assert "timed out" in call.error
 
@@ -271,7 +277,7 @@ def shake_hands(
         except TimeoutError:
             continue
         try:
-            client.settimeout(5)
+            client.settimeout(60)
             with context.wrap_socket(client, server_side=True) as shown:
                 shown.recv(1)
         except OSError:

@@ -217,9 +217,17 @@ def test_files_that_somebody_writes_one_after_another_are_given_out_as_a_set(
     place.write("mark-1")
     with subscribe(start()) as client:
         wait_mark(client, "mark-1")
-        place.write("mark-2")
-        wait_mark(client, "mark-2")
-        assert [marks(each) for each in client.client.messages[1]] == [{"mark-1"}, {"mark-2"}]
+        messages = client.client.messages[1]
+        for number in range(2, 40):
+            before, began = len(messages), time.monotonic()
+            place.write(f"mark-{number}")
+            is_quick = time.monotonic() - began < secretfiles.QUIET_S
+            while marks(messages[-1]) != {f"mark-{number}"}:
+                assert client.read_once(), "the server has closed the connection"
+            if is_quick:  # a writer that takes longer may be seen half done
+                assert len(messages) == before + 1
+                return
+        pytest.fail("they were never written at once")
 
 
 def make_unreadable(path: Path) -> None:
@@ -266,7 +274,7 @@ def test_a_set_that_is_not_whole_changes_nothing(
 ASK = """if True:
     import socket, sys
     client = socket.socket(socket.AF_UNIX)
-    client.settimeout(10)
+    client.settimeout(25)
     client.connect(sys.argv[1])
     print(len(client.recv(9)))
 """
@@ -320,7 +328,8 @@ def test_a_hostile_client_ends_itself_alone(place: Place, start: Start) -> None:
         wait_mark(client, "mark-1")
         for data in (b"GET / HTTP/1.1\r\n\r\n" + bytes(30), bytes(100_000)):
             with sds.Socket(server.path) as hostile:
-                hostile.send_raw(data)
+                with contextlib.suppress(ConnectionError):  # it is gone already
+                    hostile.send_raw(data)
                 hostile.wait_closed()
         server.wait_log("client dropped: the client does not speak HTTP/2")
         place.swap("mark-2")
@@ -414,15 +423,15 @@ def test_started_by_a_socket_it_ends_when_nobody_is_there(place: Place) -> None:
         said: list[str] = []
         server = secretserver.SecretServer(listener, files, said.append, idle_s=0.2)
         running = threading.Thread(target=server.serve)
-        running.start()
         with sds.Socket(path) as client:
+            running.start()
             stream = client.client.open()
             client.client.send(stream, sds.request(*ALL))
             assert marks(client.wait_messages(stream, 1)[0]) == {"mark-1"}
             # Longer than that, while somebody is there.
             running.join(0.5)
             assert running.is_alive()
-        running.join(10)
+        running.join(60)
         assert not running.is_alive()
 
 

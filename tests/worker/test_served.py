@@ -17,6 +17,14 @@ from istio_hostagent.host.answers import formats
 from istio_hostagent.workers import served
 from tests.envoy.authority import Authority
 
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever answers is a thread of this process."""
+    for each in (served.ask, served.shake_hands):
+        monkeypatch.setattr(each, "__defaults__", (60.0,))
+
+
 OWN = "spiffe://cluster.local/ns/default/sa/default"
 
 

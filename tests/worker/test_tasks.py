@@ -11,6 +11,7 @@ from istio_hostagent.host import files, processes
 from istio_hostagent.host import layers as envfiles
 from istio_hostagent.host.answers import looker
 from tests.lab import hanging, layers
+from tests.lab.alive import is_running
 from tests.lab.room import Room
 
 NOBODY = processes.User(65534, 65534)
@@ -45,7 +46,7 @@ def ask(room: Room, path: Path, timeout_s: float) -> list[object]:
 def test_one_that_cannot_be_ended_is_named_and_no_other_is_started(place: Path) -> None:
     room = Room()
     with hanging.HangingMount(place / "mount") as mount:
-        first = ask(room, mount.directory / "a", 5.0)
+        first = ask(room, mount.directory / "a", 20.0)
         room.until(lambda: first != [], "given up")
         assert "did not end in time" in str(first[0])
         second = ask(room, place, 20.0)
@@ -62,7 +63,10 @@ def test_one_that_cannot_be_ended_is_named_and_no_other_is_started(place: Path) 
     assert third == [(sight(place),)]
 
 
-def test_one_that_is_abandoned_makes_room_for_the_next(place: Path) -> None:
+def test_one_that_is_abandoned_makes_room_for_the_next(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "STUCK_S", 30.0)  # one that is killed ends when it is its turn
     room = Room()
     answers = []
     for _ in range(3):
@@ -76,6 +80,11 @@ def test_one_that_is_abandoned_makes_room_for_the_next(place: Path) -> None:
 
 
 class TestReading:
+    @pytest.fixture(autouse=True)
+    def patience(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        if "comes_to_nothing" not in request.node.name:
+            monkeypatch.setattr(reading, "TIMEOUT_S", 30.0)
+
     @pytest.fixture
     def path(self, place: Path) -> Path:
         """A file that is not root's to trust."""
@@ -137,7 +146,7 @@ def run(room: Room, script: str, timeout_s: float) -> list[object]:
 def test_a_program_that_is_given_up_takes_with_it_what_it_has_started(tmp_path: Path) -> None:
     room = Room()
     pids = tmp_path / "pids"
-    found = run(room, f"sleep 1000 & echo $! > {pids}.new; mv {pids}.new {pids}; wait", 1.0)
+    found = run(room, f"sleep 1000 & echo $! > {pids}.new; mv {pids}.new {pids}; wait", 15.0)
     room.until(lambda: found != [], "given up")
     assert found == [(None, b"")]
     room.until(lambda: not is_running(int(pids.read_text())), "ended with it")
@@ -165,11 +174,3 @@ def test_a_program_that_has_ended_leaves_nothing_running(tmp_path: Path) -> None
     room.until(lambda: found != [], "ended")
     assert found == [(3, b"said\n")]
     room.until(lambda: not is_running(int(pids.read_text())), "ended with it")
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process is there that is not a zombie."""
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False

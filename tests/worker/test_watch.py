@@ -9,7 +9,7 @@ import pytest
 
 from istio_hostagent.host import mailbox, mounts, sights, watch
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 RENAMES = 300
 
 
@@ -84,7 +84,7 @@ def test_all_directories_are_watched_by_one_instance_without_a_thread(
         place.mkdir()
     watcher.follow([str(place / "file") for place in places])
     assert instances() - before == 1
-    assert len(os.listdir("/proc/self/task")) == threads
+    assert len(os.listdir("/proc/self/task")) <= threads
 
 
 def swapped(place: Path, new: Path) -> None:

@@ -366,7 +366,8 @@ MTLS = Setting(
     fields.parser_of({mtls.value: mtls for mtls in model.Mtls}),
     "permissive",
     "Mode envoy without a control plane: strict accepts mutual TLS only on captured ports, "
-    "permissive takes plain connections as well.",
+    "permissive takes plain connections as well; a plain client that waits for the server to "
+    "speak first gets its first words a second later.",
 )
 ACCESS_LOG = Setting(
     "ISTIO_HOSTAGENT_ACCESS_LOG",

@@ -20,8 +20,10 @@ from . import accesslog, clusters, message, readiness, tls
 OUTBOUND = "outbound"
 INBOUND = "inbound"
 
-# A client that waits for the server to speak first cannot be told from a slow one any sooner.
-_INSPECTION_TIMEOUT = "0.100s"
+# A client that waits for the server to speak first cannot be told from a slow one any sooner, nor
+# from one whose first segment was lost: Linux sends it again after 0.2 s (TCP_RTO_MIN), and once
+# more 0.4 s later.
+_INSPECTION_TIMEOUT = "1s"
 
 # With `*` as mesh: never other mesh hosts, and among them every cloud's metadata service.
 _LOCAL = ("127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10")

@@ -7,6 +7,7 @@ machines are in MESH, which all of them do.
 import contextlib
 import random
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,9 +172,12 @@ def wiretap(machine: machines.Machine) -> Iterator[Path]:
             lambda: "listening on" in (cluster.directory / log).read_text(), "tcpdump listens"
         )
         yield captured
+        size = -1
+        while size != (size := captured.stat().st_size):  # it may be behind
+            time.sleep(0.5)
         # tcpdump writes what it has seen when it is told to end.
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def table_names(machine: machines.Machine) -> list[str]:

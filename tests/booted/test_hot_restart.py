@@ -62,10 +62,12 @@ def main_pids(machine: machines.Machine) -> list[str]:
 
 def has_taken_over(machine: machines.Machine, epoch: int) -> bool:
     told = proxy(machine)
-    other = told["other"] or {}
-    if told["epoch"] != epoch or other.get("state") != "draining":
+    other = told["other"]
+    if told["epoch"] != epoch or (other and other["state"] != "draining"):
         return False
-    assert (told["unit"], other["unit"]) == (UNITS[epoch % 2], UNITS[1 - epoch % 2])
+    assert told["unit"] == UNITS[epoch % 2]
+    # Once it has drained there is none.
+    assert not other or other["unit"] == UNITS[1 - epoch % 2]
     return True
 
 
@@ -122,7 +124,7 @@ def test_the_next_envoy_takes_over_in_a_unit_beside(
             )
             # A check of a bootstrap (--mode validate) is one more for a moment.
             network.wait_until(
-                lambda: joined.run("pgrep", "-xc", "envoy").stdout == "2\n", "two run"
+                lambda: joined.run("pgrep", "-xc", "envoy").stdout in ("1\n", "2\n"), "two run"
             )
         with capsys.disabled():
             print(f"\n{joined.suite}, {act.__name__}: {found}")

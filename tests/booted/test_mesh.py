@@ -135,7 +135,7 @@ def test_sshd_is_found_wherever_it_listens(machine: machines.Machine, ca: mesh.A
     machine.run("systemctl", "restart", "ssh")
     assert not _has_ssh(machine, 2201)  # who asks has no certificate of the mesh
     machine.run("systemctl", "reload", "istio-hostagent")
-    assert _has_ssh(machine, 2201)
+    network.wait_until(lambda: _has_ssh(machine, 2201), "sshd answers")
     assert _ports_found(machine) == "22 2201"
 
     machine.run("rm", "/etc/ssh/more/port.conf")
@@ -158,8 +158,8 @@ def test_sshd_is_found_wherever_it_listens(machine: machines.Machine, ca: mesh.A
     network.wait_until(lambda: _are_listening(machine, 2204, 8088), "both are in use")
     assert _ports_found(machine) == "22 2203 2204"
     machine.run("systemctl", "reload", "istio-hostagent")
-    assert _has_ssh(machine, 2203)
-    assert _has_ssh(machine, 2204)
+    network.wait_until(lambda: _has_ssh(machine, 2203), "sshd answers")
+    network.wait_until(lambda: _has_ssh(machine, 2204), "the other one answers")
     assert not _gets_answer(machine, 8088)
 
 
@@ -261,6 +261,7 @@ def test_the_classic_unit_shows_each_attempt_in_the_words_of_the_guide(
     mesh.wait_joined(machine)
     machine.run("systemctl", "start", "istio-auth-node-agent")
     machine.run("istio-hostagent", "renew")
+    machine.run("journalctl", "--sync")
     shown = machine.run(*status).stdout
     assert "node_agent" in shown
     assert "Sending CSR (retrial #0) ..." in shown

@@ -107,7 +107,7 @@ def starts_of(host: machines.Machine) -> int:
 
 
 def wait_started_anew(host: machines.Machine, starts: int) -> None:
-    network.wait_until(lambda: starts_of(host) > starts, "pilot-agent is started anew", 15)
+    network.wait_until(lambda: starts_of(host) > starts, "pilot-agent is started anew", 60)
     mesh.wait_joined(host)
 
 

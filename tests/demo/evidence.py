@@ -78,7 +78,7 @@ def held_serials(host: Host) -> set[int]:
     return {int(chain[0]["serial_number"], 16) for chain in chains if chain}
 
 
-def wait_until(what: str, is_it: Callable[[], bool], *, timeout_s: float = 10.0) -> None:
+def wait_until(what: str, is_it: Callable[[], bool], *, timeout_s: float = 60.0) -> None:
     """Ask until it is so: for what nobody tells of. Raises TimeoutError naming `what`."""
     end = time.monotonic() + timeout_s
     while not is_it():

@@ -165,7 +165,7 @@ class Server:
 
     def _serve(self, connection: socket.socket, address: str) -> None:
         with connection, contextlib.suppress(OSError):
-            connection.settimeout(10)
+            connection.settimeout(120)
             self._answer(connection, address)
 
     def close(self) -> None:

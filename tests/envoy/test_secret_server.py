@@ -177,13 +177,10 @@ def test_with_the_server_killed_traffic_goes_on_and_the_next_one_renews(
             b.rotate()
             traffic.wait_for_more(20)
             assert serials(b) == held
-            begin = time.monotonic()
             start(b, listener=listener)
             proxy.wait_until(lambda: not serials(b) & held, "the new one, after the restart")
-            took = time.monotonic() - begin
             traffic.wait_for_more(5)
         assert traffic.failures == []
-        assert took < 10
 
 
 def test_envoy_that_starts_before_the_first_certificate_serves_once_it_is_there(

@@ -1,6 +1,7 @@
 """What applications notice of the two proxies, and what the link between them shows."""
 
 import contextlib
+import functools
 import resource
 import socket
 import ssl
@@ -113,14 +114,16 @@ def test_plain_client_hears_a_permissive_server_that_speaks_first(
 ) -> None:
     b.start(proxy.SETTINGS)
     serve(b.host, 3306, greet)
-    assert_heard_at_once(lambda: hosts[0].connect(b.host.v4, 3306, uid=proxy.PROXY_UID))
+    # Until then it may be a mesh host whose first words were lost on the way.
+    connect = functools.partial(hosts[0].connect, b.host.v4, 3306, uid=proxy.PROXY_UID)
+    assert_heard_at_once(connect, within_s=1.3)
 
 
-def assert_heard_at_once(connect: Callable[[], socket.socket]) -> None:
-    """The server's first words come in a moment; once in ten times will do on a busy machine."""
+def assert_heard_at_once(connect: Callable[[], socket.socket], within_s: float = 0.3) -> None:
+    """The server's first words come in a moment; once in fifty times will do on a busy machine."""
     took_s: list[float] = []
-    while not took_s or min(took_s) >= 0.3:
-        assert len(took_s) < 10, took_s
+    while not took_s or min(took_s) >= within_s:
+        assert len(took_s) < 50, took_s
         started = time.monotonic()
         with connect() as client:
             assert network.receive(client, b"\n") == SECRET + b"\n"
@@ -275,13 +278,7 @@ def test_no_session_is_resumed(
     # A resumed session would not be judged by the roots of today.
     b.start(proxy.SETTINGS)
     serve(b.host, PORT, answer_http)
-    for name, data in a.ca.issue(a.spiffe_id).items():
-        (tmp_path / name).write_bytes(data)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.load_verify_locations(tmp_path / "root-cert.pem")
-    context.load_cert_chain(tmp_path / "cert-chain.pem", tmp_path / "key.pem")
-    context.set_alpn_protocols(["istio"])
+    context = context_of_mesh(a, tmp_path)
     session = None
     for _ in range(2):
         raw = hosts[0].connect(b.host.v4, PORT, uid=proxy.PROXY_UID)
@@ -291,6 +288,35 @@ def test_no_session_is_resumed(
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
             assert SECRET in network.receive(client)
             session = client.session
+
+
+def test_a_mesh_client_whose_first_words_come_late_is_no_plain_client(
+    a: proxy.Proxy,
+    b: proxy.Proxy,
+    serve: Serve,
+    hosts: tuple[network.Host, network.Host],
+    tmp_path: Path,
+) -> None:
+    """Linux sends a segment that was lost again after 0.2 s, and once more 0.4 s later."""
+    b.start(proxy.SETTINGS)
+    serve(b.host, PORT, answer_http)
+    raw = hosts[0].connect(b.host.v4, PORT, uid=proxy.PROXY_UID)
+    time.sleep(0.6)  # what is tried here is time
+    with context_of_mesh(a, tmp_path).wrap_socket(raw) as client:
+        assert client.selected_alpn_protocol() == "istio"
+        assert SECRET in ask_http(client)
+
+
+def context_of_mesh(a: proxy.Proxy, directory: Path) -> ssl.SSLContext:
+    """How a proxy of the mesh begins a connection."""
+    for name, data in a.ca.issue(a.spiffe_id).items():
+        (directory / name).write_bytes(data)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(directory / "root-cert.pem")
+    context.load_cert_chain(directory / "cert-chain.pem", directory / "key.pem")
+    context.set_alpn_protocols(["istio"])
+    return context
 
 
 def test_more_connections_than_the_default_limits_of_envoy(mesh: Mesh) -> None:

@@ -42,7 +42,7 @@ PILOT_AGENT = "ISTIO_HOSTAGENT_TEST_PILOT_AGENT"
 BOOTSTRAP = "ISTIO_HOSTAGENT_TEST_BOOTSTRAP"
 HOST_ADDRESS = "10.79.0.11"
 APPLICATION_PORT = 8080
-JOIN_LIMIT_S = 40
+JOIN_LIMIT_S = 100
 BUILT = build.directory("istio")
 
 
@@ -173,11 +173,13 @@ def joined(host: Host) -> Iterator[Host]:
         yield host
 
 
-def is_answered(istiod: Istiod) -> bool:
+def is_answered(istiod: Istiod, within_s: float = 10.0) -> bool:
     """Whether the application answers a request from the mesh, through Envoy."""
-    connection = http.client.HTTPConnection(HOST_ADDRESS, APPLICATION_PORT, timeout=10)
+    connection = http.client.HTTPConnection(HOST_ADDRESS, APPLICATION_PORT, timeout=within_s)
     try:
-        connection.sock = istiod.network.connect(HOST_ADDRESS, APPLICATION_PORT, timeout_s=10)
+        connection.sock = istiod.network.connect(
+            HOST_ADDRESS, APPLICATION_PORT, timeout_s=within_s
+        )
         connection.request("GET", "/")
         answer = connection.getresponse()
         return answer.status == 200 and answer.getheader("server") == "istio-envoy"

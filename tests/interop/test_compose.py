@@ -105,7 +105,9 @@ def test_every_service_starts_with_these_arguments(keys: Path, tmp_path: Path) -
         words = [str(kubectl), "--kubeconfig", str(tmp_path / "keys/kubeconfig")]
         ready = says(*words, "get", "--raw", "/readyz", word="ok")
         eventually(ready, "the API server is ready", within_s=WITHIN_S)
-        made = network.run([*words, "create", "service", "clusterip", "a", "--tcp=80"])
+        made = network.run(
+            [*words, "create", "service", "clusterip", "a", "--tcp=80"], timeout=120
+        )
         assert made.returncode == 0, made.stderr
         where = (*words, "get", "service", "a", "-o", "jsonpath={.spec.clusterIP}")
         assert network.run(where).stdout.startswith("10.99.")
@@ -115,11 +117,11 @@ def test_every_service_starts_with_these_arguments(keys: Path, tmp_path: Path) -
         assert f"{ADDRESS}:8301" in members
         # What docs/consul.md says to do then, with the kinds as istioctl has them.
         assert "create namespace istio-system" in (DOCUMENTS.parent / "consul.md").read_text()
-        network.run([*words, "create", "namespace", "istio-system"], check=True)
+        network.run([*words, "create", "namespace", "istio-system"], check=True, timeout=120)
         kinds = [str(istioctl), "manifest", "generate", "--set", "profile=empty"]
         kinds += ["--set", "components.base.enabled=true"]
-        (tmp_path / "crds.yaml").write_text(network.run(kinds, check=True).stdout)
-        network.run([*words, "apply", "-f", str(tmp_path / "crds.yaml")], check=True)
+        (tmp_path / "crds.yaml").write_text(network.run(kinds, check=True, timeout=120).stdout)
+        network.run([*words, "apply", "-f", str(tmp_path / "crds.yaml")], check=True, timeout=120)
         start("istiod", istiod)
         asks = (
             "curl",

@@ -239,7 +239,9 @@ def test_who_may_not_is_told_by_name_and_a_token_lets_in(binary: Path, tmp_path:
         token.write_text(server.make_token('service "web" { policy = "write" }') + "\n")
         token.chmod(0o600)
         verb(network, *words, environment={"CONSUL_HTTP_TOKEN_FILE": str(token)})
-        assert set(server.instances("web")) == {("10.83.0.7", 8080)}
+        eventually(
+            lambda: set(server.instances("web")) == {("10.83.0.7", 8080)}, "it is in the catalogue"
+        )
         _, err = verb(network, "deregister", "web", "10.83.0.7", status=1)
         assert "may not read it" in err
         given = {"CONSUL_HTTP_TOKEN": token.read_text().strip()}

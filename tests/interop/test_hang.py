@@ -51,17 +51,15 @@ def test_an_envoy_that_was_stopped_is_continued_and_the_second_time_replaced(
     eventually(lambda: is_answered(istiod), "the application is answered")
     envoy = envoy_of(joined)
     os.kill(envoy, signal.SIGSTOP)
-    assert not is_answered(istiod)
     begin = time.monotonic()
-    eventually(lambda: not is_in_mesh(joined), "it is said", within_s=REPLACED_S)
+    assert not is_answered(istiod, within_s=1.0)
+    # It is continued a moment later: who asks for the status may come too late.
+    why = f"degraded: proxy: envoy is stopped by a signal (pid {envoy})"
+    eventually(lambda: why in joined.log_text(), "it is said", within_s=REPLACED_S)
     said_s = time.monotonic() - begin
     eventually(lambda: is_answered(istiod), "it is continued", within_s=REPLACED_S)
     print(f"said after {said_s:.1f} s, continued after {time.monotonic() - begin:.1f} s")
     eventually(lambda: is_in_mesh(joined), "it is whole again")
-    # Said as soon as it was asked for, and why once the whole round was silent.
-    said = joined.log_text()
-    why = f"degraded: proxy: envoy is stopped by a signal (pid {envoy})"
-    assert 0 < said.find("degraded: waiting for pilot-agent to become ready") < said.find(why)
     assert envoy_of(joined) == envoy
     assert joined.status()["proxy"]["starts"] == 1
 
@@ -75,8 +73,8 @@ def test_an_envoy_that_nothing_brings_back_is_replaced(joined: Host, istiod: Ist
     eventually(lambda: is_answered(istiod), "the application is answered")
     envoy = envoy_of(joined)
     deadlock.put(envoy)
-    eventually(lambda: not is_answered(istiod), "it hangs")
+    eventually(lambda: not is_answered(istiod, within_s=1.0), "it hangs")
     os.kill(envoy, signal.SIGCONT)
-    assert not is_answered(istiod)
+    assert not is_answered(istiod, within_s=1.0)
     assert procstate.probe_hold(envoy) is procstate.Hold.NONE
     wait_until_replaced(joined, istiod, envoy)

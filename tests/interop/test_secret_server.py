@@ -68,7 +68,7 @@ def test_it_uses_the_server_and_follows_renewals(host: Host, start: Start) -> No
         host.verb("renew")
         eventually(lambda: is_shown(host), "the renewed certificate is shown")
     assert host.status()["proxy"]["pid"] == pid
-    assert host.status()["in_mesh"]
+    eventually(lambda: bool(host.status()["in_mesh"]), "in the mesh")
     assert "refuses" not in server.log()
 
 

@@ -31,7 +31,7 @@ def layer(tmp_path: Path) -> Layer:
             env={**others, "XDG_CACHE_HOME": str(tmp_path), **variables},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
 

@@ -27,7 +27,7 @@ from tests.lab.manager import Manager
 CHECKOUT = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"
 CONTROL = Path("/run/istio-hostagent")
-VERB_TIME_S = 90.0
+VERB_TIME_S = 150.0
 
 
 def proxy_user() -> tuple[int, int]:
@@ -182,7 +182,7 @@ class Host:
         """Send the agent a signal and return its exit status once it is gone."""
         assert self.agent is not None
         self.agent.send_signal(sign)
-        status = self.agent.wait(20)
+        status = self.agent.wait(60)
         self.agent = None
         return status
 
@@ -190,7 +190,7 @@ class Host:
         """SIGKILL, if it runs."""
         if self.agent is not None:
             self.agent.kill()
-            self.agent.wait(20)
+            self.agent.wait(60)
             self.agent = None
 
     def verb(self, *words: str, is_checked: bool = True) -> subprocess.CompletedProcess[str]:
@@ -218,9 +218,10 @@ class Host:
         return self.log.read_text() if self.log.exists() else ""
 
     def tables(self) -> set[str]:
-        """The names of the nf_tables tables in this host's namespace."""
+        """The names of the nf_tables tables in this host's namespace, but those of a proof."""
         listing = self.namespace.run(["nft", "list", "tables"]).stdout
-        return {line.split()[-1] for line in listing.splitlines()}
+        names = {line.split()[-1] for line in listing.splitlines()}
+        return {name for name in names if not name.startswith("istio_hostagent_probe_")}
 
 
 def _lines(keys: dict[str, str]) -> str:

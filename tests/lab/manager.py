@@ -91,6 +91,8 @@ class Manager:
 
     def end(self) -> None:
         """Close everything that is kept, the rules first: the service was stopped."""
+        if self._thread.is_alive():
+            self._catch_up()
         with self._lock:
             kept, self._kept = sorted(self._kept, key=lambda each: each[0] != "nft"), []
         for _, descriptor in kept:

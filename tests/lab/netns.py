@@ -118,7 +118,7 @@ class Namespace:
         *,
         user: str | int | None = None,
         env: Mapping[str, str] | None = None,
-        timeout: float = 30.0,
+        timeout: float = 90.0,
         stdin: str = "",
         cwd: Path | None = None,
         check: bool = False,

@@ -7,6 +7,7 @@ It has a network namespace and a mount namespace: /usr, /etc and /var are those 
 with layers of its own on top, /run is empty. Everything ends with it, what is mounted in there, too.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -77,7 +78,8 @@ class Client:
         if self._keeper is not None:
             for pid in self.pids():
                 if pid != self._keeper.pid:
-                    os.kill(pid, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):  # with its parent
+                        os.kill(pid, signal.SIGKILL)
             netns.end([self._keeper])
         self.namespace.close()
 

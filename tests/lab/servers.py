@@ -23,7 +23,7 @@ from typing import Any
 from . import netns
 
 SOURCE = (Path(__file__).parent / "endpoint.py").read_text()
-READY_LIMIT_S = 15.0
+READY_LIMIT_S = 60.0
 
 
 class Kind(enum.StrEnum):

@@ -144,11 +144,13 @@ def test_a_request_by_name_is_captured_encrypted_and_follows_the_catalogue(
         pid = b.status()["proxy"]["pid"]
 
         def is_seen() -> bool:
-            os.kill(pid, signal.SIGSTOP)  # again and again: the agent helps it on
+            with contextlib.suppress(ProcessLookupError):  # replaced as one that hangs
+                os.kill(pid, signal.SIGSTOP)  # again and again: the agent helps it on
             return server.instances("web")[place] == "critical"
 
         eventually(is_seen, "seen", within_s=WITHIN_S)
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
         eventually(
             lambda: server.instances("web") == {place: "passing"}, "well again", within_s=WITHIN_S
         )

@@ -442,8 +442,8 @@ class TestCertificateFiles:
         host = make_host(envoy=envoy)
         join(host)
         serial = host.status()["certificate"]["serial"]
-        (host.certs / "key.pem").unlink()
-        (host.certs / "key.pem").write_text("somebody's")
+        (host.certs / "new").write_text("somebody's")
+        (host.certs / "new").rename(host.certs / "key.pem")
         eventually(lambda: (host.certs / "key.pem").is_symlink(), "ours again")
         eventually(lambda: host.status()["in_mesh"], "in the mesh")
         assert host.status()["certificate"]["serial"]
@@ -482,8 +482,8 @@ class TestFights:
             eventually(lambda: "nft keeps" in summary(host), "the culprit")
             time.sleep(5)
         finally:
-            fighter.kill()
-            fighter.wait(10)
+            os.killpg(fighter.pid, signal.SIGKILL)  # with the nft that it has started
+            fighter.wait(60)
         assert cpu_s(host.agent.pid) - before < 5.0
         host.verb("wait", "--timeout", "40")
         assert host.tables() == TABLES

@@ -302,7 +302,7 @@ def test_a_kill_of_the_agent_between_the_two_leaves_one_envoy_of_the_next_agent(
 def test_a_stop_ends_both(host: Host, program: Path) -> None:
     set_keys(host, program, ISTIO_HOSTAGENT_ACCESS_LOG="true")
     eventually(lambda: proxy(host)["other"] is not None, "two run")
-    assert len(envoys(program)) == 2
+    eventually(lambda: len(envoys(program)) == 2, "both have begun")
     place = f"{host.runtime}/{host.namespace.inode}.proxy"
     memory = Path(sharedmemory.path_of(sharedmemory.find_base_id(place, proxy_user()[0])))
     assert memory.stat().st_uid == proxy_user()[0]

@@ -168,7 +168,7 @@ def test_an_agent_that_was_killed_is_started_where_it_was(
 def test_who_has_lost_its_parent_in_a_task_is_buried(nomad: StandIn, shop: nomadjob.Job) -> None:
     with nomad.start(shop, "web", has_pid_namespace=True) as web:
         pid = web.pid("agent")
-        orphan = "sleep 1 & sleep 1 & :"
+        orphan = "sleep 5 & sleep 5 & :"
         subprocess.run(["nsenter", "-t", str(pid), "--pid", "sh", "-c", orphan], check=True)
 
         def names() -> list[str]:
@@ -191,12 +191,21 @@ def test_an_ordinary_user_in_a_root_of_its_own_speaks_to_the_proxy(
     job = nomadjob.parse(DOCUMENTS / "unprivileged.nomad.hcl")
     with nomad.start(shop, "web") as web, nomad.start(job, "reader") as reader:
         eventually(lambda: bool(lines_of(reader)), "it has read the page", within_s=WITHIN_S)
-        said = reader.execute([AGENT, "status", "--json"], is_checked=False)
-        assert json.loads(said.stdout)["in_mesh"]
-        assert (json.loads(said.stdout)["pid"], reader.tables()) == (1, set())
+
+        def told() -> dict[str, Any]:
+            said = reader.execute([AGENT, "status", "--json"], is_checked=False)
+            return dict(json.loads(said.stdout))
+
+        eventually(lambda: told()["in_mesh"], "the reader is in the mesh", within_s=WITHIN_S)
+        assert (told()["pid"], reader.tables()) == (1, set())
+        eventually(lambda: bool(accessed(web, "inbound")), "its proxy says so", within_s=WITHIN_S)
         assert accessed(web, "inbound")[-1]["peer"] == identity("reader")
         # Nothing of it may do more than its user.
-        inside = [found for found in map(read_status, reader.pids()) if len(found["NSpid"]) > 1]
+        there = []
+        for pid in reader.pids():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                there.append(read_status(pid))
+        inside = [found for found in there if len(found["NSpid"]) > 1]
         assert len(inside) >= 3
         for found in inside:
             assert set(found["Uid"]) == {str(NOBODY)}

@@ -66,8 +66,8 @@ def test_two_hosts_without_a_rule(make_host: MakeHost, envoy: str, cluster: netn
     start(a, ISTIO_HOSTAGENT_UPSTREAMS=upstreams, ISTIO_HOSTAGENT_HTTP_PORT="15080")
     connect = f"CONNECT {B}:3306 HTTP/1.1\r\nHost: {B}:3306\r\n\r\n"
     with mariadb(b, 3307):
-        assert ask(a, "127.0.0.1", 8001) == GREETING
-        assert GREETING in ask(a, "127.0.0.1", 15080, payload=connect)
+        eventually(lambda: ask(a, "127.0.0.1", 8001) == GREETING, "the greeting")
+        eventually(lambda: GREETING in ask(a, "127.0.0.1", 15080, payload=connect), "by CONNECT")
         # Who is not in the mesh is not let in.
         assert ask(a, B, 3306) not in (GREETING, "")
     for host in (a, b):
@@ -202,7 +202,7 @@ def test_two_agents_of_ordinary_users_side_by_side(
     for host in (shop, web):
         host.verb("wait", "--timeout", "60")
     with mariadb(shop, 3307):
-        assert ask(web, "127.0.0.1", 8001) == GREETING
+        eventually(lambda: ask(web, "127.0.0.1", 8001) == GREETING, "the greeting")
         assert ask(web, A, 3306) != GREETING
     for host, uid in ((shop, SHOP), (web, WEB)):
         status = host.status()

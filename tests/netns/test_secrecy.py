@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -195,6 +196,9 @@ def crash(host: Host, watch: Watch, worker: str) -> None:
 
     def has_crashed() -> bool:
         host.verb("renew", is_checked=False)  # a short one may be gone before it is seen
+        until = time.monotonic() + 3.0  # renewed again at once, the next one would mend it
+        while worker not in watch.killed and time.monotonic() < until:
+            time.sleep(0.01)
         return worker in watch.killed
 
     eventually(has_crashed, f"the worker {worker} has crashed")
@@ -284,7 +288,8 @@ def keep_keys(host: Host, secrets: Secrets) -> None:
 def agent_pid(host: Host) -> int:
     """The agent itself, below what has started it."""
     for pid in host.namespace.pids():
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if words[-2:-1] == [b"run"] and b"istio_hostagent" in words:
-            return pid
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if words[-2:-1] == [b"run"] and b"istio_hostagent" in words:
+                return pid
     raise AssertionError("no agent")

@@ -101,7 +101,8 @@ class TestEnvironmentFiles:
         with hanging_below(host) as mount:
             lead_to(host.sidecar_env, mount / "sidecar.env")
             host.start()
-            eventually(lambda: "reading the configuration" in summary(host), "it answers at once")
+            said = ("reading the configuration", "did not end in time")
+            eventually(lambda: any(each in summary(host) for each in said), "it answers at once")
             eventually(lambda: "did not end in time" in summary(host), "the reason is said")
             assert host.status()["in_control"]
             assert host.tables() == set()

@@ -1,6 +1,7 @@
 """Programs that are ordered by the mesh, and programs that are ordered by nothing at all."""
 
 import collections
+import json
 from collections.abc import Callable
 
 import pytest
@@ -118,6 +119,24 @@ def test_nothing_gets_out_before_the_first_unit(
         assert mesh.ask(early, peer.address).status == 0
     figure = f"{early.suite}, {BOOTS} boots, every other one after a power cut: {dict(kinds)}"
     record_property(soak.FIGURE, figure)
+
+
+def test_what_the_generator_has_loaded_is_loaded_once(
+    early: machines.Machine, peer: machines.Machine
+) -> None:
+    """Whatever replaces a table with sets opens it for a moment: its handle would be another."""
+    early.reboot()
+    mesh.wait_joined(early)
+    load = "nft -f /var/lib/istio-hostagent/guard.nft && nft -j list tables"
+    once = guard_handle(early.run("unshare", "--net", "sh", "-c", load).stdout)
+    assert guard_handle(early.run("nft", "-j", "list", "tables").stdout) == once
+
+
+def guard_handle(listing: str) -> int:
+    """The number of the guard's table, from `nft -j list tables`: how many were made before it."""
+    tables = (each["table"] for each in json.loads(listing)["nftables"] if "table" in each)
+    (handle,) = (int(table["handle"]) for table in tables if table["name"] == "istio_guard")
+    return handle
 
 
 def test_the_generator_loads_no_guard_where_nobody_would_take_it_out(

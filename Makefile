@@ -88,8 +88,8 @@ peers: $(BUILD)/venv.stamp
 test-interop: peers
 	$(PYTEST) -q $(PARALLEL) tests/interop
 
-# One run, so that there is one closing line. Where no peer can be built its tests say so: they
-# skip, or fail if HOSTAGENT_REQUIRE names their layer. A few that fail are run again, alone.
+# One run; if a few tests fail, their files are run again, with nothing beside them. Where no peer
+# can be built its tests say so: they skip, or fail if HOSTAGENT_REQUIRE names their layer.
 .PHONY: test
 test: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp $(OTHER_PYROUTE2)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -145,6 +145,7 @@ install:
 		install -D -m 644 {} $(abspath $(DESTDIR)/)/usr/share/istio-hostagent/istio_hostagent/{} \;
 	install -m 755 systemd/istio-hostagent $(DESTDIR)/usr/sbin/istio-hostagent
 	install -D -m 755 systemd/legacy-rules $(DESTDIR)/usr/lib/istio-hostagent/legacy-rules
+	install -m 755 systemd/load-guard $(DESTDIR)/usr/lib/istio-hostagent/load-guard
 	install -D -m 755 systemd/istio-hostagent-generator \
 		$(DESTDIR)/usr/lib/systemd/system-generators/istio-hostagent-generator
 	install -m 644 systemd/*.service systemd/*.socket systemd/*.target $(DESTDIR)/usr/lib/systemd/system/

@@ -1,10 +1,11 @@
-"""The whole suite, and again, alone, what failed in it: `python -m tests.suite PYTEST-ARGUMENTS`.
+"""The whole suite, and again what failed in it: `python -m tests.suite PYTEST-ARGUMENTS`.
 
 The suite runs twice as many tests at once as there are processors, and some of them kill and time
-processes. One that fails there and passes by itself, TIMES in a row, has a race, in itself or in
-the product. It is named in the last lines, to be mended, and refuses no change. More than FEW
-failures are more than that: nothing is run again. As a plugin of pytest this writes down what
-failed.
+processes. If a few fail, the files that they are in are run again, with nothing beside them. A
+test that passes there has lost a race, in itself or in the product: it is named in the last lines,
+to be mended, and refuses no change. Nothing is run again if more than FEW have failed, if something
+has happened that may never happen (`tests.lab.facts`), or if a process of the tests has died.
+As a plugin of pytest this writes down how tests ended.
 """
 
 import os
@@ -12,44 +13,80 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.lab import facts
+
 FEW = 4
-TIMES = 2
-FAILED = "HOSTAGENT_FAILED"  # the file, in the environment of the first run
+ENDS = "HOSTAGENT_ENDS"  # the file, in the environment of a run
+# What may be run again, what may not, and what says nothing.
+FAILED, FINAL, SKIPPED = "failed", "final", "skipped"
 # What pytest-xdist adds to the name of a test: its group (`conftest.group_of`).
-_GROUP = re.compile(r"@[a-z]+-\w+$")
+_GROUP = re.compile(r"(?<=[\w\]])@[^\[\]:/]+$")
+_HAPPENED = "happened"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
+    """Note what may never happen; the note comes from a process of pytest-xdist with the report."""
+    report = yield
+    if call.excinfo is not None and call.excinfo.errisinstance(facts.Happened):
+        report.user_properties.append((_HAPPENED, True))
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Write down which tests failed, or ended in an error."""
-    if FAILED in os.environ and not hasattr(terminalreporter.config, "workerinput"):
-        reports = [
-            each for kind in ("failed", "error") for each in terminalreporter.getreports(kind)
-        ]
-        names = dict.fromkeys(_GROUP.sub("", each.nodeid) for each in reports)
-        Path(os.environ[FAILED]).write_text("".join(f"{name}\n" for name in names))
+    """Write down which tests failed, or said nothing."""
+    if ENDS not in os.environ or hasattr(terminalreporter.config, "workerinput"):
+        return
+    lines = {}
+    for kind in ("skipped", "xfailed", "failed", "error"):
+        for each in terminalreporter.getreports(kind):
+            lines[_GROUP.sub("", each.nodeid)] = _end_of(each, kind)
+    Path(os.environ[ENDS]).write_text("".join(f"{end} {name}\n" for name, end in lines.items()))
+
+
+def _end_of(report: Any, kind: str) -> str:
+    if kind in ("skipped", "xfailed"):
+        return SKIPPED
+    # A process that died has no report of its own; a module that cannot be read is no test.
+    is_test = "::" in report.nodeid and getattr(report, "when", "???") != "???"
+    has_happened = (_HAPPENED, True) in getattr(report, "user_properties", ())
+    return FAILED if is_test and not has_happened else FINAL
+
+
+def _run(arguments: list[str]) -> tuple[int, dict[str, list[str]]]:
+    """The exit status of pytest, and names of tests by their end."""
+    ends: dict[str, list[str]] = {FAILED: [], FINAL: [], SKIPPED: []}
+    with tempfile.NamedTemporaryFile("r") as written:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.suite", *arguments]
+        environment = os.environ | {ENDS: written.name}
+        status = subprocess.run(command, env=environment, check=False).returncode
+        for line in written.read().splitlines():
+            end, _, name = line.partition(" ")
+            ends[end].append(name)
+    return status, ends
 
 
 def main(arguments: list[str]) -> int:
     """Give the exit status of pytest, of the last run of it."""
-    command = [sys.executable, "-m", "pytest", "-q"]
-    with tempfile.NamedTemporaryFile("r") as failed:
-        environment = os.environ | {FAILED: failed.name}
-        first = [*command, "-p", __spec__.name, *arguments]
-        status = subprocess.run(first, env=environment, check=False).returncode
-        names = failed.read().splitlines()
-    are_tests = all("::" in name for name in names)  # and not a module that cannot be read
-    if status != pytest.ExitCode.TESTS_FAILED or not 0 < len(names) <= FEW or not are_tests:
+    status, first = _run(arguments)
+    names = first[FAILED]
+    if status != pytest.ExitCode.TESTS_FAILED or first[FINAL] or not 0 < len(names) <= FEW:
         return status
-    print(f"{len(names)} failed beside others: {TIMES} times more, alone", flush=True)
-    for _ in range(TIMES):
-        if status := subprocess.run([*command, *names], check=False).returncode:
-            return status
-    print("failed beside others and passed alone, a race to be mended:", *names, sep="\n  ")
-    return 0
+    files = sorted({name.partition("::")[0] for name in names})
+    print(f"{len(names)} failed; again, with nothing beside them: {' '.join(files)}", flush=True)
+    status, second = _run(files)
+    if unseen := sorted({*names} & {*second[SKIPPED]}):
+        print("failed, and not run the second time:", *unseen, sep="\n  ")
+        return status or int(pytest.ExitCode.TESTS_FAILED)
+    if not status:
+        print("failed beside others and passed alone, a race to be mended:", *names, sep="\n  ")
+    return status
 
 
 if __name__ == "__main__":

@@ -325,7 +325,9 @@ class Supervisor(part.Part):
         answer = self.rounds.read(subject, now)
         if answer is not None:
             if self.child.is_handing_over:
-                self.rounds.look_at_ports(subject, is_ready=answer is liveness.Answer.READY)
+                # What the next one does not listen on is closed once that serves.
+                common = subject._replace(listens=self._common_ports(subject))
+                self.rounds.look_at_ports(common, is_ready=answer is liveness.Answer.READY)
             else:
                 self._take_answer(answer, now)
                 self._look_at_control_plane(now)
@@ -337,6 +339,10 @@ class Supervisor(part.Part):
             extra = fields.of(CODE=ChildFailed.code, DETAIL=failure.error)
             logger.error("%s", failure.summary, extra=extra)
             self._give_up(failure.error)
+
+    def _common_ports(self, subject: specs.ProcessSpec) -> tuple[int, ...]:
+        following = self._spec.listens if self._spec is not None else ()
+        return tuple(port for port in subject.listens if port in following)
 
     def _take_answer(self, answer: liveness.Answer, now: float) -> None:
         is_ready = answer is liveness.Answer.READY

@@ -148,7 +148,8 @@ class SecretServer:
         try:
             sock, _ = self._listener.accept()
         except OSError as error:
-            if not isinstance(error, BlockingIOError | ConnectionAbortedError):  # gone again
+            # These two mean that the client has gone again.
+            if not isinstance(error, BlockingIOError | ConnectionAbortedError):
                 self._remark(f"a client could not be let in: {error.strerror}")
                 self._shut()
             return
@@ -171,7 +172,7 @@ class SecretServer:
         self._send(client)
 
     def _shut(self) -> None:
-        """Let nobody in for a while: who waits would be an event at once, again and again."""
+        """Let nobody in for a while: a client that waits makes the listener ready all the time."""
         self._poll.modify(self._listener, 0)
         self._shut_until = time.monotonic() + RETRY_S
 

@@ -172,6 +172,7 @@ class Machine:
         self.is_wrong_at_start = False  # a proxy that is started finds none
         self._loaded: Certificate | None = None  # by the proxy that runs
         self._files_loaded: list[int] = []  # the numbers of the writes of its own files then
+        self.late_s = 0.0  # so much later it is told that the next Envoy serves
         self.is_proxy_picky = False  # only the bootstrap of B makes the proxy behave so
         self.check_s = 0.1  # so long a bootstrap is validated
         self.rules = Rules.TAKEN
@@ -417,7 +418,7 @@ class Machine:
                     )
                     return 0, json.dumps({"is_ready": is_ready}).encode()
 
-                return Plan(max(after_s, 0.0) + 0.05, look)
+                return Plan(max(after_s, 0.0) + 0.05 + self.late_s, look)
             case "compare":
                 answer = {"running": "11.104", "offered": self.hot_restart}
             case "unmark":

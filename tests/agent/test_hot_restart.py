@@ -172,6 +172,16 @@ def test_both_are_replaced_where_the_one_that_serves_is_of_no_use_any_more(
     assert until_one(host) is not first
 
 
+def test_ports_that_only_the_one_before_has_are_not_missed_once_the_next_serves(
+    host: MemoryHost,
+) -> None:
+    (first,) = alive(host)
+    host.late_s = 12.0  # three looks at ports find that one closed
+    _, second = take_over(host, "B")
+    assert first.status is None and second.status is None
+    assert until_one(host) is second
+
+
 def test_the_end_of_the_one_that_has_taken_over_ends_the_other_and_begins_anew(
     host: MemoryHost,
 ) -> None:

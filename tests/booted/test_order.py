@@ -9,7 +9,7 @@ import pytest
 from tests.booted import cluster as network
 from tests.booted import machine as machines
 from tests.booted import mesh
-from tests.lab import soak
+from tests.lab import facts, soak
 
 TARGET, WAIT = "istio-mesh-ready.target", "istio-mesh-ready.service"
 MARKER = "/var/lib/istio-hostagent/joined"
@@ -113,7 +113,7 @@ def test_nothing_gets_out_before_the_first_unit(
             early.reboot()
         network.wait_until(lambda: len(asked(early)) == REQUESTS, "the program has ended")
         assert asked(early)[0] == "ConnectionRefusedError"
-        assert "answered" not in asked(early), "a plain request was answered"
+        facts.never("answered" in asked(early), "a plain request was answered")
         kinds.update(asked(early))
         mesh.wait_joined(early)
         assert mesh.ask(early, peer.address).status == 0

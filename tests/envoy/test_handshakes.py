@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from istio_hostagent.config import model
 from tests.lab import secretserver, soak
 
 from . import authority, network, proxy
@@ -27,7 +26,7 @@ RATE = 500
 RENEWALS = soak.times(4, 100)
 # Handshakes between two renewals.
 BETWEEN = 100
-SETTINGS = proxy.SETTINGS._replace(has_access_log=False, mtls=model.Mtls.STRICT)
+SETTINGS = proxy.SETTINGS._replace(has_access_log=False)
 # Arguments: address, port, how many a second. Until its standard input ends.
 _CLIENT = """
 import json, os, selectors, socket, struct, sys, time

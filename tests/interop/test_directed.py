@@ -307,6 +307,7 @@ def test_what_a_stock_envoy_does_not_know_is_named_once(alone: Host, istiod: Ist
     ]
     # Clusters may be seen before listeners are, and another Envoy may have been started since.
     assert 0 < len(set(named)) <= 2
+    assert len(named) <= 2 * alone.status()["proxy"]["starts"]
     eventually(lambda: readiness(alone) == 503, "not ready")
 
 

@@ -218,9 +218,14 @@ class Host:
         return self.log.read_text() if self.log.exists() else ""
 
     def tables(self) -> set[str]:
-        """The names of the nf_tables tables in this host's namespace, but those of a proof."""
+        """The names of the nf_tables tables in this host's namespace.
+
+        While an agent runs without those of its proofs, which come and go.
+        """
         listing = self.namespace.run(["nft", "list", "tables"]).stdout
         names = {line.split()[-1] for line in listing.splitlines()}
+        if self.agent is None:
+            return names
         return {name for name in names if not name.startswith("istio_hostagent_probe_")}
 
 

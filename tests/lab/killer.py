@@ -29,7 +29,7 @@ class WorkerKiller:
         self._thread.join()
 
     def _run(self) -> None:
-        # Without a process of its own: a worker may live for a tenth of a second.
+        # /proc is read here: to start `ip netns pids` takes longer than some workers live.
         inode = self._namespace.inode
         while not self._stop.is_set():
             for pid in filter(str.isdigit, os.listdir("/proc")):

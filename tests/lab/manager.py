@@ -80,7 +80,7 @@ class Manager:
         return [python, "-c", _WRAPPER, ",".join(map(str, numbers)), *argv], told, numbers
 
     def _catch_up(self) -> None:
-        """Wait until everything is read that was sent before, as by one that is dead now."""
+        """Wait until all that was sent before is read, also by a service that is dead now."""
         self._has_caught_up.clear()
         self._send(_CATCH_UP)
         assert self._has_caught_up.wait(60)

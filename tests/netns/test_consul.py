@@ -145,7 +145,7 @@ def test_a_request_by_name_is_captured_encrypted_and_follows_the_catalogue(
 
         def is_seen() -> bool:
             with contextlib.suppress(ProcessLookupError):  # replaced as one that hangs
-                os.kill(pid, signal.SIGSTOP)  # again and again: the agent helps it on
+                os.kill(pid, signal.SIGSTOP)  # again and again: the agent continues it
             return server.instances("web")[place] == "critical"
 
         eventually(is_seen, "seen", within_s=WITHIN_S)

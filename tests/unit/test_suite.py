@@ -10,23 +10,42 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 ONCE = """
-import pathlib
-def test_once():
-    seen = pathlib.Path(__file__).with_suffix(".seen")
-    assert seen.exists() or seen.touch()
+import pathlib, pytest
+from tests.lab import facts
+SEEN = pathlib.Path(__file__).with_suffix(".seen")
+@pytest.mark.xdist_group("a-1.0 with, lists")
+@pytest.mark.parametrize("x", ["b c@d-e"])
+def test_once(x):
+    assert SEEN.exists() or SEEN.touch()
 """
 PASSING = "def test_passing(): pass\n"
-# As one that fails now and then: beside others, and the second time alone.
-FLAKY = """
-import pathlib
-def test_flaky():
-    log = pathlib.Path(__file__).with_suffix(".log")
-    before = log.read_text() if log.exists() else ""
-    log.write_text(before + "x")
-    assert before == "x"
-"""
 FAILING = "def test_{0}(): assert False\n"
 BROKEN = "import nothing_of_that_name\n"
+# Each passes, or says nothing, the second time.
+HAPPENING = """
+def test_happening():
+    seen = SEEN.with_suffix(".happened")
+    is_first = not seen.exists()
+    seen.touch()
+    facts.never(is_first, "a plain request was answered")
+"""
+DYING = """
+import os
+def test_dying():
+    SEEN.with_suffix(".died").exists() or SEEN.with_suffix(".died").touch() or os._exit(1)
+"""
+SKIPPING = """
+def test_skipping():
+    if SEEN.with_suffix(".failed").exists():
+        pytest.skip("not here")
+    assert SEEN.with_suffix(".failed").touch()
+"""
+# The one before it leaves something behind, each time.
+SPOILT = """
+spoilt = []
+def test_a(): spoilt.append(1)
+def test_b(): assert not spoilt
+"""
 
 
 def run(directory: Path, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -46,10 +65,10 @@ def run(directory: Path, text: str, *arguments: str) -> subprocess.CompletedProc
 
 
 def test_one_that_passes_alone_is_named_and_refuses_nothing(tmp_path: Path) -> None:
-    done = run(tmp_path, ONCE + PASSING, "-n", "1")
-    assert done.returncode == 0, done.stdout
+    done = run(tmp_path, ONCE + PASSING, "-n", "1", "--dist", "loadgroup")
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "1 failed, 1 passed" in done.stdout  # nothing of the first run is hidden
-    assert done.stdout.splitlines()[-1].strip() == "test_it.py::test_once"
+    assert done.stdout.splitlines()[-1].strip() == "test_it.py::test_once[b c@d-e]"
     assert done.stdout.splitlines()[-2].endswith("to be mended:")
 
 
@@ -58,8 +77,10 @@ def test_one_that_passes_alone_is_named_and_refuses_nothing(tmp_path: Path) -> N
     [
         pytest.param(PASSING, 0, 1, id="nothing failed"),
         pytest.param(FAILING.format("a"), 1, 2, id="one that fails alone too"),
-        pytest.param(FLAKY, 1, 3, id="one that fails alone now and then"),
         pytest.param(ONCE + FAILING.format("a"), 1, 2, id="one of two fails again"),
+        pytest.param(SPOILT, 1, 2, id="one that another one spoils"),
+        pytest.param(ONCE + SKIPPING, 1, 2, id="one that skips the second time"),
+        pytest.param(ONCE + HAPPENING, 1, 1, id="what may never happen"),
         pytest.param(
             ONCE + "".join(FAILING.format(each) for each in "abcd"), 1, 1, id="more than a few"
         ),
@@ -74,3 +95,12 @@ def test_everything_else_is_what_pytest_says(
     assert done.returncode == status, done.stdout
     assert "to be mended" not in done.stdout
     assert len(re.findall(r" in \d+\.\d+s", done.stdout)) == runs
+
+
+@pytest.mark.parametrize(
+    "text", [HAPPENING, DYING], ids=["what may never happen", "a dead process"]
+)
+def test_some_failures_are_final_in_parallel_as_well(tmp_path: Path, text: str) -> None:
+    done = run(tmp_path, ONCE + text, "-n", "1")
+    assert done.returncode == 1, done.stdout
+    assert "nothing beside" not in done.stdout

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -154,7 +155,10 @@ def test_a_failure_that_no_change_of_files_ends_is_tried_again(place: Place, sta
         wait_mark(client, "mark-1")
 
 
-def test_who_cannot_be_let_in_waits_and_costs_nothing(place: Place, start: Start) -> None:
+@pytest.mark.parametrize("how", ["others leave", "there is room again"])
+def test_who_cannot_be_let_in_waits_and_costs_nothing(
+    place: Place, start: Start, how: str
+) -> None:
     place.swap("mark-0")
     server = start(open_files=24)
     with contextlib.ExitStack() as stack:
@@ -164,9 +168,12 @@ def test_who_cannot_be_let_in_waits_and_costs_nothing(place: Place, start: Start
         # No event says that nothing happens: a server that turns takes all of this.
         time.sleep(2.0)
         assert server.ticks() - before < 20
+        if how == "there is room again":
+            resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (64, 64))
         for each in others[:12]:
             wait_mark(each, "mark-0")
-            each.close()
+            if how == "others leave":
+                each.close()
         for each in others[12:]:
             wait_mark(each, "mark-0")
 

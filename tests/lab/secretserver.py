@@ -32,7 +32,7 @@ class SecretServer:
     ) -> None:
         """With `listener`, a socket that listens at `path`, as systemd does it.
 
-        `open_files`: how many it may have; 0: as many as this process.
+        `open_files`: how many it may have, twice as many by its own doing; 0: as many as this process.
         """
         self.path = path
         self._log = path.with_suffix(".log")
@@ -45,7 +45,7 @@ class SecretServer:
         else:
             argv = ["/usr/bin/setpriv", *user, "/bin/sh", "-c", _ACTIVATED, "sh", *program]
         if open_files:
-            argv = ["/usr/bin/prlimit", f"--nofile={open_files}", *argv]
+            argv = ["/usr/bin/prlimit", f"--nofile={open_files}:{2 * open_files}", *argv]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 argv,

@@ -127,15 +127,14 @@ def traffic(a: proxy.Proxy, b: proxy.Proxy) -> Iterator[dict[str, object]]:
         host.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535")
         host.run("sysctl", "-qw", "net.ipv4.tcp_tw_reuse=1")
     told: dict[str, object] = {}
-    with (
-        process(b.host, _SERVER) as server,
-        process(a.host, _CLIENT, b.host.v4, str(PORT), str(RATE)) as client,
-    ):
-        assert server.stdout is not None and client.stdin is not None and client.stdout is not None
+    with process(b.host, _SERVER) as server:
+        assert server.stdout is not None
         assert server.stdout.readline() == "begun\n"
-        yield told
-        client.stdin.close()
-        told |= json.loads(client.stdout.readline())
+        with process(a.host, _CLIENT, b.host.v4, str(PORT), str(RATE)) as client:
+            assert client.stdin is not None and client.stdout is not None
+            yield told
+            client.stdin.close()
+            told |= json.loads(client.stdout.readline())
 
 
 def install(host: proxy.Proxy, issuer: authority.Authority, roots: Sequence[bytes]) -> None:

@@ -325,7 +325,7 @@ class Supervisor(part.Part):
         answer = self.rounds.read(subject, now)
         if answer is not None:
             if self.child.is_handing_over:
-                # What the next one does not listen on is closed once that serves.
+                # Where only this one listens the next one will not: closed there is no failure.
                 common = subject._replace(listens=self._common_ports(subject))
                 self.rounds.look_at_ports(common, is_ready=answer is liveness.Answer.READY)
             else:
@@ -341,6 +341,7 @@ class Supervisor(part.Part):
             self._give_up(failure.error)
 
     def _common_ports(self, subject: specs.ProcessSpec) -> tuple[int, ...]:
+        """The ports on which both this one and the next one have to listen."""
         following = self._spec.listens if self._spec is not None else ()
         return tuple(port for port in subject.listens if port in following)
 

@@ -43,8 +43,8 @@ def test_an_edited_file_is_kept_asked_about_or_replaced(
         assert versions.state(machine) == ("installed", "9.0")
         assert machine.read(mesh.HOSTAGENT_ENV) == edited
         assert TEXT in machine.read(f"{mesh.HOSTAGENT_ENV}.dpkg-dist")
-    assert found.failures == []
     facts.never(sum(found.around), f"around the proxy: {found}")
+    assert found.failures == []
     assert proxy_of(machine) == proxy
 
     # Asked for, the new one counts, and the agent takes it; and the one before, put back.

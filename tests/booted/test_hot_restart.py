@@ -130,8 +130,8 @@ def test_the_next_envoy_takes_over_in_a_unit_beside(
             )
         with capsys.disabled():
             print(f"\n{joined.suite}, {act.__name__}: {found}")
-        assert found.failures == [], act
         facts.never(sum(found.around), f"around the proxy: {found}")
+        assert found.failures == [], act
         # What an agent that was killed had only tried is tried once more by the next one.
         network.wait_until(functools.partial(is_alone, joined), "one is left", within_s=150)
         network.wait_until(

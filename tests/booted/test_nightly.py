@@ -64,9 +64,9 @@ def test_unattended_upgrades_upgrades_it_and_no_request_is_lost(
         mesh.wait_joined(machine)
     with capsys.disabled():
         print(f"\n{machine.suite}, unattended-upgrade: {found}")
+    facts.never(sum(found.around), f"around the proxy: {found}")
     assert versions.state(machine) == ("installed", LATER), done.stdout
     assert found.failures == []
-    facts.never(sum(found.around), f"around the proxy: {found}")
     assert proxy_of(machine) == proxy
     # What the administrator had in the configuration file is still there.
     assert "ISTIO_HOSTAGENT_MTLS=strict" in machine.read(mesh.HOSTAGENT_ENV)
@@ -87,10 +87,10 @@ def test_needrestart_restarts_the_agent_and_leaves_the_proxy_alone(
         mesh.wait_joined(machine)
     with capsys.disabled():
         print(f"\n{machine.suite}, needrestart: {found}")
+    facts.never(sum(found.around), f"around the proxy: {found}")
     # An administrator sees it all the same, and chooses when.
     assert "systemctl restart istio-proxy@0.service" in done.stdout.partition("deferred")[2]
     assert found.failures == []
-    facts.never(sum(found.around), f"around the proxy: {found}")
     assert proxy_of(machine) == proxy
     assert machine.unit(AGENT, "MainPID")["MainPID"] != agent
     network.wait_until(

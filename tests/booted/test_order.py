@@ -112,8 +112,8 @@ def test_nothing_gets_out_before_the_first_unit(
         else:
             early.reboot()
         network.wait_until(lambda: len(asked(early)) == REQUESTS, "the program has ended")
-        assert asked(early)[0] == "ConnectionRefusedError"
         facts.never("answered" in asked(early), "a plain request was answered")
+        assert asked(early)[0] == "ConnectionRefusedError"
         kinds.update(asked(early))
         mesh.wait_joined(early)
         assert mesh.ask(early, peer.address).status == 0
@@ -133,7 +133,7 @@ def test_what_the_generator_has_loaded_is_loaded_once(
 
 
 def guard_handle(listing: str) -> int:
-    """The number of the guard's table, from `nft -j list tables`: how many were made before it."""
+    """The number that the kernel gave the guard's table, from `nft -j list tables`: it counts them."""
     tables = (each["table"] for each in json.loads(listing)["nftables"] if "table" in each)
     (handle,) = (int(table["handle"]) for table in tables if table["name"] == "istio_guard")
     return handle

@@ -101,8 +101,8 @@ def test_whatever_becomes_of_the_agent_no_request_is_lost(
             mesh.wait_joined(joined, within_s=60)
         with capsys.disabled():
             print(f"\n{joined.suite}, {name}: {found}")
-        assert found.failures == []
         facts.never(sum(found.around), f"around the proxy: {found}")
+        assert found.failures == []
         assert all(each["new"] and each["kept"] for each in found.counts)
         assert proxy_of(joined) == before, f"another proxy runs after {name}"
     network.wait_until(

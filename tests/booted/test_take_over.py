@@ -92,10 +92,14 @@ def check(
     loads = clients.end()
     rejects = machine.run("sh", "-c", "nft list ruleset | grep -E 'reject|drop'", check=False)
     print(loads, rejects.stdout, machine.journal("istio.service"), sep="\n")
+    assert_none_around(machine)
     for load in loads:
         assert load.asked == load.answered, load
         assert load.asked > 100
         assert load.longest_s < longest_s
+
+
+def assert_none_around(machine: machines.Machine) -> None:
     around = sidecar.around(machine)
     facts.never(around != {"sent": 0, "arrived": 0}, f"around the proxy: {around}")
 
@@ -196,11 +200,10 @@ def test_where_ours_cannot_join_theirs_goes_on(
     )
     wait_served(provided)
     network.wait_until(lambda: mesh.table_names(provided) == [], "ours are out")
-    for load in clients.end():
-        print(load)
+    loads = clients.end()
+    assert_none_around(provided)
+    for load in loads:
         assert load.asked == load.answered, load
-    around = sidecar.around(provided)
-    facts.never(around != {"sent": 0, "arrived": 0}, f"around the proxy: {around}")
     assert provided.unit("istio.service", "Id")["Id"] == "istio.service"
 
 

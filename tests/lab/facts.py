@@ -2,7 +2,7 @@
 
 
 class Happened(AssertionError):
-    """It has happened."""
+    """Something was seen that may never happen."""
 
 
 def never(has_happened: object, what: str) -> None:

@@ -220,7 +220,7 @@ class Host:
     def tables(self) -> set[str]:
         """The names of the nf_tables tables in this host's namespace.
 
-        While an agent runs without those of its proofs, which come and go.
+        While an agent runs, the tables of its proofs are left out: they come and go.
         """
         listing = self.namespace.run(["nft", "list", "tables"]).stdout
         names = {line.split()[-1] for line in listing.splitlines()}

@@ -32,7 +32,7 @@ class SecretServer:
     ) -> None:
         """With `listener`, a socket that listens at `path`, as systemd does it.
 
-        `open_files`: how many it may have, twice as many by its own doing; 0: as many as this process.
+        `open_files`: its soft limit, the hard one is twice that; 0: those of this process.
         """
         self.path = path
         self._log = path.with_suffix(".log")

@@ -73,6 +73,7 @@ def flowing(host: Host, record_property: Tell) -> Flowing:
 
 def check(flows: flow.Flow) -> None:
     assert flows.tally is not None
+    facts.never(flows.tally.around, str(flows.tally))
     assert flows.tally.made > 500
     assert flows.tally.is_clean, str(flows.tally)
 

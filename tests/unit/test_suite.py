@@ -23,7 +23,11 @@ FAILING = "def test_{0}(): assert False\n"
 BROKEN = "import nothing_of_that_name\n"
 # Each passes, or says nothing, the second time.
 HAPPENING = """
-def test_happening():
+@pytest.fixture
+def ending():
+    yield
+    assert SEEN.with_suffix(".ended").exists() or SEEN.with_suffix(".ended").touch()
+def test_happening(ending):
     seen = SEEN.with_suffix(".happened")
     is_first = not seen.exists()
     seen.touch()

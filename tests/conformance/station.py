@@ -25,8 +25,9 @@ CLONE_NEWNET = 0x40000000
 SO_ORIGINAL_DST = 80
 # linux/in.h and linux/in6.h
 IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
-# What a client waits for at most. Everything is on this machine: only what is dropped takes as long.
-LIMIT_S = 1.0
+# What a client waits for at most. Everything is on this machine: only what is dropped takes as long,
+# and no packet of the table is expected to be.
+LIMIT_S = 20.0
 ICMP_ECHO, ICMP_ECHO_REPLY = 8, 0
 ICMPV6_ECHO, ICMPV6_ECHO_REPLY = 128, 129
 SYN = 0x02

@@ -58,7 +58,7 @@ def spec(argv: Sequence[str]) -> specs.ProcessSpec:
 
 
 def wait_for_output(host: Host, program: ports.Program, text: str) -> None:
-    for _ in range(1000):
+    for _ in range(3000):
         if host.has_said(program, text) and program.child.pid:
             return
         host.inbox.wait(0.02)
@@ -131,14 +131,14 @@ class ProcessesContract:
         pid = program.child.pid
         assert host.processes.find_held((pid,)) == (0, procstate.Hold.NONE)
         program.child.signal(signal.SIGSTOP)
-        for _ in range(1000):
+        for _ in range(3000):
             if host.processes.find_held((pid,)) == (pid, procstate.Hold.STOPPED):
                 break
             host.inbox.wait(0.02)
         else:
             raise AssertionError("never seen stopped")
         program.child.signal_group(signal.SIGCONT)
-        for _ in range(1000):
+        for _ in range(3000):
             if host.processes.find_held((pid,)) == (0, procstate.Hold.NONE):
                 break
             host.inbox.wait(0.02)

@@ -87,7 +87,7 @@ class TestReal(PublishedContract):
             "import sys; from istio_hostagent.host import published;"
             "published.Published(sys.argv[1]).write({'in_mesh': True})"
         )
-        subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=20)
+        subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=60)
         found = published.read(str(path))
         assert found.state is not None
         assert "has ended without a word" in found.problem
@@ -101,7 +101,7 @@ class TestReal(PublishedContract):
         path.write_text(json.dumps(text))
         assert "has ended without a word" in published.read(str(path)).problem
 
-    @pytest.mark.parametrize("seconds", [published.STALE_S + 1, -5.0], ids=["old", "ahead"])
+    @pytest.mark.parametrize("seconds", [published.STALE_S + 1, -3600.0], ids=["old", "ahead"])
     def test_neither_is_a_silent_one(self, line: Line, path: Path, seconds: float) -> None:
         line.file.write(STATE)
         text = json.loads(path.read_text())

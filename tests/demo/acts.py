@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.demo import asking, files, journal, renewal, stage
+from tests.demo import asking, evidence, files, journal, renewal, stage
 
 # What the agent says while it joins, in other words.
 PROGRESS: dict[str, Callable[[dict[str, str]], str]] = {
@@ -92,8 +92,12 @@ def join(show: asking.Show) -> None:
         "both hosts join",
         lambda _: len(times) == len(began),
         since=mark,
-        timeout_s=25.0,
+        timeout_s=120.0,
         on_line=tell,
+    )
+    evidence.wait_until(
+        "both are in the mesh",
+        lambda: all(member.host.status()["in_mesh"] for member in (show.a, show.b)),
     )
     in_mesh = [member.host.status()["in_mesh"] for member in (show.a, show.b)]
     figure = ", ".join(f"{label} in {times[label]:.2f} s" for label in sorted(times))
@@ -114,7 +118,7 @@ def meet(show: asking.Show) -> None:
         "b's Envoy logs the connection",
         lambda line: line.label == "b" and line.access.get("direction") == "inbound",
         since=mark,
-        timeout_s=15.0,
+        timeout_s=60.0,
     )
     peer = str(line.access.get("peer"))
     show.out.note(asking.describe_wire(asked.wire))

@@ -63,7 +63,7 @@ def ask(show: Show, port: int) -> Asked:
     began = time.monotonic()
     with capture.Capture(show.place.cluster, show.b.port) as taken:
         reply, body = servers.request(
-            show.a.namespace, show.b.address, port, SECRET, user=stage.USER
+            show.a.namespace, show.b.address, port, SECRET, user=stage.USER, timeout_s=30.0
         )
         taken.stop()
     status = reply.received.partition("\r\n")[0].removeprefix("HTTP/1.1 ")

@@ -45,7 +45,7 @@ def _try(envoy: Path) -> str:
     """Return why this is no Envoy that works, "" if it is one."""
     argv = [str(envoy), "--version"]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     if done.returncode:

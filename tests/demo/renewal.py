@@ -18,7 +18,10 @@ def renew_under_traffic(show: asking.Show) -> None:
     members = (show.a, show.b)
     old = {member.label: serial(member) for member in members}
     target = servers.Target(
-        show.b.address, stage.PORT, servers.render_request(show.b.address, asking.SECRET)
+        show.b.address,
+        stage.PORT,
+        servers.render_request(show.b.address, asking.SECRET),
+        timeout_s=30.0,
     )
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -31,7 +34,7 @@ def renew_under_traffic(show: asking.Show) -> None:
             for _ in range(CLIENTS)
         ]
         show.out.step(f"a asks b, {CLIENTS} clients, a new connection for every request")
-        show.b.app.wait_accepted(show.b.app.accepted() + BEFORE, timeout_s=20.0)
+        show.b.app.wait_accepted(show.b.app.accepted() + BEFORE, timeout_s=120.0)
         renewed = renew_all(show, members)
         new = {member.label: serial(member) for member in members}
         for member in members:
@@ -40,7 +43,7 @@ def renew_under_traffic(show: asking.Show) -> None:
                 f"{member.label}: serial {short(old[member.label])} before,"
                 f" {short(new[member.label])} now, and its Envoy shows it"
             )
-        show.b.app.wait_accepted(show.b.app.accepted() + AFTER, timeout_s=20.0)
+        show.b.app.wait_accepted(show.b.app.accepted() + AFTER, timeout_s=120.0)
         tallies = [flow.stop() for flow in flows]
     made = sum(tally.made for tally in tallies)
     failed = sum(tally.failed for tally in tallies)

@@ -28,7 +28,7 @@ PORT, LATER_PORT = 8080, 9090
 TRUST_DOMAIN = "cluster.local"
 SERVICES = "demo"  # the namespace of the hosts' service accounts
 USER = "nobody"
-START_LIMIT_S = 15.0
+START_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,12 @@ def layer(tmp_path: Path) -> Layer:
         return subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-rs", *files],
             cwd=CHECKOUT,
-            env={**others, "XDG_CACHE_HOME": str(tmp_path), **variables},
+            env={
+                **others,
+                "XDG_CACHE_HOME": str(tmp_path),
+                "PYTEST_DEBUG_TEMPROOT": str(tmp_path),
+                **variables,
+            },
             capture_output=True,
             text=True,
             timeout=300,

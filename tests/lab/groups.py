@@ -66,7 +66,8 @@ class ControlGroup:
         for left in self._top.glob(f"{PREFIX}-*"):
             found = _MINE.fullmatch(left.name)
             if found and not Path(f"/proc/{found[1]}").exists():
-                _remove(left)
+                with contextlib.suppress(OSError):  # another one of these may do the same
+                    _remove(left)
         self.path.mkdir()
         return self
 

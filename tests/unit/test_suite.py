@@ -57,6 +57,7 @@ def run(directory: Path, text: str, *arguments: str) -> subprocess.CompletedProc
     (directory / "test_it.py").write_text(text)
     command = [sys.executable, "-m", "tests.suite", *arguments, "test_it.py"]
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["PYTEST_DEBUG_TEMPROOT"] = str(directory)  # and not that of this run
     return subprocess.run(
         command,
         cwd=directory,
@@ -64,7 +65,7 @@ def run(directory: Path, text: str, *arguments: str) -> subprocess.CompletedProc
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=400,
     )
 
 

@@ -5,7 +5,8 @@ processes. If a few fail, the files that they are in are run again, with nothing
 test that passes there has lost a race, in itself or in the product: it is named in the last lines,
 to be mended, and refuses no change. Nothing is run again if more than FEW have failed, if something
 has happened that may never happen (`tests.lab.facts`), or if a process of the tests has died. A
-test that is skipped in the second run has failed. As a plugin of pytest this writes down how tests ended.
+test that is skipped in the second run has failed. As a plugin of pytest this writes down how tests
+ended.
 """
 
 import os

@@ -21,12 +21,6 @@ from tests.lab.host import CHECKOUT, PYTHON
 STATION = Path(__file__).parent / "station.py"
 # Far more than a configuration takes: nothing in here waits without a limit of its own.
 LIMIT_S = 300.0
-# The lock of xtables is one for all network namespaces: each world has its own.
-OWN_LOCK = (
-    "sh",
-    "-c",
-    'touch /run/xtables.lock && mount --bind "$0" /run/xtables.lock && exec "$@"',
-)
 # What istioctl puts into cluster.env; the rest is what an operator writes into sidecar.env.
 CLUSTER_KEYS = (
     "ISTIO_SERVICE_CIDR",
@@ -71,7 +65,8 @@ class World:
         (self._directory / "etc" / "hostagent.env").write_text(own)
         lock = self._directory / "xtables.lock"
         lock.touch()
-        argv = [*self._seeing(), *OWN_LOCK, str(lock), PYTHON, "-m", "istio_hostagent", "apply"]
+        apart = ("sh", "-c", netns.OWN_LOCK, str(lock))
+        argv = [*self._seeing(), *apart, PYTHON, "-m", "istio_hostagent", "apply"]
         return self.host.run(argv, env=self._environment(), timeout=LIMIT_S)
 
     def judge(self, configuration: Configuration) -> subprocess.CompletedProcess[str]:

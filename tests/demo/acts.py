@@ -95,11 +95,13 @@ def join(show: asking.Show) -> None:
         timeout_s=120.0,
         on_line=tell,
     )
-    evidence.wait_until(
-        "both are in the mesh",
-        lambda: all(member.host.status()["in_mesh"] for member in (show.a, show.b)),
-    )
-    in_mesh = [member.host.status()["in_mesh"] for member in (show.a, show.b)]
+    in_mesh: list[bool] = []
+
+    def are_in_mesh() -> bool:
+        in_mesh[:] = [member.host.status()["in_mesh"] for member in (show.a, show.b)]
+        return all(in_mesh)
+
+    evidence.wait_until("both are in the mesh", are_in_mesh)
     figure = ", ".join(f"{label} in {times[label]:.2f} s" for label in sorted(times))
     show.held("two files, and each host joins by itself", all(in_mesh), figure)
     counts = ", ".join(f"{label}: {proven.get(label, '0')}" for label in sorted(began))

@@ -35,6 +35,9 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 PREFIX = "hatest"
+# The lock of xtables is one for all network namespaces. For `sh -c OWN_LOCK FILE PROGRAM...` in a
+# mount namespace of its own it is another one, that file.
+OWN_LOCK = 'touch /run/xtables.lock && mount --bind "$0" /run/xtables.lock && exec "$@"'
 ETC = Path("/etc/netns")
 RUN = Path("/run/netns")
 # Debian's own interpreter, which sees Debian's packages and which every user may run.

@@ -44,10 +44,10 @@ class Boot:
         words = f"{SCRIPT} /run/systemd/generator" if is_generator else str(SCRIPT)
         return self.network.run(["unshare", "--mount", "sh", "-c", f"{places} && exec {words}"])
 
-    def write(self, guard: str, *, is_joined: bool = True) -> None:
+    def write(self, guard: str) -> None:
+        """The guard of a host that has joined."""
         (self.directory / "state" / "guard.nft").write_text(guard)
-        if is_joined:
-            (self.directory / "state" / "joined").touch()
+        (self.directory / "state" / "joined").touch()
 
     def table(self) -> tuple[int, list[str]]:
         """Handle and chains of the guard; (0, []) if it is not there."""

@@ -283,15 +283,11 @@ def test_rules_of_the_operators_own_are_left_alone(make_host: MakeHost) -> None:
     assert tell_rules(host) == before
 
 
-# The lock of xtables is one for all network namespaces: this host gets another one.
-OTHER_LOCK = 'mount --bind "$0" /run/xtables.lock && exec "$@"'
-
-
 @contextlib.contextmanager
 def locked(host: Host) -> Iterator[None]:
     """Another program is at work on the legacy tables of this host, all the time."""
     path = host.directory / "xtables.lock"
-    host.wrapper = ["unshare", "--mount", "sh", "-c", OTHER_LOCK, str(path)]
+    host.wrapper = ["unshare", "--mount", "sh", "-c", netns.OWN_LOCK, str(path)]
     with open(path, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,6 +1,5 @@
 """One question to a metadata server: bounded as a whole, whatever it is doing when the time ends."""
 
-import functools
 import signal
 import time
 import types
@@ -27,12 +26,11 @@ def test_time_that_ends_between_two_attempts_is_a_reason_like_any_other(
 ) -> None:
     behaviour = metadata.Behaviour(statuses=[503] * 40)
     with metadata.MetadataServer(behaviour) as server:
-        ring = functools.partial(signal.raise_signal, signal.SIGALRM)
-        monkeypatch.setattr(
-            asked,
-            "time",
-            types.SimpleNamespace(monotonic=time.monotonic, sleep=lambda _s: ring()),
+        # It rings between two attempts, and at no other moment.
+        ring = types.SimpleNamespace(
+            monotonic=time.monotonic, sleep=lambda _s: signal.raise_signal(signal.SIGALRM)
         )
+        monkeypatch.setattr(asked, "time", ring)
         url = f"http://{server.address}{metadata.GOOGLE_PATH}"
         with pytest.raises(ValueError, match="did not come within 3 s"):
             asked.fetch(url, {"Metadata-Flavor": "Google"}, timeout_s=3.0)

@@ -186,9 +186,12 @@ class Wanted:
 
     @property
     def remark(self) -> str:
-        """Which units are not left alone and what queries for names do not come to, or nothing."""
+        """Which units are not left alone and what does not come to the proxy, or nothing."""
         refused = f"units are not left alone: {self.units_refused}" if self.units_refused else ""
-        return "; ".join(filter(None, (refused, self._remark_of_names)))
+        lost = ""
+        if self._settings is not None and self.facts is not None:
+            lost = capture.lost_by_bridges(self._settings, self.facts)
+        return "; ".join(filter(None, (refused, lost, self._remark_of_names)))
 
     @property
     def _remark_of_names(self) -> str:

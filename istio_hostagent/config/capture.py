@@ -66,7 +66,30 @@ def build_redirection(
     )
     if reader.read(directkeys.REDIRECT):
         return model.Redirection(is_managed=False, is_none=True, back_end=model.BackEnd.NONE)
+    origin = reader.find(settings.INTERCEPTION_MODE.key)
+    if origin is not None and (why := lost_by_bridges(made, facts)):
+        reader.warn(origin, f"{settings.INTERCEPTION_MODE.key}: {why}")
     return made
+
+
+def lost_by_bridges(redirection: model.Redirection, facts: model.HostFacts) -> str:
+    """Say by which bridges TPROXY cannot have what comes in, and why; empty if by none."""
+    if not redirection.is_transparent:
+        return ""
+    other = (*redirection.excluded_interfaces, *redirection.guest_interfaces)
+    found = [
+        name
+        for name in facts.filtered_bridges
+        if name not in other
+        and not any(each.endswith("*") and name.startswith(each[:-1]) for each in other)
+    ]
+    if not found:
+        return ""
+    return (
+        f"connections to captured ports that come in by the bridge {', '.join(found)} are refused:"
+        " br_netfilter takes them from TPROXY (sysctl net.bridge.bridge-nf-call-iptables=0 and"
+        f" net.bridge.bridge-nf-call-ip6tables=0, or {settings.INTERCEPTION_MODE.key}=REDIRECT)"
+    )
 
 
 def _build_ports_exclude(reader: reading.Reader) -> model.PortSet:

@@ -525,6 +525,7 @@ class HostFacts(NamedTuple):
     runtime_dir: str = "/run/istio-hostagent"
     instance: str = ""  # the name of an agent beside others (ISTIO_HOSTAGENT_INSTANCE)
     has_shared_memory: bool = True  # processes may make some by name (shm_overview(7))
+    filtered_bridges: tuple[str, ...] = ()  # which call the packet filter (br_netfilter)
 
 
 def find_own_unit(facts: HostFacts) -> str:

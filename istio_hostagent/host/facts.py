@@ -16,6 +16,7 @@ from ..errors import HostUnsupported, KernelBusy
 from ..supervise import instance
 from . import (
     accounts,
+    bridges,
     controlgroups,
     instances,
     nsswitch,
@@ -61,6 +62,7 @@ def probe_facts(
         runtime_dir=runtime_dir,
         instance=instances.own(),
         has_shared_memory=sharedmemory.is_usable(),
+        filtered_bridges=bridges.probe_filtered(),
     )
 
 
@@ -139,20 +141,23 @@ def look_again(known: model.HostFacts, towards: model.Address | None = None) -> 
         has_ipv6=has_ipv6,
         knows_ipv6=os.path.isdir(IPV6_SETTINGS),
         has_shared_memory=sharedmemory.is_usable(),
+        filtered_bridges=bridges.probe_filtered(),
     )
 
 
 def read_files_again(known: model.HostFacts) -> model.HostFacts:
-    """Give the same facts with what files of this host say now: users, groups, whom it asks.
+    """Give the same facts with what files of this host say now.
 
-    A file that says nothing, because it cannot be read or is being written, leaves what is known:
-    no query may go around the proxy for it, and no name of a user lose its number.
+    Users, groups, whom it asks for names, whether bridges call the packet filter (sysctl). A file
+    that says nothing, because it cannot be read or is being written, leaves what is known: no
+    query may go around the proxy for it, and no name of a user lose its number.
     """
     return known._replace(
         users=accounts.read_users() or known.users,
         groups=accounts.read_groups() or known.groups,
         name_servers=resolvconf.read_name_servers() or known.name_servers,
         asks_resolved=nsswitch.asks_resolved(),
+        filtered_bridges=bridges.probe_filtered(),
     )
 
 

@@ -147,8 +147,14 @@ def _marked(module: str, data: bytes) -> Sequence[Condition] | None:
     return [Condition(module, "--mark", f"{value:#x}", bool(inverse))]
 
 
+_XT_SOCKET_TRANSPARENT, _XT_SOCKET_NOWILDCARD = 1, 2  # xt_socket.h
+
+
 def _read_socket(_family: Family, data: bytes) -> Sequence[Condition] | None:
-    return None if data[0] else [Condition("socket", "", "")]
+    if data[0] not in (0, _XT_SOCKET_TRANSPARENT | _XT_SOCKET_NOWILDCARD):
+        return None
+    options = ("--transparent", "--nowildcard") if data[0] else ("",)
+    return [Condition("socket", option, "") for option in options]
 
 
 def _read_tracking(family: Family, data: bytes) -> Sequence[Condition] | None:

@@ -251,6 +251,7 @@ class _Walk:
     def hand_over(self, verdict: model.Verdict) -> _Next:
         """TPROXY: the socket gets it, with its destination as it is."""
         self._captured_at = int(verdict.target)
+        self.packet = self.packet._replace(has_proxy_socket=not self.packet.is_bridged)
         return self._name_decider(_Next.BASE_CHAIN)
 
     def save_mark(self, _verdict: model.Verdict) -> _Next:

@@ -224,6 +224,11 @@ def _transparent(case: _Case) -> tuple[_Settings, str]:
     return ((settings.INBOUND_PORTS, settings.INTERCEPTION_MODE) if is_transparent else ()), ""
 
 
+def _bridge(case: _Case) -> tuple[_Settings, str]:
+    keys = (settings.INBOUND_PORTS, settings.INTERCEPTION_MODE)
+    return keys, f"{case.packet.iif} has br_netfilter look at what comes in by it"
+
+
 _Reason = Callable[[_Case], tuple[_Settings, str]]
 # By its comment, the settings that brought a rule, or a function that finds them; a rule that no
 # setting brings has none.
@@ -276,6 +281,10 @@ RULES: dict[str, _Settings | _Reason] = {
     "this host calls itself": (),
     "there is no proxy": _transparent,
     "the answer to a SYN cookie": _transparent,
+    "what has arrived": (),
+    "the proxy has it": (),
+    "asked for another port: others translated it": (),
+    "a bridge that calls the packet filter took it from the proxy": _bridge,
     "private ports": (),
     "answer to a new connection": (),
     "answer to a query": (),

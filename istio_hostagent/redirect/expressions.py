@@ -89,6 +89,7 @@ _TYPE_OF_DADDR = Expr("fib", (("dreg", 1), ("result", 3), ("flags", 2)))
 _TYPE_OF_SADDR = Expr("fib", (("dreg", 1), ("result", 3), ("flags", 1)))
 _MARK = 3  # NFT_META_MARK, NFT_CT_MARK
 _CONTROL_GROUP = 3  # NFT_SOCKET_CGROUPV2, since Linux 5.13
+_TRANSPARENT = 0  # NFT_SOCKET_TRANSPARENT
 _STATUS = Expr("ct", (("dreg", 1), ("key", 2)))  # NFT_CT_STATUS
 _STATE = Expr("ct", (("dreg", 1), ("key", 0)))  # NFT_CT_STATE
 _INVALID = 1  # NF_CT_STATE_INVALID_BIT
@@ -100,6 +101,7 @@ LOADS = {
     Field.SKUID: Load((), (_meta(10),), 4, sys.byteorder),
     Field.SKGID: Load((), (_meta(11),), 4, sys.byteorder),
     Field.CONTROL_GROUP: Load((), (), 8, sys.byteorder),  # loaded at a level: see `load_of`
+    Field.SOCKET_TRANSPARENT: Load((), (Expr("socket", (("key", _TRANSPARENT), ("dreg", 1))),), 1),
     Field.IP_SADDR: Load(IS_IPV4, (_payload(NETWORK_HEADER, 12, 4),), 4),
     Field.IP_DADDR: Load(IS_IPV4, (_payload(NETWORK_HEADER, 16, 4),), 4),
     Field.IP6_SADDR: Load(IS_IPV6, (_payload(NETWORK_HEADER, 8, 16),), 16),

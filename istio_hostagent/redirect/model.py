@@ -49,6 +49,8 @@ class Field(enum.Enum):
     SKGID = "meta skgid"
     # the control group in which the sending socket was made, or one above it: at some level
     CONTROL_GROUP = "socket cgroupv2"
+    # 1: the socket that the packet has, or would be given, is one of a transparent proxy
+    SOCKET_TRANSPARENT = "socket transparent"
     IP_SADDR = "ip saddr"
     IP_DADDR = "ip daddr"
     IP6_SADDR = "ip6 saddr"

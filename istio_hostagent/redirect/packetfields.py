@@ -81,6 +81,8 @@ FIELDS: dict[Field, Callable[[Place], int | str | None]] = {
     Field.SKGID: lambda place: place.packet.gid,
     # The innermost; which one counts is said by the level of a condition.
     Field.CONTROL_GROUP: lambda place: place.packet.group_at(len(place.packet.groups)),
+    # 0 also without a socket, of which there is no value (nft_socket_eval()): rules ask for 1.
+    Field.SOCKET_TRANSPARENT: lambda place: int(place.packet.has_proxy_socket),
     Field.IP_SADDR: lambda place: _address(place.packet.source, 4),
     Field.IP6_SADDR: lambda place: _address(place.packet.source, 6),
     Field.IP_DADDR: lambda place: _address(place.packet.destination, 4),

@@ -35,8 +35,10 @@ class Packet(NamedTuple):
     of their tree downwards.
     `tracking`: None: what the kernel makes of it where it knows no connection of these addresses.
     `mark`, `connection_mark`: its own, and that of its connection. `is_awaited`: a socket listens
-    where TPROXY leads it. `about_port`: of an ICMP error, the destination port of the packet that
-    it is about.
+    where TPROXY leads it. `is_bridged`: it came in by a bridge that calls the packet filter, and
+    loses on its way up the socket that TPROXY gives it (skb_orphan() in ip_rcv_core()).
+    `has_proxy_socket`: it still has that. `about_port`: of an ICMP error, the destination port of
+    the packet that it is about.
     """
 
     destination: str
@@ -56,6 +58,8 @@ class Packet(NamedTuple):
     mark: int = 0
     connection_mark: int = 0
     is_awaited: bool = True
+    is_bridged: bool = False
+    has_proxy_socket: bool = False
     about_port: int | None = None
 
     @property

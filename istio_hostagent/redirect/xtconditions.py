@@ -118,6 +118,10 @@ def translate(
         return [(Condition("addrtype", _TYPES[field], "LOCAL", is_not),)]
     if field in _MARKS:
         return [(Condition(_MARKS[field], "--mark", f"{int(value):#x}", is_not),)]
+    if field is Field.SOCKET_TRANSPARENT and (value, is_not) == (1, False):
+        # A proxy listens at every address, which counts only if asked for (xt_socket.c).
+        options = ("--transparent", "--nowildcard")
+        return [tuple(Condition("socket", option, "") for option in options)]
     if field in _STATES and value == 0:
         return [(Condition("conntrack", "--ctstate", _STATES[field], not is_not),)]
     raise NotExpressible(f"{field.value} {operator.value} {value}")

@@ -38,8 +38,7 @@ from .xtables import (
 
 # How many networks a rule is written out for.
 MOST_INLINE = 16
-_PREROUTING, _OUTPUT = "PREROUTING", "OUTPUT"
-_HOOKS = {0: _PREROUTING, 3: _OUTPUT}
+_HOOKS = {0: "PREROUTING", 1: "INPUT", 3: "OUTPUT"}
 # NF_IP_PRI_RAW and NF_IP_PRI_FILTER
 _RAW_PRIORITY, _FILTER_PRIORITY = -300, 0
 

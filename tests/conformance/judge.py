@@ -56,6 +56,7 @@ def main() -> None:
     answers = []
     for each in asked["packets"]:
         packet = _make_packet(each, own)
+        packet = packet._replace(is_bridged=packet.iif in facts.filtered_bridges)
         is_here = packets.is_local(packet.address, own)
         way = evaluator.follow(ruleset.tables, packet, own)
         answers.append(_name(packet, way, listeners, is_here=is_here))

@@ -43,6 +43,7 @@ class FakeMachine:
             primary_address=next(iter(self.facts.addresses), None),
             has_ipv6=self.facts.has_ipv6,
             knows_ipv6=self.facts.knows_ipv6,
+            filtered_bridges=self.facts.filtered_bridges,
         )
 
     def read_files_again(self, known: model.HostFacts) -> model.HostFacts:
@@ -51,6 +52,7 @@ class FakeMachine:
             groups=self.facts.groups or known.groups,
             name_servers=self.facts.name_servers or known.name_servers,
             asks_resolved=self.facts.asks_resolved,
+            filtered_bridges=self.facts.filtered_bridges,
         )
 
     def probe_ssh_ports(self) -> tuple[int, ...]:

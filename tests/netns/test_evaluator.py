@@ -451,6 +451,7 @@ _VALUES: dict[Field, Sequence[int | str]] = {
     Field.SKUID: [uid for uid, _ in ACTORS],
     Field.SKGID: [gid for _, gid in ACTORS],
     Field.CONTROL_GROUP: [number for _, number in GROUPS],
+    Field.SOCKET_TRANSPARENT: (1,),
     Field.TCP_FLAGS: (0x02, 0x12, 0x10),
     Field.FIB_DADDR_TYPE: (packetfields.UNICAST, packetfields.LOCAL),
     Field.FIB_SADDR_TYPE: (packetfields.UNICAST, packetfields.LOCAL),
@@ -503,6 +504,8 @@ def matches(draw: st.DrawFn, fields: Sequence[Field]) -> Match:
         return Match(field, operator, name, prefix)
     value = draw(st.sampled_from(_VALUES[field]))
     operator = draw(st.sampled_from([Operator.EQ, Operator.NE]))
+    if field is Field.SOCKET_TRANSPARENT:
+        operator = Operator.EQ  # whether there is another socket is not modelled
     if field is Field.CONTROL_GROUP:
         return Match(field, operator, value, path=draw(st.sampled_from(GROUPS))[0])
     prefix = 0

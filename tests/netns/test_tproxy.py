@@ -1,6 +1,7 @@
 """TPROXY with a real Envoy: the application sees its client, and nothing goes around the proxy."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +76,45 @@ def test_a_port_that_is_published_by_translation_reaches_the_proxy(
     assert reply.received == "hello\nping"
     assert server.connections(1)[0].peer[0] == CLIENT
     assert host.verb("verify").returncode == 0
+
+
+@pytest.mark.skipif(
+    not Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists(),
+    reason="needs the kernel's br_netfilter",
+)
+@pytest.mark.parametrize("back_end", ["nftables", "legacy"])
+def test_what_a_bridge_takes_from_tproxy_is_refused_and_named(
+    host: Host, envoy: str, server: Server, back_end: str
+) -> None:
+    """With br_netfilter rules meet what comes in by a bridge below it, where TPROXY has no effect."""
+    gateway, machine_address = "10.79.0.1", "10.79.0.2"
+    host.write_hostagent(ISTIO_HOSTAGENT_ENVOY=envoy, ISTIO_HOSTAGENT_BACKEND=back_end)
+    with netns.Namespace("machine") as machine:
+        netns.link(host.namespace, machine, [], [f"{machine_address}/24"], a_interface="tap0")
+        for command in (
+            ("link", "add", "br0", "type", "bridge"),
+            ("address", "add", f"{gateway}/24", "dev", "br0"),
+            ("link", "set", "tap0", "master", "br0"),
+            ("link", "set", "br0", "up"),
+        ):
+            host.namespace.ip(*command)
+        host.namespace.sysctl("net.bridge.bridge-nf-call-iptables", "1")
+        join(host, **MODE)
+        assert ask(machine, gateway, PORT, "ping", until=10).outcome == "refused"
+        lost = "come in by the bridge br0 are refused: br_netfilter takes them from TPROXY"
+        assert lost in host.verb("status").stdout
+        assert lost in host.verb("config").stderr
+        explained = host.verb("explain", "tcp", f"{gateway}:{PORT}", "--from", machine_address)
+        assert "a bridge that calls the packet filter took it from the proxy" in explained.stdout
+        for key in ("iptables", "ip6tables"):
+            host.namespace.sysctl(f"net.bridge.bridge-nf-call-{key}", "0")
+        assert host.verb("reload").returncode == 0
+        reply = ask(machine, gateway, PORT, "ping", until=10)
+        assert reply.received == "hello\nping"
+        # The refused one did not come here: this is the only connection.
+        (connection,) = server.connections(1)
+        assert connection.peer[0] == machine_address
+        assert lost not in host.verb("status").stdout
 
 
 def test_without_a_proxy_nothing_reaches_the_application(

@@ -234,6 +234,34 @@ def test_tproxy_is_told_to_pilot_agent_as_well() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "br0, virbr0"),
+        ("ISTIO_EXCLUDE_INTERFACES=br0\n", "virbr0"),
+        ("ISTIO_EXCLUDE_INTERFACES=br0\nKUBE_VIRT_INTERFACES=virbr0\n", ""),
+        ("ISTIO_EXCLUDE_INTERFACES=virbr*\n", "br0"),
+        ("ISTIO_CUSTOM_IP_TABLES=true\n", ""),
+    ],
+)
+def test_bridges_that_take_from_tproxy_what_they_bring_are_warned_of(
+    text: str, named: str
+) -> None:
+    facts = FACTS._replace(filtered_bridges=("br0", "virbr0"))
+    inbound = "ISTIO_INBOUND_PORTS=*\n"
+    transparent = "ISTIO_INBOUND_INTERCEPTION_MODE=TPROXY\n"
+    outcome = build_config(transparent + inbound + text, facts)
+    said = [each for each in outcome.warnings if "br_netfilter" in str(each)]
+    assert len(said) == bool(named)
+    assert not named or f"{FILE}:1" in str(said[0])
+    assert not named or f"by the bridge {named} are refused" in str(said[0])
+    for other in (inbound + text, transparent + text):
+        quiet = build_config(other, facts)
+        assert not any("br_netfilter" in str(each) for each in quiet.warnings)
+    quiet = build_config(transparent + inbound + text, FACTS)
+    assert not any("br_netfilter" in str(each) for each in quiet.warnings)
+
+
+@pytest.mark.parametrize(
     ("text", "line", "said"),
     [
         ("ISTIO_META_INTERCEPTION_MODE=TPROXY\n", 1, "REDIRECT by default"),

@@ -132,6 +132,20 @@ def test_a_listening_socket_gets_the_packet_as_it_is_and_else_the_next_rule_does
     assert (alone.end, alone.captured_at) == (End.REJECTED, 0)
 
 
+def test_what_loses_the_socket_of_the_proxy_is_seen_where_it_arrives() -> None:
+    hand_over = rule(Verdict(Action.TPROXY, 15006))
+    kept = Match(Field.SOCKET_TRANSPARENT, Operator.EQ, 1)
+    arrived = (rule(ACCEPT, kept), rule(Verdict(Action.REJECT)))
+    chains = (
+        base("filter", -150, hand_over, number=evaluator.PREROUTING),
+        base("filter", 0, *arrived, number=evaluator.INPUT),
+    )
+    assert follow(IN, *chains).end is End.PASSED
+    lost = follow(IN._replace(is_bridged=True), *chains)
+    assert lost.end is End.REJECTED
+    assert lost.decider is not None and lost.decider.hook == evaluator.INPUT
+
+
 def test_a_mark_is_that_of_the_connection_only_with_one() -> None:
     save, restore = rule(Verdict(Action.SAVE_MARK)), rule(Verdict(Action.RESTORE_MARK))
     marked = OUT._replace(mark=7)

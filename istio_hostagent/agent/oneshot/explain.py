@@ -127,7 +127,8 @@ def _make_packet(
         route = None if question.interface else rtnetlink.find_route(source)
         if not question.interface and route is None:
             raise WrongUsage(f"there is no route to {source}: name the --interface it comes in by")
-        return packet._replace(iif=question.interface or (route.interface if route else "")), []
+        interface = question.interface or (route.interface if route else "")
+        return packet._replace(iif=interface, is_bridged=interface in facts.filtered_bridges), []
     uid, gid = _find_sender(question, facts)
     route = rtnetlink.find_route(destination, uid=uid)
     notes = [] if route is not None else [f"this host has no route to {destination}"]

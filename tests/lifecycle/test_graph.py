@@ -49,8 +49,11 @@ def check(world: World, edge: Edge) -> None:
         # Two proxies cannot share their ports.
         assert not world.is_other_there, edge
     if step == "APPLY":
-        # Invariant 2: a host that has not joined gets rules only when all else is there.
-        assert lived.is_joined or now_is.is_complete(NOW), edge
+        # Invariant 2: a host that has not joined gets rules only when all else is there. Once the
+        # agent before is being ended they come back if they were flushed, whatever has gone since:
+        # that one captures no more.
+        is_committed = now_is.predecessor.is_changing and lived.may_have_rules
+        assert lived.is_joined or now_is.is_complete(NOW) or is_committed, edge
         # Invariant 4: the mark stands before the rules.
         assert lived.disk.is_joined or lived.disk.is_attempting, edge
         # Invariant 11: what a host that has joined keeps goes in whoever has its port.

@@ -18,8 +18,9 @@ from tests.netns.conftest import MakeHost, join
 
 # Before the first count everything has happened once.
 WARM_UP = 6
-# A page or two of the allocator's, not one for each renewal.
-MOST_KB = 512 + soak.times(20, 600)
+# In the second half: what the allocator breaks up grows for some 400 renewals, by 1.4 MB, and then
+# no more (measured over 800; what Python has made does not grow at all).
+MOST_KB = 512
 FAILURES = (Mode.REFUSE, Mode.INTERNAL, Mode.GARBAGE, Mode.WRONG_KEY, Mode.HALF_FRAME)
 
 
@@ -93,7 +94,9 @@ def test_renewals_leave_nothing_behind(
             authority.mode = Mode.OK
             host.verb("renew")
             eventually(lambda: is_still(host, pid), "nothing is under way")
-            before, memory = (descriptors(pid), files(host), children(pid)), memory_kb(pid)
+            before = (descriptors(pid), files(host), children(pid))
+        if number == WARM_UP + count // 2:
+            memory = memory_kb(pid)
     authority.mode = Mode.OK
     host.verb("renew")
     # What a worker or a question to the proxy has open goes within its own time.
@@ -103,6 +106,8 @@ def test_renewals_leave_nothing_behind(
     )
     assert host.agent.poll() is None
     grown = memory_kb(pid) - memory
-    record_property(soak.FIGURE, f"{count} renewals, {failed} failed: {grown} kB more")
+    record_property(
+        soak.FIGURE, f"{count} renewals, {failed} failed: {grown} kB more in the second half"
+    )
     assert grown <= MOST_KB
     assert host.status()["in_mesh"]

@@ -102,7 +102,7 @@ test: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp $(OTHER_PYROUTE2)
 # What make test repeats a few times, many times: kills at random moments, properties of any input.
 .PHONY: soak
 soak: $(BUILD)/venv.stamp $(BUILD)/apt-booted.stamp
-	HOSTAGENT_SOAK=1 $(PYTEST) -q $(PARALLEL) -m 'soak or hypothesis' tests/unit tests/netns tests/lifecycle tests/agent tests/worker tests/envoy tests/booted
+	HOSTAGENT_SOAK=1 $(PYTEST) -q $(PARALLEL) -m 'soak or hypothesis' tests/unit tests/conformance tests/netns tests/lifecycle tests/agent tests/worker tests/envoy tests/booted
 
 # After every step of each program; make test goes as far as their reloads.
 .PHONY: coexistence

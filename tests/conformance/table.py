@@ -70,7 +70,10 @@ def find(name: str) -> Configuration:
 @functools.cache
 def predict(name: str) -> Seen:
     """Ask the product's own model of its rules, which sends no packet; once in a process."""
-    configuration = find(name)
+    return predict_one(find(name))
+
+
+def predict_one(configuration: Configuration) -> Seen:
     with world.make(configuration) as made:
         done = made.judge(configuration)
         if done.returncode != 0:
@@ -81,7 +84,10 @@ def predict(name: str) -> Seen:
 @functools.cache
 def observe(name: str, apply: world.Apply) -> Seen:
     """Put the rules of a configuration in and send its packets; once in a process."""
-    configuration = find(name)
+    return observe_one(find(name), apply)
+
+
+def observe_one(configuration: Configuration, apply: world.Apply) -> Seen:
     with world.make(configuration) as made:
         done = apply(made, configuration)
         if done.returncode != 0:

@@ -1,0 +1,37 @@
+"""Configurations by chance: native rules, legacy ones and the model of both agree on every packet.
+
+Three ways to the same answer, each with code of its own behind the policy. `make soak` tries many.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.conformance import chance, model, table
+from tests.lab import soak
+
+FIRST, COUNT = 1000, soak.times(3, 60)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
+def test_both_back_ends_and_the_model_agree(
+    seed: int, record_property: Callable[[str, object], None]
+) -> None:
+    configuration = chance.make(seed)
+    native = table.observe_one(configuration, table.ours)
+    assert native.answers, (configuration.keys, native.refusal)
+    legacy = table.observe_one(configuration, table.in_legacy_tables)
+    predicted = table.predict_one(configuration)
+    assert predicted.answers and legacy.answers, (predicted.refusal, legacy.refusal)
+    rows = zip(
+        configuration.packets, native.answers, legacy.answers, predicted.answers, strict=True
+    )
+    wrong = [
+        f"{packet}: native {seen}, legacy {other}, model {said}"
+        for packet, seen, other, said in rows
+        if not seen == other == said
+    ]
+    assert not wrong, (configuration.keys, *wrong)
+    met = {*native.answers} - {model.APPLICATION}
+    record_property(soak.FIGURE, f"{len(configuration.packets)} packets, to {', '.join(met)}")

@@ -30,6 +30,10 @@ def build_expectations(
     """Give every expectation once; none when the rules are not ours to make."""
     if not redirection.is_managed:
         return ()
+    owners = redirection.owners
+    if owners.groups is not None and not set(owners.groups) - _groups_of_proxy(owners, facts):
+        # What the proxy sends is final: there is nobody left.
+        redirection = redirection._replace(owners=owners._replace(groups=()))
     # What guests send is captured whatever the groups are.
     sets = of_guests = exemptions.build_sets(redirection, facts)
     if not redirection.captures_outbound:
@@ -149,10 +153,21 @@ class _Maker:
             listed = ranges.merge((*self._sets.named_ports, *self._sets.ranged_ports))
             for port in targets.ends(ranges.subtract(listed, exempt)):
                 text = f"outbound port {port} is captured whatever the address"
-                yield self._out(text, address, port, self._ports[0])
+                is_query = port == names.PORT and self._is_of_names(address)
+                at = self._redirection.dns.port if is_query else self._ports[0]
+                yield self._out(text, address, port, at)
         for address in (self._chosen.captured() or anywhere)[:1]:
             for port in targets.ends(exempt):
                 yield self._out(f"outbound port {port} is excluded", address, port, 0)
+
+    def _is_of_names(self, address: int) -> bool:
+        """Whether what is sent to port 53 there is a query that is captured."""
+        dns = self._redirection.dns
+        return dns.is_captured and (dns.is_every_server or address in self._servers)
+
+    @property
+    def _servers(self) -> set[int]:
+        return exemptions.name_servers(self._redirection, self._facts, self._chosen.version)
 
     def exempt(self) -> Iterator[Expectation]:
         """Who is captured, who is not, and what is captured only if it is named."""
@@ -187,7 +202,7 @@ class _Maker:
         at = self._ports[0]
         for address in self._chosen.captured()[:1] if self._port else []:
             name = self._chosen.text(address)
-            of_proxy = {self._facts.proxy_gid, *owners.proxy_gids}
+            of_proxy = _groups_of_proxy(owners, self._facts)
             for gid in sorted({*(owners.groups or ())} - of_proxy)[:MAX_OWNERS]:
                 text = f"outbound {name} is captured for group {gid}"
                 yield self._out(text, address, self._port, at)._replace(gid=gid)
@@ -210,7 +225,7 @@ class _Maker:
         dns = self._redirection.dns
         if not dns.is_captured or self._redirection.owners.groups == ():
             return
-        listed = exemptions.name_servers(self._redirection, self._facts, self._chosen.version)
+        listed = self._servers
         servers = sorted(listed) or [self._chosen.elsewhere] * dns.is_every_server
         # One of a single link is not reached without naming that.
         for server in [each for each in servers if each >> 118 != 0x3FA][:MAX_SERVERS]:
@@ -438,9 +453,13 @@ def _captured_uid(owners: config.Owners, facts: config.HostFacts) -> int:
     return next(uid for uid in range(_ORDINARY_ID - 1, 0, -1) if uid not in taken)
 
 
+def _groups_of_proxy(owners: config.Owners, facts: config.HostFacts) -> set[int]:
+    return {facts.proxy_gid, *owners.proxy_gids}
+
+
 def _captured_gid(owners: config.Owners, facts: config.HostFacts) -> int:
     """A group of an application that is captured; -1: the usual one is."""
-    of_proxy = {facts.proxy_gid, *owners.proxy_gids}
+    of_proxy = _groups_of_proxy(owners, facts)
     if owners.groups is not None:
         return min(set(owners.groups) - of_proxy, default=-1)
     if owners.captures(_ORDINARY_ID) and _ORDINARY_ID not in owners.proxy_gids:

@@ -60,7 +60,8 @@ class Destinations:
                 *loopback,
             )
         )
-        self._reachable = sorted(a ^ 1 for a in self.own)  # likely on the same link
+        # Likely on the same link.
+        self._reachable = sorted(a ^ (2 if self._may_be_routers(a ^ 1) else 1) for a in self.own)
 
     def text(self, value: int) -> str:
         """Write an address."""
@@ -75,9 +76,20 @@ class Destinations:
 
     def captured_in(self, first: int, last: int) -> int | None:
         """Find an address of the range that is to be captured, if there is any."""
-        for start, end in ranges.subtract(((first, last),), self._spared):
-            return min(start + 1, end)  # the first may be that of a network
-        return None
+        left = ranges.subtract(((first, last),), self._spared)
+        for start, end in left:
+            # The first may be that of a network.
+            for address in (start + 1, start + 2, start):
+                if address <= end and not self._may_be_routers(address):
+                    return address
+        return left[0][0] if left else None
+
+    def _may_be_routers(self, address: int) -> bool:
+        """Whether it may be the first of a subnet: a host that forwards has that itself.
+
+        The Subnet-Router anycast address (RFC 4291 2.6.1); the longest prefix that has one is 126.
+        """
+        return self.version == 6 and address % 4 == 0
 
     def captured(self) -> list[int]:
         """Find addresses to be captured, one with a likely route first."""

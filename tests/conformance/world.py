@@ -69,6 +69,11 @@ class World:
         argv = [*self._seeing(), *apart, PYTHON, "-m", "istio_hostagent", "apply"]
         return self.host.run(argv, env=self._environment(), timeout=LIMIT_S)
 
+    def verb(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run another verb as root does, after `apply`."""
+        argv = [*self._seeing(), PYTHON, "-m", "istio_hostagent", *words]
+        return self.host.run(argv, env=self._environment(), timeout=LIMIT_S)
+
     def judge(self, configuration: Configuration) -> subprocess.CompletedProcess[str]:
         """Ask the model of the rules that `apply` would put in; see judge.py."""
         argv = [*self._seeing(), PYTHON, "-m", "tests.conformance.judge"]

@@ -5,7 +5,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from istio_hostagent.config.model import CidrSet, PortSet, Redirection
+from istio_hostagent.config.model import CidrSet, Dns, Owners, PortSet, Redirection
 from istio_hostagent.redirect import expectations, probes, targets
 from istio_hostagent.redirect.expectations import Expectation, Outcome, Sender, State
 from tests.unit.samples import ALL, CASES, FACTS, ONLY_V4, STANDARD, cidrs, ports
@@ -129,6 +129,43 @@ def test_an_address_inside_the_network_is_taken_that_nothing_excludes() -> None:
         if each.text == "outbound 10.2.0.0/16 is captured"
     )
     assert expectation.destination == "10.2.2.1"
+
+
+@pytest.mark.parametrize("network", ["fd00:3::/64", "fd00:3::/112", "fd00::/16", "::/0"])
+def test_the_address_of_the_routers_of_a_subnet_stands_for_nothing(network: str) -> None:
+    """A host that forwards has the first address of its subnet itself (RFC 4291 2.6.1)."""
+    own = tuple(map(ip_address, ("10.1.0.2", "fd00:3::1", "fd00:3::5")))
+    facts = FACTS._replace(addresses=own)
+    for outbound in (cidrs(network), CidrSet(is_all=True)):
+        made = probes.build_expectations(Redirection(outbound=outbound), facts)
+        tried = {ip_address(each.destination) for each in made if each.captured_at == 15001}
+        of_v6 = [each for each in tried if each.version == 6]
+        assert of_v6 and not [each for each in of_v6 if int(each) % 4 == 0]
+    # It can be listed by itself, and is tried then.
+    made = probes.build_expectations(Redirection(outbound=cidrs("fd00:9::/128")), facts)
+    assert [each.destination for each in made if "fd00:9::/128 is captured" in each.text]
+
+
+@pytest.mark.parametrize(("is_every_server", "at"), [(True, 15053), (False, 15001)])
+def test_a_listed_port_53_is_that_of_queries_where_every_server_is_captured(
+    is_every_server: bool, at: int
+) -> None:
+    dns = Dns(is_captured=True, is_every_server=is_every_server)
+    made = probes.build_expectations(Redirection(outbound_ports=ports(53), dns=dns), FACTS)
+    found = {each.captured_at for each in made if each.text.startswith("outbound port 53 ")}
+    assert found == {at}
+
+
+def test_with_the_group_of_the_proxy_alone_nothing_is_expected_to_be_captured() -> None:
+    for groups, is_any in (((FACTS.proxy_gid,), False), ((FACTS.proxy_gid, 1000), True)):
+        redirection = Redirection(
+            outbound=CidrSet(is_all=True),
+            outbound_ports=ports(80),
+            owners=Owners(groups=groups),
+            dns=Dns(is_captured=True, is_every_server=True),
+        )
+        made = probes.build_expectations(redirection, FACTS)
+        assert any(each.captured_at in (15001, 15053) for each in made) is is_any
 
 
 def test_of_very_many_networks_first_last_and_some_between_are_tried() -> None:

@@ -24,7 +24,8 @@ FLUSHES = 51
 PAUSE_S = 0.45  # between two flushes: each host repairs less than eight times in ten seconds
 VERIFY_ROUNDS = 3
 LARGE_FLUSHES = 3
-IDLE_S, LONG_IDLE_S = 40.0, 120.0
+# Whole heartbeats of the agent (60 s): of a part there would be one or none.
+IDLE_S, LONG_IDLE_S = 60.0, 120.0
 SETTLE_S = 3.0
 KEYS = (
     "flush",

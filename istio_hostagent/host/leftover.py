@@ -15,7 +15,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from . import control, files
+from . import control, files, procstate
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -47,7 +47,7 @@ class Leftover:
 
         `is_beside`: what was written down last runs on.
         """
-        self._add({"group": pid, "started": _start_time(pid)}, is_beside=is_beside)
+        self._add({"group": pid, "started": procstate.find_birth(pid)}, is_beside=is_beside)
 
     def record_unit(self, unit: str, launched: Any, *, is_beside: bool = False) -> None:
         """Write down what is about to be started in a unit; raises OSError."""
@@ -65,7 +65,11 @@ class Leftover:
         """
         for entry in self._entries:
             if entry.get("unit") == unit:
-                added = {"group": pid, "started": _start_time(pid), "invocation": invocation}
+                added = {
+                    "group": pid,
+                    "started": procstate.find_birth(pid),
+                    "invocation": invocation,
+                }
                 entry |= added
         self._write()
 
@@ -134,7 +138,7 @@ _NAMES = ("unit", "launched", "group", "started", "invocation")
 
 def _recorded(entry: dict[str, Any]) -> Recorded:
     pid, started = entry.get("group", 0), entry.get("started", 0)
-    is_there = pid and started and _start_time(pid) == started
+    is_there = pid and started and procstate.find_birth(pid) == started
     invocation = str(entry.get("invocation", ""))
     number = pid if is_there else 0
     return Recorded(entry["unit"], entry.get("launched"), number, invocation, bool(pid))
@@ -158,7 +162,7 @@ def _find(entry: dict[str, Any]) -> Iterator[tuple[int, int]]:
         group, started = int(entry["group"]), int(entry["started"])
     except (ValueError, KeyError, TypeError):
         return
-    if _start_time(group) not in (0, started):
+    if procstate.find_birth(group) not in (0, started):
         return  # the number belongs to somebody else now
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -167,30 +171,12 @@ def _find(entry: dict[str, Any]) -> Iterator[tuple[int, int]]:
             descriptor = os.pidfd_open(int(name))
         except OSError:
             continue
-        fields = _stat(int(name))
-        is_member = len(fields) > _STARTED and int(fields[_GROUP]) == group
-        if is_member and int(fields[_STARTED]) >= started and _is_in_namespace(int(name)):
+        fields = procstate.read_stat(int(name))
+        is_member = len(fields) > procstate.STARTED and int(fields[procstate.GROUP]) == group
+        if is_member and int(fields[procstate.STARTED]) >= started and _is_in_namespace(int(name)):
             yield int(name), descriptor
         else:
             os.close(descriptor)
-
-
-# Fields of /proc/PID/stat behind the name (proc(5)): process group, start in clock ticks.
-_GROUP, _STARTED = 2, 19
-
-
-def _stat(pid: int) -> list[str]:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as source:
-            return source.read().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _start_time(pid: int) -> int:
-    """In clock ticks since boot; 0 if there is no such process."""
-    found = _stat(pid)
-    return int(found[_STARTED]) if len(found) > _STARTED else 0
 
 
 def _is_in_namespace(pid: int) -> bool:

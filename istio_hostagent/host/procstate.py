@@ -1,4 +1,4 @@
-"""Whether a process is kept from running by somebody: stopped, traced or frozen (proc(5)).
+"""What proc(5) tells of a process: who keeps it from running, when it was started, where it is.
 
 Nothing here needs a privilege. A process that is gone counts as running: others tell of its end.
 """
@@ -7,8 +7,8 @@ import enum
 import os
 from collections.abc import Iterable
 
-# The field of /proc/PID/stat behind the name that says when it was started.
-_STARTED = 19
+# Fields of `read_stat`: process group, start in clock ticks since boot.
+GROUP, STARTED = 2, 19
 
 
 class Hold(enum.Enum):
@@ -62,10 +62,21 @@ def probe_rest(pid: int) -> str:
     return min(states - {"Z", "X", ""}, default="Z")
 
 
+def read_stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat behind the name; none if the process is not to be seen."""
+    return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+
+
 def find_birth(pid: int) -> int:
     """When a process was started, in clock ticks since boot; 0 if it is not to be seen."""
-    found = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return int(found[_STARTED]) if len(found) > _STARTED else 0
+    found = read_stat(pid)
+    return int(found[STARTED]) if len(found) > STARTED else 0
+
+
+def find_control_group(pid: int) -> str:
+    """The path of its cgroup (version 2), `/` for the root; empty if there is none."""
+    groups = _read(f"/proc/{pid}/cgroup").splitlines()
+    return next((group[3:] for group in groups if group.startswith("0::")), "")
 
 
 def _state(place: str) -> str:
@@ -82,6 +93,5 @@ def _read(path: str) -> str:
 
 
 def _is_frozen(pid: int) -> bool:
-    groups = _read(f"/proc/{pid}/cgroup").splitlines()
-    path = next((group[3:] for group in groups if group.startswith("0::")), "")
+    path = find_control_group(pid)
     return "frozen 1" in _read(f"/sys/fs/cgroup{path}/cgroup.events").splitlines()

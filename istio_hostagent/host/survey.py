@@ -168,8 +168,7 @@ def _find_agents() -> Iterator[Process]:
         program = _read(f"/proc/{pid}/comm")
         if program not in _PROGRAMS:
             continue
-        lines = _read(f"/proc/{pid}/cgroup").splitlines()
-        group = next((line[3:] for line in lines if line.startswith("0::")), "")
+        group = procstate.find_control_group(pid)
         if not _OURS.search(group) and _is_of_this_network(pid):
             yield Process(pid, program, group or "/")
 

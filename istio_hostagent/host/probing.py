@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..errors import HostAgentError
 from ..redirect.expectations import Expectation, Outcome, Sender, Shape
-from . import arrivals, frametable, handover, probepool, probetable, synpacket
+from . import arrivals, frametable, handover, probepool, probetable, rtnetlink, synpacket
 from .nfnetlink import connection, messages
 from .zones import find_setters
 
+_LOOPBACK = "lo"
 _DATAGRAM = bytes(12)  # the head of a query for a name (RFC 1035, 4.1.1) that asks for none
 
 
@@ -233,7 +234,12 @@ class Round:
                 by = (self._zoned_by or "") if zone else ""
                 address, port, interface = seen[source]
                 self.outcomes[index] = Outcome(
-                    address, port, zone=zone, zoned_by=by, interface=interface
+                    address,
+                    port,
+                    zone=zone,
+                    zoned_by=by,
+                    interface=interface,
+                    is_own=_is_own_after_all(self._expectations[index], address, port),
                 )
         return self._look_at_arrivals() and self._awaited <= seen.keys() | entered
 
@@ -301,6 +307,15 @@ class Packets:
         self._pool.close()
         if self._link is not None:
             self._link.socket.close()
+
+
+def _is_own_after_all(made: Expectation, address: str, port: int) -> bool:
+    """Whether a packet that went elsewhere than expected was one to this host itself."""
+    is_unchanged = (address, port) == (made.destination, made.port)
+    if not made.is_elsewhere or is_unchanged is not bool(made.captured_at):
+        return False
+    route = rtnetlink.find_route(ipaddress.ip_address(made.destination))
+    return route is not None and route.interface == _LOOPBACK
 
 
 def _nothing(_table: str) -> tuple[messages.Message, ...]:

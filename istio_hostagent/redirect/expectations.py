@@ -59,6 +59,7 @@ class Expectation(NamedTuple):
     arrives without translation at the proxy, or is refused while none listens. By one of
     `guest_interfaces` it is outbound: it must arrive at `from_guest_at` instead of `captured_at`.
     `untestable`: why packets that this process sends say nothing of it, or nothing.
+    `is_elsewhere`: the destination is no address of this host, as far as is known.
     """
 
     text: str
@@ -79,6 +80,7 @@ class Expectation(NamedTuple):
     guest_interfaces: tuple[str, ...] = ()
     from_guest_at: int = 0
     untestable: str = ""
+    is_elsewhere: bool = False
 
     def excludes(self, interface: str) -> bool:
         """Whether what goes by this interface is left alone."""
@@ -129,7 +131,8 @@ class Outcome(NamedTuple):
     tracking zone of its answers, and `zoned_by` whose rule put it there. `interface`: by which it
     was going out, or came in. `arrival`: what became of it then, of one that was sent by a
     neighbour on a link. Of what arrives without translation: whether it was seen at all, and then
-    whether the proxy's socket has got it.
+    whether the proxy's socket has got it. `is_own`: other than was known, its destination is an
+    address of this host, as the kernel's routes have it.
     """
 
     address: str = ""
@@ -141,6 +144,7 @@ class Outcome(NamedTuple):
     interface: str = ""
     has_entered: bool = False
     is_taken: bool = False
+    is_own: bool = False
 
 
 class State(enum.Enum):
@@ -193,6 +197,10 @@ def evaluate(expectation: Expectation, outcome: Outcome) -> Finding:
         reason = _REASONS.get(
             outcome.errno, errno.errorcode.get(outcome.errno, f"error {outcome.errno}")
         )
+        return Finding(expectation, State.NOT_TESTABLE, reason)
+    if outcome.is_own:
+        # Of an interface that is down, of a whole network on `lo`, or by a route alone.
+        reason = f"{expectation.destination} is an address of this host"
         return Finding(expectation, State.NOT_TESTABLE, reason)
     if expectation.is_refused:
         if not outcome.address:

@@ -105,6 +105,8 @@ class _Maker:
         source: str = "",
     ) -> Expectation:
         is_of_any = captured_at and sender is Sender.APPLICATION
+        loopback = exemptions.LOOPBACK_V4 if self._chosen.version == 4 else exemptions.LOOPBACK_V6
+        is_known = address in self._chosen.own or ranges.contains(loopback, address)
         return Expectation(
             text,
             sender,
@@ -115,6 +117,7 @@ class _Maker:
             source,
             uid=self._uid if is_of_any else -1,
             gid=self._gid if is_of_any else -1,
+            is_elsewhere=not is_known,
         )
 
     def outbound(self) -> Iterator[Expectation]:
@@ -326,7 +329,7 @@ class _Maker:
             name = self._chosen.text(through)
             for port in targets.ends(captured)[:1]:
                 text = f"a connection through this host to {name} port {port} is left alone"
-                yield self._in(text, through, port, 0)
+                yield self._in(text, through, port, 0)._replace(is_elsewhere=True)
 
     def answers(self) -> Iterator[Expectation]:
         """Answers to new connections: on a capture port the proxy's alone."""

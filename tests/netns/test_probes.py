@@ -224,6 +224,47 @@ def test_a_host_without_routes_says_so(rig: Rig) -> None:
     assert "inbound port 8080 is captured (IPv6)" in kept
 
 
+def test_an_address_that_turns_out_to_be_its_own_proves_nothing_and_breaks_nothing(
+    rig: Rig,
+) -> None:
+    """A whole network on `lo` is a host's own, and so is what a route alone says is."""
+    redirection = config.Redirection(outbound=cidrs("10.96.0.0/16", "10.97.0.0/16"))
+    rig.install(redirection)
+    commands = (
+        ("address", "10.96.0.7/16", "dev", "lo"),
+        ("route", "local", "198.51.100.0/24", "dev", "lo"),
+    )
+    try:
+        for kind, *rest in commands:
+            rig.host.ip(kind, "add", *rest)
+        findings = prove(rig, redirection)
+    finally:
+        for kind, *rest in commands:
+            rig.host.ip(kind, "del", *rest)
+    assert not broken(findings)
+    said = "not testable: outbound 10.96.0.0/16 is captured: 10.96.0.1 is an address of this host"
+    assert said in not_kept(findings)
+    states = {each.expectation.text: each.state for each in findings}
+    assert states["outbound 10.97.0.0/16 is captured"] is State.MET
+
+
+def test_a_host_that_forwards_is_proven_although_the_first_address_is_its_own(rig: Rig) -> None:
+    """Its subnet's first one is that of all routers (RFC 4291 2.6.1)."""
+    redirection = config.Redirection(outbound=cidrs("fd00:5::/64", "fd00:10::/64"))
+    facts = FACTS._replace(addresses=(*FACTS.addresses, ip_address("fd00:5::1")))
+    rig.install(redirection)
+    rig.host.sysctl("net.ipv6.conf.all.forwarding", "1")
+    rig.host.add_address("eth0", "fd00:5::1/64")
+    try:
+        assert "fd00:5::" in rig.host.ip(
+            "-6", "route", "show", "table", "local", "type", "anycast"
+        )
+        assert not_kept(prove(rig, redirection, facts)) == []
+    finally:
+        rig.host.ip("address", "del", "fd00:5::1/64", "dev", "eth0")
+        rig.host.sysctl("net.ipv6.conf.all.forwarding", "0")
+
+
 def test_a_host_without_ipv6_is_proven_with_ipv4(rig: Rig) -> None:
     with netns.Namespace("old") as old:
         old.sysctl("net.ipv6.conf.all.disable_ipv6", "1")

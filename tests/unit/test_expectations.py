@@ -37,6 +37,9 @@ INBOUND = Expectation("x", Sender.NEIGHBOUR, "10.1.0.2", 80, 15006, PORTS)
         ),
         pytest.param(CAPTURED, Outcome(errno=errno.ENETUNREACH), State.NOT_TESTABLE, id="route"),
         pytest.param(CAPTURED, Outcome(), State.NOT_TESTABLE, id="unseen"),
+        pytest.param(
+            CAPTURED, Outcome("10.96.0.1", 80, is_own=True), State.NOT_TESTABLE, id="own-after-all"
+        ),
     ],
 )
 def test_only_an_observed_difference_breaks_an_expectation(

@@ -39,7 +39,8 @@ def build_routing(
     found = redirection.transparent
     if found is None or not redirection.is_transparent:
         return ()
-    versions = (4, 6) if facts.knows_ipv6 else (4,)
+    # Where IPv6 is switched off the kernel takes no route for it.
+    versions = (4, 6) if facts.has_ipv6 else (4,)
     return tuple(
         each
         for version in versions

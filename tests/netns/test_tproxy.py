@@ -131,6 +131,22 @@ def test_without_a_proxy_nothing_reaches_the_application(
     assert ask(cluster, ADDRESS, PORT, until=6).received == "hello\n"
 
 
+@pytest.mark.parametrize("back_end", ["nftables", "legacy"])
+def test_routes_for_ipv6_come_and_go_with_it(host: Host, back_end: str) -> None:
+    host.write_hostagent(ISTIO_HOSTAGENT_BACKEND=back_end)
+    for is_off in ("1", "0", "1"):
+        host.namespace.sysctl("net.ipv6.conf.all.disable_ipv6", is_off)
+        assert host.verb("apply").returncode == 0
+        count = 2 if is_off == "0" else 1
+        assert routing(host).count("fwmark 0x539 lookup 133") == 1
+        both = host.namespace.ip("rule", "show") + host.namespace.ip("-6", "rule", "show")
+        assert both.count("fwmark 0x539 lookup 133") == count
+        assert host.verb("apply").stdout.strip() == "nothing to do: the rules are as desired"
+        assert host.verb("verify").returncode == 0
+    assert host.verb("clean").returncode == 0
+    assert routing(host) == ""
+
+
 def test_rules_and_routes_are_put_back_and_go_with_the_host(host: Host, server: Server) -> None:
     join(host, **MODE)
     before = routing(host)

@@ -86,9 +86,10 @@ def lost_by_bridges(redirection: model.Redirection, facts: model.HostFacts) -> s
     if not found:
         return ""
     return (
-        f"connections to captured ports that come in by the bridge {', '.join(found)} are refused:"
-        " br_netfilter takes them from TPROXY (sysctl net.bridge.bridge-nf-call-iptables=0 and"
-        f" net.bridge.bridge-nf-call-ip6tables=0, or {settings.INTERCEPTION_MODE.key}=REDIRECT)"
+        f"connections to captured ports that come in by a bridge ({', '.join(found)}) are refused:"
+        " br_netfilter takes them from TPROXY (set sysctl net.bridge.bridge-nf-call-iptables and"
+        " -ip6tables to 0, and nf_call_iptables and nf_call_ip6tables of the bridge, or"
+        f" {settings.INTERCEPTION_MODE.key}=REDIRECT)"
     )
 
 

@@ -6,39 +6,35 @@ br_netfilter, and it calls unless it is told otherwise.
 Sources: net/bridge/br_netfilter_hooks.c (br_nf_pre_routing(), ip_sabotage_in()), ip_rcv_core().
 """
 
-import socket
-
-from . import netlink, rtnetlink
+from . import rtnetlink
 from .nfnetlink import framing
 
 # Of this network namespace; not there where br_netfilter is not loaded.
 SETTINGS = "/proc/sys/net/bridge"
 _SWITCHES = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables")
-_IFLA_IFNAME, _IFLA_LINKINFO = 3, 18
+_IFLA_LINKINFO = 18
 _INFO_KIND, _INFO_DATA = 1, 2  # IFLA_INFO_*
 _OWN_SWITCHES = (36, 37)  # IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES
 
 
 def probe_filtered() -> tuple[str, ...]:
-    """Give the names of those that call it, for IPv4 or IPv6; none where nobody can be asked."""
+    """Give the names of bridges that call it, for IPv4 or IPv6.
+
+    Raises KernelBusy, NotPermitted, HostUnsupported.
+    """
     switches = [_read(f"{SETTINGS}/{name}") for name in _SWITCHES]
     if not any(switches):
         return ()  # br_netfilter is not loaded
     is_called_by_all = "1" in switches
-    body = rtnetlink.IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-    try:
-        links = netlink.dump(netlink.NETLINK_ROUTE, rtnetlink.GETLINK, body)
-    except OSError:
-        return ()
     found = []
-    for link in links:
+    for link in rtnetlink.dump_links():
         told = framing.read(link[rtnetlink.IFINFOMSG.size :])
         kind = framing.read(told.get(_IFLA_LINKINFO, b""))
         if framing.text(kind.get(_INFO_KIND, b"")) != "bridge":
             continue
         own = framing.read(kind.get(_INFO_DATA, b""))
         if is_called_by_all or any(any(own.get(each, b"")) for each in _OWN_SWITCHES):
-            found.append(framing.text(told.get(_IFLA_IFNAME, b"")))
+            found.append(framing.text(told.get(rtnetlink.IFLA_IFNAME, b"")))
     return tuple(sorted(found))
 
 

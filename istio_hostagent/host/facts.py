@@ -133,6 +133,7 @@ def look_again(known: model.HostFacts, towards: model.Address | None = None) -> 
         addresses = probe_addresses()
         primary = primary_address(addresses, towards, uid=known.proxy_uid)
         has_ipv6 = rtnetlink.has_ipv6()
+        filtered_bridges = bridges.probe_filtered()
     except KernelBusy:
         return known
     return known._replace(
@@ -141,7 +142,7 @@ def look_again(known: model.HostFacts, towards: model.Address | None = None) -> 
         has_ipv6=has_ipv6,
         knows_ipv6=os.path.isdir(IPV6_SETTINGS),
         has_shared_memory=sharedmemory.is_usable(),
-        filtered_bridges=bridges.probe_filtered(),
+        filtered_bridges=filtered_bridges,
     )
 
 
@@ -152,12 +153,16 @@ def read_files_again(known: model.HostFacts) -> model.HostFacts:
     that says nothing, because it cannot be read or is being written, leaves what is known: no
     query may go around the proxy for it, and no name of a user lose its number.
     """
+    try:
+        filtered_bridges = bridges.probe_filtered()
+    except KernelBusy:
+        filtered_bridges = known.filtered_bridges
     return known._replace(
         users=accounts.read_users() or known.users,
         groups=accounts.read_groups() or known.groups,
         name_servers=resolvconf.read_name_servers() or known.name_servers,
         asks_resolved=nsswitch.asks_resolved(),
-        filtered_bridges=bridges.probe_filtered(),
+        filtered_bridges=filtered_bridges,
     )
 
 

@@ -239,7 +239,7 @@ class Round:
                     zone=zone,
                     zoned_by=by,
                     interface=interface,
-                    is_own=_is_own_after_all(self._expectations[index], address, port),
+                    is_own=_is_own_after_all(self._expectations[index], address, port, interface),
                 )
         return self._look_at_arrivals() and self._awaited <= seen.keys() | entered
 
@@ -309,11 +309,16 @@ class Packets:
             self._link.socket.close()
 
 
-def _is_own_after_all(made: Expectation, address: str, port: int) -> bool:
-    """Whether a packet that went elsewhere than expected was one to this host itself."""
+def _is_own_after_all(made: Expectation, address: str, port: int, interface: str) -> bool:
+    """Whether a packet that went elsewhere than expected was one to this host itself.
+
+    `interface`: by which it was going before any translation, or came in.
+    """
     is_unchanged = (address, port) == (made.destination, made.port)
     if not made.is_elsewhere or is_unchanged is not bool(made.captured_at):
         return False
+    if made.sender is not Sender.NEIGHBOUR:
+        return interface == _LOOPBACK
     route = rtnetlink.find_route(ipaddress.ip_address(made.destination))
     return route is not None and route.interface == _LOOPBACK
 

@@ -28,7 +28,7 @@ RTMSG = struct.Struct("=8BI")  # family, lengths of destination and source, tos,
 _RTA_OIF, _RTA_GATEWAY = 4, 5
 RTA_DST, RTA_PRIORITY, RTA_PREFSRC, RTA_CACHEINFO, RTA_TABLE, _RTA_UID = 1, 6, 7, 12, 15, 25
 IFF_UP = 0x1
-_IFLA_IFNAME, _IFLA_EXT_MASK = 3, 29
+IFLA_IFNAME, _IFLA_EXT_MASK = 3, 29
 _SKIP_STATS = 0x8  # RTEXT_FILTER_SKIP_STATS: two thirds of what is told of an interface
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _NLM_F_EXCL = 0x200
@@ -91,10 +91,14 @@ class Route(NamedTuple):
 
 def probe_links() -> list[Link]:
     """Give every interface; raises KernelBusy, NotPermitted, HostUnsupported."""
+    return sorted(each for each in map(read_link, dump_links()) if each is not None)
+
+
+def dump_links() -> list[bytes]:
+    """Give what the kernel tells of each interface, from its ifinfomsg on; raises as above."""
     body = IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     body += framing.pack(_IFLA_EXT_MASK, _U32.pack(_SKIP_STATS))
-    found = map(read_link, _dump(GETLINK, body, "reading interfaces"))
-    return sorted(each for each in found if each is not None)
+    return _dump(GETLINK, body, "reading interfaces")
 
 
 def probe_addresses(interface: int = 0) -> list[InterfaceAddress]:
@@ -116,7 +120,7 @@ def read_link(body: bytes) -> Link | None:
     if family != socket.AF_UNSPEC:
         return None
     for kind, data in framing.iterate(body[IFINFOMSG.size :]):
-        if kind == _IFLA_IFNAME:
+        if kind == IFLA_IFNAME:
             return Link(interface, framing.text(data), bool(flags & IFF_UP))
     return Link(interface, "", bool(flags & IFF_UP))
 

@@ -131,8 +131,8 @@ class Outcome(NamedTuple):
     tracking zone of its answers, and `zoned_by` whose rule put it there. `interface`: by which it
     was going out, or came in. `arrival`: what became of it then, of one that was sent by a
     neighbour on a link. Of what arrives without translation: whether it was seen at all, and then
-    whether the proxy's socket has got it. `is_own`: other than was known, its destination is an
-    address of this host, as the kernel's routes have it.
+    whether the proxy's socket has got it. `is_own`: its destination turned out to be an address of
+    this host.
     """
 
     address: str = ""
@@ -191,16 +191,21 @@ _REASONS = {
 
 def evaluate(expectation: Expectation, outcome: Outcome) -> Finding:
     """Say whether the expectation was met. Other people's address translation breaks nothing."""
+    found = _compare(expectation, outcome)
+    if found.state is State.BROKEN and outcome.is_own:
+        # Of an interface that is down, of a whole network on `lo`, or by a route alone.
+        reason = f"{expectation.destination} is an address of this host"
+        return Finding(expectation, State.NOT_TESTABLE, reason)
+    return found
+
+
+def _compare(expectation: Expectation, outcome: Outcome) -> Finding:
     if expectation.untestable:
         return Finding(expectation, State.NOT_TESTABLE, expectation.untestable)
     if outcome.errno:
         reason = _REASONS.get(
             outcome.errno, errno.errorcode.get(outcome.errno, f"error {outcome.errno}")
         )
-        return Finding(expectation, State.NOT_TESTABLE, reason)
-    if outcome.is_own:
-        # Of an interface that is down, of a whole network on `lo`, or by a route alone.
-        reason = f"{expectation.destination} is an address of this host"
         return Finding(expectation, State.NOT_TESTABLE, reason)
     if expectation.is_refused:
         if not outcome.address:

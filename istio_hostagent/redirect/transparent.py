@@ -29,6 +29,7 @@ _SYN, _TCP, _LOCAL = 0x02, 6, 2  # SYN alone, IPPROTO_TCP, RTN_LOCAL
 _IS_TCP = Match(Field.L4PROTO, Operator.EQ, _TCP)
 _IS_NEW = Match(Field.TCP_FLAGS, Operator.EQ, _SYN)
 _HAS_PROXY_SOCKET = Match(Field.SOCKET_TRANSPARENT, Operator.EQ, 1)
+_BY_LOOPBACK = Match(Field.IIFNAME, Operator.EQ, "lo")
 _IS_TRANSLATED = Match(Field.CT_STATUS_DNAT, Operator.NE, 0)
 
 
@@ -59,7 +60,7 @@ def build_chains(
     to_chain = Rule((_IS_TCP,), Verdict(Action.JUMP, "ISTIO_TPROXY"), "inbound connections")
     hook = model.Hook("filter", PREROUTING, PRIORITY)
     yield model.Chain("prerouting_mangle", (to_chain,), hook)
-    yield model.Chain("ISTIO_TPROXY_INPUT", tuple(_arrived_rules(redirection, found.mark)))
+    yield model.Chain("ISTIO_TPROXY_INPUT", tuple(_arrived_rules(redirection)))
     to_arrived = Rule((_IS_NEW,), Verdict(Action.JUMP, "ISTIO_TPROXY_INPUT"), "what has arrived")
     hook = model.Hook("filter", INPUT, _INPUT_PRIORITY)
     yield model.Chain("input_filter", (to_arrived,), hook)
@@ -98,9 +99,10 @@ def _inbound_rules(redirection: config.Redirection, mark: int) -> Iterator[Rule]
     yield from _interface_rules(redirection)
     is_marked = Match(Field.MARK, Operator.EQ, mark)
     yield Rule((is_marked,), Verdict(Action.SAVE_MARK), "for the answer of the application")
-    yield from _exempt_rules(is_marked)
-    elsewhere = Match(Field.FIB_DADDR_TYPE, Operator.NE, _LOCAL)
-    yield Rule((elsewhere,), owners.RETURN, "only passes through this host")
+    yield Rule((is_marked,), owners.RETURN, "between the proxy and an application")
+    from_here = (_BY_LOOPBACK, Match(Field.FIB_SADDR_TYPE, Operator.EQ, _LOCAL))
+    yield Rule(from_here, owners.RETURN, "this host calls itself")
+    yield from _exempt_rules()
     captured = _captured(redirection)
     to_proxy = Verdict(Action.TPROXY, redirection.inbound_capture_port)
     yield Rule((_IS_NEW, *captured), to_proxy, "to the proxy")
@@ -108,11 +110,13 @@ def _inbound_rules(redirection: config.Redirection, mark: int) -> Iterator[Rule]
     yield Rule(captured, to_proxy, "the answer to a SYN cookie")
 
 
-def _arrived_rules(redirection: config.Redirection, mark: int) -> Iterator[Rule]:
+def _arrived_rules(redirection: config.Redirection) -> Iterator[Rule]:
+    # Of what comes by lo the mark tells, which somebody may have changed by now.
+    yield Rule((_BY_LOOPBACK,), owners.RETURN, "no bridge has brought it")
     yield Rule((_HAS_PROXY_SOCKET,), owners.RETURN, "the proxy has it")
-    yield Rule((_IS_TRANSLATED,), owners.RETURN, "asked for another port: others translated it")
+    yield Rule((_IS_TRANSLATED,), owners.RETURN, "others translated it to this port")
     yield from _interface_rules(redirection)
-    yield from _exempt_rules(Match(Field.MARK, Operator.EQ, mark))
+    yield from _exempt_rules()
     comment = "a bridge that calls the packet filter took it from the proxy"
     yield Rule(_captured(redirection), Verdict(Action.REJECT), comment)
 
@@ -122,13 +126,9 @@ def _interface_rules(redirection: config.Redirection) -> Iterator[Rule]:
         yield from owners.interface_rules(names, Field.IIFNAME)
 
 
-def _exempt_rules(is_marked: Match) -> Iterator[Rule]:
-    yield Rule((is_marked,), owners.RETURN, "between the proxy and an application")
-    from_here = (
-        Match(Field.IIFNAME, Operator.EQ, "lo"),
-        Match(Field.FIB_SADDR_TYPE, Operator.EQ, _LOCAL),
-    )
-    yield Rule(from_here, owners.RETURN, "this host calls itself")
+def _exempt_rules() -> Iterator[Rule]:
+    elsewhere = Match(Field.FIB_DADDR_TYPE, Operator.NE, _LOCAL)
+    yield Rule((elsewhere,), owners.RETURN, "only passes through this host")
     exempt = Match(Field.DPORT, Operator.IN, "inbound_ports_exempt")
     yield Rule((exempt,), owners.RETURN, "excluded ports, ssh, the proxy's own ports")
 

@@ -101,7 +101,7 @@ def test_what_a_bridge_takes_from_tproxy_is_refused_and_named(
         host.namespace.sysctl("net.bridge.bridge-nf-call-iptables", "1")
         join(host, **MODE)
         assert ask(machine, gateway, PORT, "ping", until=10).outcome == "refused"
-        lost = "come in by the bridge br0 are refused: br_netfilter takes them from TPROXY"
+        lost = "come in by a bridge (br0) are refused: br_netfilter takes them from TPROXY"
         assert lost in host.verb("status").stdout
         assert lost in host.verb("config").stderr
         explained = host.verb("explain", "tcp", f"{gateway}:{PORT}", "--from", machine_address)

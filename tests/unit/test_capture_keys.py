@@ -253,7 +253,7 @@ def test_bridges_that_take_from_tproxy_what_they_bring_are_warned_of(
     said = [each for each in outcome.warnings if "br_netfilter" in str(each)]
     assert len(said) == bool(named)
     assert not named or f"{FILE}:1" in str(said[0])
-    assert not named or f"by the bridge {named} are refused" in str(said[0])
+    assert not named or f"by a bridge ({named}) are refused" in str(said[0])
     for other in (inbound + text, transparent + text):
         quiet = build_config(other, facts)
         assert not any("br_netfilter" in str(each) for each in quiet.warnings)

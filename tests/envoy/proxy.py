@@ -177,7 +177,9 @@ class Proxy:
     def _read_log(self, reader: int) -> None:
         with os.fdopen(reader) as lines:
             for line in lines:
-                self.connections.append(json.loads(line))
+                # One that is killed while it writes leaves the beginning of a line.
+                if line.endswith("\n"):
+                    self.connections.append(json.loads(line))
 
     def log(self) -> str:
         return (self.directory / "log").read_text()

@@ -6,6 +6,7 @@ br_netfilter, and it calls unless it is told otherwise.
 Sources: net/bridge/br_netfilter_hooks.c (br_nf_pre_routing(), ip_sabotage_in()), ip_rcv_core().
 """
 
+from ..errors import SHORTAGES, KernelBusy, describe
 from . import rtnetlink
 from .nfnetlink import framing
 
@@ -42,5 +43,7 @@ def _read(path: str) -> str:
     try:
         with open(path, encoding="ascii") as file:
             return file.read().strip()
-    except OSError:
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise KernelBusy(f"{path}: {describe(error)}") from error
         return ""
